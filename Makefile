@@ -1,0 +1,58 @@
+# Every target does the set-up it needs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUF := $(VENV)/node_modules/.bin/buf
+PROTOS := $(shell cd protos && find tailorbird -name '*.proto' | sort)
+
+.PHONY: help setup demo test test-long check format bench protos lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) $(VENV)/.system ## Make ./.venv with the project, the test tools and the bench peers
+
+$(STAMP): requirements/cpu.txt pyproject.toml
+	@tools/install.sh $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.system: $(STAMP)
+	@tools/system_packages.sh
+	@touch $@
+
+demo: $(STAMP) ## Two datasets become two served adapters, and a retrained one is swapped in under load
+	@$(BIN)/python -m examples.demo
+
+test: setup ## Every test but the long ones
+	@$(BIN)/python -m pytest -m "not long"
+
+test-long: setup ## The long tests
+	@$(BIN)/python -m pytest -m long
+
+check: setup $(BUF) ## Format, lint, types, import directions, proto lint and stub drift
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@tools/protos.sh lint $(BIN) $(BUF)
+	@tools/protos.sh drift $(BIN)
+
+format: setup ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+protos: setup ## Generate the typed stubs from protos/
+	@tools/protos.sh generate $(BIN)
+
+lock: ## Resolve requirements/cpu.txt anew
+	@tools/lock.sh $(PYTHON)
+
+clean: ## Remove the virtual environment and the demo's data
+	@rm -rf $(VENV) build .demo
+
+$(BUF): $(STAMP)
+	@npm install --silent --no-audit --no-fund --no-save --prefix $(VENV) @bufbuild/buf@1.75.0
+	@touch $@

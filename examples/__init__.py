@@ -1,0 +1,1 @@
+"""Examples: the demo base, its pre-training, and two tenants' datasets."""

@@ -1,0 +1,1 @@
+"""Pre-training of the demo base from the standard library's text and generated chats."""

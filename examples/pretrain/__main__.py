@@ -1,0 +1,6 @@
+"""`python -m examples.pretrain`."""
+
+from .pretrain import main
+
+if __name__ == "__main__":
+    main()

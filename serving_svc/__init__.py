@@ -1,0 +1,1 @@
+"""Serving: hot-loads adapters onto one base model with vLLM."""

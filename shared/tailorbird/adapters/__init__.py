@@ -1,0 +1,1 @@
+"""Generated from protos/tailorbird/adapters by `make protos`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/tailorbird/adapters/v1 by `make protos`."""

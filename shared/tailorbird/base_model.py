@@ -1,0 +1,134 @@
+"""The base model's identity: where its files are, and the digest both services must agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird.errors import InvalidArgument
+from tailorbird.manifest import file_entry
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+_CONFIGS = ("config.json", "generation_config.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_HUB_PATTERNS = [*_WEIGHTS, *_CONFIGS, *_TOKENIZER]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelFiles:
+    """A base model on local disk.
+
+    `digest` covers every weight, configuration and tokenizer file; `chat_template_digest` the chat
+    template alone. Both are "sha256:" and 64 hex digits.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    chat_template_digest: str
+    max_sequence_length: int
+    hidden_size: int
+
+
+def load_base_model(model: str, cache: Path, name: str = "") -> BaseModelFiles:
+    """Find `model`, a local folder or a Hugging Face id, and compute its digests.
+
+    File hashes are kept under `cache` by path, size and modification time, so that a large base is
+    hashed once. `name` is what jobs and manifests call it; empty: the id, or the folder's name.
+    Raises InvalidArgument if there is no such model.
+    """
+    path = _locate(model)
+    config = _read_json(path / "config.json")
+    text_config = config.get("text_config", config)
+    try:
+        length = int(text_config["max_position_embeddings"])
+        hidden = int(text_config["hidden_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(
+            "base_model", f"{path / 'config.json'} lacks an integer {error}"
+        ) from error
+    return BaseModelFiles(
+        name=name or (path.name if Path(model).is_dir() else model),
+        path=path,
+        digest=_digest(path, cache),
+        chat_template_digest=_sha256(_chat_template(path).encode()),
+        max_sequence_length=length,
+        hidden_size=hidden,
+    )
+
+
+def _locate(model: str) -> Path:
+    path = Path(model)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            path = Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS))
+        except (HFValidationError, OSError, ValueError) as error:
+            raise InvalidArgument(
+                "base_model",
+                f"{model!r} is neither a folder nor a model the Hugging Face hub gives: {error}",
+            ) from error
+    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
+        raise InvalidArgument(
+            "base_model", f"{path} holds no config.json with *.safetensors beside it"
+        )
+    return path.resolve()
+
+
+def _digest(path: Path, cache: Path) -> str:
+    files = sorted(
+        {found for pattern in _HUB_PATTERNS for found in path.glob(pattern)},
+        key=lambda file: file.name,
+    )
+    memo_path = cache / "base-digests.json"
+    memo: dict[str, str] = _read_json(memo_path) if memo_path.is_file() else {}
+    lines = []
+    for file in files:
+        stat = file.stat()
+        key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+        memo[key] = memo.get(key) or file_entry(file).sha256
+        lines.append(f"{file.name} {memo[key]}\n")
+    cache.mkdir(parents=True, exist_ok=True)
+    scratch = memo_path.with_suffix(f".{id(memo):x}.tmp")
+    scratch.write_text(json.dumps(memo))
+    scratch.replace(memo_path)
+    return _sha256("".join(lines).encode())
+
+
+def _chat_template(path: Path) -> str:
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    config = path / "tokenizer_config.json"
+    template = _read_json(config).get("chat_template", "") if config.is_file() else ""
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidArgument("base_model", f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidArgument("base_model", f"{path} is not a JSON object")
+    return content
+
+
+def _sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

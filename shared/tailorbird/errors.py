@@ -1,0 +1,150 @@
+"""The one exception tree.
+
+TailorbirdError
+├── InvalidArgument      the request is wrong, whatever the state of the service
+│   └── InvalidRecord    a line of a dataset is wrong
+├── Unauthenticated      no known token
+├── NotFound             no such thing, or not the caller's to know of
+├── AlreadyExists        the name is taken by something else
+├── FailedPrecondition   the request is right, the state is not
+│   └── AdapterRefused   a version fails a check and is never served
+├── Conflict             somebody else was faster
+│   └── LeaseLost        the job is another holder's now
+├── ResourceExhausted    a limit is reached; later may work
+├── Unavailable          something needed is down; the same call may work later
+│   └── StoreUnavailable the object store did not answer
+└── DataCorrupt          stored bytes are not what was written
+
+Nothing here knows of gRPC: `tailorbird.rpc.status` maps these to status codes.
+"""
+
+from __future__ import annotations
+
+
+class TailorbirdError(Exception):
+    """An error whose text may be shown to the caller.
+
+    `reason` is UPPER_SNAKE and stable; `metadata` holds the values the message speaks of.
+    """
+
+    default_reason = "INTERNAL"
+
+    def __init__(self, message: str, *, reason: str | None = None, **metadata: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class InvalidArgument(TailorbirdError):
+    """`field` of the request is wrong; the message says which value and which limit."""
+
+    default_reason = "INVALID_ARGUMENT"
+
+    def __init__(
+        self, field: str, message: str, *, reason: str | None = None, **metadata: object
+    ) -> None:
+        super().__init__(f"{field}: {message}", reason=reason, field=field, **metadata)
+        self.field = field
+        self.description = message
+
+
+class InvalidRecord(InvalidArgument):
+    """Line `line` (from 1) of a dataset is not a record that can be trained on."""
+
+    default_reason = "INVALID_RECORD"
+
+    def __init__(self, line: int, message: str, *, reason: str | None = None) -> None:
+        super().__init__("chunk", f"line {line}: {message}", reason=reason, line=line)
+        self.line = line
+
+
+class Unauthenticated(TailorbirdError):
+    """The call carries no token, or one that is not known."""
+
+    default_reason = "UNAUTHENTICATED"
+
+
+class NotFound(TailorbirdError):
+    """There is no such thing, or its tenant is not one the caller holds."""
+
+    default_reason = "NOT_FOUND"
+
+    def __init__(self, name: object, *, reason: str | None = None) -> None:
+        super().__init__(f"{name} does not exist", reason=reason, name=name)
+
+
+class AlreadyExists(TailorbirdError):
+    """The name or request id is taken by something else."""
+
+    default_reason = "ALREADY_EXISTS"
+
+
+class FailedPrecondition(TailorbirdError):
+    """The request is right, but not in the present state."""
+
+    default_reason = "FAILED_PRECONDITION"
+
+
+class AdapterRefused(FailedPrecondition):
+    """A version fails a check of the gate; it is never served. `reason` names the check."""
+
+    default_reason = "ADAPTER_REFUSED"
+
+
+class Conflict(TailorbirdError):
+    """Somebody else changed the same thing first."""
+
+    default_reason = "CONFLICT"
+
+
+class LeaseLost(Conflict):
+    """The job has ended or is leased under a later epoch; the caller may change nothing."""
+
+    default_reason = "LEASE_LOST"
+
+
+class ResourceExhausted(TailorbirdError):
+    """A limit is reached; the same call may work after `retry_after` seconds."""
+
+    default_reason = "RESOURCE_EXHAUSTED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after: float = 1.0,
+        **metadata: object,
+    ) -> None:
+        super().__init__(message, reason=reason, **metadata)
+        self.retry_after = retry_after
+
+
+class Unavailable(TailorbirdError):
+    """Something needed is down; the same call may work after `retry_after` seconds."""
+
+    default_reason = "UNAVAILABLE"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after: float = 1.0,
+        **metadata: object,
+    ) -> None:
+        super().__init__(message, reason=reason, **metadata)
+        self.retry_after = retry_after
+
+
+class StoreUnavailable(Unavailable):
+    """The object store did not answer as it should."""
+
+    default_reason = "STORE_UNAVAILABLE"
+
+
+class DataCorrupt(TailorbirdError):
+    """Stored bytes are not what was written: a digest, a size or a format is wrong."""
+
+    default_reason = "DATA_CORRUPT"

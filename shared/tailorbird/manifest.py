@@ -1,0 +1,144 @@
+"""What stands beside an adapter's weights: its manifest and its probes.
+
+`manifest.json` is written last: its presence is the version's existence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tailorbird.errors import DataCorrupt
+
+MANIFEST = "manifest.json"
+PROBES = "probes.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MODEL_CARD = "README.md"
+
+RANKS = (8, 16, 32, 64, 128)
+"""LoRA ranks that training offers and serving can load (vLLM's own list, within reason)."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Record):
+    """One file of a version: size in bytes and SHA-256."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Lineage(_Record):
+    """Where a version came from."""
+
+    job: str
+    training_dataset: str
+    training_dataset_sha256: Sha256
+    spec_sha256: Sha256
+    parent_version: str
+    code_version: str
+
+
+class EvaluationSummary(_Record):
+    """How a version did; losses in nats per trained token."""
+
+    steps: int
+    training_loss: float
+    validation_loss: float | None
+    base_validation_loss: float | None
+
+
+class AdapterManifest(_Record):
+    """Everything serving must know to trust a version, and a person to understand it."""
+
+    schema_version: Annotated[int, Field(ge=1, le=1)] = 1
+    version: str
+    create_time: datetime
+    base_model: str
+    base_model_digest: Digest
+    chat_template_digest: Digest
+    rank: int
+    alpha: float
+    use_rslora: bool
+    target_modules: tuple[str, ...]
+    tensors: dict[str, tuple[int, ...]]
+    """Shape of each tensor in adapter_model.safetensors."""
+    files: dict[str, FileEntry]
+    lineage: Lineage
+    evaluation: EvaluationSummary
+
+    def to_json(self) -> bytes:
+        """Return the bytes to store."""
+        return self.model_dump_json(indent=2).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> AdapterManifest:
+        """Read stored bytes; DataCorrupt if they are no manifest."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise DataCorrupt(
+                f"{MANIFEST} is not a manifest: {_first(error)}", reason="MANIFEST_INVALID"
+            ) from error
+
+
+class ProbeSequence(_Record):
+    """One probe: what a forward pass must give, teacher-forced.
+
+    `token_ids` has n >= 2 ids; both logprob lists have n - 1 values, in nats: entry i is the
+    logprob of token i + 1 given the tokens before it.
+    """
+
+    token_ids: Annotated[tuple[int, ...], Field(min_length=2)]
+    base_logprobs: tuple[float, ...]
+    adapter_logprobs: tuple[float, ...]
+
+
+class Probes(_Record):
+    """The certificate of a version: replayed by serving before the version gets traffic."""
+
+    sequences: Annotated[tuple[ProbeSequence, ...], Field(min_length=1, max_length=4)]
+
+    def to_json(self) -> bytes:
+        """Return the bytes to store."""
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Probes:
+        """Read stored bytes; DataCorrupt if they are no probes or a list's length is wrong."""
+        try:
+            probes = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise DataCorrupt(
+                f"{PROBES} is not a set of probes: {_first(error)}", reason="PROBES_INVALID"
+            ) from error
+        for sequence in probes.sequences:
+            expected = len(sequence.token_ids) - 1
+            if {len(sequence.base_logprobs), len(sequence.adapter_logprobs)} != {expected}:
+                raise DataCorrupt(
+                    f"{PROBES}: {expected + 1} token ids need {expected} logprobs each",
+                    reason="PROBES_INVALID",
+                )
+        return probes
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return size and SHA-256 of the file at `path`, read in bounded memory."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(size=path.stat().st_size, sha256=digest)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

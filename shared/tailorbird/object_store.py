@@ -1,0 +1,168 @@
+"""The object store: the only thing the two services share.
+
+`ObjectStore` is what the rest of Tailorbird asks for; `open_store` gives obstore's implementation
+for file://, s3://, gs:// and az:// URLs. Keys are relative, separated by "/".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import ObjectStore as Backend
+from obstore.store import from_url
+
+from tailorbird.errors import Conflict, InvalidArgument, NotFound, StoreUnavailable
+
+_CHUNK_BYTES = 8 * 2**20
+
+
+class ObjectExists(Conflict):
+    """A create-only put found an object under its key."""
+
+    default_reason = "OBJECT_EXISTS"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """Key and size in bytes of a stored object."""
+
+    key: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """Objects by key. Every method raises StoreUnavailable when the store does not answer."""
+
+    async def get(self, key: str) -> bytes:
+        """Return the whole object; NotFound if there is none."""
+
+    async def download(self, key: str, path: Path) -> int:
+        """Write the object to `path` in bounded memory and return its size; NotFound if none."""
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Put an object; ObjectExists if there is one. Atomic: never seen in part."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Put an object, replacing what is there. Atomic."""
+
+    async def upload(self, key: str, path: Path) -> None:
+        """Put a file in bounded memory, replacing what is there. Atomic."""
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; nothing happens if there is none."""
+
+    def objects(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects under the folder `prefix`, in no certain order."""
+
+    async def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly in the folder `prefix`, sorted."""
+
+
+@contextmanager
+def _mapped(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise NotFound(f"object {key}", reason="OBJECT_NOT_FOUND") from error
+    except (AlreadyExistsError, FileExistsError) as error:
+        raise ObjectExists(f"object {key} exists", key=key) from error
+    except (BaseError, OSError) as error:
+        raise StoreUnavailable(
+            f"the object store failed at {key}: {type(error).__name__}", key=key
+        ) from error
+
+
+class ObstoreStore:
+    """ObjectStore on obstore, which retries and signs."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def get(self, key: str) -> bytes:
+        """See ObjectStore."""
+        with _mapped(key):
+            result = await obstore.get_async(self._backend, key)
+            return bytes(await result.bytes_async())
+
+    async def download(self, key: str, path: Path) -> int:
+        """See ObjectStore."""
+        size = 0
+        with _mapped(key):
+            result = await obstore.get_async(self._backend, key)
+            with path.open("wb") as file:
+                async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                    size += file.write(chunk)
+        return size
+
+    async def create(self, key: str, data: bytes) -> None:
+        """See ObjectStore."""
+        with _mapped(key):
+            await obstore.put_async(self._backend, key, data, mode="create", use_multipart=False)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """See ObjectStore."""
+        with _mapped(key):
+            await obstore.put_async(self._backend, key, data, use_multipart=False)
+
+    async def upload(self, key: str, path: Path) -> None:
+        """See ObjectStore."""
+        with _mapped(key):
+            await obstore.put_async(self._backend, key, path, chunk_size=_CHUNK_BYTES)
+
+    async def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        try:
+            with _mapped(key):
+                await obstore.delete_async(self._backend, key)
+        except NotFound:
+            return
+
+    async def objects(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See ObjectStore."""
+        with _mapped(prefix):
+            async for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
+                for meta in batch:
+                    yield ObjectInfo(meta["path"], meta["size"])
+
+    async def folders(self, prefix: str) -> list[str]:
+        """See ObjectStore."""
+        with _mapped(prefix):
+            found = await obstore.list_with_delimiter_async(
+                self._backend, prefix=prefix.rstrip("/") + "/"
+            )
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
+
+def open_store(url: str) -> ObstoreStore:
+    """Open the store at `url`; a file:// folder is made if it is missing.
+
+    Raises InvalidArgument for a URL no store answers to. Credentials come from the environment, as
+    obstore documents them.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in {"file", "s3", "gs", "az"}:
+        raise InvalidArgument("object_store", f"{url!r} is not a file, s3, gs or az URL")
+    try:
+        if scheme == "file":
+            Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True)
+        return ObstoreStore(from_url(url))
+    except (BaseError, OSError, ValueError) as error:
+        raise InvalidArgument("object_store", f"cannot open {url!r}: {error}") from error
+
+
+async def delete_folder(store: ObjectStore, prefix: str, *, first: str = "") -> None:
+    """Delete every object under `prefix`; the one named `first` goes before the others.
+
+    A reader takes a folder for complete while its manifest is there: name it as `first`.
+    """
+    if first:
+        await store.delete(f"{prefix.rstrip('/')}/{first}")
+    for key in [info.key async for info in store.objects(prefix)]:
+        await store.delete(key)

@@ -1,0 +1,1 @@
+"""Generated from protos/tailorbird/serving by `make protos`."""

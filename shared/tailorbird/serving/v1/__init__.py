@@ -1,0 +1,1 @@
+"""Generated from protos/tailorbird/serving/v1 by `make protos`."""

@@ -1,0 +1,62 @@
+"""Settings both services have: TAILORBIRD_ environment variables, checked at start."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class CommonSettings(BaseSettings):
+    """What the trainer and serving both read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TAILORBIRD_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    data_dir: Path = Path(".tailorbird")
+    """Folder of everything a service keeps on local disk."""
+    object_store: str = ""
+    """file://, s3://, gs:// or az:// URL. Empty: the folder `store` under data_dir."""
+    base_model: str
+    """Local folder or Hugging Face id."""
+    base_model_name: str = ""
+    """What jobs and manifests call the base model. Empty: its id, or its folder's name."""
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "default"
+    """Name of the serving profile that serving writes and the trainer heeds."""
+    host: str = "127.0.0.1"
+    """Address both ports bind to."""
+    tokens_file: Path | None = None
+    """Static tokens (see tailorbird.rpc.auth). Without it only loopback addresses are served."""
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON otherwise."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_grace: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """Seconds that calls in flight have to end after SIGTERM."""
+
+    @model_validator(mode="after")
+    def _only_loopback_without_tokens(self) -> Self:
+        if self.tokens_file is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is not a loopback address: set TAILORBIRD_TOKENS_FILE first"
+            )
+        return self
+
+    @property
+    def object_store_url(self) -> str:
+        """`object_store`, or the embedded default."""
+        return self.object_store or (self.data_dir.resolve() / "store").as_uri()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,102 @@
+"""Logs, and the plain HTTP port for probes and scraping: /livez, /readyz, /metrics."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Literal
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+LogFormat = Literal["auto", "console", "json"]
+
+
+def configure_logging(log_format: LogFormat, level: str) -> None:
+    """Send structlog's and the standard library's records to standard error, in one shape."""
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    final: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for chatty in ("alembic", "aiosqlite", "httpx", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class HealthServer:
+    """Serves /livez, /readyz and /metrics from threads of its own.
+
+    `ready` says whether the service takes requests now. A busy event loop does not stop answers.
+    """
+
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/metrics":
+                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    self._answer(200, encode(registry), content_type)
+                elif self.path == "/livez":
+                    self._answer(200, b"ok\n")
+                elif self.path == "/readyz":
+                    self._answer(*((200, b"ok\n") if ready() else (503, b"not ready\n")))
+                else:
+                    self._answer(404, b"try /livez, /readyz or /metrics\n")
+
+            def _answer(self, status: int, body: bytes, content_type: str = "text/plain") -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Probes come every few seconds: nothing to log."""
+
+        ThreadingHTTPServer.daemon_threads = True
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port bound, also when 0 was asked for."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

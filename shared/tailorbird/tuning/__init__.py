@@ -1,0 +1,1 @@
+"""Generated from protos/tailorbird/tuning by `make protos`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/tailorbird/tuning/v1 by `make protos`."""

@@ -1,0 +1,1 @@
+"""The trainer: takes fine-tuning jobs, streams their progress, publishes LoRA adapters."""

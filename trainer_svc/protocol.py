@@ -1,0 +1,180 @@
+"""What the service and a worker process say to each other, one JSON object a line.
+
+The worker has one socket, whose file descriptor is its only argument. It reads commands from it and
+writes reports to it; when the other end closes, the worker exits at once.
+
+    service                                    worker
+                                            <- Ready             once, when the base is loaded
+    Start(assignment)                       -> Reported(...)*    prepared, steps, checkpoints, ...
+                                            <- Evaluating
+                                            <- Trained           the files are ready on local disk
+    Upload(version)                         ->
+                                            <- Uploaded(manifest) every file but the manifest is up
+    Cancel                                  -> Cancelled         at the next step boundary
+    Suspend                                 -> Suspended         after a checkpoint there
+                                            <- Failed            at any time; the worker lives on
+
+A worker has one job at a time; every message names it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from tailorbird.manifest import AdapterManifest
+from trainer_svc.jobs import EventPayload, Hyperparameters, JobError, LoraSpec, Record
+
+
+class WorkerSettings(Record):
+    """What a worker is started with: the first line on its socket."""
+
+    kind: Literal["settings"] = "settings"
+    object_store: str
+    base_model_path: str
+    base_model_name: str
+    base_model_digest: str
+    chat_template_digest: str
+    device: str
+    """ "cpu" or "cuda"."""
+    threads: int
+    """CPU threads for the model's arithmetic."""
+    scratch_dir: str
+    """Folder of this worker alone; emptied at start."""
+    progress_interval: float
+    """Seconds between two StepProgress reports, at least; the first and last step always report."""
+
+
+class DatasetRef(Record):
+    """A stored dataset, in the object store under `key`."""
+
+    name: str
+    key: str
+    sha256: str
+    format: Literal["chat", "prompt_completion", "instruction"]
+
+
+class Assignment(Record):
+    """One job for a worker, under one lease."""
+
+    job: str
+    lease_epoch: int
+    adapter: str
+    training: DatasetRef
+    validation: DatasetRef | None
+    validation_fraction: float | None
+    lora: LoraSpec
+    hyperparameters: Hyperparameters
+    spec_sha256: str
+    parent_version: str
+    """The version routed when the job was assigned, or ""."""
+
+
+class Start(Record):
+    """Train this, from its newest whole checkpoint if it has one."""
+
+    kind: Literal["start"] = "start"
+    assignment: Assignment
+
+
+class Upload(Record):
+    """Upload the trained adapter's files as this version, all but the manifest."""
+
+    kind: Literal["upload"] = "upload"
+    job: str
+    version: str
+
+
+class Cancel(Record):
+    """Stop the job at the next step boundary and forget it."""
+
+    kind: Literal["cancel"] = "cancel"
+    job: str
+
+
+class Suspend(Record):
+    """Checkpoint at the next step boundary, then stop."""
+
+    kind: Literal["suspend"] = "suspend"
+    job: str
+
+
+Command = Annotated[Start | Upload | Cancel | Suspend, Field(discriminator="kind")]
+
+
+class Ready(Record):
+    """The base is loaded."""
+
+    kind: Literal["ready"] = "ready"
+    device: str
+    dtype: str
+
+
+class Reported(Record):
+    """An entry for the job's history."""
+
+    kind: Literal["reported"] = "reported"
+    job: str
+    event: EventPayload
+
+
+class Evaluating(Record):
+    """The last step is taken; the final validation and the probes are computed."""
+
+    kind: Literal["evaluating"] = "evaluating"
+    job: str
+
+
+class Trained(Record):
+    """The adapter's files are on local disk and wait for a version."""
+
+    kind: Literal["trained"] = "trained"
+    job: str
+
+
+class Uploaded(Record):
+    """Every file is in the object store under the version; this manifest describes them."""
+
+    kind: Literal["uploaded"] = "uploaded"
+    job: str
+    manifest: AdapterManifest
+
+
+class Cancelled(Record):
+    """The job is stopped."""
+
+    kind: Literal["cancelled"] = "cancelled"
+    job: str
+
+
+class Suspended(Record):
+    """The job is stopped and will go on from its last checkpoint."""
+
+    kind: Literal["suspended"] = "suspended"
+    job: str
+
+
+class Failed(Record):
+    """The job cannot go on. `retryable`: nothing is wrong with the job; a store was down."""
+
+    kind: Literal["failed"] = "failed"
+    job: str
+    error: JobError
+    retryable: bool = False
+
+
+Report = Annotated[
+    Ready | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed,
+    Field(discriminator="kind"),
+]
+
+COMMAND: TypeAdapter[Start | Upload | Cancel | Suspend] = TypeAdapter(Command)
+REPORT: TypeAdapter[
+    Ready | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed
+] = TypeAdapter(Report)
+
+
+def encode(message: Record) -> bytes:
+    """Return the line for `message`, its newline included."""
+    return message.model_dump_json().encode() + b"\n"
