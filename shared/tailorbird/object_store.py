@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import LocalStore, from_url
 from obstore.store import ObjectStore as Backend
-from obstore.store import from_url
 
 from tailorbird.errors import Conflict, InvalidArgument, NotFound, StoreUnavailable
 
@@ -151,7 +151,8 @@ def open_store(url: str) -> ObstoreStore:
         raise InvalidArgument("object_store", f"{url!r} is not a file, s3, gs or az URL")
     try:
         if scheme == "file":
-            Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True)
+            path = Path(unquote(urlsplit(url).path))
+            return ObstoreStore(LocalStore(path, mkdir=True, automatic_cleanup=True))
         return ObstoreStore(from_url(url))
     except (BaseError, OSError, ValueError) as error:
         raise InvalidArgument("object_store", f"cannot open {url!r}: {error}") from error

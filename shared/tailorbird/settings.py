@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tailorbird.address import is_loopback
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -41,7 +42,7 @@ class CommonSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _only_loopback_without_tokens(self) -> Self:
-        if self.tokens_file is None and not _is_loopback(self.host):
+        if self.tokens_file is None and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host!r} is not a loopback address: set TAILORBIRD_TOKENS_FILE first"
             )
@@ -51,12 +52,3 @@ class CommonSettings(BaseSettings):
     def object_store_url(self) -> str:
         """`object_store`, or the embedded default."""
         return self.object_store or (self.data_dir.resolve() / "store").as_uri()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,0 +1,105 @@
+"""A client's channel to one service: how it is opened, who it says it is, how its calls fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import grpc
+
+from tailorbird.address import is_local_target
+from tailorbird.call_error import CallError
+from tailorbird.errors import InvalidArgument
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Metadata = tuple[tuple[str, str], ...]
+_TIMEOUT = 60.0
+
+
+class _PagedRequest(Protocol):
+    page_token: str
+
+
+class _Page(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+PagedRequest = TypeVar("PagedRequest", bound=_PagedRequest)
+Page = TypeVar("Page", bound=_Page)
+
+
+class Connection:
+    """A channel and what every call on it carries.
+
+    TLS that trusts `root_certificates` (PEM; None: gRPC's own), unless the address is loopback or
+    `plaintext` is set.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None,
+        root_certificates: bytes | None,
+        plaintext: bool,
+    ) -> None:
+        if token and not (token.isascii() and token.isprintable()):
+            raise InvalidArgument("token", "only printable ASCII can be sent")
+        self.metadata: Metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        if root_certificates is None and (plaintext or is_local_target(address)):
+            self.channel = grpc.insecure_channel(address)
+        else:
+            self.channel = grpc.secure_channel(
+                address, grpc.ssl_channel_credentials(root_certificates)
+            )
+
+    def call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = _TIMEOUT,
+        metadata: Metadata = (),
+    ) -> Response:
+        """Make one call; CallError if it fails."""
+        with call_errors():
+            return method(request, timeout=timeout, metadata=self.metadata + metadata)
+
+    def pages(
+        self, method: grpc.UnaryUnaryMultiCallable[PagedRequest, Page], request: PagedRequest
+    ) -> Iterator[Page]:
+        """Yield a listing's pages, each fetched when it is asked for; CallError if a call fails."""
+        while True:
+            page = self.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def stream(
+        self,
+        method: grpc.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> Iterator[Response]:
+        """Yield a call's responses; CallError if it fails. Closing the iterator ends the call."""
+        call = method(request, timeout=timeout, metadata=self.metadata + metadata)
+        try:
+            with call_errors():
+                yield from call
+        finally:
+            call.cancel()
+
+
+@contextmanager
+def call_errors() -> Iterator[None]:
+    """Raise CallError for a call that fails inside."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise CallError.from_call(error) from error

@@ -1,0 +1,75 @@
+"""A real job store in a temporary folder, and small values to put into it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tailorbird.manifest import AdapterManifest, EvaluationSummary, FileEntry, Lineage
+from tailorbird.names import JobName
+from tailorbird.object_store import ObstoreStore, open_store
+from trainer_svc.database import Database
+from trainer_svc.feed import Feed
+from trainer_svc.jobs import Job, JobSpec, JobState, PromotionPolicy
+from trainer_svc.store import JobStore
+
+
+@pytest.fixture
+async def jobs(tmp_path: Path) -> AsyncIterator[JobStore]:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/jobs.db")
+    await database.migrate()
+    yield JobStore(database, Feed())
+    await database.close()
+
+
+@pytest.fixture
+def object_store(tmp_path: Path) -> ObstoreStore:
+    return open_store((tmp_path / "store").as_uri())
+
+
+def make_job(
+    job: str = "one",
+    tenant: str = "acme",
+    adapter: str = "voice",
+    policy: PromotionPolicy = PromotionPolicy.ALWAYS,
+) -> Job:
+    spec = JobSpec(
+        base_model="base",
+        training_dataset=f"tenants/{tenant}/datasets/chats",
+        adapter=f"tenants/{tenant}/adapters/{adapter}",
+        promotion_policy=policy,
+    )
+    return Job(
+        name=JobName(tenant, job), spec=spec, state=JobState.QUEUED, create_time=datetime.now(UTC)
+    )
+
+
+def make_manifest(version: str) -> AdapterManifest:
+    sha = "0" * 64
+    return AdapterManifest(
+        version=version,
+        create_time=datetime.now(UTC),
+        base_model="base",
+        base_model_digest=f"sha256:{sha}",
+        chat_template_digest=f"sha256:{sha}",
+        rank=8,
+        alpha=16,
+        use_rslora=False,
+        target_modules=("q_proj",),
+        tensors={"w": (8, 16)},
+        files={"adapter_config.json": FileEntry(size=1, sha256=sha)},
+        lineage=Lineage(
+            job="tenants/acme/jobs/one",
+            training_dataset="tenants/acme/datasets/chats",
+            training_dataset_sha256=sha,
+            spec_sha256=sha,
+            parent_version="",
+            code_version="0",
+        ),
+        evaluation=EvaluationSummary(
+            steps=1, training_loss=1.0, validation_loss=None, base_validation_loss=None
+        ),
+    )

@@ -1,0 +1,53 @@
+"""A job's events as messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tailorbird.rpc.status import stored_status
+from tailorbird.tuning.v1 import job_pb2
+from trainer_svc import jobs
+from trainer_svc.convert import hyperparameters_to_proto, state_to_proto, timestamp
+
+
+def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:
+    """Return the message for an event."""
+    message = job_pb2.JobEvent(sequence=event.sequence, time=timestamp(event.time))
+    match event.payload:
+        case jobs.StateChanged(state=state, error=error):
+            message.state_changed.state = state_to_proto(state)
+            if error is not None:
+                message.state_changed.error.CopyFrom(
+                    stored_status(error.reason, error.message, error.metadata)
+                )
+        case jobs.Prepared() as prepared:
+            message.prepared.CopyFrom(_prepared(prepared))
+        case jobs.StepProgress() as progress:
+            message.step_progress.CopyFrom(job_pb2.JobEvent.StepProgress(**_fields(progress)))
+        case jobs.Evaluation() as evaluation:
+            message.evaluation.CopyFrom(job_pb2.JobEvent.Evaluation(**_fields(evaluation)))
+        case jobs.CheckpointSaved(step=step):
+            message.checkpoint_saved.step = step
+        case jobs.Resumed() as resumed:
+            message.resumed.CopyFrom(job_pb2.JobEvent.Resumed(**_fields(resumed)))
+        case jobs.Published() as published:
+            message.published.CopyFrom(job_pb2.JobEvent.Published(**_fields(published)))
+        case jobs.JobWarning() as warning:
+            message.warning.CopyFrom(job_pb2.JobEvent.Warning(**_fields(warning)))
+    return message
+
+
+def _prepared(prepared: jobs.Prepared) -> job_pb2.JobEvent.Prepared:
+    message = job_pb2.JobEvent.Prepared(
+        training=job_pb2.DataReport(**prepared.training.model_dump()),
+        hyperparameters=hyperparameters_to_proto(prepared.hyperparameters),
+        total_steps=prepared.total_steps,
+        trainable_parameters=prepared.trainable_parameters,
+    )
+    if prepared.validation is not None:
+        message.validation.CopyFrom(job_pb2.DataReport(**prepared.validation.model_dump()))
+    return message
+
+
+def _fields(payload: jobs.Record) -> dict[str, Any]:
+    return payload.model_dump(exclude={"kind"})

@@ -1,0 +1,81 @@
+"""One database behind one engine: connections, transactions, and drivers' errors made ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from tailorbird.errors import InvalidArgument, Unavailable
+from trainer_svc import migrations
+
+
+class DatabaseUnavailable(Unavailable):
+    """The job store's database did not answer as it should."""
+
+    default_reason = "DATABASE_UNAVAILABLE"
+
+
+class Database:
+    """Opens transactions; `read` sees a snapshot, `write` may change it.
+
+    IntegrityError passes through: only the statement's author knows what it means. Every other
+    error of the driver becomes DatabaseUnavailable.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine: AsyncEngine = create_async_engine(url)
+        except (ArgumentError, ImportError) as error:
+            raise InvalidArgument("database_url", f"cannot be used: {error}") from error
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)
+            sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
+
+    async def migrate(self) -> None:
+        """Bring the schema to the newest version."""
+        async with self.write() as connection:
+            await connection.run_sync(migrations.upgrade)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end and rolled back on any error."""
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except (DBAPIError, SQLAlchemyError, OSError) as error:
+            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads."""
+        try:
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(tailorbird_read=True)
+        except (DBAPIError, SQLAlchemyError, OSError) as error:
+            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+
+def _sqlite_connect(connection: Any, _: object) -> None:
+    # The driver must not begin transactions by itself: `_sqlite_begin` does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # A writer that begins as a reader can meet SQLITE_BUSY half-way; IMMEDIATE waits up front.
+    read = connection.get_execution_options().get("tailorbird_read", False)
+    connection.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")

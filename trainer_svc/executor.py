@@ -1,0 +1,133 @@
+"""Where workers run: `Executor` is what the dispatcher needs, `LocalExecutor` gives processes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from pydantic import ValidationError
+
+from tailorbird.errors import Unavailable
+from trainer_svc.protocol import (
+    REPORT,
+    Cancel,
+    Report,
+    Start,
+    Suspend,
+    Upload,
+    WorkerSettings,
+    encode,
+)
+
+_log = structlog.get_logger(__name__)
+
+_MAX_LINE_BYTES = 64 * 2**20
+
+
+class WorkerLost(Unavailable):
+    """The worker process is gone, or says what no worker says."""
+
+    default_reason = "WORKER_LOST"
+
+
+class Worker(Protocol):
+    """A process that has the base model loaded and trains one job at a time."""
+
+    async def send(self, command: Start | Upload | Cancel | Suspend) -> None:
+        """Give a command; WorkerLost if nobody is there to take it."""
+
+    async def receive(self) -> Report:
+        """Wait for the next report; WorkerLost if there will be none."""
+
+    async def close(self) -> None:
+        """End the worker, whatever it does, and wait until it is gone."""
+
+
+class Executor(Protocol):
+    """Starts workers."""
+
+    async def start(self, index: int) -> Worker:
+        """Start worker `index` and wait until its base model is loaded; WorkerLost if it dies."""
+
+
+class LocalExecutor:
+    """Workers as child processes. `settings` is theirs but for the scratch folder."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+
+    async def start(self, index: int) -> Worker:
+        """See Executor."""
+        scratch = Path(self._settings.scratch_dir) / f"worker-{index}"
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "trainer_svc.engine", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                # A Ctrl-C in the terminal is for the service, which then suspends its jobs.
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        worker = LocalWorker(process, reader, writer)
+        try:
+            await worker.send(self._settings.model_copy(update={"scratch_dir": str(scratch)}))
+            ready = await worker.receive()
+        except BaseException:
+            await worker.close()
+            raise
+        _log.info("worker ready", index=index, pid=process.pid, report=ready.model_dump())
+        return worker
+
+
+class LocalWorker:
+    """One child process and the socket to it."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, command: Start | Upload | Cancel | Suspend | WorkerSettings) -> None:
+        """See Worker."""
+        try:
+            self._writer.write(encode(command))
+            await self._writer.drain()
+        except OSError as error:
+            raise WorkerLost("the worker process does not take commands") from error
+
+    async def receive(self) -> Report:
+        """See Worker."""
+        try:
+            line = await self._reader.readline()
+            if line.endswith(b"\n"):
+                return REPORT.validate_json(line)
+        except (OSError, ValueError, ValidationError) as error:
+            raise WorkerLost("the worker process sent what is no report") from error
+        code = await self._process.wait()
+        raise WorkerLost(f"the worker process ended with status {code}", status=code)
+
+    async def close(self) -> None:
+        """See Worker."""
+        self._writer.close()
+        if self._process.returncode is None:
+            # A worker ends itself when its socket closes; one that hangs is ended.
+            try:
+                async with asyncio.timeout(5):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()

@@ -1,0 +1,60 @@
+"""What the trainer counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from trainer_svc.jobs import JobState
+
+
+class TrainerMetrics:
+    """Counters and gauges of one trainer process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Gauge(
+            "tailorbird_trainer_jobs",
+            "Jobs that have not ended, by state.",
+            ["state"],
+            registry=registry,
+        )
+        self.finished = Counter(
+            "tailorbird_trainer_jobs_finished",
+            "Jobs ended by this process, by state and, for FAILED, reason.",
+            ["state", "reason"],
+            registry=registry,
+        )
+        self.steps = Counter(
+            "tailorbird_trainer_steps", "Optimizer steps reported by workers.", registry=registry
+        )
+        self.tokens = Counter(
+            "tailorbird_trainer_tokens",
+            "Tokens read by workers, prompts included.",
+            registry=registry,
+        )
+        self.versions = Counter(
+            "tailorbird_trainer_versions_published",
+            "Versions published, by whether the route moved.",
+            ["promoted"],
+            registry=registry,
+        )
+        self.datasets = Counter(
+            "tailorbird_trainer_datasets_uploaded", "Datasets accepted.", registry=registry
+        )
+        self.dataset_bytes = Counter(
+            "tailorbird_trainer_dataset_bytes", "Bytes of datasets accepted.", registry=registry
+        )
+        self.workers = Gauge(
+            "tailorbird_trainer_workers_ready",
+            "Worker processes with the base model loaded.",
+            registry=registry,
+        )
+        self.worker_losses = Counter(
+            "tailorbird_trainer_worker_losses",
+            "Worker processes that died with or without a job.",
+            registry=registry,
+        )
+
+    def set_jobs(self, counts: dict[JobState, int]) -> None:
+        """Show how many jobs are in each state that is not terminal."""
+        for state, count in counts.items():
+            self.jobs.labels(state).set(count)

@@ -1,0 +1,57 @@
+"""The trainer's settings: TAILORBIRD_ environment variables, checked at start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tailorbird.settings import CommonSettings, Port
+
+
+class TrainerSettings(CommonSettings):
+    """What the trainer reads beyond the common settings."""
+
+    port: Port = 50051
+    """gRPC port; 0 takes a free one."""
+    metrics_port: Port = 9091
+    """Plain HTTP port for /metrics, /livez and /readyz; 0 takes a free one."""
+    database_url: str = ""
+    """SQLAlchemy URL with an asynchronous driver. Empty: SQLite under data_dir."""
+    workers: Annotated[int, Field(ge=1, le=16)] = 1
+    """Worker processes. Each holds one base model and trains one job at a time."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where workers train. auto: cuda if the machine has an NVIDIA device."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads of each worker. 0: the machine's cores shared among the workers."""
+    max_dataset_bytes: Annotated[int, Field(ge=1)] = 2**30
+    """Largest dataset accepted."""
+    max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20
+    """Longest line of a dataset accepted."""
+    max_lora_rank: Literal[8, 16, 32, 64, 128] = 64
+    """Largest rank accepted while no serving replica has written its profile."""
+    progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """Seconds between two progress events of a job, at least."""
+    max_worker_losses: Annotated[int, Field(ge=1)] = 3
+    """A job whose worker process died this often in a row fails."""
+
+    @property
+    def database(self) -> str:
+        """`database_url`, or the embedded default."""
+        path: Path = self.data_dir.resolve() / "trainer.db"
+        return self.database_url or f"sqlite+aiosqlite:///{path}"
+
+    @property
+    def worker_device(self) -> str:
+        """`device` with auto resolved."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+
+    @property
+    def worker_threads(self) -> int:
+        """`threads` with 0 resolved."""
+        cores = len(os.sched_getaffinity(0))
+        return self.threads or max(1, cores // self.workers)

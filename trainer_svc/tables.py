@@ -1,0 +1,58 @@
+"""The job store's tables. Migrations create them; `store.py` speaks to them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("job", sa.String(63), primary_key=True),
+    sa.Column("request_id", sa.String(128)),
+    sa.Column("request_sha256", sa.String(64), nullable=False),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("adapter", sa.String(255), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("start_time", sa.DateTime(timezone=True)),
+    sa.Column("end_time", sa.DateTime(timezone=True)),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("progress", sa.JSON(none_as_null=True)),
+    sa.Column("effective_hyperparameters", sa.JSON(none_as_null=True)),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    # The lease: every write of a holder carries its epoch, and a later epoch shuts it out.
+    sa.Column("lease_owner", sa.String(128)),
+    sa.Column("lease_epoch", sa.Integer, nullable=False),
+    # Id of the version allocated for the lease's epoch, before any of its files is uploaded.
+    sa.Column("allocated_version", sa.String(128)),
+    # The outbox: what must be written to the object store now that the version is committed.
+    sa.Column("publication", sa.JSON(none_as_null=True)),
+    sa.Column("version", sa.String(255), nullable=False),
+    sa.Column("promoted", sa.Boolean, nullable=False),
+    sa.Column("promotion_refusal", sa.String(64), nullable=False),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("tenant", "request_id"),
+    sa.Index(None, "state", "create_time"),
+    sa.Index(None, "tenant", "create_time"),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("job", sa.String(63), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.ForeignKeyConstraint(["tenant", "job"], ["jobs.tenant", "jobs.job"]),
+)
