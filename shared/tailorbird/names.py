@@ -19,7 +19,9 @@ from datetime import UTC, datetime
 from tailorbird.errors import InvalidArgument
 
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_VERSION = rf"[0-9]{{8}}T[0-9]{{6}}-{_ID}-[0-9]{{1,9}}"
+VERSION_ID = rf"[0-9]{{8}}T[0-9]{{6}}-{_ID}-[0-9]{{1,9}}"
+"""Pattern of a version's own part of its name."""
+
 _ID_RULE = "1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
 
 
@@ -128,7 +130,7 @@ class VersionName:
     @classmethod
     def parse(cls, value: str, field: str = "name") -> VersionName:
         """Parse `value`; InvalidArgument names `field`."""
-        pattern = rf"tenants/({_ID})/adapters/({_ID})/versions/({_VERSION})"
+        pattern = rf"tenants/({_ID})/adapters/({_ID})/versions/({VERSION_ID})"
         form = "tenants/{tenant}/adapters/{adapter}/versions/{YYYYMMDDThhmmss-job-epoch}"
         return cls(*_match(field, value, pattern, form))
 

@@ -10,6 +10,7 @@ compare-and-swap, on every store.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound
 from tailorbird.manifest import MANIFEST, AdapterManifest
-from tailorbird.names import AdapterName, TenantName, VersionName
+from tailorbird.names import VERSION_ID, AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
 
 RouteReason = Literal["publish", "promote", "rollback"]
@@ -28,7 +29,7 @@ class RoutedVersion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str
+    version: Annotated[str, Field(pattern=f"^{VERSION_ID}$")]
     weight: Annotated[int, Field(ge=100, le=100)] = 100
 
 
@@ -64,8 +65,10 @@ class AdapterRegistry:
 
     async def adapters(self, tenant: TenantName) -> list[AdapterName]:
         """Return the tenant's adapters that have a published version, by name."""
-        ids = await self.store.folders(f"{tenant}/adapters")
-        names = [name for id_ in ids if (name := _adapter_name(tenant, id_)) is not None]
+        names = []
+        for id_ in await self.store.folders(f"{tenant}/adapters"):
+            with suppress(InvalidArgument):
+                names.append(AdapterName.parse(f"{tenant}/adapters/{id_}"))
         return [name for name in names if await self.versions(name)]
 
     async def versions(self, adapter: AdapterName) -> list[VersionName]:
@@ -75,7 +78,8 @@ class AdapterRegistry:
         async for info in self.store.objects(f"{adapter}/versions"):
             match = manifest.fullmatch(info.key)
             if match is not None:
-                found.append(adapter.version(match[1]))
+                with suppress(InvalidArgument):
+                    found.append(adapter.version(match[1]))
         return sorted(found, key=lambda name: name.version, reverse=True)
 
     async def manifest(self, version: VersionName) -> AdapterManifest:
@@ -159,9 +163,3 @@ class AdapterRegistry:
 def _route_key(adapter: AdapterName, generation: int) -> str:
     return f"{adapter}/routes/{generation:012d}.json"
 
-
-def _adapter_name(tenant: TenantName, adapter: str) -> AdapterName | None:
-    try:
-        return AdapterName.parse(f"{tenant}/adapters/{adapter}")
-    except InvalidArgument:
-        return None

@@ -10,7 +10,7 @@ import pytest
 
 from tailorbird.errors import AlreadyExists, FailedPrecondition, LeaseLost, NotFound
 from tailorbird.names import JobName, TenantName
-from tests.unit.trainer_svc.conftest import make_job, make_manifest
+from tests.unit.trainer_svc.values import make_job, make_manifest
 from trainer_svc.database import Database, DatabaseUnavailable
 from trainer_svc.feed import Feed
 from trainer_svc.jobs import (

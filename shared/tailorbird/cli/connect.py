@@ -1,16 +1,23 @@
-"""Where the services are, who calls, and how names are given on the command line."""
+"""Which service a command talks to, as whom, and how names are given on the command line."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from tailorbird.cli.output import JsonOption
 from tailorbird.client import ServingClient, TrainerClient
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import TenantName, check_id
+
+TRAINER = "localhost:50051"
+SERVING = "localhost:50052"
 
 TrainerOption = Annotated[
     str, typer.Option("--trainer", envvar="TAILORBIRD_TRAINER", help="The trainer's host:port.")
@@ -18,36 +25,96 @@ TrainerOption = Annotated[
 ServingOption = Annotated[
     str, typer.Option("--serving", envvar="TAILORBIRD_SERVING", help="Serving's host:port.")
 ]
-TokenOption = Annotated[
+TenantOption = Annotated[
     str | None,
-    typer.Option(envvar="TAILORBIRD_TOKEN", help="Bearer token.", show_envvar=True),
+    typer.Option(envvar="TAILORBIRD_TENANT", help="The tenant of names given by their id alone."),
 ]
-RootCertificatesOption = Annotated[
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, in the API's own fields.")]
+_Token = Annotated[str | None, typer.Option(envvar="TAILORBIRD_TOKEN", help="Bearer token.")]
+_RootCertificates = Annotated[
     Path | None,
     typer.Option(
-        "--root-certificates",
         envvar="TAILORBIRD_ROOT_CERTIFICATES",
         help="PEM file of the authorities to trust.",
         exists=True,
         dir_okay=False,
     ),
 ]
-PlaintextOption = Annotated[
+_Plaintext = Annotated[
     bool,
     typer.Option(
         "--plaintext",
         envvar="TAILORBIRD_PLAINTEXT",
-        help="No TLS although the address is not loopback: the token can be read on the way.",
+        help="No TLS, although the address is not loopback: the token can be read on the way.",
     ),
 ]
-TenantOption = Annotated[
-    str | None,
-    typer.Option("--tenant", envvar="TAILORBIRD_TENANT", help="Tenant of names given by id alone."),
-]
-AsJson = Annotated[bool, JsonOption]
 
-TRAINER = "localhost:50051"
-SERVING = "localhost:50052"
+P = ParamSpec("P")
+_Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """The parameter a command has for a service's client, and the option that names its address."""
+
+    parameter: str
+    option: Any
+    address: str
+    client: type[TrainerClient] | type[ServingClient]
+
+
+_TRAINER = _Service("trainer", TrainerOption, TRAINER, TrainerClient)
+_SERVING = _Service("serving", ServingOption, SERVING, ServingClient)
+
+
+def with_trainer(command: Callable[Concatenate[TrainerClient, P], None]) -> _Command:
+    """Give a command the options of a connection, and the trainer's client as first argument."""
+    return _connected(command, _TRAINER)
+
+
+def with_serving(command: Callable[Concatenate[ServingClient, P], None]) -> _Command:
+    """Give a command the options of a connection, and serving's client as first argument."""
+    return _connected(command, _SERVING)
+
+
+def with_both(command: Callable[Concatenate[TrainerClient, ServingClient, P], None]) -> _Command:
+    """Give a command the options of two connections, and both clients as first arguments."""
+    return _connected(command, _TRAINER, _SERVING)
+
+
+def _connected(command: _Command, *services: _Service) -> _Command:
+    signature = inspect.signature(command, eval_str=True)
+    own = list(signature.parameters.values())[len(services) :]
+    options = [
+        *((service.parameter, service.option, service.address) for service in services),
+        ("token", _Token, None),
+        ("root_certificates", _RootCertificates, None),
+        ("plaintext", _Plaintext, False),
+    ]
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        addresses = [arguments.pop(service.parameter) for service in services]
+        token, plaintext = arguments.pop("token"), arguments.pop("plaintext")
+        pem: Path | None = arguments.pop("root_certificates")
+        roots = None if pem is None else pem.read_bytes()
+        with ExitStack() as stack:
+            clients = [
+                stack.enter_context(
+                    service.client(address, token, root_certificates=roots, plaintext=plaintext)
+                )
+                for service, address in zip(services, addresses, strict=True)
+            ]
+            command(*clients, **arguments)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [parameter.replace(kind=keyword) for parameter in own] + [
+        inspect.Parameter(name, keyword, default=default, annotation=annotation)
+        for name, annotation, default in options
+    ]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def parent_of(tenant: str | None) -> str:
@@ -62,25 +129,3 @@ def full_name(value: str, collection: str, tenant: str | None) -> str:
     if value.startswith("tenants/"):
         return value
     return f"{parent_of(tenant)}/{collection}/{value}"
-
-
-def trainer_client(
-    address: str, token: str | None, root_certificates: Path | None, plaintext: bool
-) -> TrainerClient:
-    """Open a client of the trainer."""
-    return TrainerClient(
-        address, token, root_certificates=_pem(root_certificates), plaintext=plaintext
-    )
-
-
-def serving_client(
-    address: str, token: str | None, root_certificates: Path | None, plaintext: bool
-) -> ServingClient:
-    """Open a client of serving."""
-    return ServingClient(
-        address, token, root_certificates=_pem(root_certificates), plaintext=plaintext
-    )
-
-
-def _pem(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()

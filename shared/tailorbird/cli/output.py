@@ -1,35 +1,36 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs, one line for a failure."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 
-import typer
-from google.protobuf.json_format import MessageToDict, MessageToJson
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tailorbird.call_error import CallError
+from tailorbird.errors import TailorbirdError
+
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-JsonOption = typer.Option("--json", help="Print JSON, in the fields of the API.")
+
+def print_json(messages: Message | Iterable[Message]) -> None:
+    """Print one message as a JSON object, or several as an array."""
+    if isinstance(messages, Message):
+        content: object = _plain(messages)
+    else:
+        content = [_plain(message) for message in messages]
+    print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def print_json(message: Message) -> None:
-    """Print one message as JSON."""
-    print(MessageToJson(message, preserving_proto_field_name=True))
-
-
-def print_json_list(messages: Iterable[Message]) -> None:
-    """Print messages as a JSON array."""
-    import json
-
-    rows = [MessageToDict(message, preserving_proto_field_name=True) for message in messages]
-    print(json.dumps(rows, indent=2))
+def _plain(message: Message) -> dict[str, object]:
+    return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -53,23 +54,40 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     out.print(table)
 
 
+def describe(error: TailorbirdError) -> str:
+    """Say in one line what failed: the code, the reason, the field if there is one, the message."""
+    words = ["error:"]
+    if isinstance(error, CallError):
+        words.append(error.code.name)
+        if error.reason != error.code.name:
+            words.append(error.reason)
+        message = _complaint(error)
+    else:
+        message = error.message
+    return " ".join([*words, " ".join(message.split())])
+
+
+def _complaint(error: CallError) -> str:
+    said = [f"{violation.field}: {violation.description}" for violation in error.violations]
+    return "; ".join(said) or error.message
+
+
 def when(timestamp: Timestamp) -> str:
     """Say a time in UTC, to the second; "" where it is unset."""
     if not timestamp.seconds:
         return ""
-    return f"{timestamp.ToDatetime(tzinfo=UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{timestamp.ToDatetime(tzinfo=UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Say a number of bytes."""
     if count < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= 1024
-        if value < 1024 or unit == "GiB":
-            break
-    return f"{value:.1f} {unit}"
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} GiB"
 
 
 def last_part(name: str) -> str:

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from tailorbird.names import DatasetName, JobName
 from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
-from tests.unit.trainer_svc.conftest import make_job
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
+from tests.unit.trainer_svc.values import make_job
 from trainer_svc.datasets import DatasetStore
 from trainer_svc.dispatcher import Dispatcher
 from trainer_svc.jobs import TERMINAL, Job, JobState, PromotionPolicy, StateChanged

@@ -1,33 +1,12 @@
-"""A real job store in a temporary folder, and small values to put into it."""
+"""Small jobs and manifests to put into stores."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
-
-import pytest
 
 from tailorbird.manifest import AdapterManifest, EvaluationSummary, FileEntry, Lineage
 from tailorbird.names import JobName
-from tailorbird.object_store import ObstoreStore, open_store
-from trainer_svc.database import Database
-from trainer_svc.feed import Feed
 from trainer_svc.jobs import Job, JobSpec, JobState, PromotionPolicy
-from trainer_svc.store import JobStore
-
-
-@pytest.fixture
-async def jobs(tmp_path: Path) -> AsyncIterator[JobStore]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/jobs.db")
-    await database.migrate()
-    yield JobStore(database, Feed())
-    await database.close()
-
-
-@pytest.fixture
-def object_store(tmp_path: Path) -> ObstoreStore:
-    return open_store((tmp_path / "store").as_uri())
 
 
 def make_job(

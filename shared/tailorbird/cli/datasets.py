@@ -1,0 +1,83 @@
+"""`tailorbird datasets`: upload, get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.output import errors, print_facts, print_json, size, when
+from tailorbird.client import TrainerClient
+from tailorbird.tuning.v1 import dataset_pb2
+
+app = typer.Typer(help="Upload training data and look it up.", no_args_is_help=True)
+
+
+@app.command()
+@with_trainer
+def upload(
+    trainer: TrainerClient,
+    file: Annotated[
+        Path, typer.Argument(help="A JSONL file.", exists=True, dir_okay=False, readable=True)
+    ],
+    dataset_id: Annotated[
+        str, typer.Option("--id", help="The dataset's id: lower-case letters, digits and '-'.")
+    ],
+    tenant: TenantOption = None,
+    json: AsJson = False,
+) -> None:
+    """Upload a JSONL file. Every line is checked before anything is stored."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as progress:
+        task = progress.add_task(file.name, total=file.stat().st_size)
+        dataset = trainer.upload_dataset(
+            parent_of(tenant),
+            dataset_id,
+            file,
+            sent=lambda total: progress.update(task, completed=total),
+        )
+    _show(dataset, json)
+
+
+@app.command()
+@with_trainer
+def get(
+    trainer: TrainerClient,
+    name: Annotated[str, typer.Argument(help="A dataset's name, or its id in the tenant.")],
+    tenant: TenantOption = None,
+    json: AsJson = False,
+) -> None:
+    """Show a dataset's record."""
+    _show(trainer.get_dataset(full_name(name, "datasets", tenant)), json)
+
+
+def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
+    if json:
+        print_json(dataset)
+        return
+    print_facts(
+        [
+            ("name", dataset.name),
+            ("records", f"{dataset.record_count:,}"),
+            ("size", size(dataset.size_bytes)),
+            ("format", format_name(dataset.format)),
+            ("sha256", dataset.sha256),
+            ("not read", ", ".join(dataset.ignored_fields)),
+            ("created", when(dataset.create_time)),
+        ]
+    )
+
+
+def format_name(value: dataset_pb2.DatasetFormat.ValueType) -> str:
+    """Say a dataset's format."""
+    return dataset_pb2.DatasetFormat.Name(value).removeprefix("DATASET_FORMAT_").lower()

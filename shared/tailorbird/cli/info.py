@@ -1,0 +1,64 @@
+"""`tailorbird info`: what both services offer."""
+
+from __future__ import annotations
+
+import json as json_format
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.text import Text
+
+from tailorbird.cli.connect import AsJson, with_both
+from tailorbird.cli.output import describe, errors, out, print_facts, size
+from tailorbird.client import CallError, ServingClient, TrainerClient
+from tailorbird.serving.v1.inference_service_pb2 import GetServerInfoResponse
+from tailorbird.tuning.v1.tuning_service_pb2 import GetTrainerInfoResponse
+
+
+@with_both
+def info(trainer: TrainerClient, serving: ServingClient, json: AsJson = False) -> None:
+    """Show what the trainer and serving offer; fails if one does not answer."""
+    found: dict[str, GetTrainerInfoResponse | GetServerInfoResponse] = {}
+    failures: dict[str, CallError] = {}
+    for name, ask in (("trainer", trainer.trainer_info), ("serving", serving.server_info)):
+        try:
+            found[name] = ask()
+        except CallError as error:
+            failures[name] = error
+    if json:
+        print(json_format.dumps({name: _plain(answer) for name, answer in found.items()}, indent=2))
+    else:
+        for name, answer in found.items():
+            out.print(Text(name, style="bold underline"))
+            print_facts(_facts(answer))
+    for name, failure in failures.items():
+        errors.print(Text(f"{name}: {describe(failure)}", style="red"), soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _plain(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> dict[str, object]:
+    return MessageToDict(answer, preserving_proto_field_name=True)
+
+
+def _facts(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> list[tuple[str, str]]:
+    if isinstance(answer, GetTrainerInfoResponse):
+        return [
+            *(
+                ("base model", f"{base.name} · {base.max_sequence_length} tokens · {base.digest}")
+                for base in answer.base_models
+            ),
+            ("ranks", ", ".join(map(str, answer.ranks))),
+            ("workers", f"{answer.workers} on {answer.device}"),
+            ("largest dataset", size(answer.max_dataset_bytes)),
+            ("longest record", size(answer.max_record_bytes)),
+            ("version", answer.service_version),
+        ]
+    return [
+        ("base model", f"{answer.base_model} · {answer.base_model_digest}"),
+        ("profile", answer.profile),
+        ("context", f"{answer.max_model_len} tokens"),
+        ("adapters", f"{answer.adapter_slots} at once, rank up to {answer.max_lora_rank}"),
+        ("weights", answer.dtype),
+        ("version", answer.service_version),
+    ]

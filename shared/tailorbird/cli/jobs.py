@@ -1,0 +1,214 @@
+"""`tailorbird jobs`: create, get, list, cancel, watch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
+from tailorbird.cli.watch import JobBars, outcome, state_name
+from tailorbird.client import CallError, TrainerClient
+from tailorbird.tuning.v1 import job_pb2
+
+app = typer.Typer(help="Fine-tune: start jobs and follow them.", no_args_is_help=True)
+
+_Job = Annotated[str, typer.Argument(help="A job's name, or its id in the tenant.")]
+
+
+class Policy(StrEnum):
+    """What happens to the route when the version is published."""
+
+    ALWAYS = "always"
+    MANUAL = "manual"
+
+
+class State(StrEnum):
+    """A state to filter by."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    EVALUATING = "evaluating"
+    PUBLISHING = "publishing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@app.command()
+@with_trainer
+def create(
+    trainer: TrainerClient,
+    adapter: Annotated[str, typer.Option(help="The adapter that gets a version; a name or an id.")],
+    data: Annotated[str, typer.Option(help="The training dataset; a name or an id.")],
+    validation: Annotated[
+        str | None,
+        typer.Option(help="A dataset to validate on, or the share of the data to hold out: 0.1."),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank: 8, 16, 32, 64 or 128.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of order and initialisation.")] = None,
+    policy: Annotated[Policy, typer.Option(help="Whether the route moves.")] = Policy.ALWAYS,
+    base_model: Annotated[str, typer.Option(help="The base; else the trainer's first.")] = "",
+    job_id: Annotated[str, typer.Option(help="The job's id; else the trainer's choice.")] = "",
+    request_id: Annotated[str, typer.Option(help="Makes the call safe to repeat.")] = "",
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Check everything, start nothing.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    tenant: TenantOption = None,
+    json: AsJson = False,
+) -> None:
+    """Start a fine-tuning job. What is left out is chosen by the trainer."""
+    spec = job_pb2.JobSpec(
+        base_model=base_model,
+        training_dataset=full_name(data, "datasets", tenant),
+        adapter=full_name(adapter, "adapters", tenant),
+        lora=job_pb2.LoraConfig(rank=rank, alpha=alpha),
+        hyperparameters=job_pb2.Hyperparameters(
+            learning_rate=learning_rate, epochs=epochs, batch_tokens=batch_tokens, seed=seed
+        ),
+        promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
+    )
+    _set_validation(spec, validation, tenant)
+    # The job belongs to the tenant of its adapter.
+    parent = "/".join(spec.adapter.split("/")[:2])
+    job = trainer.create_job(
+        parent, spec, job_id=job_id, request_id=request_id, validate_only=validate_only
+    )
+    if validate_only:
+        out.print("the job would be accepted")
+    elif watch:
+        errors.print(Text(job.name))
+        _follow(trainer, job.name)
+    else:
+        _show(job, json)
+
+
+def _set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str | None) -> None:
+    if validation is None:
+        return
+    try:
+        spec.validation_fraction = float(validation)
+    except ValueError:
+        spec.validation_dataset = full_name(validation, "datasets", tenant)
+
+
+@app.command()
+@with_trainer
+def get(
+    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+) -> None:
+    """Show a job."""
+    _show(trainer.get_job(full_name(name, "jobs", tenant)), json)
+
+
+@app.command("list")
+@with_trainer
+def list_(
+    trainer: TrainerClient,
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    adapter: Annotated[str, typer.Option(help="Only jobs for this adapter.")] = "",
+    tenant: TenantOption = None,
+    json: AsJson = False,
+) -> None:
+    """List a tenant's jobs, newest first."""
+    jobs = trainer.list_jobs(
+        parent_of(tenant),
+        state=(
+            job_pb2.JobState.Value(f"JOB_STATE_{state.name}")
+            if state
+            else job_pb2.JOB_STATE_UNSPECIFIED
+        ),
+        adapter=full_name(adapter, "adapters", tenant) if adapter else "",
+    )
+    if json:
+        print_json(jobs)
+        return
+    print_rows(
+        ["JOB", "STATE", "STEP", "ADAPTER", "CREATED", "VERSION"],
+        (
+            [
+                job.name,
+                state_name(job.state),
+                f"{job.progress.step}/{job.progress.total_steps}"
+                if job.progress.total_steps
+                else "",
+                last_part(job.spec.adapter),
+                when(job.create_time),
+                last_part(job.version),
+            ]
+            for job in jobs
+        ),
+    )
+
+
+@app.command()
+@with_trainer
+def cancel(
+    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+) -> None:
+    """Stop a job; nothing is published."""
+    _show(trainer.cancel_job(full_name(name, "jobs", tenant)), json)
+
+
+@app.command()
+@with_trainer
+def watch(
+    trainer: TrainerClient,
+    name: _Job,
+    after: Annotated[int, typer.Option(help="Only events after this sequence.")] = 0,
+    tenant: TenantOption = None,
+) -> None:
+    """Follow a job to its end; fails if the job does."""
+    _follow(trainer, full_name(name, "jobs", tenant), after)
+
+
+def _follow(trainer: TrainerClient, name: str, after: int = 0) -> None:
+    try:
+        with JobBars(out) as bars:
+            view = bars.follow(last_part(name), trainer.watch_job(name, after))
+    except KeyboardInterrupt:
+        errors.print(Text(f"the job goes on: tailorbird jobs watch {name}"))
+        raise typer.Exit(130) from None
+    if view.succeeded:
+        out.print(Text(outcome(view)), soft_wrap=True)
+        return
+    errors.print(Text(outcome(view), style="red"), soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _show(job: job_pb2.Job, json: bool) -> None:
+    if json:
+        print_json(job)
+        return
+    progress, used = job.progress, job.effective_hyperparameters
+    loss = f"{progress.loss:.3f}" if progress.HasField("loss") else ""
+    validation = f"{progress.validation_loss:.3f}" if progress.HasField("validation_loss") else ""
+    failure = CallError.from_status(job.error) if job.HasField("error") else None
+    print_facts(
+        [
+            ("name", job.name),
+            ("state", state_name(job.state)),
+            ("error", f"{failure.reason}: {failure.message}" if failure else ""),
+            ("adapter", job.spec.adapter),
+            ("data", job.spec.training_dataset),
+            ("step", f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""),
+            ("loss", loss),
+            ("validation", validation),
+            ("epochs", str(used.epochs or "")),
+            ("learning rate", f"{used.learning_rate:g}" if used.learning_rate else ""),
+            ("version", last_part(job.version)),
+            ("promoted", job.promotion_refusal or ("yes" if job.promoted else "")),
+            ("created", when(job.create_time)),
+            ("started", when(job.start_time)),
+            ("ended", when(job.end_time)),
+        ]
+    )

@@ -1,0 +1,26 @@
+"""A real job store and a real object store, each in a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tailorbird.object_store import ObstoreStore, open_store
+from trainer_svc.database import Database
+from trainer_svc.feed import Feed
+from trainer_svc.store import JobStore
+
+
+@pytest.fixture
+async def jobs(tmp_path: Path) -> AsyncIterator[JobStore]:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/jobs.db")
+    await database.migrate()
+    yield JobStore(database, Feed())
+    await database.close()
+
+
+@pytest.fixture
+def object_store(tmp_path: Path) -> ObstoreStore:
+    return open_store((tmp_path / "store").as_uri())

@@ -1,0 +1,129 @@
+"""What any object store must do; here a local folder and a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from obstore.store import S3Store
+
+from tailorbird.errors import InvalidArgument, NotFound, StoreUnavailable
+from tailorbird.object_store import ObjectExists, ObstoreStore, delete_folder, open_store
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_store(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObstoreStore:
+    import urllib.request
+
+    bucket = tmp_path.name.replace("_", "-").lower()[:60].strip("-")
+    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")).close()
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+    return open_store(f"s3://{bucket}")
+
+
+@pytest.fixture
+def file_store(tmp_path: Path) -> ObstoreStore:
+    return open_store((tmp_path / "a folder" / "store").as_uri())
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest) -> ObstoreStore:
+    found: ObstoreStore = request.getfixturevalue(f"{request.param}_store")
+    return found
+
+
+async def test_gives_back_what_was_put(store: ObstoreStore, tmp_path: Path) -> None:
+    await store.put("a/b", b"one")
+    await store.put("a/b", b"two")
+    assert await store.get("a/b") == b"two"
+    assert await store.download("a/b", tmp_path / "copy") == 3
+    assert (tmp_path / "copy").read_bytes() == b"two"
+
+
+async def test_a_file_larger_than_a_part_goes_up_and_down(
+    store: ObstoreStore, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * 4096 * 20
+    (tmp_path / "big").write_bytes(data)
+    await store.upload("a/big", tmp_path / "big")
+    assert await store.download("a/big", tmp_path / "copy") == len(data)
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+async def test_create_never_overwrites(store: ObstoreStore) -> None:
+    await store.create("a/b", b"one")
+    with pytest.raises(ObjectExists):
+        await store.create("a/b", b"two")
+    assert await store.get("a/b") == b"one"
+
+
+async def test_one_of_many_creators_wins(store: ObstoreStore) -> None:
+    results = await asyncio.gather(
+        *(store.create("a/b", str(i).encode()) for i in range(8)), return_exceptions=True
+    )
+    assert sum(result is None for result in results) == 1
+    assert sum(isinstance(result, ObjectExists) for result in results) == 7
+
+
+async def test_what_is_not_there_is_not_found(store: ObstoreStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        await store.get("a/b")
+    with pytest.raises(NotFound):
+        await store.download("a/b", tmp_path / "copy")
+    await store.delete("a/b")
+
+
+async def test_lists_a_folder_and_nothing_beside_it(store: ObstoreStore) -> None:
+    for key in ("a/b/1", "a/b/2/3", "a/bc/4", "d"):
+        await store.put(key, b"x")
+    assert sorted([i.key async for i in store.objects("a/b")]) == ["a/b/1", "a/b/2/3"]
+    assert await store.folders("a") == ["b", "bc"]
+    assert await store.folders("none") == []
+    assert [i.key async for i in store.objects("none")] == []
+
+
+async def test_deletes_a_folder_whole(store: ObstoreStore) -> None:
+    for key in ("a/b/manifest.json", "a/b/2/3", "a/c"):
+        await store.put(key, b"x")
+    await delete_folder(store, "a/b", first="manifest.json")
+    assert [i.key async for i in store.objects("a")] == ["a/c"]
+    assert await store.folders("a") == []
+
+
+async def test_a_store_that_is_down_is_unavailable() -> None:
+    backend = S3Store(
+        "bucket",
+        endpoint="http://127.0.0.1:9",
+        access_key_id="x",
+        secret_access_key="x",
+        region="us-east-1",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(StoreUnavailable):
+        await ObstoreStore(backend).get("a")
+
+
+@pytest.mark.parametrize("url", ["", "/tmp/x", "http://x/y", "ftp://x"])
+def test_refuses_urls_that_name_no_store(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="object_store"):
+        open_store(url)

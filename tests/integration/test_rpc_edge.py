@@ -1,0 +1,338 @@
+"""The gRPC edge over a real socket: callers, errors, malformed bytes, health, metrics, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
+
+from tailorbird import errors
+from tailorbird.names import TenantName
+from tailorbird.rpc.auth import TokenVerifier, current_caller
+from tailorbird.rpc.server import RpcServer
+from tailorbird.rpc.status import reason_of, to_status
+from tailorbird.serving.v1 import inference_service_pb2 as pb
+from tailorbird.serving.v1 import inference_service_pb2_grpc as pb_grpc
+from tailorbird.tuning.v1 import tuning_service_pb2 as tuning_pb
+from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
+
+SERVICE = "tailorbird.serving.v1.InferenceService"
+METHOD = f"/{SERVICE}/Generate"
+
+
+class Servicer(pb_grpc.InferenceServiceServicer):
+    """Raises what a test wants, or answers with who called."""
+
+    error: Exception | None = None
+    entered: asyncio.Event
+    leave: asyncio.Event
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        if self.error is not None:
+            raise self.error
+        if request.parent:
+            current_caller().check(TenantName.parse(request.parent))
+        return pb.GenerateResponse(text=current_caller().subject)
+
+    async def StreamGenerate(
+        self, request: pb.StreamGenerateRequest, context: Any
+    ) -> AsyncIterator[pb.StreamGenerateResponse]:
+        yield pb.StreamGenerateResponse(text="one")
+        self.entered.set()
+        await self.leave.wait()
+        if self.error is not None:
+            raise self.error
+        yield pb.StreamGenerateResponse(text="two")
+
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Any
+    ) -> pb.GetServerInfoResponse:
+        return pb.GetServerInfoResponse()
+
+
+class Uploads(tuning_grpc.TuningServiceServicer):
+    async def UploadDataset(
+        self, request_iterator: AsyncIterator[tuning_pb.UploadDatasetRequest], context: Any
+    ) -> tuning_pb.UploadDatasetResponse:
+        async for _ in request_iterator:
+            pass
+        return tuning_pb.UploadDatasetResponse()
+
+
+@pytest.fixture
+def servicer() -> Servicer:
+    servicer = Servicer()
+    servicer.entered, servicer.leave = asyncio.Event(), asyncio.Event()
+    return servicer
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def verifier() -> TokenVerifier | None:
+    return None
+
+
+@pytest.fixture
+async def server(
+    servicer: Servicer, registry: CollectorRegistry, verifier: TokenVerifier | None
+) -> AsyncIterator[RpcServer]:
+    server = RpcServer("127.0.0.1", 0, verifier, registry, [SERVICE])
+    pb_grpc.add_InferenceServiceServicer_to_server(servicer, server.grpc)
+    tuning_grpc.add_TuningServiceServicer_to_server(Uploads(), server.grpc)  # type: ignore[abstract]
+    await server.start()
+    yield server
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(server: RpcServer) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
+
+
+def details(error: grpc.aio.AioRpcError) -> list[Any]:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    unpacked = []
+    for detail in status.details:
+        kind = getattr(error_details_pb2, detail.TypeName().rpartition(".")[2])
+        message = kind()
+        assert detail.Unpack(message)
+        unpacked.append(message)
+    return unpacked
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidArgument("a.b", "3 is more than 2"), grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.InvalidRecord(4, "not JSON"), grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.NotFound("tenants/a"), grpc.StatusCode.NOT_FOUND),
+        (errors.AlreadyExists("taken"), grpc.StatusCode.ALREADY_EXISTS),
+        (errors.FailedPrecondition("no"), grpc.StatusCode.FAILED_PRECONDITION),
+        (errors.AdapterRefused("no", reason="NOT_FINITE"), grpc.StatusCode.FAILED_PRECONDITION),
+        (errors.LeaseLost("gone"), grpc.StatusCode.ABORTED),
+        (errors.ResourceExhausted("full", retry_after=2), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (errors.StoreUnavailable("down"), grpc.StatusCode.UNAVAILABLE),
+        (errors.DataCorrupt("broken"), grpc.StatusCode.DATA_LOSS),
+    ],
+)
+async def test_every_error_has_its_code_and_one_reason(
+    channel: grpc.aio.Channel, servicer: Servicer, error: errors.TailorbirdError, code: object
+) -> None:
+    servicer.error = error
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await pb_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest())
+    assert caught.value.code() is code
+    assert caught.value.details() == error.message
+    assert reason_of(caught.value) == error.reason
+    found = details(caught.value)
+    infos = [d for d in found if isinstance(d, error_details_pb2.ErrorInfo)]
+    assert [info.domain for info in infos] == ["tailorbird"]
+    if isinstance(error, errors.InvalidArgument):
+        (bad,) = (d for d in found if isinstance(d, error_details_pb2.BadRequest))
+        assert bad.field_violations[0].field == error.field
+    if isinstance(error, errors.ResourceExhausted):
+        (retry,) = (d for d in found if isinstance(d, error_details_pb2.RetryInfo))
+        assert retry.retry_delay.seconds == 2
+
+
+async def test_what_nobody_expected_tells_nothing(
+    channel: grpc.aio.Channel, servicer: Servicer
+) -> None:
+    servicer.error = ValueError("secret of another tenant")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await pb_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest())
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(caught.value)
+    (info,) = details(caught.value)
+    assert info.metadata["correlation_id"] in (caught.value.details() or "")
+
+
+async def test_an_error_in_a_stream_ends_it(channel: grpc.aio.Channel, servicer: Servicer) -> None:
+    servicer.error = errors.StoreUnavailable("down")
+    servicer.leave.set()
+    stream = pb_grpc.InferenceServiceStub(channel).StreamGenerate(pb.StreamGenerateRequest())
+    texts = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for response in stream:
+            texts.append(response.text)  # noqa: PERF401 - what came before the error counts
+    assert texts == ["one"]
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("method", "streaming"),
+    [
+        (METHOD, False),
+        (f"/{SERVICE}/StreamGenerate", False),
+        ("/tailorbird.tuning.v1.TuningService/UploadDataset", True),
+    ],
+)
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    channel: grpc.aio.Channel, method: str, streaming: bool
+) -> None:
+    raw: Any = channel
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        if streaming:
+            await raw.stream_unary(method)(iter([b"\xff\xff"]))
+        elif method == METHOD:
+            await raw.unary_unary(method)(b"\xff\xff")
+        else:
+            async for _ in raw.unary_stream(method)(b"\xff\xff"):
+                pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(caught.value) == "MALFORMED_REQUEST"
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    raw: Any = channel
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await raw.unary_unary("/tailorbird.x/Y")(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class TestTokens:
+    """A server with a tokens file."""
+
+    @pytest.fixture
+    def verifier(self, tmp_path: Path) -> TokenVerifier:
+        path = tmp_path / "tokens.json"
+        digest = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("t1", "t2")}
+        tokens = [
+            {"sha256": digest["t1"], "subject": "billing", "tenants": ["acme"]},
+            {"sha256": digest["t2"], "subject": "ops", "tenants": "*"},
+        ]
+        path.write_text(json.dumps({"tokens": tokens}))
+        return TokenVerifier.from_file(path)
+
+    async def call(self, channel: grpc.aio.Channel, parent: str, *metadata: tuple[str, str]) -> str:
+        response = await pb_grpc.InferenceServiceStub(channel).Generate(
+            pb.GenerateRequest(parent=parent), metadata=metadata
+        )
+        return str(response.text)
+
+    async def test_a_token_says_who_calls(self, channel: grpc.aio.Channel) -> None:
+        assert await self.call(channel, "", ("authorization", "Bearer t1")) == "billing"
+        assert await self.call(channel, "tenants/acme", ("authorization", "bearer t1")) == "billing"
+        assert await self.call(channel, "tenants/any", ("authorization", "Bearer t2")) == "ops"
+
+    async def test_another_tenant_does_not_exist(self, channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.call(channel, "tenants/globex", ("authorization", "Bearer t1"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            (),
+            (("authorization", "Bearer wrong"),),
+            (("authorization", "Bearer "),),
+            (("authorization", "Basic t1"),),
+            (("authorization", "t1"),),
+        ],
+    )
+    async def test_without_a_known_token_nothing_answers(
+        self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]
+    ) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.call(channel, "tenants/acme", *metadata)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    async def test_health_needs_no_token(self, channel: grpc.aio.Channel) -> None:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"tokens": [{"sha256": "x", "subject": "a", "tenants": "*"}]}',
+        '{"tokens": [{"sha256": "%s", "subject": "a", "tenants": ["../x"]}]}' % ("0" * 64),
+        '{"tokens": [{"token": "plain", "subject": "a", "tenants": "*"}]}',
+    ],
+)
+def test_a_wrong_tokens_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text(content)
+    with pytest.raises(errors.InvalidArgument, match="tokens_file"):
+        TokenVerifier.from_file(path)
+
+
+async def test_health_follows_readiness(server: RpcServer, channel: grpc.aio.Channel) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    status = health_pb2.HealthCheckResponse
+
+    async def both() -> set[int]:
+        return {
+            (await health.Check(health_pb2.HealthCheckRequest(service=name))).status
+            for name in ("", SERVICE)
+        }
+
+    assert await both() == {status.NOT_SERVING}
+    await server.set_ready(True)
+    assert await both() == {status.SERVING}
+
+
+async def test_a_stop_lets_a_call_in_flight_end(
+    server: RpcServer, channel: grpc.aio.Channel, servicer: Servicer
+) -> None:
+    stream = pb_grpc.InferenceServiceStub(channel).StreamGenerate(pb.StreamGenerateRequest())
+    reading = asyncio.create_task(_texts(stream))
+    await servicer.entered.wait()
+    stopping = asyncio.create_task(server.stop(grace=30))
+    servicer.leave.set()
+    assert await reading == ["one", "two"]
+    await stopping
+    assert not server.ready
+
+
+async def _texts(stream: Any) -> list[str]:
+    return [response.text async for response in stream]
+
+
+async def test_a_taken_port_is_a_clear_error(server: RpcServer) -> None:
+    other = RpcServer("127.0.0.1", server.port, None, CollectorRegistry(), [])
+    with pytest.raises(errors.FailedPrecondition, match="cannot listen on"):
+        await other.start()
+    await other.stop(0)
+
+
+async def test_calls_are_counted_by_method_and_code(
+    channel: grpc.aio.Channel, servicer: Servicer, registry: CollectorRegistry
+) -> None:
+    stub = pb_grpc.InferenceServiceStub(channel)
+    await stub.Generate(pb.GenerateRequest())
+    servicer.error = errors.NotFound("x")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Generate(pb.GenerateRequest())
+
+    def count(code: str) -> float | None:
+        return registry.get_sample_value(
+            "tailorbird_rpc_handled_total", {"method": METHOD, "code": code}
+        )
+
+    assert (count("OK"), count("NOT_FOUND")) == (1, 1)
+
+
+def test_a_status_never_shows_an_unknown_errors_text() -> None:
+    status = to_status(KeyError("secret"))
+    assert status.code == grpc.StatusCode.INTERNAL.value[0]
+    assert b"secret" not in status.SerializeToString()

@@ -1,0 +1,371 @@
+"""TuningService over a real socket, with a real store behind it and scripted workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
+
+from tailorbird.base_model import BaseModelFiles
+from tailorbird.manifest import RANKS
+from tailorbird.object_store import ObstoreStore
+from tailorbird.profile import ServingProfile, write_profile
+from tailorbird.registry import AdapterRegistry
+from tailorbird.rpc.server import RpcServer
+from tailorbird.rpc.status import reason_of, reason_of_status
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from tailorbird.tuning.v1 import tuning_service_pb2 as pb
+from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
+from tests.unit.trainer_svc.fakes import ScriptedExecutor
+from trainer_svc.database import Database
+from trainer_svc.datasets import DatasetStore
+from trainer_svc.dispatcher import Dispatcher
+from trainer_svc.feed import Feed
+from trainer_svc.metrics import TrainerMetrics
+from trainer_svc.publisher import Publisher
+from trainer_svc.service import TuningService
+from trainer_svc.servicer import TuningServicer
+from trainer_svc.store import JobStore
+
+ACME = "tenants/acme"
+RECORD = json.dumps(
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+).encode()
+BASE = BaseModelFiles("base", Path("/nowhere"), f"sha256:{'1' * 64}", f"sha256:{'2' * 64}", 512, 64)
+LIMIT = 300 * 2**20
+
+
+@dataclass
+class Trainer:
+    stub: Any
+    executor: ScriptedExecutor
+    store: ObstoreStore
+    folder: Path
+
+
+@pytest.fixture
+async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[Trainer]:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/jobs.db")
+    await database.migrate()
+    feed = Feed()
+    jobs = JobStore(database, feed)
+    datasets = DatasetStore(object_store, tmp_path / "spool", LIMIT, 2**20)
+    metrics = TrainerMetrics(CollectorRegistry())
+    executor = ScriptedExecutor(object_store)
+    dispatcher = Dispatcher(
+        jobs, datasets, AdapterRegistry(object_store), executor,
+        Publisher(jobs, object_store, metrics), metrics, workers=1, max_worker_losses=3,
+    )  # fmt: skip
+    service = TuningService(
+        jobs, datasets, feed, dispatcher, object_store, BASE, profile="default", max_lora_rank=64
+    )
+    servicer = TuningServicer(
+        service, datasets, BASE, metrics,
+        max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, device="cpu",
+    )  # fmt: skip
+    server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
+    pb_grpc.add_TuningServiceServicer_to_server(servicer, server.grpc)
+    await server.start()
+    running = asyncio.create_task(dispatcher.run())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield Trainer(pb_grpc.TuningServiceStub(channel), executor, object_store, tmp_path)
+    await dispatcher.stop()
+    await running
+    await server.stop(0)
+    await database.close()
+
+
+async def upload(trainer: Trainer, *chunks: bytes, dataset: str = "chats", **header: Any) -> Any:
+    def messages() -> Iterator[pb.UploadDatasetRequest]:
+        head = pb.UploadDatasetHeader(**{"parent": ACME, "dataset_id": dataset, **header})
+        yield pb.UploadDatasetRequest(header=head)
+        for chunk in chunks:
+            yield pb.UploadDatasetRequest(chunk=chunk)
+
+    return (await trainer.stub.UploadDataset(messages())).dataset
+
+
+def spec(**fields: Any) -> job_pb2.JobSpec:
+    given = {"training_dataset": f"{ACME}/datasets/chats", "adapter": f"{ACME}/adapters/voice"}
+    return job_pb2.JobSpec(**{**given, **fields})
+
+
+async def create(trainer: Trainer, spec: job_pb2.JobSpec, **fields: Any) -> Any:
+    request = pb.CreateJobRequest(parent=ACME, job=job_pb2.Job(spec=spec), **fields)
+    return (await trainer.stub.CreateJob(request)).job
+
+
+async def watch(trainer: Trainer, name: str, after: int = 0) -> list[Any]:
+    stream = trainer.stub.WatchJob(pb.WatchJobRequest(name=name, after_sequence=after))
+    async with asyncio.timeout(20):
+        return [response.event async for response in stream]
+
+
+def violation(error: grpc.RpcError) -> tuple[str, str]:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in status.details)
+    (found,) = bad.field_violations
+    return found.field, found.description
+
+
+async def objects(trainer: Trainer) -> list[str]:
+    return sorted([info.key async for info in trainer.store.objects("tenants")])
+
+
+async def test_a_dataset_is_stored_and_found(trainer: Trainer) -> None:
+    data = RECORD + b"\n" + RECORD
+    made = await upload(trainer, data[:20], data[20:], size_bytes=len(data))
+    assert made.format == dataset_pb2.DATASET_FORMAT_CHAT
+    assert (made.record_count, made.size_bytes) == (2, len(data))
+    got = await trainer.stub.GetDataset(pb.GetDatasetRequest(name=made.name))
+    assert got.dataset == made
+
+
+@pytest.mark.parametrize(
+    ("chunks", "header", "code", "field", "text"),
+    [
+        ([RECORD, b"\nnope"], {}, "INVALID_ARGUMENT", "chunk", "line 2: not JSON"),
+        ([b'{"x": 1}'], {}, "INVALID_ARGUMENT", "chunk", "line 1: unknown shape"),
+        ([], {}, "INVALID_ARGUMENT", "chunk", "the file has no records"),
+        ([b"PK\x03\x04"], {}, "INVALID_ARGUMENT", "chunk", "line 1: not JSON"),
+        ([RECORD], {"dataset_id": "../x"}, "INVALID_ARGUMENT", "header.dataset_id", "../x"),
+        ([RECORD], {"parent": "tenants/../x"}, "INVALID_ARGUMENT", "header.parent", "../x"),
+        ([RECORD], {"parent": ""}, "INVALID_ARGUMENT", "header.parent", "tenants/{tenant}"),
+        ([RECORD], {"size_bytes": 1}, "INVALID_ARGUMENT", "header.size_bytes", "1 bytes were"),
+        ([RECORD], {"size_bytes": LIMIT + 1}, "INVALID_ARGUMENT", "chunk", f"at most {LIMIT}"),
+    ],
+)
+async def test_a_bad_upload_is_refused_and_leaves_nothing(
+    trainer: Trainer, chunks: list[bytes], header: Any, code: str, field: str, text: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await upload(trainer, *chunks, **header)
+    assert caught.value.code().name == code
+    found, description = violation(caught.value)
+    assert found == field
+    assert text in description
+    assert await objects(trainer) == []
+    assert list((trainer.folder / "spool").iterdir()) == []
+
+
+async def test_an_upload_without_header_is_refused(trainer: Trainer) -> None:
+    for messages in ([], [pb.UploadDatasetRequest(chunk=b"x")], [pb.UploadDatasetRequest()]):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await trainer.stub.UploadDataset(iter(messages))
+        assert violation(caught.value)[0] == "header"
+
+
+async def test_an_upload_cut_half_way_leaves_nothing(trainer: Trainer) -> None:
+    sent = asyncio.Event()
+
+    async def messages() -> AsyncIterator[pb.UploadDatasetRequest]:
+        head = pb.UploadDatasetHeader(parent=ACME, dataset_id="chats")
+        yield pb.UploadDatasetRequest(header=head)
+        yield pb.UploadDatasetRequest(chunk=RECORD + b"\n")
+        sent.set()
+        await asyncio.Event().wait()
+
+    call = trainer.stub.UploadDataset(messages())
+    reading = asyncio.ensure_future(call)
+    await sent.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await trainer.stub.GetDataset(pb.GetDatasetRequest(name=f"{ACME}/datasets/chats"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert await objects(trainer) == []
+
+
+async def test_a_job_runs_and_is_watched(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    job = await create(trainer, spec(labels={"team": "a"}), job_id="first")
+    assert (job.name, job.state) == (f"{ACME}/jobs/first", job_pb2.JOB_STATE_QUEUED)
+    assert job.spec.base_model == "base"
+    assert (job.spec.lora.rank, job.spec.lora.alpha) == (16, 32)
+    events = await watch(trainer, job.name)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert [e.WhichOneof("event") for e in events if not e.HasField("state_changed")] == [
+        "prepared", *["step_progress"] * 4, "published",
+    ]  # fmt: skip
+    assert events[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert await watch(trainer, job.name, after=5) == events[5:]
+    assert await watch(trainer, job.name, after=len(events)) == []
+    done = (await trainer.stub.GetJob(pb.GetJobRequest(name=job.name))).job
+    assert done.promoted
+    assert done.progress.step == 4
+    assert done.effective_hyperparameters.epochs == 1
+    assert done.HasField("end_time")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await watch(trainer, job.name, after=len(events) + 1)
+    assert violation(caught.value)[0] == "after_sequence"
+
+
+async def test_a_failed_job_says_why(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    await watch(trainer, (await create(trainer, spec(), job_id="warm-up")).name)
+    worker = trainer.executor.started[0]
+    worker.hold = "step-1"
+    job = await create(trainer, spec())
+    watching = asyncio.create_task(watch(trainer, job.name))
+    async with asyncio.timeout(20):
+        await worker.held.wait()
+    worker.fail()
+    events = await watching
+    assert events[-1].state_changed.state == job_pb2.JOB_STATE_FAILED
+    assert reason_of_status(events[-1].state_changed.error) == "BROKEN"
+    done = (await trainer.stub.GetJob(pb.GetJobRequest(name=job.name))).job
+    assert done.error.message == "as the test wants"
+
+
+HYPER = "hyperparameters"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "text"),
+    [
+        ({"base_model": "gpt"}, "base_model", "'gpt' is not offered; this trainer has 'base'"),
+        ({"lora": {"rank": 7}}, "lora.rank", "7 is not one of [8, 16, 32, 64]"),
+        ({"lora": {"rank": 128}}, "lora.rank", "128 is not one of [8, 16, 32, 64]"),
+        ({"lora": {"alpha": 0}}, "lora.alpha", "0 is not above 0 and at most 1024"),
+        ({"lora": {"alpha": float("nan")}}, "lora.alpha", "nan is not above 0"),
+        ({"lora": {"dropout": 1}}, "lora.dropout", "1 is not at least 0 and below 1"),
+        ({"lora": {"target_modules": ["q.*"]}}, "lora.target_modules[0]", "'q.*' is not a"),
+        ({HYPER: {"learning_rate": -1}}, f"{HYPER}.learning_rate", "-1 is not above 0"),
+        ({HYPER: {"learning_rate": 2}}, f"{HYPER}.learning_rate", "2 is not above 0 and at most 1"),
+        ({HYPER: {"epochs": 0}}, f"{HYPER}.epochs", "0 is not at least 1 and at most 1000"),
+        ({HYPER: {"batch_tokens": 5}}, f"{HYPER}.batch_tokens", "5 is not at least 64"),
+        ({HYPER: {"max_sequence_length": 513}}, f"{HYPER}.max_sequence_length", "model's 512"),
+        ({HYPER: {"seed": -1}}, f"{HYPER}.seed", "-1 is not at least 0"),
+        ({"validation_fraction": 0.9}, "validation_fraction", "0.9 is not above 0 and at most 0.5"),
+        ({"validation_fraction": 0}, "validation_fraction", "0 is not above 0"),
+        ({"adapter": "voice"}, "adapter", "tenants/{tenant}/adapters/{adapter}"),
+        ({"adapter": f"{ACME}/adapters/../x"}, "adapter", "../x"),
+        ({"adapter": "tenants/globex/adapters/x"}, "adapter", "is not of tenants/acme"),
+        ({"training_dataset": "tenants/globex/datasets/x"}, "training_dataset", "is not of"),
+        ({"validation_dataset": f"{ACME}/datasets/chats"}, "validation_dataset", "another dataset"),
+        ({"promotion_policy": 77}, "promotion_policy", "77 is not a policy"),
+        ({"labels": {"": "x"}}, "labels", "keys have 1 to 63"),
+    ],
+)
+async def test_a_wrong_job_names_field_value_and_limit(
+    trainer: Trainer, change: dict[str, Any], field: str, text: str
+) -> None:
+    await upload(trainer, RECORD)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(**change))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    found, description = violation(caught.value)
+    assert found == f"job.spec.{field}"
+    assert text in description
+    listed = await trainer.stub.ListJobs(pb.ListJobsRequest(parent=ACME))
+    assert list(listed.jobs) == []
+
+
+async def test_a_job_needs_its_dataset(trainer: Trainer) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec())
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert reason_of(caught.value) == "DATASET_NOT_FOUND"
+
+
+async def test_one_request_id_makes_one_job(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    first = await create(trainer, spec(), request_id="r")
+    again = await create(trainer, spec(), request_id="r")
+    assert again.name == first.name
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(lora={"rank": 8}), request_id="r")
+    assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert reason_of(caught.value) == "REQUEST_ID_REUSED"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(), request_id="x" * 129)
+    assert violation(caught.value)[0] == "request_id"
+
+
+async def test_validate_only_stores_nothing(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    job = await create(trainer, spec(), validate_only=True, job_id="tried", request_id="r")
+    assert job.name == f"{ACME}/jobs/tried"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await trainer.stub.GetJob(pb.GetJobRequest(name=job.name))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_jobs_are_listed_in_pages(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    made = [(await create(trainer, spec(), job_id=f"job-{i}")).name for i in range(5)]
+    token, found = "", []
+    while True:
+        request = pb.ListJobsRequest(parent=ACME, page_size=2, page_token=token)
+        page = await trainer.stub.ListJobs(request)
+        found += [job.name for job in page.jobs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == made[::-1]
+    for request, field in (
+        (pb.ListJobsRequest(parent=ACME, page_size=-1), "page_size"),
+        (pb.ListJobsRequest(parent=ACME, page_token="!!"), "page_token"),
+        (pb.ListJobsRequest(parent=ACME, page_token="aGVsbG8="), "page_token"),
+        (pb.ListJobsRequest(parent=ACME, state=99), "state"),  # type: ignore[arg-type]
+        (pb.ListJobsRequest(parent=ACME, adapter="x"), "adapter"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await trainer.stub.ListJobs(request)
+        assert violation(caught.value)[0] == field
+
+
+async def test_a_job_is_cancelled(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    job = await create(trainer, spec())
+    done = await watch(trainer, job.name)
+    assert done[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await trainer.stub.CancelJob(pb.CancelJobRequest(name=job.name))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    worker = trainer.executor.started[0]
+    worker.hold = "step-2"
+    other = await create(trainer, spec(), job_id="other")
+    async with asyncio.timeout(20):
+        await worker.held.wait()
+    await trainer.stub.CancelJob(pb.CancelJobRequest(name=other.name))
+    events = await watch(trainer, other.name)
+    assert events[-1].state_changed.state == job_pb2.JOB_STATE_CANCELLED
+
+
+async def test_serving_says_what_a_job_may_ask_for(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
+    assert list(info.ranks) == [rank for rank in RANKS if rank <= 64]
+    assert info.base_models[0].digest == BASE.digest
+    profile = ServingProfile(
+        profile="default",
+        base_model="base",
+        base_model_digest=BASE.digest,
+        chat_template_digest=BASE.chat_template_digest,
+        max_model_len=512,
+        max_lora_rank=16,
+        adapter_slots=8,
+        dtype="bfloat16",
+    )
+    await write_profile(trainer.store, profile)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(lora={"rank": 32}))
+    assert violation(caught.value)[1] == "32 is not one of [8, 16]"
+    other = profile.model_copy(update={"base_model_digest": f"sha256:{'9' * 64}"})
+    await write_profile(trainer.store, other)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec())
+    assert reason_of(caught.value) == "BASE_MISMATCH"

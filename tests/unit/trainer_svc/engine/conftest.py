@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer_svc.engine.bank import AdapterBank
+from trainer_svc.engine.base import Base, load_base
+
+from .tiny import make_base
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    torch.set_num_threads(1)
+    return load_base(str(make_base(tmp_path_factory.mktemp("base") / "tiny")), "cpu")
+
+
+@pytest.fixture
+def bank(base: Base) -> AdapterBank:
+    return AdapterBank(base)
+
+
+@pytest.fixture
+def store_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
