@@ -24,6 +24,4 @@ def checkpoint_prefix(job: JobName, step: int) -> str:
 async def delete_checkpoints(store: ObjectStore, job: JobName) -> None:
     """Delete every checkpoint of a job that has ended; StoreUnavailable if the store is down."""
     for folder in await store.folders(checkpoints_prefix(job)):
-        await delete_folder(
-            store, f"{checkpoints_prefix(job)}/{folder}", first=CHECKPOINT_MANIFEST
-        )
+        await delete_folder(store, f"{checkpoints_prefix(job)}/{folder}", first=CHECKPOINT_MANIFEST)

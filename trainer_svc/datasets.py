@@ -195,7 +195,7 @@ class _Spool:
         if format_ is not self._format:
             raise InvalidRecord(
                 self._line,
-                f"{format_} in a file whose first record is {self._format}; one file has one format",
+                f"{format_} in a file whose first record is {self._format}: one format a file",
                 reason="MIXED_FORMATS",
             )
         self._records += 1

@@ -223,7 +223,7 @@ class Dispatcher:
                     await insist(lambda: self._jobs.record(lease, evaluating))  # noqa: B023
                 case Trained():
                     version = await insist(lambda: self._publisher.allocate(lease, job))
-                    await worker.send(Upload(job=str(job.name), version=str(version)))
+                    await worker.send(Upload(job=str(job.name), version=version.version))
                 case Uploaded(manifest=manifest):
                     await self._publish(lease, job, manifest)
                     return

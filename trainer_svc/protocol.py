@@ -79,7 +79,7 @@ class Start(Record):
 
 
 class Upload(Record):
-    """Upload the trained adapter's files as this version, all but the manifest."""
+    """Upload the trained adapter's files, all but the manifest, as the version with this id."""
 
     kind: Literal["upload"] = "upload"
     job: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import structlog
@@ -12,6 +14,7 @@ from tailorbird.names import JobName, VersionName, version_id
 from tailorbird.object_store import ObjectStore, delete_folder
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from trainer_svc.backoff import insist
+from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.jobs import Job, JobState, PromotionPolicy
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.publication import Publication, publish
@@ -62,11 +65,11 @@ class Publisher:
             promoted=outcome.promoted,
             route_generation=outcome.route_generation,
         )
-        await self._forget(_checkpoints(lease.job))
+        await self._forget_checkpoints(lease.job)
 
     async def discard(self, job: Job, version: VersionName | None) -> None:
         """Delete what a job that publishes nothing has left behind."""
-        await self._forget(_checkpoints(job.name))
+        await self._forget_checkpoints(job.name)
         if version is not None:
             await self._forget(str(version))
 
@@ -82,13 +85,20 @@ class Publisher:
             nonce=version.version,
         )
 
-    async def _forget(self, folder: str) -> None:
-        try:
-            await delete_folder(self._store, folder, first=MANIFEST)
-        except StoreUnavailable as error:
-            # Nothing reads it any more; it only takes space.
-            _log.warning("left behind", folder=folder, error=error.message)
+    async def _forget(self, version: str) -> None:
+        """Delete what was uploaded of a version that will never exist."""
+        with _best_effort(version):
+            await delete_folder(self._store, version, first=MANIFEST)
+
+    async def _forget_checkpoints(self, job: JobName) -> None:
+        with _best_effort(f"{job}/checkpoints"):
+            await delete_checkpoints(self._store, job)
 
 
-def _checkpoints(job: JobName) -> str:
-    return f"{job}/checkpoints"
+@contextmanager
+def _best_effort(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        # Nothing reads it any more; it only takes space.
+        _log.warning("left behind", folder=folder, error=error.message)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -183,7 +183,7 @@ class TrainerClient:
 
     def watch_job(
         self, name: str, after_sequence: int = 0, *, patience: float = 300.0
-    ) -> Iterator[job_pb2.JobEvent]:
+    ) -> Generator[job_pb2.JobEvent, None, None]:
         """Yield a job's events, those of the past first, up to the one that ends it.
 
         A connection that breaks is made again after the last event seen, so that none is missed
@@ -251,10 +251,10 @@ class ServingClient:
 
     def stream_generate(
         self, request: serving.GenerateRequest, *, timeout: float | None = None
-    ) -> Iterator[serving.StreamGenerateResponse]:
+    ) -> Generator[serving.StreamGenerateResponse, None, None]:
         """Yield an answer as it comes; the last piece has a finish_reason.
 
-        Closing the iterator ends the generation.
+        Closing it ends the generation.
         """
         return self._connection.stream(
             self._inference.StreamGenerate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -86,8 +86,8 @@ class Connection:
         *,
         timeout: float | None = None,
         metadata: Metadata = (),
-    ) -> Iterator[Response]:
-        """Yield a call's responses; CallError if it fails. Closing the iterator ends the call."""
+    ) -> Generator[Response, None, None]:
+        """Yield a call's responses; CallError if it fails. Closing it ends the call."""
         call = method(request, timeout=timeout, metadata=self.metadata + metadata)
         try:
             with call_errors():

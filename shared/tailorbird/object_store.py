@@ -21,6 +21,7 @@ from obstore.store import ObjectStore as Backend
 from tailorbird.errors import Conflict, InvalidArgument, NotFound, StoreUnavailable
 
 _CHUNK_BYTES = 8 * 2**20
+_PARTS_AT_ONCE = 4
 
 
 class ObjectExists(Conflict):
@@ -114,7 +115,9 @@ class ObstoreStore:
     async def upload(self, key: str, path: Path) -> None:
         """See ObjectStore."""
         with _mapped(key):
-            await obstore.put_async(self._backend, key, path, chunk_size=_CHUNK_BYTES)
+            await obstore.put_async(
+                self._backend, key, path, chunk_size=_CHUNK_BYTES, max_concurrency=_PARTS_AT_ONCE
+            )
 
     async def delete(self, key: str) -> None:
         """See ObjectStore."""

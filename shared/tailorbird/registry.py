@@ -162,4 +162,3 @@ class AdapterRegistry:
 
 def _route_key(adapter: AdapterName, generation: int) -> str:
     return f"{adapter}/routes/{generation:012d}.json"
-

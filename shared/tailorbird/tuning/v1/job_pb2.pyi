@@ -174,7 +174,7 @@ class Hyperparameters(_message.Message):
     """
     batch_tokens: _builtins.int
     """Tokens per optimizer step, 64 to 1,048,576; a step packs whole records, and a longer record is a
-    step of its own. Unset: a sixteenth of an epoch, within 512 and 8192.
+    step of its own. Unset: a 48th of an epoch, within 512 and 8192.
     """
     max_sequence_length: _builtins.int
     """Records longer than this many tokens are dropped, and the report says which lines; 16 up to the

@@ -1,0 +1,50 @@
+"""python -m tests.acceptance.dying_trainer MOMENT: the real trainer, killed at an exact moment.
+
+The process sends itself SIGKILL where it could have met another's: nothing is flushed, nothing is
+closed, its workers find their sockets shut.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from tailorbird.registry import AdapterRegistry
+from trainer_svc.__main__ import main
+from trainer_svc.jobs import CheckpointSaved
+from trainer_svc.store import JobStore
+
+MOMENTS = ("checkpoint", "before-commit", "before-manifest", "before-route", "before-success")
+
+
+async def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_at(moment: str) -> None:
+    if moment == "checkpoint":
+        record = JobStore.record
+
+        async def record_and_die(self: JobStore, lease: Any, *payloads: Any) -> None:
+            await record(self, lease, *payloads)
+            if isinstance(payloads[0], CheckpointSaved):
+                await _die()
+
+        JobStore.record = record_and_die  # type: ignore[method-assign]
+    elif moment == "before-commit":
+        JobStore.commit = _die  # type: ignore[method-assign, assignment]
+    elif moment == "before-manifest":
+        AdapterRegistry.publish = _die  # type: ignore[method-assign, assignment]
+    elif moment == "before-route":
+        AdapterRegistry.append_route = _die  # type: ignore[method-assign, assignment]
+    elif moment == "before-success":
+        JobStore.succeed = _die  # type: ignore[method-assign, assignment]
+    else:
+        raise ValueError(moment)
+
+
+if __name__ == "__main__":
+    _die_at(sys.argv[1])
+    sys.exit(main())

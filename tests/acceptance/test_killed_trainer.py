@@ -1,0 +1,148 @@
+"""kill -9 of the real trainer at any moment of a job: exactly one version is published."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tailorbird.manifest import ADAPTER_WEIGHTS, AdapterManifest, file_entry
+from tailorbird.tuning.v1 import job_pb2
+from tailorbird.tuning.v1 import tuning_service_pb2 as pb
+from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
+from tests.acceptance.dying_trainer import MOMENTS
+from tests.acceptance.trainer_process import BASE, trainer
+
+ACME = "tenants/acme"
+
+
+def records(count: int) -> bytes:
+    rng = random.Random(7)
+    lines = []
+    for _ in range(count):
+        word = "".join(rng.choices("abcdefghijklmnop", k=6))
+        messages = [
+            {"role": "user", "content": f"Say {word}."},
+            {"role": "assistant", "content": f"{word}, with pleasure!"},
+        ]
+        lines.append(json.dumps({"messages": messages}))
+    return "\n".join(lines).encode()
+
+
+def start_job(address: str) -> str:
+    with grpc.insecure_channel(address) as channel:
+        stub = pb_grpc.TuningServiceStub(channel)
+        header = pb.UploadDatasetHeader(parent=ACME, dataset_id="chats")
+        messages = [
+            pb.UploadDatasetRequest(header=header),
+            pb.UploadDatasetRequest(chunk=records(60)),
+        ]
+        stub.UploadDataset(iter(messages))
+        spec = job_pb2.JobSpec(
+            training_dataset=f"{ACME}/datasets/chats",
+            adapter=f"{ACME}/adapters/voice",
+            validation_fraction=0.1,
+            lora=job_pb2.LoraConfig(rank=8),
+            hyperparameters=job_pb2.Hyperparameters(
+                epochs=3, batch_tokens=256, checkpoint_interval=5
+            ),
+        )
+        request = pb.CreateJobRequest(parent=ACME, job=job_pb2.Job(spec=spec), request_id="once")
+        return stub.CreateJob(request).job.name
+
+
+def watch(address: str, name: str) -> list[job_pb2.JobEvent]:
+    """Return the job's events until its end, or until the trainer is gone."""
+    events = []
+    with grpc.insecure_channel(address) as channel:
+        stream = pb_grpc.TuningServiceStub(channel).WatchJob(pb.WatchJobRequest(name=name))
+        try:
+            for response in stream:
+                events.append(response.event)  # noqa: PERF401 - what came before the end counts
+        except grpc.RpcError:
+            pass
+    return events
+
+
+def published(store: Path) -> list[Path]:
+    return sorted(store.glob(f"{ACME}/adapters/voice/versions/*/manifest.json"))
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_trainer_publishes_exactly_one_version(tmp_path: Path, moment: str) -> None:
+    data_dir, store = tmp_path / "data", tmp_path / "data" / "store"
+    with trainer(data_dir, "tests.acceptance.dying_trainer", moment) as (process, address):
+        name = start_job(address)
+        watch(address, name)
+        assert process.wait(timeout=120) == -signal.SIGKILL
+    with trainer(data_dir, "trainer_svc") as (process, address):
+        events = watch(address, name)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
+    resumed = [e.resumed for e in events if e.HasField("resumed")]
+    if moment == "checkpoint":
+        assert resumed[0].resumed_from_step >= 5
+    (manifest_path,) = published(store)
+    manifest = AdapterManifest.from_json(manifest_path.read_bytes())
+    (done,) = (e.published for e in events if e.HasField("published"))
+    assert (done.version, done.promoted, done.route_generation) == (manifest.version, True, 1)
+    weights = manifest_path.parent / ADAPTER_WEIGHTS
+    assert file_entry(weights) == manifest.files[ADAPTER_WEIGHTS]
+    assert len(list(store.glob(f"{ACME}/adapters/voice/routes/*"))) == 1
+    assert len(list(store.glob(f"{ACME}/adapters/voice/versions/*"))) == 1
+    assert not list(store.glob(f"{ACME}/jobs/*/checkpoints/**/*.*"))
+
+
+def test_a_second_trainer_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    with trainer(tmp_path / "data", "trainer_svc"):
+        environment = {
+            **os.environ,
+            "TAILORBIRD_DATA_DIR": str(tmp_path / "data"),
+            "TAILORBIRD_BASE_MODEL": str(BASE),
+        }
+        second = subprocess.run(
+            [sys.executable, "-m", "trainer_svc"],
+            env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert second.returncode == 1
+    assert "DATA_DIR_LOCKED" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"TAILORBIRD_HOST": "0.0.0.0"}, "not a loopback address: set TAILORBIRD_TOKENS_FILE"),
+        ({"TAILORBIRD_WORKERS": "0"}, "TAILORBIRD_WORKERS: Input should be greater than"),
+        ({"TAILORBIRD_BASE_MODEL": ""}, "TAILORBIRD_BASE_MODEL: Field required"),
+        ({"TAILORBIRD_BASE_MODEL": "/nowhere"}, "neither a folder nor a model"),
+        ({"TAILORBIRD_OBJECT_STORE": "ftp://x"}, "not a file, s3, gs or az URL"),
+        ({"TAILORBIRD_TOKENS_FILE": "/nowhere"}, "/nowhere"),
+        ({"TAILORBIRD_DATABASE_URL": "nonsense"}, "database_url: cannot be used"),
+    ],
+)
+def test_wrong_settings_end_the_start_with_a_clear_error(
+    tmp_path: Path, change: dict[str, str], text: str
+) -> None:
+    environment = {
+        **os.environ,
+        "TAILORBIRD_DATA_DIR": str(tmp_path / "data"),
+        "TAILORBIRD_BASE_MODEL": str(BASE),
+        "HF_HUB_OFFLINE": "1",
+        **change,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer_svc"],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode in {1, 2}
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
