@@ -55,16 +55,13 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def describe(error: TailorbirdError) -> str:
-    """Say in one line what failed: the code, the reason, the field if there is one, the message."""
-    words = ["error:"]
-    if isinstance(error, CallError):
-        words.append(error.code.name)
-        if error.reason != error.code.name:
-            words.append(error.reason)
-        message = _complaint(error)
-    else:
-        message = error.message
-    return " ".join([*words, " ".join(message.split())])
+    """Say what failed; of a call in one line: the code, the reason, the field, the message."""
+    if not isinstance(error, CallError):
+        return f"error: {error.message}"
+    words = ["error:", error.code.name]
+    if error.reason != error.code.name:
+        words.append(error.reason)
+    return " ".join([*words, *_complaint(error).split()])
 
 
 def _complaint(error: CallError) -> str:

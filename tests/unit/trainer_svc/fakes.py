@@ -74,8 +74,9 @@ class ScriptedWorker:
             case Start(assignment=assignment):
                 await self._train(assignment)
             case Upload(job=job, version=version):
-                await self.store.create(f"{version}/adapter_config.json", b"{}")
-                self._say("upload", Uploaded(job=job, manifest=make_manifest(version)))
+                name = f"{self.assignment.adapter}/versions/{version}"
+                await self.store.create(f"{name}/adapter_config.json", b"{}")
+                self._say("upload", Uploaded(job=job, manifest=make_manifest(name)))
             case Cancel(job=job):
                 self._say("", Cancelled(job=job))
             case Suspend(job=job):

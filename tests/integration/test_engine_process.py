@@ -1,0 +1,255 @@
+"""A worker process, its socket, a real tiny Llama and a real file store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tailorbird.manifest import MODEL_CARD, PROBES, Probes, file_entry
+from trainer_svc.jobs import (
+    CheckpointSaved,
+    Evaluation,
+    Hyperparameters,
+    LoraSpec,
+    Prepared,
+    Resumed,
+    StepProgress,
+)
+from trainer_svc.protocol import (
+    Assignment,
+    Cancel,
+    Cancelled,
+    Evaluating,
+    Failed,
+    Start,
+    Suspend,
+    Suspended,
+    Trained,
+    Upload,
+    Uploaded,
+)
+
+from ..unit.trainer_svc.engine.tiny import assignment, chats, dataset_ref, jsonl, make_base
+from .engine_process import WorkerProcess
+
+DATA = jsonl(chats(20))
+ADAPTER = Path("tenants/acme/adapters/support/versions")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base") / "tiny", torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def store(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    ref = dataset_ref(DATA)
+    (folder / ref.key).parent.mkdir(parents=True)
+    (folder / ref.key).write_bytes(DATA)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worker(
+    base: Path, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    with WorkerProcess(base, store, tmp_path_factory.mktemp("scratch")) as process:
+        yield process.ready()
+
+
+def upload(worker: WorkerProcess, job: str, version: str) -> Uploaded:
+    worker.send(Upload(job=job, version=version))
+    return worker.until(Uploaded)[1]
+
+
+def test_a_job_from_start_to_uploaded(worker: WorkerProcess, base: Path, store: Path) -> None:
+    job = assignment(DATA, "whole")
+    worker.send(Start(assignment=job))
+    before, prepared = worker.until(Prepared)
+    assert before == []
+    assert (prepared.training.kept, prepared.validation and prepared.validation.kept) == (16, 4)
+    assert None not in prepared.hyperparameters.model_dump().values()
+    events, _ = worker.until(Evaluating)
+    steps = [event for event in events if isinstance(event, StepProgress)]
+    assert [step.step for step in steps] == list(range(1, prepared.total_steps + 1))
+    assert steps[-1].epoch == 2.0
+    assert [e.step for e in events if isinstance(e, CheckpointSaved)][-1] == prepared.total_steps
+    final, _ = worker.until(Trained)
+    first = next(event for event in events if isinstance(event, Evaluation))
+    (last,) = final
+    assert isinstance(last, Evaluation)
+    assert first.step == 0
+    assert last.validation_loss < first.validation_loss
+
+    version = "20261120T153000-whole-1"
+    manifest = upload(worker, job.job, version).manifest
+    folder = store / ADAPTER / version
+    assert {path.name for path in folder.iterdir()} == set(manifest.files)
+    assert all(file_entry(folder / name) == entry for name, entry in manifest.files.items())
+    assert manifest.version == f"{job.adapter}/versions/{version}"
+    assert manifest.evaluation.validation_loss == last.validation_loss
+    assert manifest.evaluation.base_validation_loss == first.validation_loss
+    assert manifest.lineage.training_dataset_sha256 == job.training.sha256
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == manifest.tensors
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    assert "tiny-llama" in (folder / MODEL_CARD).read_text()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny-llama"
+    assert (config["inference_mode"], config["init_lora_weights"]) == (True, True)
+    _check_with_plain_peft(base, folder)
+
+
+def _check_with_plain_peft(base: Path, folder: Path) -> None:
+    from peft import PeftModel
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(model, folder)
+    probes = Probes.from_json((folder / PROBES).read_bytes())
+    assert 1 <= len(probes.sequences) <= 4
+    effects = []
+    for probe in probes.sequences:
+        ids = torch.tensor(probe.token_ids)
+        with torch.no_grad():
+            found = tuned(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
+            with tuned.disable_adapter():
+                plain = model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
+        for logprobs, expected in ((found, probe.adapter_logprobs), (plain, probe.base_logprobs)):
+            of_tokens = logprobs[:-1].gather(1, ids[1:, None]).squeeze(1)
+            torch.testing.assert_close(of_tokens, torch.tensor(expected), atol=1e-4, rtol=0)
+        effects.append(
+            max(
+                abs(a - b) for a, b in zip(probe.adapter_logprobs, probe.base_logprobs, strict=True)
+            )
+        )
+    assert max(effects) > 0.02
+
+
+def test_a_cancelled_job_leaves_nothing_and_the_next_one_works(worker: WorkerProcess) -> None:
+    long = assignment(DATA, "cancelled", hyperparameters=Hyperparameters(epochs=500))
+    worker.send(Start(assignment=long))
+    worker.until(StepProgress)
+    worker.send(Cancel(job=long.job))
+    worker.until(Cancelled)
+    worker.send(Cancel(job=long.job))
+    job = assignment(DATA, "after-cancelled")
+    worker.send(Start(assignment=job))
+    worker.until(Trained)
+    worker.send(Cancel(job=job.job))
+    worker.until(Cancelled)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_suspended_job_ends_with_the_same_weights(
+    worker: WorkerProcess, store: Path, dropout: float
+) -> None:
+    name = f"dropout-{dropout > 0}".lower()
+    weights = []
+    for suspended in (False, True):
+        job = assignment(
+            DATA,
+            f"suspended-{name}-{suspended}".lower(),
+            lora=LoraSpec(rank=8, alpha=16.0, dropout=dropout),
+        )
+        if suspended:
+            _suspend_once(worker, job)
+            job = job.model_copy(update={"lease_epoch": 2})
+        worker.send(Start(assignment=job))
+        events, _ = worker.until(Trained)
+        assert any(isinstance(event, Resumed) for event in events) is suspended
+        resumed = [event for event in events if isinstance(event, Resumed)]
+        assert all(event.resumed_from_step >= 3 for event in resumed)
+        version = f"20261120T153000-{name}-{1 + suspended}"
+        upload(worker, job.job, version)
+        weights.append((store / ADAPTER / version / "adapter_model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def _suspend_once(worker: WorkerProcess, job: Assignment) -> None:
+    worker.send(Start(assignment=job))
+    while worker.until(StepProgress)[1].step < 3:
+        pass
+    worker.send(Suspend(job=job.job))
+    worker.until(Suspended)
+
+
+def test_a_second_lease_without_checkpoint_begins_anew(worker: WorkerProcess) -> None:
+    job = assignment(DATA, "second-lease", lease_epoch=2, validation_fraction=None)
+    worker.send(Start(assignment=job))
+    _, resumed = worker.until(Resumed)
+    assert (resumed.resumed_from_step, resumed.lease_epoch) == (0, 2)
+    events, _ = worker.until(Trained)
+    assert not [event for event in events if isinstance(event, Evaluation)]
+    worker.send(Suspend(job=job.job))
+    worker.until(Suspended)
+    worker.send(Start(assignment=job))
+    _, resumed = worker.until(Resumed)
+    events, _ = worker.until(Trained)
+    assert resumed.resumed_from_step > 0
+    assert not [event for event in events if isinstance(event, StepProgress)]
+    worker.send(Cancel(job=job.job))
+    worker.until(Cancelled)
+
+
+def test_failures_are_typed_and_the_worker_lives_on(worker: WorkerProcess) -> None:
+    corrupt = assignment(DATA + b"\n", "corrupt")
+    missing = assignment(DATA, "missing", validation=dataset_ref(DATA, "nowhere"))
+    target = assignment(DATA, "target", lora=LoraSpec(target_modules=("c_attn",)))
+    short = assignment(DATA, "short", hyperparameters=Hyperparameters(max_sequence_length=16))
+    rank = assignment(DATA, "rank", lora=LoraSpec(rank=0))
+    reasons = []
+    for job in (corrupt, missing, target, short, rank):
+        worker.send(Start(assignment=job))
+        _, failed = worker.until(Failed)
+        assert (failed.job, failed.retryable) == (job.job, False)
+        reasons.append(failed.error.reason)
+    assert reasons == [
+        "DATASET_CORRUPT",
+        "DATASET_NOT_FOUND",
+        "UNKNOWN_TARGET_MODULE",
+        "NO_TRAINABLE_RECORDS",
+        "INTERNAL",
+    ]
+    assert failed.error.message == (
+        f"ValueError in the worker; correlation id {failed.error.metadata['correlation_id']}"
+    )
+    job = assignment(DATA, "after-failures")
+    worker.send(Start(assignment=job))
+    worker.until(Trained)
+    worker.send(Cancel(job=job.job))
+    worker.until(Cancelled)
+
+
+def test_a_store_that_fails_at_the_upload_is_worth_another_try(
+    worker: WorkerProcess, store: Path
+) -> None:
+    job = assignment(DATA, "upload")
+    worker.send(Start(assignment=job))
+    worker.until(Trained)
+    version = "20261120T153000-upload-{}"
+    (store / ADAPTER / version.format(1)).write_text("a file where a folder should be")
+    worker.send(Upload(job=job.job, version=version.format(1)))
+    _, failed = worker.until(Failed)
+    assert (failed.error.reason, failed.retryable) == ("STORE_UNAVAILABLE", True)
+    worker.send(Start(assignment=job.model_copy(update={"lease_epoch": 2})))
+    events, _ = worker.until(Trained)
+    assert not [event for event in events if isinstance(event, StepProgress)]
+    upload(worker, job.job, version.format(2))
+
+
+def test_the_worker_dies_with_its_parent_in_the_middle_of_a_run(
+    worker: WorkerProcess,
+) -> None:
+    """The last test of this file: a start takes seconds, so the shared worker is the one to die."""
+    long = assignment(DATA, "orphan", hyperparameters=Hyperparameters(epochs=1000))
+    worker.send(Start(assignment=long))
+    worker.until(StepProgress)
+    worker.close()
+    assert worker.process.wait(timeout=10) == 0

@@ -1,0 +1,61 @@
+"""What is known of a job after each of its events."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from tailorbird.cli.watch import JobBars, JobView, outcome
+from tailorbird.rpc.status import stored_status
+from tailorbird.tuning.v1 import job_pb2
+from tests.integration.scripted_services import VERSIONS, a_job_that_succeeds, event, state
+
+
+def _follow(events: list[job_pb2.JobEvent]) -> tuple[JobView, str]:
+    console = Console(file=io.StringIO(), width=200)
+    with JobBars(console) as bars:
+        view = bars.follow("acme", events)
+    assert isinstance(console.file, io.StringIO)
+    return view, console.file.getvalue()
+
+
+def test_events_add_up() -> None:
+    view, _ = _follow(a_job_that_succeeds())
+    assert view.succeeded
+    assert (view.step, view.total_steps) == (4, 4)
+    assert view.validation_loss == 0.25
+    assert view.version == VERSIONS[0]
+    assert outcome(view) == "published 20261122T100000-job-1, promoted"
+
+
+def test_lines_tell_of_states_warnings_and_resumptions() -> None:
+    warning = job_pb2.JobEvent.Warning(reason="LEAKAGE", message="3 records are in both")
+    _, text = _follow(
+        [
+            state(1, job_pb2.JOB_STATE_RUNNING),
+            event(2, warning=warning),
+            event(3, resumed=job_pb2.JobEvent.Resumed(resumed_from_step=2, lease_epoch=2)),
+            state(4, job_pb2.JOB_STATE_CANCELLED),
+        ]
+    )
+    assert [line.split()[1] for line in text.splitlines()] == [
+        "running",
+        "warning:",
+        "goes",
+        "cancelled",
+    ]
+    assert "goes on from step 2" in text
+
+
+def test_a_failure_says_why() -> None:
+    error = stored_status("BASE_UNKNOWN", "no such base", {})
+    view, _ = _follow([state(1, job_pb2.JOB_STATE_FAILED, error=error)])
+    assert not view.succeeded
+    assert outcome(view) == "failed: BASE_UNKNOWN: no such base"
+
+
+def test_events_that_stop_early_are_no_success() -> None:
+    view, _ = _follow(a_job_that_succeeds()[:3])
+    assert not view.succeeded
+    assert "while it was running" in outcome(view)

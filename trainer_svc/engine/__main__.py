@@ -1,0 +1,95 @@
+"""`python -m trainer_svc.engine <fd>`: one worker process on an inherited socket.
+
+The reader starts before anything heavy is imported, so that the process never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import BinaryIO
+
+from tailorbird.object_store import open_store
+from tailorbird.telemetry import configure_logging
+from trainer_svc.jobs import Record
+from trainer_svc.protocol import (
+    COMMAND,
+    Cancel,
+    Ready,
+    Start,
+    Suspend,
+    Upload,
+    WorkerSettings,
+    encode,
+)
+
+
+class Channel:
+    """The socket to the service: commands come in by a thread, reports go out.
+
+    The process exits at once when the other end closes, whatever it is doing.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines: BinaryIO = connection.makefile("rb")
+        self.settings = WorkerSettings.model_validate_json(self._lines.readline() or _gone())
+        self.inbox: SimpleQueue[Start | Upload | Cancel | Suspend] = SimpleQueue()
+        Thread(target=self._read, name="commands", daemon=True).start()
+
+    def send(self, message: Record) -> None:
+        """Write one report."""
+        try:
+            self._connection.sendall(encode(message))
+        except OSError:
+            _gone()
+
+    def _read(self) -> None:
+        try:
+            for line in self._lines:
+                self.inbox.put(COMMAND.validate_json(line))
+        except (OSError, ValueError) as error:
+            sys.stderr.write(f"worker: the command socket is broken: {type(error).__name__}\n")
+        _gone()
+
+
+def _gone() -> bytes:
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def main(fd: int) -> None:
+    """Load the base, say Ready, and serve until the socket closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=fd))
+    settings = channel.settings
+    configure_logging("json", "INFO")
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from trainer_svc.engine.bank import AdapterBank
+    from trainer_svc.engine.base import load_base
+    from trainer_svc.engine.worker import Worker
+
+    disable_progress_bar()
+    torch.set_num_threads(settings.threads)
+    torch.set_num_interop_threads(1)
+    Path(settings.scratch_dir).mkdir(parents=True, exist_ok=True)
+    base = load_base(settings.base_model_path, settings.device)
+    with asyncio.Runner() as runner:
+        store = open_store(settings.object_store)
+        worker = Worker(settings, AdapterBank(base), store, runner, channel.inbox, channel.send)
+        channel.send(Ready(device=settings.device, dtype=str(base.dtype).removeprefix("torch.")))
+        worker.serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

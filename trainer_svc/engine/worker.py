@@ -1,0 +1,217 @@
+"""One job after another, from its assignment to its uploaded files."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+import structlog
+
+from tailorbird.errors import NotFound, TailorbirdError, Unavailable
+from tailorbird.names import AdapterName, JobName
+from tailorbird.object_store import ObjectStore
+from trainer_svc.engine.bank import AdapterBank
+from trainer_svc.engine.checkpoint import Checkpoints
+from trainer_svc.engine.data import Example, read_examples, split
+from trainer_svc.engine.hyperparameters import resolve, sequence_limit
+from trainer_svc.engine.loop import Ending, Member, StepLoop, evaluate
+from trainer_svc.engine.package import Package, build_package, describe, upload
+from trainer_svc.engine.run import Run
+from trainer_svc.jobs import DataReport, EventPayload, JobError, Prepared, Record, Resumed
+from trainer_svc.protocol import (
+    Assignment,
+    Cancel,
+    Cancelled,
+    DatasetRef,
+    Evaluating,
+    Failed,
+    Reported,
+    Start,
+    Suspend,
+    Suspended,
+    Trained,
+    Upload,
+    Uploaded,
+    WorkerSettings,
+)
+
+AnyCommand = Start | Upload | Cancel | Suspend
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Takes commands from `inbox` and answers with `send`; see `trainer_svc.protocol`."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        bank: AdapterBank,
+        store: ObjectStore,
+        runner: asyncio.Runner,
+        inbox: SimpleQueue[AnyCommand],
+        send: Callable[[Record], None],
+    ) -> None:
+        self._settings = settings
+        self._bank = bank
+        self._store = store
+        self._runner = runner
+        self._inbox = inbox
+        self._send = send
+        self._scratch = Path(settings.scratch_dir)
+
+    def serve(self) -> None:
+        """Take one job after another, for ever."""
+        while True:
+            command = self._inbox.get()
+            if isinstance(command, Start):
+                self._job(command.assignment)
+            else:
+                log.info("too late", command=command.kind, job=command.job)
+
+    def _job(self, assignment: Assignment) -> None:
+        job = assignment.job
+        try:
+            self._clear_scratch()
+            self._work(assignment)
+        except TailorbirdError as error:
+            log.warning("job failed", job=job, reason=error.reason, error=error.message)
+            failure = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
+            self._send(Failed(job=job, error=failure, retryable=isinstance(error, Unavailable)))
+        except Exception as error:
+            self._send(Failed(job=job, error=_internal(error, job)))
+        finally:
+            self._bank.detach(job)
+            self._clear_scratch()
+
+    def _work(self, assignment: Assignment) -> None:
+        job = assignment.job
+        run = self._prepare(assignment)
+        checkpoints = Checkpoints(
+            self._store, self._runner, JobName.parse(job), assignment.spec_sha256
+        )
+        if checkpoints.restore(run) or assignment.lease_epoch > 1:
+            self._report(
+                job,
+                Resumed(resumed_from_step=run.state.step, lease_epoch=assignment.lease_epoch),
+            )
+        loop = StepLoop(self._bank, self._interruption, self._settings.progress_interval)
+        member = Member(run, checkpoints, lambda event: self._report(job, event))
+        ending = loop.train([member])[job]
+        if ending is Ending.FINISHED:
+            self._finish(assignment, run)
+        else:
+            self._leave(job, ending)
+
+    def _prepare(self, assignment: Assignment) -> Run:
+        """Attach the adapter, read the data, make every choice, and report them."""
+        base, asked = self._bank.base, assignment.hyperparameters
+        seed = asked.seed or 0
+        adapter = self._bank.attach(assignment.job, assignment.lora, seed=seed)
+        limit = sequence_limit(asked.max_sequence_length, base.context)
+        training, training_report = self._read(assignment.training, limit)
+        validation: list[Example] = []
+        validation_report: DataReport | None = None
+        if assignment.validation is not None:
+            validation, validation_report = self._read(assignment.validation, limit)
+        elif assignment.validation_fraction is not None:
+            training, validation, training_report, validation_report = split(
+                training, training_report, assignment.validation_fraction, seed
+            )
+        hyperparameters, plan = resolve(
+            asked,
+            [len(example.token_ids) for example in training],
+            hidden_size=base.hidden_size,
+            context=base.context,
+        )
+        self._report(
+            assignment.job,
+            Prepared(
+                training=training_report,
+                validation=validation_report,
+                hyperparameters=hyperparameters,
+                total_steps=plan.total_steps,
+                trainable_parameters=adapter.size,
+            ),
+        )
+        return Run(assignment.job, adapter, hyperparameters, plan, training, validation)
+
+    def _read(self, ref: DatasetRef, limit: int) -> tuple[list[Example], DataReport]:
+        path = self._scratch / "dataset.jsonl"
+        try:
+            self._runner.run(self._store.download(ref.key, path))
+        except NotFound as error:
+            raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
+        try:
+            return read_examples(path, ref, self._bank.base.tokenizer, limit)
+        finally:
+            path.unlink()
+
+    def _finish(self, assignment: Assignment, run: Run) -> None:
+        """Judge and package the trained adapter, then wait for its version and upload it."""
+        job = assignment.job
+        self._send(Evaluating(job=job))
+        evaluate(self._bank, run, lambda event: self._report(job, event))
+        package = build_package(
+            self._scratch / "package",
+            self._bank,
+            run,
+            run.validation or run.training,
+            assignment,
+            self._settings,
+        )
+        self._bank.detach(job)
+        self._send(Trained(job=job))
+        command = self._next_command(job)
+        if isinstance(command, Upload):
+            self._upload(assignment, package, command.version)
+        else:
+            self._leave(job, _ending(command))
+
+    def _upload(self, assignment: Assignment, package: Package, version: str) -> None:
+        name = AdapterName.parse(assignment.adapter).version(version)
+        self._runner.run(upload(self._store, package, name))
+        manifest = describe(package, name, assignment, self._settings)
+        self._send(Uploaded(job=assignment.job, manifest=manifest))
+
+    def _leave(self, job: str, ending: Ending) -> None:
+        self._send(Cancelled(job=job) if ending is Ending.CANCELLED else Suspended(job=job))
+
+    def _interruption(self, job: str) -> Ending | None:
+        if self._inbox.empty():
+            return None
+        command = self._next_command(job)
+        return None if isinstance(command, Upload) else _ending(command)
+
+    def _next_command(self, job: str) -> Upload | Cancel | Suspend:
+        """Wait for a command to this job; one to another job came too late."""
+        while True:
+            command = self._inbox.get()
+            if not isinstance(command, Start) and command.job == job:
+                return command
+            log.info("ignored", command=command.kind)
+
+    def _report(self, job: str, event: EventPayload) -> None:
+        self._send(Reported(job=job, event=event))
+
+    def _clear_scratch(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+
+
+def _ending(command: Cancel | Suspend) -> Ending:
+    return Ending.CANCELLED if isinstance(command, Cancel) else Ending.SUSPENDED
+
+
+def _internal(error: Exception, job: str) -> JobError:
+    correlation_id = uuid.uuid4().hex
+    log.error("job failed", job=job, correlation_id=correlation_id, exc_info=error)
+    return JobError(
+        reason="INTERNAL",
+        message=f"{type(error).__name__} in the worker; correlation id {correlation_id}",
+        metadata={"correlation_id": correlation_id},
+    )
