@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,10 @@ def _digest(path: Path, cache: Path) -> str:
         key=lambda file: file.name,
     )
     memo_path = cache / "base-digests.json"
-    memo: dict[str, str] = _read_json(memo_path) if memo_path.is_file() else {}
+    memo: dict[str, str] = {}
+    if memo_path.is_file():
+        with suppress(InvalidArgument):  # broken, it is only made anew
+            memo = _read_json(memo_path)
     lines = []
     for file in files:
         stat = file.stat()
@@ -105,7 +110,7 @@ def _digest(path: Path, cache: Path) -> str:
         memo[key] = memo.get(key) or file_entry(file).sha256
         lines.append(f"{file.name} {memo[key]}\n")
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = memo_path.with_suffix(f".{id(memo):x}.tmp")
+    scratch = memo_path.with_suffix(f".{os.getpid()}.tmp")
     scratch.write_text(json.dumps(memo))
     scratch.replace(memo_path)
     return _sha256("".join(lines).encode())
