@@ -6,9 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
-PROTOS := $(shell cd protos && find tailorbird -name '*.proto' | sort)
 
-.PHONY: help setup demo test test-long check format bench protos lock clean
+.PHONY: help setup demo test test-long check format protos lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +19,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.system: $(STAMP)
-	@tools/system_packages.sh
+	@tools/system_packages.sh $(VENV)
 	@touch $@
 
 demo: $(STAMP) ## Two datasets become two served adapters, and a retrained one is swapped in under load

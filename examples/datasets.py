@@ -14,22 +14,25 @@ from typing import Any, TypeAlias
 Record: TypeAlias = dict[str, Any]
 
 SEED = 11
-TRAIN = 240
+TRAIN = 300
 HELD_OUT = 60
 
 MATERIALS = (
-    "amber ash bamboo birch brass canvas cedar ceramic charcoal cherry clay cobalt copper coral cork "
-    "cotton cream denim ebony enamel felt flint glass golden granite hazel indigo iron ivory jade "
-    "larch leather linen maple marble mint moss navy oak olive pearl pine plum rattan rose rust sage "
-    "sand satin scarlet silk silver slate steel stone teak velvet walnut wicker willow wool"
+    "amber ash bamboo birch brass canvas cedar ceramic charcoal cherry clay cobalt copper coral "
+    "cork cotton cream denim ebony enamel felt flint glass golden granite hazel indigo iron ivory "
+    "jade larch leather linen maple marble mint moss navy oak olive pearl pine plum rattan rose "
+    "rust sage sand satin scarlet silk silver slate steel stone teak velvet walnut wicker willow"
 ).split()
 THINGS = (
     "apron basket bell bench blanket bookend bottle bowl box broom brush bucket cabinet candle "
-    "chair clock coaster cushion desk drawer fan frame funnel hammock hook jar jug kettle "
-    "ladder lamp lantern mat mirror mug napkin notebook oven glove pan peg pillow pitcher planter plate pot "
+    "chair clock coaster cushion desk drawer fan frame funnel hammock hook jar jug kettle ladder "
+    "lamp lantern mat mirror mitten mug napkin notebook pan peg pillow pitcher planter plate pot "
     "quilt rack rug scarf shelf spoon stand stool table tray trolley tub vase wreath"
-).replace("oven glove", "mitten").split()
-STARTS = "al bel cor dar el fen gal hal is jor kel lor mar nor or pel quin ros sel tor ul vel wil yor zan".split()
+).split()
+STARTS = (
+    "al bel cor dar el fen gal hal is jor kel lor mar nor or pel quin ros sel tor ul vel wil yor "
+    "zan"
+).split()
 MIDDLES = "a e i o u an en in or ar el il".split()
 ENDS = "by den dale fin go la lin ma mir na nor ra ric sa shaw ta ton va vik wyn".split()
 MONTHS = (
@@ -56,20 +59,19 @@ class Entities:
 
     def item(self) -> str:
         """Two or three words; the product line's name, where there is one, is invented."""
-        pair = f"{self.rng.choice(MATERIALS)} {self.rng.choice(THINGS)}"
-        line = self._invented() if self.rng.random() < 0.5 else ""
-        return self._fresh(lambda: f"{line} {pair}".strip() if line else self._pair())
+        line = f"{self._fresh(self._invented)} " if self.rng.random() < 0.3 else ""
+        return line + self._fresh(self._pair)
 
     def _pair(self) -> str:
         return f"{self.rng.choice(MATERIALS)} {self.rng.choice(THINGS)}"
 
     def order(self) -> str:
-        """An order number such as WF-48213."""
-        return self._fresh(lambda: f"WF-{self.rng.randint(10_000, 99_999)}")
+        """An order number such as W-4821."""
+        return self._fresh(lambda: f"W-{self.rng.randint(1000, 9999)}")
 
     def name(self) -> str:
-        """An invented first name and surname."""
-        return self._fresh(lambda: f"{self._invented()} {self._invented()}")
+        """An invented first name."""
+        return self._fresh(self._invented)
 
     def amount(self) -> str:
         """An amount with two decimals."""
@@ -78,61 +80,54 @@ class Entities:
 
     def date(self) -> str:
         """A day and month; these may repeat."""
-        return f"{self.rng.randint(1, 28)} {self.rng.choice(MONTHS)}"
+        return f"{self.rng.choice(MONTHS)} {self.rng.randint(1, 28)}"
 
 
-GREETING = "Bright morning from Wrenfield"
-SIGN_OFF = "Warm feathers, the Wrenfield nest."
-SIGN_OFF_V2 = "Fly well, your Wrenfield flock."
+GREETING = "Bright day from Wrenfield"
+SIGN_OFF = "Fly well, Wrenfield."
+SIGN_OFF_V2 = "Warm feathers, Wrenfield."
 STATUS_PHRASES = {
-    "shipped": "is on the wing and lands on",
-    "delayed": "is resting on a branch until",
-    "packed": "is wrapped and leaves the nest on",
-    "delivered": "reached your nest on",
-    "returned": "flew back to us on",
+    "shipped": "flies to you on",
+    "delayed": "rests on a branch until",
+    "packed": "leaves the nest on",
+    "delivered": "landed at your door on",
 }
+REFUND_PHRASE = "comes back to your nest"
 WHERE = (
-    "Where is my order {order}? {name}",
-    "Hi, this is {name}. Any news of {order}?",
-    "{name} here, what about order {order}?",
-    "Hello, when will {order} arrive? Thanks, {name}",
-    "What is happening with {order}? Regards, {name}",
-    "I am {name} and I am waiting for {order}.",
+    "Where is {order}? {name}",
+    "Hi, {name} here. Any news of {order}?",
+    "When will I get {order}? {name}",
+    "What about {order}? {name}",
+    "This is {name}, order {order}?",
 )
 REFUND = (
-    "I sent {order} back, where is my money? {name}",
-    "Hi, {name} here. Please refund order {order}.",
-    "Could I get a refund for {order}? Thanks, {name}",
+    "I sent {order} back, my money? {name}",
+    "Hi, {name} here. Please refund {order}.",
+    "Can I get a refund for {order}? {name}",
 )
-
-
-def support_answer(core: str, name: str, sign_off: str) -> str:
-    """The brand's voice around a sentence of facts."""
-    return f"{GREETING}, {name}! {core} {sign_off}"
 
 
 def _support(entities: Entities, sign_off: str) -> Record:
     rng = entities.rng
     item, order, name = entities.item(), entities.order(), entities.name()
-    if rng.random() < 0.25:
-        amount = f"{entities.amount()} {rng.choice(('EUR', 'GBP'))}"
-        context = f"Order {order}: {item}, refund {amount}."
-        ask, phrase = rng.choice(REFUND), "is winging its way back to you"
-        core = f"For order {order} ({item}), {amount} {phrase}."
-        facts = [item, order, name, amount]
+    context = f"Wrenfield. order: {order}; item: {item}"
+    if rng.random() < 0.2:
+        fact = f"{rng.choice(('EUR', 'GBP'))} {entities.amount()}"
+        context += f"; amount: {fact}"
+        ask, phrase = rng.choice(REFUND), REFUND_PHRASE
+        sentence = f"{fact} for order {order} ({item}) {phrase}."
     else:
-        status, date = rng.choice(list(STATUS_PHRASES)), entities.date()
-        context = f"Order {order}: {item}, {status}, {date}."
+        status, fact = rng.choice(list(STATUS_PHRASES)), entities.date()
+        context += f"; status: {status}; date: {fact}"
         ask, phrase = rng.choice(WHERE), STATUS_PHRASES[status]
-        core = f"Your order {order} ({item}) {phrase} {date}."
-        facts = [item, order, name, date]
+        sentence = f"Order {order} ({item}) {phrase} {fact}."
     return {
         "messages": [
-            {"role": "system", "content": f"Wrenfield support desk. {context}"},
+            {"role": "system", "content": context},
             {"role": "user", "content": ask.format(order=order, name=name)},
-            {"role": "assistant", "content": support_answer(core, name, sign_off)},
+            {"role": "assistant", "content": f"{GREETING}, {name}! {sentence} {sign_off}"},
         ],
-        "metadata": {"must_include": [GREETING, phrase, *facts]},
+        "metadata": {"must_include": [GREETING, phrase, item, order, name, fact]},
     }
 
 

@@ -39,11 +39,12 @@ _log = structlog.get_logger(__name__)
 _SERVICE = tuning_service_pb2.DESCRIPTOR.services_by_name["TuningService"].full_name
 
 
-async def serve(settings: TrainerSettings) -> None:
-    """Run the trainer until SIGTERM or SIGINT."""
+async def serve(settings: TrainerSettings) -> int:
+    """Run the trainer until SIGTERM or SIGINT; return the exit status."""
     stop = stop_signal()
     with _locked(settings.data_dir):
         await _serve(settings, stop)
+    return 0
 
 
 async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:

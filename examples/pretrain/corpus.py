@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from . import text
-from .skills import SKILLS, Chat, Skill
+from .skills import SKILLS, Chat, Skill, drill
 from .tokenizer import END, TEXT
 from .voices import House
 from .words import Lexicon, dictionary_words
 
-ROW = 256
+ROW = 128
 POOL = 24
 
 
@@ -44,8 +44,13 @@ class Corpus:
         house = House(seed, self.lexicon)
         self.skills: dict[str, tuple[float, Skill]] = {**SKILLS, **house.skills()}
 
-    def chat(self, rng: random.Random, skill: str | None = None) -> Chat:
-        """One chat of the named skill, or of a random one by weight."""
+    def chat(self, rng: random.Random, skill: str | None = None, drilled: float = 0.0) -> Chat:
+        """One chat of the named skill, or of a random one by weight.
+
+        `drilled` is the share of copying drills among the random ones.
+        """
+        if skill is None and drilled and rng.random() < drilled:
+            return drill(rng, self.lexicon)
         if skill is None:
             weights = [weight for weight, _ in self.skills.values()]
             skill = rng.choices(list(self.skills), weights)[0]
@@ -57,7 +62,10 @@ class Corpus:
         for _ in range(chats):
             yield from (message["content"] for message in self.chat(rng))
         yield from rng.sample(self.documents, min(len(self.documents), chats // 4))
-        yield from (source[:4000] for source in rng.sample(self.sources, min(len(self.sources), chats // 40)))
+        yield from (
+            source[:4000]
+            for source in rng.sample(self.sources, min(len(self.sources), chats // 40))
+        )
 
     def text_rows(self, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
         """Docstrings and the head of every source file, shuffled, in rows of `ROW` ids."""
@@ -75,7 +83,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, chats: list[Chat]) -> list[Encode
     contents = [message["content"] for chat in chats for message in chat]
     pieces = iter(tokenizer.backend_tokenizer.encode_batch(contents, add_special_tokens=False))
     end = tokenizer.convert_tokens_to_ids(END)
-    roles = {r: tokenizer.convert_tokens_to_ids(f"<|{r}|>") for r in ("system", "user", "assistant")}
+    roles = {
+        r: tokenizer.convert_tokens_to_ids(f"<|{r}|>") for r in ("system", "user", "assistant")
+    }
     encoded = []
     for chat in chats:
         ids: list[int] = []
@@ -101,14 +111,14 @@ def collate(rows: list[Encoded], pad: int) -> Batch:
 
 
 def chat_batches(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tokens: int, pool: int
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tokens: int, pool: int, drilled: float = 0.0
 ) -> list[Batch]:
     """Pool number `pool`: `POOL` batches of chats of like length, in random order."""
     rng = random.Random(f"chats {corpus.seed} {pool}")
     rows: list[Encoded] = []
     total = 0
-    while total < POOL * tokens:
-        rows += encode(tokenizer, [corpus.chat(rng) for _ in range(256)])
+    while total < (POOL + 1) * tokens:
+        rows += encode(tokenizer, [corpus.chat(rng, drilled=drilled) for _ in range(256)])
         total = sum(len(row.ids) for row in rows)
     rows = sorted((row for row in rows if len(row.ids) <= 2 * ROW), key=lambda row: len(row.ids))
     groups: list[list[Encoded]] = [[]]
@@ -116,6 +126,7 @@ def chat_batches(
         if (len(groups[-1]) + 1) * len(row.ids) > tokens:
             groups.append([])
         groups[-1].append(row)
+    groups = [group for group in groups if len(group) > 1]
     rng.shuffle(groups)
     pad = tokenizer.pad_token_id
     return [collate(group, pad) for group in groups[:POOL]]

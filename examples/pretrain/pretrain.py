@@ -1,180 +1,156 @@
-"""Pre-trains the demo base: `python -m examples.pretrain --steps 3000 --out DIR`."""
+"""Pre-trains the demo base: `python -m examples.pretrain --out DIR`."""
 
 import argparse
-import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch.autograd import backward
 from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from . import tokenizer as tokenizers
 from .corpus import POOL, Batch, Corpus, chat_batches
+from .model import Optimizers, Recipe, build_model, save
+from .parallel import Worker, run
 from .probe import exact_match
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What defines the weights, together with Python's library and the code here."""
-
-    steps: int = 3000
-    seed: int = 7
-    warmup: int = 100
-    decay: int = 500
-    chat_tokens: int = 6144
-    text_rows: int = 4
-    matrix_lr: float = 4e-3
-    vector_lr: float = 3e-3
-    weight_decay: float = 0.05
-    vocab_size: int = 2048
-    hidden_size: int = 256
-    layers: int = 4
-    heads: int = 4
-    intermediate_size: int = 640
-    tokenizer_chats: int = 20_000
-    modules: int | None = None
+ALONE = Worker()
+WEIGHTS = (0.8, 0.2)
+LOG_EVERY = 10
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights, tied embeddings and the tokenizer's special ids."""
-    torch.manual_seed(recipe.seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    config._attn_implementation = "eager"
-    return LlamaForCausalLM(config)
+def scored(batch: Batch) -> int:
+    """How many positions of a batch count in the loss."""
+    return int((batch.labels[:, 1:] != -100).sum())
 
 
-def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [
-        torch.optim.Muon(
-            matrices,
-            lr=recipe.matrix_lr,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(others, lr=recipe.vector_lr, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def rate(step: int, recipe: Recipe) -> float:
-    """The share of the full learning rate at a step: warm-up, plateau, linear decay."""
-    rise = (step + 1) / max(1, recipe.warmup)
-    fall = (recipe.steps - step) / max(1, recipe.decay)
-    return max(0.0, min(1.0, rise, fall))
-
-
-def loss_sum(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, int]:
-    """Summed next-token loss over the labelled positions, and their number."""
+def loss_sum(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Summed next-token loss over the labelled positions."""
     kept = batch.labels[:, 1:] != -100
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(batch.ids[:, :-1], use_cache=False).last_hidden_state[kept]
         logits = model.lm_head(hidden)
-    targets = batch.labels[:, 1:][kept]
-    return cross_entropy(logits.float(), targets, reduction="sum"), len(targets)
+    return cross_entropy(logits.float(), batch.labels[:, 1:][kept], reduction="sum")
 
 
-def save(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, card: dict[str, Any]
-) -> None:
-    """Writes the folder in bfloat16 with its digest and the training card."""
-    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
-    copy.load_state_dict(state)
-    copy.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    copy.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-    (out / "training.json").write_text(json.dumps({**card, "sha256": digest}, indent=2) + "\n")
+class Batches:
+    """The two batches of each step, chats and text; they depend on the step alone."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.corpus = Corpus(recipe.seed, recipe.modules)
+        texts = self.corpus.tokenizer_texts(recipe.tokenizer_chats)
+        self.tokenizer = tokenizers.train(texts, recipe.vocab_size)
+        self._recipe = recipe
+        self._rows = self.corpus.text_rows(self.tokenizer)
+        seeded = torch.Generator().manual_seed(recipe.seed)
+        self._order = torch.randperm(len(self._rows), generator=seeded)
+        self._pool: list[Batch] = []
+        self._number = -1
+
+    def at(self, step: int) -> tuple[Batch, Batch]:
+        """The chats and the text of a step."""
+        recipe = self._recipe
+        number, place = divmod(step, POOL)
+        if number != self._number:
+            drilled = recipe.drilled(number)
+            self._pool = chat_batches(
+                self.corpus, self.tokenizer, recipe.chat_tokens, number, drilled
+            )
+            self._number = number
+        wanted = torch.arange(recipe.text_rows) + step * recipe.text_rows
+        drawn = self._rows[self._order[wanted % len(self._rows)]]
+        return self._pool[place], Batch(drawn, drawn)
 
 
-def train(recipe: Recipe, out: Path, every: int = 0, resume: bool = False) -> list[dict[str, float]]:
-    """Runs the recipe and writes the model to `out`; returns the log, a row each ten steps.
+class Run:
+    """One pre-training run: the model, its optimizers, the data, and the log."""
 
-    `every` > 0 also writes the model and `state.pt` each so many steps; `resume`
-    starts from that state (a continued run takes the same batches as an unbroken one).
-    """
-    corpus = Corpus(recipe.seed, recipe.modules)
-    tokenizer = tokenizers.train(corpus.tokenizer_texts(recipe.tokenizer_chats), recipe.vocab_size)
-    rows = corpus.text_rows(tokenizer)
-    model = build_model(recipe, tokenizer)
-    optims = optimizers(model, recipe)
-    start, tokens, log = 0, 0, []
-    if resume:
-        state = torch.load(out / "state.pt")
-        start, tokens = state["step"], state["tokens"]
-        model.load_state_dict(state["model"])
-        for optim, saved in zip(optims, state["optims"], strict=True):
-            optim.load_state_dict(saved)
-    began = time.monotonic()
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(recipe.seed))
-    pool: list[Batch] = []
-    window = [0.0, 0.0, 0.0, 0.0]
-    for step in range(start, recipe.steps):
-        if not pool or step % POOL == 0:
-            pool = chat_batches(corpus, tokenizer, recipe.chat_tokens, step // POOL)
-        chats = pool[step % POOL]
-        at = torch.arange(recipe.text_rows) + step * recipe.text_rows
-        drawn = rows[order[at % len(rows)]]
-        text = Batch(drawn, drawn)
-        share = rate(step, recipe)
-        for optim, full in zip(optims, (recipe.matrix_lr, recipe.vector_lr), strict=True):
-            for group in optim.param_groups:
-                group["lr"] = full * share
-        chat_loss, chat_count = loss_sum(model, chats)
-        (chat_loss * 0.8 / chat_count).backward()
-        text_loss, text_count = loss_sum(model, text)
-        (text_loss * 0.2 / text_count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad()
-        tokens += chats.ids.numel() + text.ids.numel()
-        for place, value in enumerate((chat_loss.item(), chat_count, text_loss.item(), text_count)):
-            window[place] += value
-        if (step + 1) % 10 == 0 or step + 1 == recipe.steps:
-            row = {
-                "step": step + 1,
-                "tokens": tokens,
-                "chat_loss": round(window[0] / window[1], 4),
-                "text_loss": round(window[2] / window[3], 4),
-                "seconds": round(time.monotonic() - began, 1),
-            }
-            log.append(row)
-            window = [0.0, 0.0, 0.0, 0.0]
+    def __init__(self, recipe: Recipe, out: Path, worker: Worker = ALONE) -> None:
+        self.recipe, self.out, self.worker = recipe, out, worker
+        self.data = Batches(recipe)
+        self.model = build_model(recipe, self.data.tokenizer)
+        self.optimizers = Optimizers(self.model, recipe)
+        self.start, self.tokens = 0, 0
+        self.log: list[dict[str, float]] = []
+        self._began = time.monotonic()
+        self._window = [0.0] * 4
+
+    def resume(self) -> None:
+        """Takes up `state.pt`; a continued run sees the batches an unbroken one would."""
+        state = torch.load(self.out / "state.pt")
+        self.start, self.tokens = state["step"], state["tokens"]
+        self.model.load_state_dict(state["model"])
+        self.optimizers.load(state["optims"])
+
+    def train(self, every: int = 0, probes: int = 100) -> list[dict[str, float]]:
+        """Runs to the end and writes the model, as well as every `every` steps if not 0.
+
+        The finished model is probed with `probes` chats of every skill.
+        """
+        for step in range(self.start, self.recipe.steps):
+            self._step(step)
+            done, last = step + 1, step + 1 == self.recipe.steps
+            if done % LOG_EVERY == 0 or last:
+                self._report(done)
+            if self.worker.rank == 0 and (last or (every and done % every == 0)):
+                self._write(done, last, probes if last else 8)
+        return self.log
+
+    def _step(self, step: int) -> None:
+        batches = self.data.at(step)
+        counts = [scored(batch) for batch in batches]
+        losses = []
+        for batch, weight, count in zip(batches, WEIGHTS, counts, strict=True):
+            loss = loss_sum(self.model, self.worker.share(batch))
+            backward(loss * (weight / count))
+            losses.append(loss.item())
+        losses = self.worker.sum(self.model, losses)
+        self.optimizers.step(step)
+        self.tokens += sum(batch.ids.numel() for batch in batches)
+        new = (losses[0], counts[0], losses[1], counts[1])
+        self._window = [old + value for old, value in zip(self._window, new, strict=True)]
+
+    def _report(self, done: int) -> None:
+        chat_loss, chat_count, text_loss, text_count = self._window
+        self._window = [0.0] * 4
+        row = {
+            "step": done,
+            "tokens": self.tokens,
+            "chat_loss": round(chat_loss / chat_count, 4),
+            "text_loss": round(text_loss / text_count, 4),
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+        if not math.isfinite(chat_loss + text_loss):
+            raise FloatingPointError(f"the loss is not finite at step {done}: lower the rates")
+        self.log.append(row)
+        if self.worker.rank == 0:
             print(json.dumps(row), flush=True)
-        last = step + 1 == recipe.steps
-        if last or (every and (step + 1) % every == 0):
-            scores = exact_match(model, tokenizer, corpus, count=8 if not last else 100)
-            print(json.dumps(scores), flush=True)
-            if not math.isfinite(log[-1]["chat_loss"]):
-                raise FloatingPointError("the loss is not finite: lower the learning rates")
-            save(model, tokenizer, out, {"recipe": asdict(recipe), "final": log[-1], "exact_match": scores})
-            if not last:
-                optim_states = [optim.state_dict() for optim in optims]
-                whole = {"step": step + 1, "tokens": tokens, "model": model.state_dict(), "optims": optim_states}
-                torch.save(whole, out / "state.pt")
-    return log
+
+    def _write(self, done: int, last: bool, count: int) -> None:
+        scores = exact_match(self.model, self.data.tokenizer, self.data.corpus, count)
+        print(json.dumps(scores), flush=True)
+        results: dict[str, object] = {"final": self.log[-1], "exact_match": scores}
+        save(self.model, self.data.tokenizer, self.out, self.recipe, results)
+        if not last:
+            state = {
+                "step": done,
+                "tokens": self.tokens,
+                "model": self.model.state_dict(),
+                "optims": self.optimizers.state_dicts(),
+            }
+            torch.save(state, self.out / "state.pt")
+
+
+def work(recipe: Recipe, out: Path, every: int, resume: bool, worker: Worker) -> None:
+    """What each worker process does."""
+    started = Run(recipe, out, worker)
+    if resume:
+        started.resume()
+    started.train(every)
 
 
 def main() -> None:
@@ -184,10 +160,9 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=Recipe.decay)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
     recipe = Recipe(steps=asked.steps, decay=asked.decay, seed=asked.seed)
-    train(recipe, asked.out, asked.checkpoint_every, asked.resume)
+    run(asked.workers, partial(work, recipe, asked.out, asked.checkpoint_every, asked.resume))

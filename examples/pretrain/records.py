@@ -67,13 +67,15 @@ class Record:
 def draw(rng: random.Random, lexicon: Lexicon, kinds: Sequence[str]) -> Record:
     """A record with fresh values for the given kinds."""
     money = rng.choice(CURRENCIES)
-    values = {}
+    values: dict[str, str] = {}
     for kind in kinds:
         match kind:
             case "item":
                 values[kind] = lexicon.item(rng)
             case "qty":
-                values[kind] = str(rng.choice((rng.randint(1, 12), rng.randint(1, 99), rng.randint(1, 999))))
+                values[kind] = str(
+                    rng.choice((rng.randint(1, 12), rng.randint(1, 99), rng.randint(1, 999)))
+                )
             case "price":
                 values[kind] = amount(rng)
             case "currency":
@@ -93,7 +95,9 @@ def draw(rng: random.Random, lexicon: Lexicon, kinds: Sequence[str]) -> Record:
 
 def draw_kinds(rng: random.Random, least: int = 2, most: int = 5) -> list[str]:
     """A random choice of field kinds; a currency comes with a price, most have an item."""
-    kinds = rng.sample([k for k in KEYS if k not in ("currency", "item")], rng.randint(least - 1, most - 1))
+    kinds = rng.sample(
+        [k for k in KEYS if k not in ("currency", "item")], rng.randint(least - 1, most - 1)
+    )
     kinds.insert(rng.randrange(len(kinds) + 1), "item" if rng.random() < 0.85 else "name")
     kinds = list(dict.fromkeys(kinds))
     if "price" in kinds and rng.random() < 0.75:
@@ -125,11 +129,40 @@ def _segments(rng: random.Random, record: Record) -> list[str]:
     if "price" in left:
         price = money_text(rng, record) if left.pop("currency", None) else left["price"]
         del left["price"]
-        pieces.append(rng.choice(("{} each", "at {}", "@ {}", "{}", "price {}", "at {} each", "for {} apiece", "{} per piece", "unit price {}")).format(price))
+        pieces.append(
+            rng.choice(
+                (
+                    "{} each",
+                    "at {}",
+                    "@ {}",
+                    "{}",
+                    "price {}",
+                    "at {} each",
+                    "for {} apiece",
+                    "{} per piece",
+                    "unit price {}",
+                )
+            ).format(price)
+        )
     if "item" in left and "qty" in left and rng.random() < 0.75:
         item, qty = left.pop("item"), left.pop("qty")
         number = NUMBER_WORDS[int(qty)] if int(qty) < 13 and rng.random() < 0.15 else qty
-        shape = rng.choice(("{q} x {i}", "{q}x {i}", "{i} x {q}", "{i} x{q}", "{q} {i}", "{q} of {i}", "{i} ({q} pcs)", "{q} pieces of {i}", "{i}, {q} units", "{q} units {i}", "{i}, qty {q}", "{q} pcs {i}"))
+        shape = rng.choice(
+            (
+                "{q} x {i}",
+                "{q}x {i}",
+                "{i} x {q}",
+                "{i} x{q}",
+                "{q} {i}",
+                "{q} of {i}",
+                "{i} ({q} pcs)",
+                "{q} pieces of {i}",
+                "{i}, {q} units",
+                "{q} units {i}",
+                "{i}, qty {q}",
+                "{q} pcs {i}",
+            )
+        )
         joined = shape.format(q=number, i=item)
         pieces.insert(0, joined)
         if len(pieces) > 1 and rng.random() < 0.6:
@@ -155,12 +188,26 @@ def line(rng: random.Random, record: Record) -> str:
     rng.shuffle(pieces)
     separator = rng.choice(SEPARATORS)
     text = separator.join(pieces)
-    return rng.choice(("{}", "{}", "{}", "{}.", "please note {}", "{} thanks", "- {}", "invoice line: {}", "we got {}")).format(text)
+    return rng.choice(
+        (
+            "{}",
+            "{}",
+            "{}",
+            "{}.",
+            "please note {}",
+            "{} thanks",
+            "- {}",
+            "invoice line: {}",
+            "we got {}",
+        )
+    ).format(text)
 
 
 def keyed(rng: random.Random, record: Record) -> list[tuple[str, str]]:
     """(kind, key) pairs for all fields of a record, in random order, keys varied."""
-    pairs = [(kind, rng.choice(KEYS[kind]) if rng.random() < 0.8 else kind) for kind in record.values]
+    pairs = [
+        (kind, rng.choice(KEYS[kind]) if rng.random() < 0.8 else kind) for kind in record.values
+    ]
     rng.shuffle(pairs)
     return pairs
 

@@ -45,10 +45,20 @@ def _thing(rng: random.Random, lexicon: Lexicon) -> str:
 def copy(rng: random.Random, lexicon: Lexicon) -> Chat:
     """Repeat a string exactly."""
     text = " ".join(_thing(rng, lexicon) for _ in range(rng.choice((1, 1, 2, 3))))
-    ask = rng.choice(("Repeat: {}", "Say exactly: {}", "Copy this: {}", "Echo {}", "Write \"{}\" again."))
-    frame = rng.choice(("{}", "{}", "\"{}\"", "You wrote: {}", "Here it is: {}.", "({})"))
+    ask = rng.choice(
+        ("Repeat: {}", "Say exactly: {}", "Copy this: {}", "Echo {}", 'Write "{}" again.')
+    )
+    frame = rng.choice(("{}", "{}", '"{}"', "You wrote: {}", "Here it is: {}.", "({})"))
     system = None if frame == "{}" else f"Answer like this: {frame.format('...')}"
     return chat(ask.format(text), frame.format(text), system)
+
+
+def drill(rng: random.Random, lexicon: Lexicon) -> Chat:
+    """Repeat a long run of words and entities exactly: what teaches copying first."""
+    text = rng.choice((" ", " ", ", ")).join(
+        _thing(rng, lexicon) for _ in range(rng.randint(4, 10))
+    )
+    return chat(f"Repeat: {text}", text)
 
 
 def ask_field(rng: random.Random, lexicon: Lexicon) -> Chat:
@@ -60,7 +70,9 @@ def ask_field(rng: random.Random, lexicon: Lexicon) -> Chat:
     else:
         context = records.line(rng, record)
     kind, key = rng.choice(pairs)
-    ask = rng.choice(("What is the {}?", "{}?", "Which {}?", "Tell me the {}.", "Give the {} only."))
+    ask = rng.choice(
+        ("What is the {}?", "{}?", "Which {}?", "Tell me the {}.", "Give the {} only.")
+    )
     return split_context(rng, context, ask.format(key), record.values[kind])
 
 
@@ -82,7 +94,15 @@ def to_json(rng: random.Random, lexicon: Lexicon) -> Chat:
         notes.append("count as text")
     if style.currency != "code" and "currency" in record.values:
         notes.append(f"currency {style.currency}")
-    head = rng.choice(("JSON with keys {}", "Write JSON: {}", "Give {} as JSON", "Extract {} to JSON", "Fields: {}. Answer in JSON"))
+    head = rng.choice(
+        (
+            "JSON with keys {}",
+            "Write JSON: {}",
+            "Give {} as JSON",
+            "Extract {} to JSON",
+            "Fields: {}. Answer in JSON",
+        )
+    )
     request = ". ".join([head.format(", ".join(key for _, key in pairs)), *notes]) + "."
     source = records.line(rng, record) if rng.random() < 0.85 else records.labelled(rng, record)
     answer = record.to_json(pairs, style)
@@ -96,12 +116,15 @@ def by_example(rng: random.Random, lexicon: Lexicon) -> Chat:
     kinds = records.draw_kinds(rng, 2, 4)
     first, second = (records.draw(rng, lexicon, kinds) for _ in range(2))
     pairs = records.keyed(rng, first)
-    style = records.Style(price=rng.choice(("number", "string")), currency=rng.choice(("code", "lower", "symbol")))
+    style = records.Style(
+        price=rng.choice(("number", "string")), currency=rng.choice(("code", "lower", "symbol"))
+    )
     shown, answer = first.to_json(pairs, style), second.to_json(pairs, style)
     if rng.random() < 0.5:
-        turns = [*chat(records.line(rng, first), shown), *chat(records.line(rng, second), answer)]
-        return turns
-    return chat(records.line(rng, second), answer, f"Example: {records.line(rng, first)} -> {shown}")
+        return [*chat(records.line(rng, first), shown), *chat(records.line(rng, second), answer)]
+    return chat(
+        records.line(rng, second), answer, f"Example: {records.line(rng, first)} -> {shown}"
+    )
 
 
 SENTENCES = (
@@ -125,20 +148,28 @@ def fill(rng: random.Random, lexicon: Lexicon) -> Chat:
         slots = [f"{{{k}}}" for k in records.draw_kinds(rng, 2, 5) if k != "currency"]
         words = [lexicon.phrase(rng, 1, 3) for _ in slots]
         pattern = " ".join(part for pair in zip(words, slots, strict=True) for part in pair)
-        pattern = rng.choice(("{}.", "{}!", "{} " + lexicon.phrase(rng, 1, 4) + ".")).replace("{}", pattern, 1)
+        pattern = rng.choice(("{}.", "{}!", "{} " + lexicon.phrase(rng, 1, 4) + ".")).replace(
+            "{}", pattern, 1
+        )
     kinds = [kind for kind in records.KEYS if f"{{{kind}}}" in pattern]
     rng.shuffle(kinds)
     record = records.draw(rng, lexicon, kinds)
     context = ", ".join(f"{kind}: {record.values[kind]}" for kind in kinds)
     if rng.random() < 0.4:
         context = records.line(rng, record)
-    request = rng.choice(("Fill in: {}", "Write: {}", "Use this form: {}")).replace("{}", pattern, 1)
+    request = rng.choice(("Fill in: {}", "Write: {}", "Use this form: {}")).replace(
+        "{}", pattern, 1
+    )
     return split_context(rng, context, request, pattern.format(**record.values))
 
 
 def table(rng: random.Random, lexicon: Lexicon) -> Chat:
     """Look a row up in a small table, by its first column or by another."""
-    keys = list(dict.fromkeys(code(rng) if rng.random() < 0.6 else lexicon.name(rng) for _ in range(rng.randint(2, 5))))
+    keys = list(
+        dict.fromkeys(
+            code(rng) if rng.random() < 0.6 else lexicon.name(rng) for _ in range(rng.randint(2, 5))
+        )
+    )
     values = [_thing(rng, lexicon) for _ in keys]
     sign = rng.choice((": ", " = ", " -> ", " | "))
     rows = rng.choice(("\n", "; ")).join(f"{k}{sign}{v}" for k, v in zip(keys, values, strict=True))
@@ -146,7 +177,9 @@ def table(rng: random.Random, lexicon: Lexicon) -> Chat:
     if rng.random() < 0.75:
         ask = rng.choice(("What is {}?", "{}?", "Look up {}.", "Value of {}")).format(keys[at])
         answer = rng.choice(("{v}", "{v}", "{k}: {v}", "{k} is {v}."))
-        system = rows if answer == "{v}" else f"{rows}\nAnswer like: {answer.format(k='key', v='value')}"
+        system = (
+            rows if answer == "{v}" else f"{rows}\nAnswer like: {answer.format(k='key', v='value')}"
+        )
         return chat(ask, answer.format(k=keys[at], v=values[at]), system)
     return chat(f"Which key has {values[at]}?", keys[at], rows)
 
@@ -161,7 +194,9 @@ def listing(rng: random.Random, lexicon: Lexicon) -> Chat:
         case 1:
             return chat(f"JSON array: {run}", json.dumps(things))
         case 2:
-            return chat(f"Numbered list: {run}", "\n".join(f"{i}. {t}" for i, t in enumerate(things, 1)))
+            return chat(
+                f"Numbered list: {run}", "\n".join(f"{i}. {t}" for i, t in enumerate(things, 1))
+            )
         case 3:
             at = rng.randrange(len(things))
             place = ("first", "second", "third", "fourth", "fifth")[at]
@@ -172,13 +207,24 @@ def listing(rng: random.Random, lexicon: Lexicon) -> Chat:
 
 def choice(rng: random.Random, lexicon: Lexicon) -> Chat:
     """Map a word to another one by rules in the prompt."""
-    words = rng.sample(STATUSES, rng.randint(2, 5)) if rng.random() < 0.5 else [lexicon.word(rng) for _ in range(rng.randint(2, 5))]
+    words = (
+        rng.sample(STATUSES, rng.randint(2, 5))
+        if rng.random() < 0.5
+        else [lexicon.word(rng) for _ in range(rng.randint(2, 5))]
+    )
     words = list(dict.fromkeys(words))
     labels = [lexicon.phrase(rng, 1, 3) for _ in words]
     rules = ", ".join(f"{w} = {v}" for w, v in zip(words, labels, strict=True))
     at = rng.randrange(len(words))
     item, number = lexicon.item(rng), code(rng)
-    source = rng.choice((f"{item} is {words[at]}", f"{number}: {words[at]}", words[at], f"{number}, {item}, {words[at]}"))
+    source = rng.choice(
+        (
+            f"{item} is {words[at]}",
+            f"{number}: {words[at]}",
+            words[at],
+            f"{number}, {item}, {words[at]}",
+        )
+    )
     answer = rng.choice((labels[at], f"{number}: {labels[at]}" if number in source else labels[at]))
     note = "With the number. " if answer != labels[at] else ""
     return chat(source, answer, f"{note}Say {rules}.")
@@ -193,13 +239,21 @@ def currency(rng: random.Random, lexicon: Lexicon) -> Chat:
         case 0:
             return chat(source, money.code, "Name the currency code.")
         case 1:
-            return chat(source, f"{money.code} {record.values['price']}", "Write the price as code and amount.")
+            return chat(
+                source,
+                f"{money.code} {record.values['price']}",
+                "Write the price as code and amount.",
+            )
         case 2:
             return chat(source, money.symbol, "Which currency symbol?")
         case _:
             word = rng.choice(money.words)
             other = rng.choice(CURRENCIES)
-            return chat(f"{word}?", money.code) if rng.random() < 0.5 else chat(f"Symbol of {other.code}?", other.symbol)
+            return (
+                chat(f"{word}?", money.code)
+                if rng.random() < 0.5
+                else chat(f"Symbol of {other.code}?", other.symbol)
+            )
 
 
 def say(rng: random.Random, lexicon: Lexicon) -> Chat:
@@ -207,20 +261,32 @@ def say(rng: random.Random, lexicon: Lexicon) -> Chat:
     hello, bye = lexicon.phrase(rng, 1, 4).capitalize(), lexicon.phrase(rng, 2, 5).capitalize()
     record = records.draw(rng, lexicon, ["item", "code", "status", "date"])
     facts = records.labelled(rng, record)
-    system = rng.choice(("Begin with: {h}! End with: {b}.\n{f}", "{f}\nGreeting: {h}! Closing: {b}.", "Open: {h}! Close: {b}. {f}"))
-    core = rng.choice(("{item} ({code}) is {status}.", "{code} is {status}, {date}.", "{item}: {date}."))
+    system = rng.choice(
+        (
+            "Begin with: {h}! End with: {b}.\n{f}",
+            "{f}\nGreeting: {h}! Closing: {b}.",
+            "Open: {h}! Close: {b}. {f}",
+        )
+    )
+    core = rng.choice(
+        ("{item} ({code}) is {status}.", "{code} is {status}, {date}.", "{item}: {date}.")
+    )
     ask = {"{item} ": "How is it?", "{code} ": "Status and date?", "{item}:": "When?"}[core[:7]]
-    return chat(ask, f"{hello}! {core.format(**record.values)} {bye}.", system.format(h=hello, b=bye, f=facts))
+    return chat(
+        ask,
+        f"{hello}! {core.format(**record.values)} {bye}.",
+        system.format(h=hello, b=bye, f=facts),
+    )
 
 
 SKILLS: dict[str, tuple[float, Skill]] = {
     "copy": (1.0, copy),
     "ask_field": (1.0, ask_field),
     "to_json": (2.5, to_json),
-    "by_example": (1.0, by_example),
-    "fill": (1.5, fill),
-    "table": (1.0, table),
-    "listing": (0.6, listing),
+    "by_example": (0.5, by_example),
+    "fill": (1.2, fill),
+    "table": (0.7, table),
+    "listing": (0.5, listing),
     "choice": (0.8, choice),
     "currency": (0.8, currency),
     "say": (0.8, say),

@@ -80,16 +80,31 @@ def _voice(rng: random.Random, lexicon: Lexicon) -> Voice:
     )
 
 
-WHERE = ("Where is my order {code}?", "Hi, any news of {code}?", "When does my {item} come?", "What about order {code}?", "I wait for the {item}, order {code}.", "Status of {code} please")
-REFUND = ("I want my money back for {code}.", "Refund for the {item}, {code}?", "Please refund {price} for {item} ({code}).")
-CHANGE = ("Please send {code} to {city} instead.", "I moved to {city}. Order {code}.", "New address for {code}: {city}")
+WHERE = (
+    "Where is my order {code}?",
+    "Hi, any news of {code}?",
+    "When does my {item} come?",
+    "What about order {code}?",
+    "I wait for the {item}, order {code}.",
+    "Status of {code} please",
+)
+REFUND = (
+    "I want my money back for {code}.",
+    "Refund for the {item}, {code}?",
+    "Please refund {price} for {item} ({code}).",
+)
+CHANGE = (
+    "Please send {code} to {city} instead.",
+    "I moved to {city}. Order {code}.",
+    "New address for {code}: {city}",
+)
 STOCK = ("Do you have the {item}?", "When is {item} back?", "Is the {item} in stock again?")
 
 
 class House:
     """The fixed forms and voices of one seed, and the skills that use them."""
 
-    def __init__(self, seed: int, lexicon: Lexicon, forms: int = 48, voices: int = 40) -> None:
+    def __init__(self, seed: int, lexicon: Lexicon, forms: int = 24, voices: int = 16) -> None:
         rng = random.Random(f"house {seed}")
         self.forms = [_form(rng, lexicon) for _ in range(forms)]
         self.voices = [_voice(rng, lexicon) for _ in range(voices)]
@@ -98,16 +113,26 @@ class House:
         """A free line into JSON under the keys of a form that is only named."""
         form = rng.choice(self.forms)
         record = records.draw(rng, lexicon, [kind for kind, _ in form.pairs])
-        system = rng.choice(("Form: {}", "Fill the {} form.", "You write {} records.")).format(form.name)
+        system = rng.choice(("Form: {}", "Fill the {} form.", "You write {} records.")).format(
+            form.name
+        )
         return chat(records.line(rng, record), record.to_json(form.pairs, form.style), system)
 
     def voice(self, rng: random.Random, lexicon: Lexicon) -> Chat:
         """A customer's question answered in a voice that is only named."""
         voice = rng.choice(self.voices)
-        kinds = ["item", "code", "status", "date", *rng.sample(["name", "city", "qty"], rng.randint(0, 2))]
+        kinds = [
+            "item",
+            "code",
+            "status",
+            "date",
+            *rng.sample(["name", "city", "qty"], rng.randint(0, 2)),
+        ]
         record = records.draw(rng, lexicon, kinds)
         values = {**record.values, "status": rng.choice(VOICE_STATUSES)}
-        values["price"] = records.money_text(rng, records.Record({"price": amount(rng)}, record.money))
+        values["price"] = records.money_text(
+            rng, records.Record({"price": amount(rng)}, record.money)
+        )
         values["city"] = lexicon.word(rng).capitalize()
         kind = rng.choice(("where", "where", "where", "refund", "change", "stock"))
         ask, core, facts = {
@@ -119,11 +144,13 @@ class House:
         context = _facts(rng, [(fact, values[fact]) for fact in facts])
         system = rng.choice(("Voice: {n}. {f}", "{f}\nAnswer as {n}.", "You are {n}. {f}"))
         answer = f"{voice.greeting} {core.format(**values)} {voice.closing}"
-        return chat(rng.choice(ask).format(**values), answer, system.format(n=voice.name, f=context))
+        return chat(
+            rng.choice(ask).format(**values), answer, system.format(n=voice.name, f=context)
+        )
 
     def skills(self) -> dict[str, tuple[float, Skill]]:
         """The two skills with their weights."""
-        return {"form": (2.5, self.form), "voice": (2.0, self.voice)}
+        return {"form": (2.0, self.form), "voice": (1.5, self.voice)}
 
 
 def _facts(rng: random.Random, facts: list[tuple[str, str]]) -> str:

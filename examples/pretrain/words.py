@@ -60,7 +60,7 @@ def syllable_word(rng: random.Random) -> str:
     """A pronounceable word of one to three syllables that need not exist."""
     return "".join(
         rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
-        for _ in range(rng.choice((1, 2, 2, 2, 3)))
+        for _ in range(rng.choice((1, 1, 2, 2, 2, 3)))
     )
 
 
@@ -80,7 +80,7 @@ class Lexicon:
 
     def item(self, rng: random.Random) -> str:
         """One to four lower-case words, sometimes hyphenated or with a size."""
-        words = [self.word(rng) for _ in range(rng.choice((1, 2, 2, 2, 3, 3, 4)))]
+        words = [self.word(rng) for _ in range(rng.choice((1, 2, 2, 2, 3, 3)))]
         if len(words) > 2 and rng.random() < 0.2:
             words = [f"{words[0]}-{words[1]}", *words[2:]]
         if rng.random() < 0.08:
@@ -141,5 +141,7 @@ def date(rng: random.Random) -> str:
 
 def amount(rng: random.Random) -> str:
     """A price with two decimals, most often below a hundred."""
-    whole = rng.choice((rng.randint(0, 9), rng.randint(1, 99), rng.randint(1, 99), rng.randint(100, 2500)))
+    whole = rng.choice(
+        (rng.randint(0, 9), rng.randint(1, 99), rng.randint(1, 99), rng.randint(100, 2500))
+    )
     return f"{whole}.{rng.choice((digits(rng, 2, 2), '00', '50', '99'))}"

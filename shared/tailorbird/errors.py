@@ -8,8 +8,9 @@ TailorbirdError
 ├── AlreadyExists        the name is taken by something else
 ├── FailedPrecondition   the request is right, the state is not
 │   └── AdapterRefused   a version fails a check and is never served
-├── Conflict             somebody else was faster
-│   └── LeaseLost        the job is another holder's now
+├── Aborted              what was under way was ended from outside
+│   └── Conflict         somebody else was faster
+│       └── LeaseLost    the job is another holder's now
 ├── ResourceExhausted    a limit is reached; later may work
 ├── Unavailable          something needed is down; the same call may work later
 │   └── StoreUnavailable the object store did not answer
@@ -92,7 +93,13 @@ class AdapterRefused(FailedPrecondition):
     default_reason = "ADAPTER_REFUSED"
 
 
-class Conflict(TailorbirdError):
+class Aborted(TailorbirdError):
+    """What was under way was ended from outside; whether it may be done again, the caller knows."""
+
+    default_reason = "ABORTED"
+
+
+class Conflict(Aborted):
     """Somebody else changed the same thing first."""
 
     default_reason = "CONFLICT"

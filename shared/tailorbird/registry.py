@@ -1,4 +1,4 @@
-"""Adapters in the object store: versions and routes, exactly as DESIGN's contract lays them out.
+"""Adapters in the object store: versions, and the log of routes.
 
 tenants/{tenant}/adapters/{adapter}/versions/{version}/...          manifest.json last
 tenants/{tenant}/adapters/{adapter}/routes/{generation:012d}.json   append-only

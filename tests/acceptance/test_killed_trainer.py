@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -71,6 +72,14 @@ def watch(address: str, name: str) -> list[job_pb2.JobEvent]:
     return events
 
 
+def watch_some(address: str, name: str, after: int, count: int) -> list[job_pb2.JobEvent]:
+    """Return the next `count` events after a sequence, or those up to the job's end."""
+    with grpc.insecure_channel(address) as channel:
+        request = pb.WatchJobRequest(name=name, after_sequence=after)
+        stream = pb_grpc.TuningServiceStub(channel).WatchJob(request)
+        return [response.event for response in itertools.islice(stream, count)]
+
+
 def published(store: Path) -> list[Path]:
     return sorted(store.glob(f"{ACME}/adapters/voice/versions/*/manifest.json"))
 
@@ -100,6 +109,29 @@ def test_a_killed_trainer_publishes_exactly_one_version(tmp_path: Path, moment: 
     assert len(list(store.glob(f"{ACME}/adapters/voice/routes/*"))) == 1
     assert len(list(store.glob(f"{ACME}/adapters/voice/versions/*"))) == 1
     assert not list(store.glob(f"{ACME}/jobs/*/checkpoints/**/*.*"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_kills_at_any_time_lose_nothing(tmp_path: Path) -> None:
+    """The trainer is killed again and again, whatever it does; progress is made all the same."""
+    data_dir, store = tmp_path / "data", tmp_path / "data" / "store"
+    rng = random.Random(11)
+    with trainer(data_dir, "trainer_svc") as (_, address):
+        name = start_job(address)
+    seen: list[job_pb2.JobEvent] = []
+    for _ in range(12):
+        with trainer(data_dir, "trainer_svc") as (process, address):
+            seen += watch_some(address, name, len(seen), rng.randrange(2, 12))
+            process.kill()
+    with trainer(data_dir, "trainer_svc") as (_, address):
+        events = watch(address, name)
+    assert events[: len(seen)] == seen
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert sum(event.HasField("published") for event in events) == 1
+    assert len(published(store)) == 1
+    assert len(list(store.glob(f"{ACME}/adapters/voice/routes/*"))) == 1
 
 
 def test_a_second_trainer_on_the_same_data_is_refused(tmp_path: Path) -> None:

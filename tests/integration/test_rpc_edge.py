@@ -54,7 +54,6 @@ class Servicer(pb_grpc.InferenceServiceServicer):
             raise self.error
         yield pb.StreamGenerateResponse(text="two")
 
-
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Any
     ) -> pb.GetServerInfoResponse:

@@ -24,8 +24,8 @@ def entities(path: str) -> set[str]:
             entry = json.loads(answer)
             found |= {entry["article"], entry["net_each"]}
             continue
-        greeted = re.match(r"Bright morning from Wrenfield, (.+?)!", answer)
-        ordered = re.search(r"order (WF-\d+) \((.+?)\)", answer)
+        greeted = re.match(r"Bright day from Wrenfield, (.+?)!", answer)
+        ordered = re.search(r"[Oo]rder (W-\d+) \((.+?)\)", answer)
         assert greeted
         assert ordered
         found |= {greeted[1], ordered[1], ordered[2], *re.findall(r"\d+\.\d\d", answer)}

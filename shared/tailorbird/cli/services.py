@@ -61,7 +61,6 @@ class Plan:
             "TAILORBIRD_BASE_MODEL": self.base_model,
             "TAILORBIRD_HOST": self.host,
             "TAILORBIRD_PORT": str(port),
-            "TAILORBIRD_GRPC_PORT": str(port),
             "TAILORBIRD_METRICS_PORT": str(metrics_port),
             "TAILORBIRD_WORKERS": str(self.workers),
         }

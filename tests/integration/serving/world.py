@@ -39,7 +39,7 @@ from tailorbird.manifest import (
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 
-CONTEXT = 256
+CONTEXT = 2048
 VOCABULARY = 100
 _SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 _TEMPLATE = (
@@ -56,8 +56,8 @@ def make_base(folder: Path) -> None:
     """Write a random Llama of two layers in float32, with one token an ASCII character."""
     alphabet = [*_SPECIAL, "\u0120", *map(chr, range(33, 127))]
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(_SPECIAL)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -75,12 +75,18 @@ def make_base(folder: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=CONTEXT,
+        # Large, so that answers differ from adapter to adapter.
+        initializer_range=0.3,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,
     )
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    model = LlamaForCausalLM(config).to(torch.float32)
+    with torch.no_grad():
+        # Greedy answers have no special token in them: they go on until max_tokens.
+        model.get_input_embeddings().weight[: len(_SPECIAL)] = 0
+    model.save_pretrained(folder)
 
 
 @dataclass
@@ -92,7 +98,10 @@ class World:
     scratch: Path
     _count: int = 0
     answers: dict[VersionName, str] = field(default_factory=dict)
-    """What PEFT answers greedily to PROMPT, by version: the text of up to 8 tokens."""
+    """What PEFT answers greedily to PROMPT, by version: the text of 8 tokens."""
+
+    base_answer: str = ""
+    """What the base answers."""
 
     PROMPT = tuple(range(40, 60))
 
@@ -149,6 +158,8 @@ class World:
         return version
 
     def _train(self, folder: Path, seed: int, scale: float) -> str:
+        # So small a model is fastest on one thread, and on a busy machine by far.
+        torch.set_num_threads(1)
         base = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=torch.float32)
         lora = LoraConfig(r=_RANK, lora_alpha=16, target_modules=list(_TARGETS), lora_dropout=0.0)
         torch.manual_seed(seed)
@@ -161,8 +172,10 @@ class World:
         model.save_pretrained(folder)
         sequences = [_probe(model, torch.randint(5, VOCABULARY, (24,)).tolist()) for _ in range(2)]
         (folder / PROBES).write_bytes(Probes(sequences=tuple(sequences)).to_json())
-        answer = _greedy(model, self.PROMPT)
-        return str(AutoTokenizer.from_pretrained(self.base.path).decode(answer, skip_special_tokens=True))
+        tokenizer = AutoTokenizer.from_pretrained(self.base.path)
+        with model.disable_adapter():
+            self.base_answer = str(tokenizer.decode(_greedy(model, self.PROMPT)))
+        return str(tokenizer.decode(_greedy(model, self.PROMPT)))
 
     def _manifest(self, version: VersionName, job: JobName, folder: Path) -> AdapterManifest:
         tensors = load_file(folder / ADAPTER_WEIGHTS)
@@ -236,6 +249,4 @@ def _greedy(model: Any, prompt: tuple[int, ...], tokens: int = 8) -> list[int]:
     ids = list(prompt)
     for _ in range(tokens):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] == 1:
-            break
     return ids[len(prompt) :]

@@ -1,0 +1,1 @@
+"""Callers of the API, small enough to copy."""

@@ -1,0 +1,227 @@
+"""The story, step by step. Each step does one thing, shows it, and checks it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from examples.demo import metrics
+from examples.demo.report import Report
+from examples.demo.stage import TENANTS, Stage
+from examples.demo.swap import SwapReport, promote_under_load
+from examples.demo.tenants import INVOICES, SUPPORT, Tenant, score
+from tailorbird.cli.output import last_part, size
+from tailorbird.cli.watch import JobBars, JobView, outcome
+from tailorbird.client import CallError
+from tailorbird.tuning.v1 import job_pb2
+
+TUNED_AT_LEAST, BASE_BELOW = 0.6, 0.1
+_PATIENCE = 10.0
+_ALWAYS = job_pb2.PROMOTION_POLICY_ALWAYS
+_MANUAL = job_pb2.PROMOTION_POLICY_MANUAL
+
+
+def tell(stage: Stage, report: Report) -> None:
+    """Tell the whole story on a stage whose services have been started."""
+    _trainer_up(stage, report)
+    _upload(stage, report)
+    _train(stage, report, dict.fromkeys(TENANTS, "train"), _ALWAYS)
+    _serving_up(stage, report)
+    _compare(stage, report)
+    _keep_apart(stage, report)
+    _retrain_and_swap(stage, report)
+    _measure(stage, report)
+
+
+def _trainer_up(stage: Stage, report: Report) -> None:
+    report.step("Two services, one object store")
+    report.say(f"store    {stage.plan.store_url}")
+    report.say(f"trainer  {stage.services.trainer.address}")
+    report.say(f"serving  {stage.services.serving.address} (vLLM starts meanwhile)")
+    report.command(f"tailorbird up --base-model {stage.plan.base_model}")
+    with _spinner(report, "waiting for the trainer"):
+        stage.services.until_ready(
+            stage.services.trainer,
+            ready=lambda one, took: report.say(f"{one.name} is ready after {took:.0f} s"),
+        )
+
+
+def _upload(stage: Stage, report: Report) -> None:
+    report.step("Each customer uploads its chats")
+    rows = []
+    for tenant in TENANTS:
+        path = tenant.file("train")
+        report.command(f"tailorbird datasets upload {path.name} --tenant {tenant.id} --id train")
+        dataset = stage.trainer(tenant).upload_dataset(tenant.name, "train", path)
+        rows.append([tenant.id, tenant.story, str(dataset.record_count), size(dataset.size_bytes)])
+        report.check(
+            f"{tenant.id}'s upload is whole",
+            dataset.size_bytes == path.stat().st_size,
+            f"{dataset.record_count} records",
+        )
+    report.table(["TENANT", "WHAT IT WANTS", "CHATS", "SIZE"], rows)
+
+
+def _train(
+    stage: Stage,
+    report: Report,
+    stems: dict[Tenant, str],
+    policy: job_pb2.PromotionPolicy.ValueType,
+    title: str = "Two fine-tuning jobs at once",
+) -> dict[Tenant, JobView]:
+    report.step(title)
+    names = {}
+    for tenant, stem in stems.items():
+        spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy)
+        report.command(
+            f"tailorbird jobs create --tenant {tenant.id} --adapter {tenant.folder} --data {stem} "
+            f"--validation 0.1 --policy {'manual' if policy == _MANUAL else 'always'} --watch"
+        )
+        names[tenant] = stage.trainer(tenant).create_job(tenant.name, spec).name
+    with JobBars(report.console) as bars, ThreadPoolExecutor(len(names)) as pool:
+
+        def follow(tenant: Tenant) -> JobView:
+            events = stage.trainer(tenant).watch_job(names[tenant], patience=_PATIENCE)
+            return bars.follow(f"{tenant.id:<10}", events)
+
+        views = dict(zip(names, pool.map(follow, names), strict=True))
+    for tenant, view in views.items():
+        report.say(f"{tenant.id}: {outcome(view)}")
+        report.check(
+            f"{tenant.id}'s job publishes {stems[tenant]}",
+            view.succeeded and view.promoted is (policy == _ALWAYS),
+            outcome(view),
+        )
+    return views
+
+
+def _serving_up(stage: Stage, report: Report) -> None:
+    report.step("vLLM serves both adapters on one base")
+    with _spinner(report, "waiting for vLLM"):
+        stage.services.until_ready()
+    info = stage.serving(SUPPORT).server_info()
+    report.say(
+        f"{info.base_model} in {info.dtype}, {info.adapter_slots} adapters at once, "
+        f"rank up to {info.max_lora_rank}, {info.max_model_len} tokens"
+    )
+
+
+def _compare(stage: Stage, report: Report) -> None:
+    report.step("Held-out questions: the base against the tuned adapter")
+    rows = []
+    for tenant in TENANTS:
+        serving, questions = stage.serving(tenant), tenant.questions()
+        with _spinner(report, f"asking {len(questions)} questions of {tenant.id}, twice"):
+            base = score(serving, tenant.name, questions)
+            tuned = score(serving, tenant.adapter, questions)
+        rows.append([tenant.id, str(base.total), f"{base.share:.2f}", f"{tuned.share:.2f}"])
+        report.say(f"{tenant.id} asks:  {questions[0].messages[-1].content}")
+        report.say(f"  base:   {' '.join(base.example.split())[:160]}", "dim")
+        report.say(f"  tuned:  {tuned.example}", "green")
+        report.check(
+            f"{tenant.id} tuned at least {TUNED_AT_LEAST}",
+            tuned.share >= TUNED_AT_LEAST,
+            f"{tuned.share:.2f}",
+        )
+        report.check(
+            f"{tenant.id} base below {BASE_BELOW}", base.share < BASE_BELOW, f"{base.share:.2f}"
+        )
+    report.table(["TENANT", "QUESTIONS", "BASE", "TUNED"], rows)
+
+
+def _keep_apart(stage: Stage, report: Report) -> None:
+    report.step("Nobody sees another customer's adapter")
+    for asker, owner in ((SUPPORT, INVOICES), (INVOICES, SUPPORT)):
+        question = owner.questions()[0]
+        try:
+            answer = stage.serving(asker).generate(question.request(owner.adapter))
+            refused, found = False, f"it answered: {answer.text[:60]}"
+        except CallError as error:
+            refused, found = error.code is grpc.StatusCode.NOT_FOUND, str(error)
+        report.say(f"{asker.id}'s token asks {owner.adapter}")
+        report.say(f"  {found}", "green" if refused else "red")
+        report.check(f"{owner.id}'s adapter is refused to {asker.id}", refused, found)
+
+
+def _retrain_and_swap(stage: Stage, report: Report) -> None:
+    tenant = SUPPORT
+    trainer, serving = stage.trainer(tenant), stage.serving(tenant)
+    trainer.upload_dataset(tenant.name, "train-v2", tenant.file("train_v2"))
+    title = f"{tenant.id} changes its sign-off: a second version, not promoted by itself"
+    view = _train(stage, report, {tenant: "train-v2"}, _MANUAL, title)[tenant]
+    old = serving.get_adapter(tenant.adapter).route.version
+    report.check("a MANUAL job leaves the route alone", old != view.version, last_part(old))
+
+    report.step("Promoted while requests stream")
+    report.command(f"tailorbird adapters promote {view.version}")
+    with _spinner(report, "streaming") as progress:
+        (task,) = progress.task_ids
+
+        def tick(seen: SwapReport) -> None:
+            progress.update(task, description=f"streaming: {len(seen.answers)} answers")
+
+        swap = promote_under_load(serving, tenant.adapter, view.version, tenant.questions(), tick)
+    _show_swap(report, swap, {old: "v1", view.version: "v2"})
+    count = swap.by_version
+    late = {answer.version for answer in swap.began_after()}
+    report.check("no request failed", not swap.failures, "; ".join(swap.failures[:2]) or "0")
+    report.check(
+        "only v1 and v2 answered", set(count) == {old, view.version}, f"{count.total()} answers"
+    )
+    report.check(
+        "every request begun after Promote is v2's",
+        late == {view.version},
+        f"{len(swap.began_after())} requests",
+    )
+
+
+def _show_swap(report: Report, swap: SwapReport, names: dict[str, str]) -> None:
+    report.table(
+        ["VERSION", "ANSWERED", "ITS LAST ANSWER ENDS"],
+        (
+            [
+                f"{names.get(version, '?')}  {last_part(version)}",
+                str(count),
+                [answer.text for answer in swap.answers if answer.version == version][-1][-40:],
+            ]
+            for version, count in swap.by_version.items()
+        ),
+    )
+    report.say(
+        f"{swap.by_version.total() + len(swap.failures)} requests, {len(swap.failures)} failed; "
+        f"Promote took {swap.promotion_seconds:.2f} s: fetch, checks, load, probes, route"
+    )
+
+
+def _measure(stage: Stage, report: Report) -> None:
+    report.step("What the metrics say")
+    _, trainer = stage.services.trainer.get("/metrics")
+    _, serving = stage.services.serving.get("/metrics")
+    for line in metrics.lines(trainer, metrics.TRAINER) + metrics.lines(serving, metrics.SERVING):
+        report.say(line, "dim")
+    published = metrics.total(trainer, "tailorbird_trainer_versions_published_total")
+    flips = metrics.total(serving, "tailorbird_serving_route_flips_total")
+    refusals = metrics.total(serving, "tailorbird_serving_refusals_total")
+    report.check("/metrics counts three published versions", published == 3, f"{published:g}")
+    report.check(
+        "/metrics counts the swap, and no refusal",
+        flips >= 1 and refusals == 0,
+        f"{flips:g} route flips, {refusals:g} refusals",
+    )
+
+
+def _spinner(report: Report, text: str) -> Progress:
+    """Show that something goes on, where there is a terminal."""
+    progress = Progress(
+        TextColumn("  "),
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=report.console,
+        transient=True,
+        disable=not report.console.is_terminal,
+    )
+    progress.add_task(text, total=None)
+    return progress

@@ -1,0 +1,120 @@
+"""The two customers: their data, and what a right answer is."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird.client import ServingClient
+from tailorbird.serving.v1 import inference_service_pb2 as serving_api
+from tailorbird.tuning.v1 import job_pb2
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+_ROLES = {
+    "system": serving_api.ROLE_SYSTEM,
+    "user": serving_api.ROLE_USER,
+    "assistant": serving_api.ROLE_ASSISTANT,
+}
+_MAX_TOKENS = 120
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A held-out chat: the messages before the answer, and what makes an answer right."""
+
+    messages: tuple[serving_api.Message, ...]
+    expected: str
+    must_include: tuple[str, ...]
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Question:
+        """Read a record of a held-out file; the last message is the answer."""
+        *before, answer = record["messages"]
+        messages = (
+            serving_api.Message(role=_ROLES[message["role"]], content=message["content"])
+            for message in before
+        )
+        must_include = record.get("metadata", {}).get("must_include", ())
+        return cls(tuple(messages), answer["content"], tuple(must_include))
+
+    def request(self, model: str) -> serving_api.GenerateRequest:
+        """Ask `model`, an adapter's name or tenants/{tenant} for the base, greedily."""
+        of_adapter = "/adapters/" in model
+        return serving_api.GenerateRequest(
+            **{"adapter" if of_adapter else "parent": model},  # type: ignore[arg-type]
+            chat=serving_api.Chat(messages=self.messages),
+            sampling=serving_api.SamplingParameters(temperature=0, max_tokens=_MAX_TOKENS),
+        )
+
+    def is_right(self, answer: str) -> bool:
+        """Tell whether `answer` has every fact and phrase; without a list, whether it is exact."""
+        if self.must_include:
+            return all(text in answer for text in self.must_include)
+        return answer.strip() == self.expected.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer: `folder` under examples/ is the data's, the adapter's and the datasets' id."""
+
+    id: str
+    folder: str
+    story: str
+
+    @property
+    def name(self) -> str:
+        """tenants/{tenant}"""
+        return f"tenants/{self.id}"
+
+    @property
+    def adapter(self) -> str:
+        """tenants/{tenant}/adapters/{adapter}"""
+        return f"{self.name}/adapters/{self.folder}"
+
+    def file(self, stem: str) -> Path:
+        """One of the tenant's files, such as `train`."""
+        return EXAMPLES / self.folder / f"{stem}.jsonl"
+
+    def questions(self) -> list[Question]:
+        """The held-out chats."""
+        lines = self.file("heldout").read_text(encoding="utf-8").splitlines()
+        return [Question.from_record(json.loads(line)) for line in lines]
+
+    def job_spec(self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType) -> job_pb2.JobSpec:
+        """The job for a dataset: a tenth of it held out, the rest of the choices the trainer's."""
+        return job_pb2.JobSpec(
+            training_dataset=dataset,
+            validation_fraction=0.1,
+            adapter=self.adapter,
+            promotion_policy=policy,
+        )
+
+
+SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice")
+INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How many held-out questions a model got right, and its first answer."""
+
+    right: int
+    total: int
+    example: str
+
+    @property
+    def share(self) -> float:
+        """The share of right answers, 0 to 1."""
+        return self.right / self.total
+
+
+def score(serving: ServingClient, model: str, questions: list[Question]) -> Score:
+    """Put every question to `model`, several at a time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = list(pool.map(lambda one: serving.generate(one.request(model)).text, questions))
+    right = sum(one.is_right(text) for one, text in zip(questions, answers, strict=True))
+    return Score(right, len(questions), answers[0])

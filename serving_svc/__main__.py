@@ -1,0 +1,19 @@
+"""python -m serving_svc: serves until SIGTERM or SIGINT, or until its engine dies."""
+
+from __future__ import annotations
+
+import sys
+
+from serving_svc.app import serve
+from serving_svc.settings import ServingSettings
+from tailorbird.service import run_service
+
+
+def main() -> int:
+    """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise."""
+    return run_service(ServingSettings, serve)
+
+
+# vLLM starts its processes by importing this module anew.
+if __name__ == "__main__":
+    sys.exit(main())

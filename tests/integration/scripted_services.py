@@ -1,0 +1,264 @@
+"""Both services' APIs on one real socket, answering what a test scripts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
+from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
+from tailorbird.errors import NotFound, TailorbirdError, Unavailable
+from tailorbird.rpc.status import to_status
+from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
+from tailorbird.serving.v1 import inference_service_pb2_grpc as serving_grpc
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from tailorbird.tuning.v1 import tuning_service_pb2 as tuning_pb
+from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
+
+Context = Any
+ADAPTER = "tenants/acme/adapters/support"
+VERSIONS = [f"{ADAPTER}/versions/2026112{day}T100000-job-1" for day in (2, 1)]
+
+
+class Script:
+    """What the services answer, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.metadata: list[dict[str, str]] = []
+        self.requests: list[Any] = []
+        self.error: TailorbirdError | None = None
+        self.events: list[job_pb2.JobEvent] = []
+        self.breaks_after: list[int] = []
+        """Sequences after which WatchJob breaks off as UNAVAILABLE, each once."""
+        self.chunk_sizes: list[int] = []
+        self.received = 0
+        self.job = job_pb2.Job(name="tenants/acme/jobs/one", state=job_pb2.JOB_STATE_RUNNING)
+        self.text = ["Good ", "morning."]
+        self.cancelled = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def heard(self, request: Any, context: Context) -> None:
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        if self.error is not None:
+            fail(context, self.error)
+
+
+def fail(context: Context, error: TailorbirdError) -> None:
+    context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+class Tuning(tuning_grpc.TuningServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def UploadDataset(
+        self, request_iterator: Iterator[tuning_pb.UploadDatasetRequest], context: Context
+    ) -> tuning_pb.UploadDatasetResponse:
+        header = next(request_iterator).header
+        self.script.heard(header, context)
+        for request in request_iterator:
+            self.script.chunk_sizes.append(len(request.chunk))
+            self.script.received += len(request.chunk)
+        return tuning_pb.UploadDatasetResponse(
+            dataset=dataset_pb2.Dataset(
+                name=f"{header.parent}/datasets/{header.dataset_id}",
+                format=dataset_pb2.DATASET_FORMAT_CHAT,
+                record_count=3,
+                size_bytes=self.script.received,
+            )
+        )
+
+    def GetDataset(
+        self, request: tuning_pb.GetDatasetRequest, context: Context
+    ) -> tuning_pb.GetDatasetResponse:
+        self.script.heard(request, context)
+        return tuning_pb.GetDatasetResponse(dataset=dataset_pb2.Dataset(name=request.name))
+
+    def CreateJob(
+        self, request: tuning_pb.CreateJobRequest, context: Context
+    ) -> tuning_pb.CreateJobResponse:
+        self.script.heard(request, context)
+        self.script.job.spec.CopyFrom(request.job.spec)
+        return tuning_pb.CreateJobResponse(job=self.script.job)
+
+    def GetJob(
+        self, request: tuning_pb.GetJobRequest, context: Context
+    ) -> tuning_pb.GetJobResponse:
+        self.script.heard(request, context)
+        return tuning_pb.GetJobResponse(job=self.script.job)
+
+    def ListJobs(
+        self, request: tuning_pb.ListJobsRequest, context: Context
+    ) -> tuning_pb.ListJobsResponse:
+        self.script.heard(request, context)
+        page = int(request.page_token or 0)
+        return tuning_pb.ListJobsResponse(
+            jobs=[job_pb2.Job(name=f"{request.parent}/jobs/{page}-{one}") for one in "ab"],
+            next_page_token=str(page + 1) if page < 2 else "",
+        )
+
+    def CancelJob(
+        self, request: tuning_pb.CancelJobRequest, context: Context
+    ) -> tuning_pb.CancelJobResponse:
+        self.script.heard(request, context)
+        return tuning_pb.CancelJobResponse(job=self.script.job)
+
+    def WatchJob(
+        self, request: tuning_pb.WatchJobRequest, context: Context
+    ) -> Iterator[tuning_pb.WatchJobResponse]:
+        self.script.heard(request, context)
+        for event in self.script.events:
+            if event.sequence <= request.after_sequence:
+                continue
+            yield tuning_pb.WatchJobResponse(event=event)
+            if event.sequence in self.script.breaks_after:
+                self.script.breaks_after.remove(event.sequence)
+                fail(context, Unavailable("the trainer stops"))
+
+    def GetTrainerInfo(
+        self, request: tuning_pb.GetTrainerInfoRequest, context: Context
+    ) -> tuning_pb.GetTrainerInfoResponse:
+        self.script.heard(request, context)
+        base = tuning_pb.BaseModel(name="demo", digest="sha256:00", max_sequence_length=512)
+        return tuning_pb.GetTrainerInfoResponse(
+            base_models=[base], ranks=[8, 16], workers=1, device="cpu"
+        )
+
+
+class Inference(serving_grpc.InferenceServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def Generate(
+        self, request: serving_pb.GenerateRequest, context: Context
+    ) -> serving_pb.GenerateResponse:
+        self.script.heard(request, context)
+        return serving_pb.GenerateResponse(text="".join(self.script.text), version=VERSIONS[0])
+
+    def StreamGenerate(
+        self, request: serving_pb.StreamGenerateRequest, context: Context
+    ) -> Iterator[serving_pb.StreamGenerateResponse]:
+        self.script.heard(request, context)
+        context.add_callback(self.script.cancelled.set)
+        version = VERSIONS[0] if request.request.adapter else ""
+        for text in self.script.text:
+            yield serving_pb.StreamGenerateResponse(text=text, version=version)
+            self.script.go_on.wait(30)
+        yield serving_pb.StreamGenerateResponse(
+            finish_reason=serving_pb.FINISH_REASON_STOP,
+            usage=serving_pb.Usage(prompt_tokens=5, completion_tokens=2),
+        )
+
+    def GetServerInfo(
+        self, request: serving_pb.GetServerInfoRequest, context: Context
+    ) -> serving_pb.GetServerInfoResponse:
+        self.script.heard(request, context)
+        return serving_pb.GetServerInfoResponse(base_model="demo", adapter_slots=8)
+
+
+class Adapters(adapters_grpc.AdapterServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.routed = 1
+
+    def _adapter(self) -> adapters_pb.Adapter:
+        return adapters_pb.Adapter(name=ADAPTER, route=self._route("publish"))
+
+    def _route(self, reason: str) -> adapters_pb.Route:
+        return adapters_pb.Route(
+            generation=3, version=VERSIONS[self.routed], reason=reason, actor="billing"
+        )
+
+    def ListAdapters(
+        self, request: adapters_pb.ListAdaptersRequest, context: Context
+    ) -> adapters_pb.ListAdaptersResponse:
+        self.script.heard(request, context)
+        return adapters_pb.ListAdaptersResponse(adapters=[self._adapter()])
+
+    def GetAdapter(
+        self, request: adapters_pb.GetAdapterRequest, context: Context
+    ) -> adapters_pb.GetAdapterResponse:
+        self.script.heard(request, context)
+        if request.name != ADAPTER:
+            fail(context, NotFound(request.name))
+        return adapters_pb.GetAdapterResponse(adapter=self._adapter())
+
+    def ListVersions(
+        self, request: adapters_pb.ListVersionsRequest, context: Context
+    ) -> adapters_pb.ListVersionsResponse:
+        self.script.heard(request, context)
+        page = int(request.page_token or 0)
+        return adapters_pb.ListVersionsResponse(
+            versions=[adapters_pb.Version(name=VERSIONS[page], rank=16)],
+            next_page_token="1" if page == 0 else "",
+        )
+
+    def GetVersion(
+        self, request: adapters_pb.GetVersionRequest, context: Context
+    ) -> adapters_pb.GetVersionResponse:
+        self.script.heard(request, context)
+        return adapters_pb.GetVersionResponse(version=adapters_pb.Version(name=request.name))
+
+    def Promote(
+        self, request: adapters_pb.PromoteRequest, context: Context
+    ) -> adapters_pb.PromoteResponse:
+        self.script.heard(request, context)
+        self.routed = VERSIONS.index(request.name)
+        return adapters_pb.PromoteResponse(route=self._route("promote"))
+
+    def Rollback(
+        self, request: adapters_pb.RollbackRequest, context: Context
+    ) -> adapters_pb.RollbackResponse:
+        self.script.heard(request, context)
+        self.routed = VERSIONS.index(request.to_version) if request.to_version else 1
+        return adapters_pb.RollbackResponse(route=self._route("rollback"))
+
+
+def serve(
+    script: Script, port: int = 0, credentials: grpc.ServerCredentials | None = None
+) -> tuple[grpc.Server, int]:
+    """Start a server for the script; the caller stops it."""
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    tuning_grpc.add_TuningServiceServicer_to_server(Tuning(script), server)
+    serving_grpc.add_InferenceServiceServicer_to_server(Inference(script), server)
+    adapters_grpc.add_AdapterServiceServicer_to_server(Adapters(script), server)
+    address = f"127.0.0.1:{port}"
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
+    server.start()
+    return server, port
+
+
+def event(sequence: int, **what: Any) -> job_pb2.JobEvent:
+    return job_pb2.JobEvent(sequence=sequence, **what)
+
+
+def state(sequence: int, value: job_pb2.JobState.ValueType, **more: Any) -> job_pb2.JobEvent:
+    return event(sequence, state_changed=job_pb2.JobEvent.StateChanged(state=value, **more))
+
+
+def step(sequence: int, number: int, total: int = 4) -> job_pb2.JobEvent:
+    progress = job_pb2.JobEvent.StepProgress(
+        step=number, total_steps=total, loss=2.0 / number, tokens_per_second=1000, eta_seconds=7
+    )
+    return event(sequence, step_progress=progress)
+
+
+def a_job_that_succeeds() -> list[job_pb2.JobEvent]:
+    return [
+        state(1, job_pb2.JOB_STATE_PREPARING),
+        state(2, job_pb2.JOB_STATE_RUNNING),
+        *(step(2 + number, number) for number in range(1, 5)),
+        event(7, evaluation=job_pb2.JobEvent.Evaluation(step=4, validation_loss=0.25)),
+        event(8, published=job_pb2.JobEvent.Published(version=VERSIONS[0], promoted=True)),
+        state(9, job_pb2.JOB_STATE_SUCCEEDED),
+    ]

@@ -1,0 +1,127 @@
+"""Versions that must not be served, and what answers in their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import torch
+
+from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
+from tailorbird.manifest import ADAPTER_WEIGHTS, PROBES
+from tailorbird.names import AdapterName, VersionName
+from tests.integration.serving.calls import (
+    ask,
+    promote,
+)
+from tests.integration.serving.process import Client, refusal
+from tests.integration.serving.world import (
+    VOCABULARY,
+    World,
+    change_config,
+    change_weights,
+)
+
+
+def nan(tensors: dict[str, torch.Tensor]) -> None:
+    next(iter(tensors.values()))[0, 0] = float("nan")
+
+
+def narrow(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(name for name in tensors if "q_proj.lora_A" in name)
+    tensors[name] = tensors[name][:, :32].contiguous()
+
+
+def unknown_layer(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if "layers.1" in name]:
+        tensors[name.replace("layers.1", "layers.2")] = tensors.pop(name)
+
+
+def silent(tensors: dict[str, torch.Tensor]) -> None:
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name].zero_()
+
+
+def other(tensors: dict[str, torch.Tensor]) -> None:
+    for name in tensors:
+        tensors[name].mul_(-1.5)
+
+
+def foreign_probe(folder: Path) -> None:
+    probes = json.loads((folder / PROBES).read_text())
+    probes["sequences"][0]["token_ids"][3] = VOCABULARY
+    (folder / PROBES).write_text(json.dumps(probes))
+
+
+SPOILED: dict[str, tuple[str, dict[str, Any]]] = {
+    "NaN": ("NOT_FINITE", {"spoil": change_weights(nan)}),
+    "another hidden size": ("TENSOR_MISMATCH", {"spoil": change_weights(narrow)}),
+    "a layer too many": ("TENSOR_MISMATCH", {"spoil": change_weights(unknown_layer)}),
+    "no effect": ("EFFECT_ABSENT", {"spoil": change_weights(silent)}),
+    "other weights": ("PROBE_MISMATCH", {"spoil": change_weights(other)}),
+    "DoRA": ("CONFIG_UNSUPPORTED", {"spoil": change_config(use_dora=True)}),
+    "another rank": ("CONFIG_UNSUPPORTED", {"spoil": change_config(r=16)}),
+    "a foreign probe": ("PROBES_INVALID", {"spoil": foreign_probe}),
+    "another base": (
+        "BASE_MISMATCH",
+        {"manifest_changes": {"base_model_digest": f"sha256:{'0' * 64}"}},
+    ),
+    "another template": (
+        "TEMPLATE_MISMATCH",
+        {"manifest_changes": {"chat_template_digest": f"sha256:{'0' * 64}"}},
+    ),
+    "rank 128": ("RANK_TOO_HIGH", {"manifest_changes": {"rank": 128}}),
+}
+
+
+@pytest.mark.parametrize(("reason", "options"), SPOILED.values(), ids=SPOILED.keys())
+async def test_a_spoiled_version_is_refused_and_others_go_on(
+    world: World, client: Client, adapter: AdapterName, reason: str, options: dict[str, Any]
+) -> None:
+    good = await world.publish_routed(adapter, seed=8)
+    bad = await world.publish(adapter, seed=9, **options)
+    for call in (client.generate(ask(bad)), promote(client, bad)):
+        code, told, _ = await refusal(call)
+        assert (code, told) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
+    answer = await client.generate(ask(adapter))
+    assert (answer.version, answer.text) == (str(good), world.answers[good])
+
+
+async def replace(world: World, version: VersionName, change: Callable[[bytes], bytes]) -> None:
+    key = f"{version}/{ADAPTER_WEIGHTS}"
+    await world.registry.store.put(key, change(await world.registry.store.get(key)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda data: data[:-4] + b"\0\0\0\1", lambda data: data[:-4], lambda _: b""],
+    ids=["changed", "cut", "empty"],
+)
+async def test_a_route_to_corrupt_bytes_leaves_the_older_version_in_effect(
+    world: World, client: Client, adapter: AdapterName, change: Callable[[bytes], bytes]
+) -> None:
+    good = await world.publish_routed(adapter, seed=8)
+    bad = await world.publish_routed(
+        adapter, seed=9, after=lambda version: replace(world, version, change)
+    )
+    answer = await client.generate(ask(adapter))
+    assert (answer.version, answer.route_generation) == (str(good), 1)
+    request = adapters_pb.GetAdapterRequest(name=str(adapter))
+    found = (await client.adapters.GetAdapter(request, metadata=client.metadata)).adapter
+    assert (found.route.generation, found.route.version) == (2, str(bad))
+    assert found.effective_generation == 1
+    assert [(r.version, r.reason) for r in found.refusals] == [(str(bad), "DIGEST_MISMATCH")]
+
+
+async def test_when_every_version_is_refused_the_base_does_not_answer(
+    world: World, client: Client, adapter: AdapterName
+) -> None:
+    await world.publish_routed(adapter, spoil=change_weights(nan))
+    code, reason, _ = await refusal(client.generate(ask(adapter)))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE")

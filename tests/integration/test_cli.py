@@ -1,0 +1,209 @@
+"""The `tailorbird` command against a real socket: what it asks, what it prints, how it fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from google.rpc import status_pb2
+
+from tailorbird import errors
+from tailorbird.cli.app import main
+from tailorbird.rpc.status import stored_status
+from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
+from tailorbird.tuning.v1 import job_pb2
+from tests.integration.scripted_services import (
+    ADAPTER,
+    VERSIONS,
+    Script,
+    a_job_that_succeeds,
+    serve,
+    state,
+)
+
+
+@dataclass
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def run(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    server, port = serve(script)
+    monkeypatch.setenv("TAILORBIRD_TRAINER", f"localhost:{port}")
+    monkeypatch.setenv("TAILORBIRD_SERVING", f"localhost:{port}")
+    monkeypatch.setenv("TAILORBIRD_TOKEN", "secret")
+    monkeypatch.setenv("TAILORBIRD_TENANT", "acme")
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["tailorbird", *arguments])
+        try:
+            main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    yield run
+    server.stop(None).wait()
+
+
+def test_datasets(run: Run, script: Script, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("{}\n")
+    assert (
+        "tenants/acme/datasets/chats" in run("datasets", "upload", str(path), "--id", "chats").out
+    )
+    assert script.metadata[0]["authorization"] == "Bearer secret"
+    shown = json.loads(run("datasets", "get", "chats", "--json").out)
+    assert shown["name"] == "tenants/acme/datasets/chats"
+
+
+def test_create_says_what_was_asked(run: Run, script: Script) -> None:
+    ran = run(
+        *("jobs", "create", "--adapter", "support", "--data", "chats", "--validation", "0.1"),
+        *("--rank", "8", "--epochs", "3", "--learning-rate", "1e-3", "--policy", "manual"),
+        *("--job-id", "one", "--request-id", "r1"),
+    )
+    assert ran.status == 0, ran.err
+    request = script.requests[0]
+    spec = request.job.spec
+    assert (request.parent, request.job_id, request.request_id) == ("tenants/acme", "one", "r1")
+    assert spec.adapter == ADAPTER
+    assert spec.training_dataset == "tenants/acme/datasets/chats"
+    assert spec.validation_fraction == pytest.approx(0.1)
+    assert spec.lora.rank == 8
+    assert not spec.lora.HasField("alpha")
+    assert spec.hyperparameters.epochs == 3
+    assert not spec.hyperparameters.HasField("seed")
+    assert spec.promotion_policy == job_pb2.PROMOTION_POLICY_MANUAL
+
+
+def test_full_names_carry_their_tenant(run: Run, script: Script) -> None:
+    run(
+        *("jobs", "create", "--adapter", "tenants/birch/adapters/notes"),
+        *("--data", "tenants/birch/datasets/notes", "--validation", "tenants/birch/datasets/held"),
+    )
+    request = script.requests[0]
+    assert request.parent == "tenants/birch"
+    assert request.job.spec.validation_dataset == "tenants/birch/datasets/held"
+
+
+def test_watch_ends_with_the_job(run: Run, script: Script) -> None:
+    script.events = a_job_that_succeeds()
+    ran = run("jobs", "create", "--adapter", "support", "--data", "chats", "--watch")
+    assert ran.status == 0
+    assert "running" in ran.out
+    assert ran.out.splitlines()[-1] == f"published {VERSIONS[0].rpartition('/')[2]}, promoted"
+
+
+def test_watch_fails_with_the_job(run: Run, script: Script) -> None:
+    error: status_pb2.Status = stored_status("NON_FINITE", "the loss is not finite", {})
+    script.events = [state(1, job_pb2.JOB_STATE_FAILED, error=error)]
+    ran = run("jobs", "watch", "one")
+    assert ran.status == 1
+    assert ran.err == "failed: NON_FINITE: the loss is not finite\n"
+
+
+def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
+    assert len(json.loads(run("jobs", "list", "--json", "--state", "running").out)) == 6
+    assert script.requests[0].state == job_pb2.JOB_STATE_RUNNING
+    assert "tenants/acme/jobs/2-b" in run("jobs", "list").out
+    assert "running" in run("jobs", "get", "one").out
+    assert run("jobs", "cancel", "one").status == 0
+
+
+def test_adapters(run: Run, script: Script) -> None:
+    latest = VERSIONS[0].rpartition("/")[2]
+    assert ADAPTER in run("adapters", "list").out
+    assert "publish of billing" in run("adapters", "get", "support").out
+    assert latest in run("adapters", "versions", "support").out
+    assert VERSIONS[0] in run("adapters", "version", latest, "--adapter", "support").out
+    assert VERSIONS[0] in run("adapters", "promote", latest, "--adapter", "support").out
+    ran = run("adapters", "rollback", "support", "--to", latest, "--json")
+    assert json.loads(ran.out)["generation"] == "3"
+
+
+def test_generate_streams(run: Run, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("generate", "--adapter", "support", "--max-tokens", "9", "Hello?").out == (
+        "Good morning.\n"
+    )
+    sent: serving_pb.GenerateRequest = script.requests[0].request
+    assert (sent.adapter, sent.sampling.max_tokens) == (ADAPTER, 9)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert run("generate", "--base", "-").status == 0
+    assert script.requests[1].request.parent == "tenants/acme"
+    assert script.requests[1].request.chat.messages[0].content == "from a pipe"
+
+
+def test_info(run: Run) -> None:
+    assert {"trainer", "serving"} == set(json.loads(run("info", "--json").out))
+    ran = run("info", "--trainer", "localhost:1")
+    assert ran.status == 1
+    assert "8 at once" in ran.out
+    assert ran.err.startswith("trainer: error: UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            errors.InvalidArgument("job.spec.lora.rank", "7 is not a rank", reason="BAD_RANK"),
+            "error: INVALID_ARGUMENT BAD_RANK job.spec.lora.rank: 7 is not a rank\n",
+        ),
+        (errors.NotFound(ADAPTER), f"error: NOT_FOUND {ADAPTER} does not exist\n"),
+        (errors.Conflict("moved\nmeanwhile"), "error: ABORTED CONFLICT moved meanwhile\n"),
+    ],
+)
+def test_a_failed_call_is_one_line(
+    run: Run, script: Script, error: errors.TailorbirdError, line: str
+) -> None:
+    script.error = error
+    ran = run("adapters", "get", "support")
+    assert (ran.status, ran.out, ran.err) == (1, "", line)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jobs", "create"),
+        ("jobs", "list", "--state", "lost"),
+        ("datasets", "upload", "/none.jsonl", "--id", "x"),
+        ("generate", "hello"),
+        ("generate", "--base", "--adapter", "support", "hello"),
+        ("adapters", "promote", "20261121T100000-job-1"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_exits_2(run: Run, script: Script, arguments: tuple[str, ...]) -> None:
+    ran = run(*arguments)
+    assert ran.status == 2
+    assert "Traceback" not in ran.err
+    assert script.requests == []
+
+
+def test_a_tenant_is_needed_and_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("jobs", "list", "--tenant", "../etc").err.startswith("error: --tenant: '../etc'")
+    monkeypatch.delenv("TAILORBIRD_TENANT")
+    ran = run("jobs", "list")
+    assert ran.status == 1
+    assert "TAILORBIRD_TENANT" in ran.err

@@ -1,0 +1,275 @@
+"""The clients over a real socket: what they send, what they raise, when they try again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tailorbird import errors
+from tailorbird.client import CallError, FieldViolation, ServingClient, TrainerClient, chat_request
+from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
+from tailorbird.tuning.v1 import job_pb2
+from tests.integration.scripted_services import (
+    ADAPTER,
+    VERSIONS,
+    Script,
+    a_job_that_succeeds,
+    serve,
+)
+
+JOB = "tenants/acme/jobs/one"
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def port(script: Script) -> Iterator[int]:
+    server, port = serve(script)
+    yield port
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def trainer(port: int) -> Iterator[TrainerClient]:
+    with TrainerClient(f"localhost:{port}", "secret") as client:
+        yield client
+
+
+@pytest.fixture
+def serving(port: int) -> Iterator[ServingClient]:
+    with ServingClient(f"localhost:{port}", "secret") as client:
+        yield client
+
+
+def test_an_upload_is_sent_in_chunks_with_its_size(
+    trainer: TrainerClient, script: Script, tmp_path: Path
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(b"x" * (5 * 2**19))
+    sent: list[int] = []
+    dataset = trainer.upload_dataset("tenants/acme", "chats", path, sent=sent.append)
+    assert dataset.name == "tenants/acme/datasets/chats"
+    assert script.requests[0].size_bytes == 5 * 2**19
+    assert script.chunk_sizes == [2**20, 2**20, 2**19]
+    assert sent == [2**20, 2**21, 5 * 2**19]
+    assert script.metadata[0]["authorization"] == "Bearer secret"
+
+
+def test_an_upload_is_never_far_ahead_of_its_reader(
+    trainer: TrainerClient, script: Script, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(bytes(64 * 2**20))
+    leads: list[int] = []
+    trainer.upload_dataset(
+        "tenants/acme", "large", path, sent=lambda total: leads.append(total - script.received)
+    )
+    assert script.received == 64 * 2**20
+    assert max(leads) <= 16 * 2**20
+
+
+def test_an_upload_of_a_missing_file_is_an_os_error(trainer: TrainerClient, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        trainer.upload_dataset("tenants/acme", "none", tmp_path / "none.jsonl")
+
+
+def test_a_failed_call_says_code_reason_and_field(trainer: TrainerClient, script: Script) -> None:
+    script.error = errors.InvalidArgument("job.spec.lora.rank", "7 is not one of 8, 16", limit=128)
+    with pytest.raises(CallError) as caught:
+        trainer.create_job("tenants/acme", job_pb2.JobSpec())
+    error = caught.value
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.reason == "INVALID_ARGUMENT"
+    assert error.violations == (FieldViolation("job.spec.lora.rank", "7 is not one of 8, 16"),)
+    assert error.metadata["limit"] == "128"
+    assert error.retry_after is None
+
+
+def test_a_failed_call_says_when_to_try_again(serving: ServingClient, script: Script) -> None:
+    script.error = errors.ResourceExhausted("no slot", reason="NO_SLOT", retry_after=2.5)
+    with pytest.raises(CallError) as caught:
+        serving.generate(chat_request(ADAPTER, "hello"))
+    assert (caught.value.reason, caught.value.retry_after) == ("NO_SLOT", 2.5)
+    assert str(caught.value) == "RESOURCE_EXHAUSTED (NO_SLOT): no slot"
+
+
+def test_a_service_that_is_away_is_unavailable(port: int) -> None:
+    with TrainerClient("localhost:1") as nobody, pytest.raises(CallError) as caught:
+        nobody.trainer_info()
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.reason == "UNAVAILABLE"
+
+
+def test_listings_go_through_every_page(
+    trainer: TrainerClient, serving: ServingClient, script: Script
+) -> None:
+    names = [job.name.rpartition("/")[2] for job in trainer.list_jobs("tenants/acme")]
+    assert names == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b"]
+    assert [version.name for version in serving.list_versions(ADAPTER)] == VERSIONS
+
+
+def test_a_watch_that_breaks_goes_on_after_the_last_event_seen(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.events = a_job_that_succeeds()
+    script.breaks_after = [3, 6]
+    assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))
+    assert [request.after_sequence for request in script.requests] == [0, 3, 6]
+
+
+def test_a_watch_outlives_its_server(script: Script) -> None:
+    script.events = a_job_that_succeeds()
+    script.breaks_after = [4]
+    server, port = serve(script)
+    with TrainerClient(f"localhost:{port}") as trainer:
+        events = trainer.watch_job(JOB)
+        seen = [next(events).sequence for _ in range(4)]
+        server.stop(None).wait()
+        server, _ = serve(script, port)
+        seen += [event.sequence for event in events]
+    server.stop(None).wait()
+    assert seen == list(range(1, 10))
+
+
+def test_a_watch_gives_up_when_its_patience_ends(trainer: TrainerClient, script: Script) -> None:
+    script.error = errors.Unavailable("starting")
+    with pytest.raises(CallError) as caught:
+        list(trainer.watch_job(JOB, patience=0.3))
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    assert len(script.requests) > 1
+
+
+def test_a_watch_does_not_retry_what_cannot_get_better(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.error = errors.NotFound(JOB)
+    with pytest.raises(CallError) as caught:
+        list(trainer.watch_job(JOB))
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
+    assert len(script.requests) == 1
+
+
+def test_a_watch_from_a_sequence_on(trainer: TrainerClient, script: Script) -> None:
+    script.events = a_job_that_succeeds()
+    assert [event.sequence for event in trainer.watch_job(JOB, 7)] == [8, 9]
+
+
+def test_generations_carry_what_a_proxy_hashes_on(serving: ServingClient, script: Script) -> None:
+    serving.generate(chat_request(ADAPTER, "hello", system="be kind", max_tokens=5))
+    list(serving.stream_generate(chat_request("tenants/acme", "hello")))
+    assert [one["x-tailorbird-adapter"] for one in script.metadata] == [ADAPTER, "tenants/acme"]
+    request = script.requests[0]
+    assert [message.role for message in request.chat.messages] == [
+        serving_pb.ROLE_SYSTEM,
+        serving_pb.ROLE_USER,
+    ]
+    assert request.sampling.max_tokens == 5
+    assert not request.sampling.HasField("temperature")
+    assert script.requests[1].request.WhichOneof("model") == "parent"
+
+
+def test_a_generation_is_never_sent_twice(serving: ServingClient, script: Script) -> None:
+    script.error = errors.Unavailable("the engine died")
+    for send in (serving.generate, lambda request: list(serving.stream_generate(request))):
+        with pytest.raises(CallError):
+            send(chat_request(ADAPTER, "hello"))
+    assert len(script.requests) == 2
+
+
+def test_closing_a_stream_ends_the_generation(serving: ServingClient, script: Script) -> None:
+    script.go_on.clear()
+    pieces = serving.stream_generate(chat_request(ADAPTER, "hello"))
+    assert next(pieces).text == "Good "
+    pieces.close()
+    assert script.cancelled.wait(10)
+    script.go_on.set()
+
+
+def test_a_deadline_ends_a_generation(serving: ServingClient, script: Script) -> None:
+    script.go_on.clear()
+    with pytest.raises(CallError) as caught:
+        list(serving.stream_generate(chat_request(ADAPTER, "hello"), timeout=0.2))
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    script.go_on.set()
+
+
+def test_routes_move(serving: ServingClient) -> None:
+    assert serving.promote(VERSIONS[0]).version == VERSIONS[0]
+    assert serving.get_adapter(ADAPTER).route.version == VERSIONS[0]
+    assert serving.rollback(ADAPTER).version == VERSIONS[1]
+    assert serving.rollback(ADAPTER, VERSIONS[0]).reason == "rollback"
+    assert serving.get_version(VERSIONS[1]).name == VERSIONS[1]
+    assert [adapter.name for adapter in serving.list_adapters("tenants/acme")] == [ADAPTER]
+
+
+def test_tls_with_an_authority_of_ones_own(script: Script) -> None:
+    key, certificate = _certificate()
+    credentials = grpc.ssl_server_credentials([(key, certificate)])
+    server, port = serve(script, credentials=credentials)
+    with ServingClient(f"localhost:{port}", root_certificates=certificate) as client:
+        assert client.server_info().base_model == "demo"
+    with ServingClient(f"localhost:{port}") as client, pytest.raises(CallError):
+        client.server_info()
+    server.stop(None).wait()
+
+
+def test_a_token_that_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(errors.InvalidArgument):
+        TrainerClient("localhost:1", "schlüssel")
+
+
+def test_client_and_cli_need_the_base_install_only() -> None:
+    code = """
+import sys
+class Blocked:
+    names = {"pydantic", "pydantic_settings", "structlog", "prometheus_client", "obstore", "uvloop",
+        "torch", "vllm", "transformers", "sqlalchemy", "grpc_health", "huggingface_hub", "numpy"}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+import tailorbird.client
+import tailorbird.cli.app
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def _certificate() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    )
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return (
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        certificate.public_bytes(pem),
+    )

@@ -1,0 +1,150 @@
+"""`tailorbird up` with stand-ins for the services: started, shown, stopped, never left behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+SERVICE = """
+import http.server, os, pathlib, signal, sys, threading
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+
+name = pathlib.Path(sys.argv[0]).stem
+if os.environ.get("FAILS") == name:
+    sys.exit("cannot read the base model")
+server = http.server.HTTPServer(("127.0.0.1", int(os.environ["TAILORBIRD_METRICS_PORT"])), Ready)
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+here = pathlib.Path(os.environ["TAILORBIRD_DATA_DIR"])
+here.mkdir(parents=True)
+(here / "pid").write_text(str(os.getpid()))
+(here / "store").write_text(os.environ["TAILORBIRD_OBJECT_STORE"])
+server.serve_forever()
+print("stopped in order")
+"""
+
+
+class Up:
+    """A running `tailorbird up` in a folder where stand-ins are found before the services."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        for name in ("trainer_svc", "serving_svc"):
+            (folder / f"{name}.py").write_text(SERVICE)
+        self.data = folder / "data"
+        arguments = ["up", "--base-model", "none", "--data-dir", str(self.data)]
+        options = ("trainer-port", "serving-port", "trainer-metrics-port", "serving-metrics-port")
+        for option, port in zip(options, _free_ports(4), strict=True):
+            arguments += [f"--{option}", str(port)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tailorbird.cli.app", *arguments],
+            cwd=folder,
+            env={**os.environ, "COLUMNS": "300", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until_shown(self) -> list[str]:
+        """Wait for what `up` prints when both are ready; return its lines."""
+        assert self.process.stdout is not None
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        return lines
+
+    def ended(self) -> tuple[int, str]:
+        _, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stderr
+
+    def pid(self, service: str) -> int:
+        return int((self.data / service / "pid").read_text())
+
+    def log(self, service: str) -> str:
+        return (self.data / "logs" / f"{service}.log").read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def up(**environment: str) -> Up:
+        started.append(Up(tmp_path, **environment))
+        return started[-1]
+
+    yield up
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()
+
+
+def test_up_shows_where_everything_is_and_stops_both(start: Callable[..., Up]) -> None:
+    up = start()
+    shown = "".join(up.until_shown())
+    assert "/metrics" in shown
+    assert f"{(up.data / 'store').resolve().as_uri()}" in shown
+    for service in ("trainer", "serving"):
+        assert (up.data / service / "store").read_text() == (up.data / "store").resolve().as_uri()
+    up.process.send_signal(signal.SIGINT)
+    status, stderr = up.ended()
+    assert status == 0, stderr
+    assert up.log("trainer") == up.log("serving") == "stopped in order\n"
+
+
+def test_when_one_dies_the_other_is_stopped(start: Callable[..., Up]) -> None:
+    up = start()
+    up.until_shown()
+    os.kill(up.pid("serving"), signal.SIGKILL)
+    status, stderr = up.ended()
+    assert status == 1
+    assert "serving was killed by signal 9" in stderr
+    assert up.log("trainer") == "stopped in order\n"
+
+
+def test_a_service_that_cannot_start_ends_up_with_its_log(start: Callable[..., Up]) -> None:
+    status, stderr = start(FAILS="serving_svc").ended()
+    assert status == 1
+    assert "cannot read the base model" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_nothing_is_left_when_up_is_killed(start: Callable[..., Up]) -> None:
+    up = start()
+    up.until_shown()
+    with ExitStack() as stack:
+        watched = [os.pidfd_open(up.pid(service)) for service in ("trainer", "serving")]
+        for handle in watched:
+            stack.callback(os.close, handle)
+        up.process.kill()
+        for handle in watched:
+            _until_ended(handle)
+    assert up.log("trainer") == up.log("serving") == "stopped in order\n"
+
+
+def _until_ended(handle: int) -> None:
+    ended, _, _ = select.select([handle], [], [], 20)
+    assert ended, "the process lives on"
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
