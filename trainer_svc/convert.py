@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -11,7 +9,8 @@ from typing import TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tailorbird.errors import InvalidArgument
-from tailorbird.names import AdapterName, DatasetName
+from tailorbird.names import AdapterName, DatasetName, TenantName
+from tailorbird.rpc.paging import page_position
 from tailorbird.rpc.status import stored_status
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from trainer_svc import jobs
@@ -20,7 +19,6 @@ from trainer_svc.records import DatasetFormat
 
 _MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 32, 63, 255
 _MAX_TARGETS = 64
-_MAX_PAGE, _DEFAULT_PAGE = 1000, 50
 
 _Number = TypeVar("_Number", int, float)
 
@@ -154,31 +152,20 @@ def state_from_proto(state: job_pb2.JobState.ValueType) -> jobs.JobState | None:
         raise InvalidArgument("state", f"{state} is not a job state") from error
 
 
-def page_size_from_proto(size: int) -> int:
-    """Return how many items a page has."""
-    if size < 0:
-        raise InvalidArgument("page_size", f"{size} is negative")
-    return min(size or _DEFAULT_PAGE, _MAX_PAGE)
+def position_of(job: jobs.Job) -> str:
+    """Return where the page after `job` begins, for its token."""
+    return f"{job.create_time.isoformat()} {job.name.job}"
 
 
-def page_token(job: jobs.Job) -> str:
-    """Return the token of the page that follows `job`."""
-    return base64.urlsafe_b64encode(
-        f"{job.create_time.isoformat()}|{job.name.job}".encode()
-    ).decode()
-
-
-def page_token_from_proto(token: str) -> tuple[datetime, str] | None:
-    """Return where the page begins, or None for the first; InvalidArgument if not one of ours."""
+def position_from_token(parent: TenantName, token: str) -> tuple[datetime, str] | None:
+    """Return after which (create_time, job) the page begins, or None for the first page."""
     if not token:
         return None
+    time, _, job = page_position(parent, token).partition(" ")
     try:
-        time, separator, job = base64.b64decode(token, b"-_", validate=True).decode().partition("|")
-        if separator:
-            return datetime.fromisoformat(time).astimezone(UTC), job
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        pass
-    raise InvalidArgument("page_token", "not a next_page_token of this method")
+        return datetime.fromisoformat(time).astimezone(UTC), job
+    except ValueError as error:
+        raise InvalidArgument("page_token", "not a next_page_token of this method") from error
 
 
 def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:

@@ -12,6 +12,7 @@ from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, check_id
 from tailorbird.rpc.auth import current_caller
+from tailorbird.rpc.paging import page_size, page_token
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from trainer_svc import convert
@@ -102,14 +103,14 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         jobs, more = await self._service.list_jobs(
             tenant,
-            limit=convert.page_size_from_proto(request.page_size),
-            after=convert.page_token_from_proto(request.page_token),
+            limit=page_size(request.page_size),
+            after=convert.position_from_token(tenant, request.page_token),
             state=convert.state_from_proto(request.state),
             adapter=AdapterName.parse(request.adapter, "adapter") if request.adapter else None,
         )
         return pb.ListJobsResponse(
             jobs=[convert.job_to_proto(job) for job in jobs],
-            next_page_token=convert.page_token(jobs[-1]) if more else "",
+            next_page_token=page_token(tenant, convert.position_of(jobs[-1])) if more else "",
         )
 
     async def CancelJob(
