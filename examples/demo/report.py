@@ -39,7 +39,7 @@ class Report:
         self._steps += 1
         self.console.print()
         head = Text(f"{self._steps}. {title}", style="bold cyan")
-        self.console.print(head.append(f"  ({self.seconds:.0f} s)", style="dim"))
+        self.console.print(head.append(f"  ({self.seconds:.0f} s)", style="dim"), soft_wrap=True)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line."""

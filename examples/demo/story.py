@@ -178,17 +178,13 @@ def _retrain_and_swap(stage: Stage, report: Report) -> None:
 
 
 def _show_swap(report: Report, swap: SwapReport, names: dict[str, str]) -> None:
-    report.table(
-        ["VERSION", "ANSWERED", "ITS LAST ANSWER ENDS"],
-        (
-            [
-                f"{names.get(version, '?')}  {last_part(version)}",
-                str(count),
-                [answer.text for answer in swap.answers if answer.version == version][-1][-40:],
-            ]
-            for version, count in swap.by_version.items()
-        ),
-    )
+    for version, name in names.items():
+        report.say(f"{name} = {last_part(version)}", "dim")
+    rows = []
+    for version, count in swap.by_version.items():
+        last = [answer.text for answer in swap.answers if answer.version == version][-1]
+        rows.append([names.get(version, "neither"), str(count), f"...{last[-36:]}"])
+    report.table(["VERSION", "ANSWERED", "ITS LAST ANSWER"], rows)
     report.say(
         f"{swap.by_version.total() + len(swap.failures)} requests, {len(swap.failures)} failed; "
         f"Promote took {swap.promotion_seconds:.2f} s: fetch, checks, load, probes, route"

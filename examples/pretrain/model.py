@@ -14,12 +14,14 @@ class Recipe:
     """What defines the weights, together with Python's library and the code here.
 
     `drill` is a share of copying drills and the pools, first to last exclusive, that have it.
+    `restart` is a step, and the steps and decay that hold before it: the shipped run was
+    first planned shorter, and went on from there at the full rate.
     """
 
-    steps: int = 3000
+    steps: int = 5300
     seed: int = 7
     warmup: int = 60
-    decay: int = 500
+    decay: int = 900
     chat_tokens: int = 2560
     text_rows: int = 2
     matrix_lr: float = 6e-3
@@ -31,13 +33,16 @@ class Recipe:
     heads: int = 4
     intermediate_size: int = 640
     drill: tuple[float, int, int] = (0.7, 42, 55)
+    restart: tuple[int, int, int] = (3500, 3600, 500)
     tokenizer_chats: int = 20_000
     modules: int | None = None
 
     def rate(self, step: int) -> float:
         """The share of the full learning rate at a step: warm-up, plateau, linear decay."""
         rise = (step + 1) / max(1, self.warmup)
-        fall = (self.steps - step) / max(1, self.decay)
+        before, *shorter = self.restart
+        steps, decay = shorter if step < before else (self.steps, self.decay)
+        fall = (steps - step) / max(1, decay)
         return max(0.0, min(1.0, rise, fall))
 
     def drilled(self, pool: int) -> float:

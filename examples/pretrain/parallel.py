@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+from torch.multiprocessing.spawn import start_processes
 
 from .corpus import Batch
 
@@ -57,4 +58,6 @@ def run(count: int, work: Callable[[Worker], object]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = (Path(folder) / "rendezvous").as_uri()
-        torch.multiprocessing.spawn(_entry, (count, rendezvous, work), nprocs=count)
+        start_processes(  # type: ignore[no-untyped-call]
+            _entry, (count, rendezvous, work), nprocs=count, start_method="spawn"
+        )

@@ -24,6 +24,7 @@ SMALL = Recipe(
     steps=40,
     warmup=5,
     decay=10,
+    restart=(0, 0, 0),
     chat_tokens=512,
     text_rows=1,
     hidden_size=64,
