@@ -98,8 +98,8 @@ class Tenant:
         )
 
 
-SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=6)
-INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=6)
+SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=5)
+INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=5)
 
 
 @dataclass(frozen=True, slots=True)
