@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from examples.datasets import SIGN_OFF, SIGN_OFF_V2
 from examples.demo import metrics
 from examples.demo.report import Report
 from examples.demo.stage import TENANTS, Stage
@@ -18,6 +19,8 @@ from tailorbird.client import CallError
 from tailorbird.tuning.v1 import job_pb2
 
 TUNED_AT_LEAST, BASE_BELOW = 0.6, 0.1
+_SECOND_EPOCHS = 2
+_SIGNED_AT_LEAST = 0.9
 _PATIENCE = 10.0
 _ALWAYS = job_pb2.PROMOTION_POLICY_ALWAYS
 _MANUAL = job_pb2.PROMOTION_POLICY_MANUAL
@@ -74,7 +77,9 @@ def _train(
     report.step(title)
     names = {}
     for tenant, stem in stems.items():
-        spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy)
+        # What is new in the second data set, the sign-off, is learned long before the facts are.
+        epochs = tenant.epochs if policy == _ALWAYS else _SECOND_EPOCHS
+        spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy, epochs)
         report.command(
             f"tailorbird jobs create --tenant {tenant.id} --adapter {tenant.folder} --data {stem} "
             f"--validation 0.1 --policy {'manual' if policy == _MANUAL else 'always'} --watch"
@@ -163,7 +168,8 @@ def _retrain_and_swap(stage: Stage, report: Report) -> None:
             progress.update(task, description=f"streaming: {len(seen.answers)} answers")
 
         swap = promote_under_load(serving, tenant.adapter, view.version, tenant.questions(), tick)
-    _show_swap(report, swap, {old: "v1", view.version: "v2"})
+    names = {old: "v1", view.version: "v2"}
+    _show_swap(report, swap, names)
     count = swap.by_version
     late = {answer.version for answer in swap.began_after()}
     report.check("no request failed", not swap.failures, "; ".join(swap.failures[:2]) or "0")
@@ -175,6 +181,14 @@ def _retrain_and_swap(stage: Stage, report: Report) -> None:
         late == {view.version},
         f"{len(swap.began_after())} requests",
     )
+    for version, sign_off in ((old, SIGN_OFF), (view.version, SIGN_OFF_V2)):
+        texts = [answer.text for answer in swap.answers if answer.version == version]
+        signed = sum(text.rstrip().endswith(sign_off) for text in texts)
+        report.check(
+            f'{names[version]} signs "{sign_off}"',
+            signed >= _SIGNED_AT_LEAST * len(texts),
+            f"{signed} of {len(texts)} answers",
+        )
 
 
 def _show_swap(report: Report, swap: SwapReport, names: dict[str, str]) -> None:

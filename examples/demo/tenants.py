@@ -85,14 +85,16 @@ class Tenant:
         lines = self.file("heldout").read_text(encoding="utf-8").splitlines()
         return [Question.from_record(json.loads(line)) for line in lines]
 
-    def job_spec(self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType) -> job_pb2.JobSpec:
+    def job_spec(
+        self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType, epochs: int
+    ) -> job_pb2.JobSpec:
         """The job for a dataset: a tenth held out for the validation loss, small quick steps."""
         return job_pb2.JobSpec(
             training_dataset=dataset,
             validation_fraction=0.1,
             adapter=self.adapter,
             hyperparameters=job_pb2.Hyperparameters(
-                learning_rate=4e-3, epochs=self.epochs, batch_tokens=640
+                learning_rate=4e-3, epochs=epochs, batch_tokens=640
             ),
             promotion_policy=policy,
         )

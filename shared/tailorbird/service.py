@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -15,6 +16,10 @@ from tailorbird.settings import CommonSettings
 from tailorbird.telemetry import configure_logging
 
 _Settings = TypeVar("_Settings", bound=CommonSettings)
+
+# gRPC stops its threads around every fork of the process, and calls that arrive just then fail. Our
+# children never use the parent's gRPC. Read when gRPC starts, hence at import.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 # A database URL holds its password.
 _SECRET_SETTINGS = {"database_url"}
