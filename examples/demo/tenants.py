@@ -100,7 +100,7 @@ class Tenant:
         )
 
 
-SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=5)
+SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=7)
 INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=5)
 
 
