@@ -110,7 +110,7 @@ def test_a_job_from_start_to_uploaded(worker: WorkerProcess, base: Path, store: 
 def _check_with_plain_peft(base: Path, folder: Path) -> None:
     from peft import PeftModel
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     tuned = PeftModel.from_pretrained(model, folder)
     probes = Probes.from_json((folder / PROBES).read_bytes())
     assert 1 <= len(probes.sequences) <= 4
@@ -118,18 +118,18 @@ def _check_with_plain_peft(base: Path, folder: Path) -> None:
     for probe in probes.sequences:
         ids = torch.tensor(probe.token_ids)
         with torch.no_grad():
-            found = tuned(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
+            found = tuned(input_ids=ids.unsqueeze(0)).logits[0].float().log_softmax(-1)
             with tuned.disable_adapter():
-                plain = model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
+                plain = model(input_ids=ids.unsqueeze(0)).logits[0].float().log_softmax(-1)
         for logprobs, expected in ((found, probe.adapter_logprobs), (plain, probe.base_logprobs)):
             of_tokens = logprobs[:-1].gather(1, ids[1:, None]).squeeze(1)
-            torch.testing.assert_close(of_tokens, torch.tensor(expected), atol=1e-4, rtol=0)
+            torch.testing.assert_close(of_tokens, torch.tensor(expected), atol=0.05, rtol=0)
         effects.append(
             max(
                 abs(a - b) for a, b in zip(probe.adapter_logprobs, probe.base_logprobs, strict=True)
             )
         )
-    assert max(effects) > 0.02
+    assert max(effects) > 0.5
 
 
 def test_a_cancelled_job_leaves_nothing_and_the_next_one_works(worker: WorkerProcess) -> None:

@@ -52,6 +52,7 @@ def packed_attention(
     query is [1, heads, tokens, head_dim], key and value [1, key heads, tokens, head_dim]; the
     segment lengths add up to tokens. Returns [1, tokens, heads, head_dim].
     """
+    dtype = query.dtype
     if query.device.type == "cpu":
         query, key, value = query.float(), key.float(), value.float()
     grouped = key.shape[1] != query.shape[1]
@@ -65,7 +66,7 @@ def packed_attention(
                 strict=True,
             )
         ]
-    return torch.cat(outputs, 2).transpose(1, 2), None
+    return torch.cat(outputs, 2).transpose(1, 2).to(dtype), None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -157,17 +157,18 @@ class AdapterBank:
     ) -> list[torch.Tensor]:
         """Return for each sequence of n token ids the n - 1 logprobs of its later tokens, in nats.
 
-        Computed in the base's own precision, never in autocast.
+        Computed in the checkpoint's number format, as serving does: what a small update does in
+        bfloat16 is not what it does in float32.
         """
-        with self._only_base(not with_adapter):
-            hidden = self._hidden(sequences)
         result = []
-        for ids, states in zip(
-            sequences, torch.split(hidden, [len(ids) for ids in sequences]), strict=True
-        ):
-            logits = self.base.head(states[:-1]).float()
-            targets = ids[1:].to(logits.device)
-            result.append(-cross_entropy(logits, targets, reduction="none").cpu())
+        with self._only_base(not with_adapter), self.base.in_checkpoint_dtype():
+            hidden = self._hidden(sequences)
+            for ids, states in zip(
+                sequences, torch.split(hidden, [len(ids) for ids in sequences]), strict=True
+            ):
+                logits = self.base.head(states[:-1]).float()
+                targets = ids[1:].to(logits.device)
+                result.append(-cross_entropy(logits, targets, reduction="none").cpu())
         return result
 
     def _hidden(self, sequences: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,26 @@ class Base:
     def head(self) -> nn.Module:
         """The output head: hidden states to logits."""
         return self.model.get_output_embeddings()  # type: ignore[operator,no-any-return]
+
+    @contextmanager
+    def in_checkpoint_dtype(self) -> Iterator[None]:
+        """Hold the frozen weights as the checkpoint has them, which is how serving computes.
+
+        Nothing is lost on the way there and back: they were widened when they were loaded.
+        """
+        widened = [
+            parameter
+            for parameter in self.model.parameters()
+            if not parameter.requires_grad and parameter.dtype != self.dtype
+        ]
+        dtypes = [parameter.dtype for parameter in widened]
+        for parameter in widened:
+            parameter.data = parameter.data.to(self.dtype)
+        try:
+            yield
+        finally:
+            for parameter, dtype in zip(widened, dtypes, strict=True):
+                parameter.data = parameter.data.to(dtype)
 
 
 def load_base(path: str, device: str) -> Base:

@@ -209,6 +209,12 @@ def probes(base: float, adapter: float) -> Probes:
         ((-2.0, -1.99), (-2.0, -1.9), "PROBE_MISMATCH"),
         # What the base's own logprobs differ by does not count: the adapter's are compared.
         ((-2.0, -1.0), (-2.5, -1.0), None),
+        # An effect as small as rounding: the base shows how much rounding there is.
+        ((-2.0, -1.9), (-1.97, -1.82), None),
+        ((-2.0, -1.9), (-1.97, -1.8), "PROBE_MISMATCH"),
+        ((-2.0, -1.9), (-2.0, -2.0), "EFFECT_ABSENT"),
+        # A base that is far off excuses nothing.
+        ((-2.0, -1.9), (-3.0, -1.6), "PROBE_MISMATCH"),
     ],
 )
 def test_the_verdict_on_probes(
