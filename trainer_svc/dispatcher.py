@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from tailorbird.errors import LeaseLost, TailorbirdError, Unavailable
+from tailorbird.errors import FailedPrecondition, LeaseLost, TailorbirdError, Unavailable
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import DatasetName, JobName, VersionName
 from tailorbird.registry import AdapterRegistry
@@ -89,6 +89,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._active: dict[JobName, Worker] = {}
         self._losses: Counter[JobName] = Counter()
+        self._proven = False
+        self._failed_starts = 0
 
     async def recover(self) -> None:
         """Put a lost trainer's jobs back into the queue; no other trainer may hold this store."""
@@ -97,12 +99,18 @@ class Dispatcher:
             _log.warning("jobs of a lost trainer go on", count=lost)
 
     async def run(self) -> None:
-        """Replay what is committed, then serve the queue; returns after `stop`."""
-        async with asyncio.TaskGroup() as group:
-            for lease, publication in await self._jobs.claim_publications(self._owner):
-                group.create_task(self._publisher.finish(lease, publication))
-            for index in range(self._workers):
-                group.create_task(self._slot(index))
+        """Replay what is committed, then serve the queue; returns after `stop`.
+
+        Raises FailedPrecondition if no worker can be started: queued jobs would wait for ever.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lease, publication in await self._jobs.claim_publications(self._owner):
+                    group.create_task(self._publisher.finish(lease, publication))
+                for index in range(self._workers):
+                    group.create_task(self._slot(index))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     def wake(self) -> None:
         """Look at the queue now."""
@@ -129,8 +137,7 @@ class Dispatcher:
             while not self._stop.is_set():
                 try:
                     if worker is None:
-                        worker = await self._unless_stopped(self._executor.start(index))
-                        self._metrics.workers.inc(worker is not None)
+                        worker = await self._unless_stopped(self._start(index))
                     elif claimed := await self._next():
                         await self._run(*claimed, worker)
                         backoff = 0.5
@@ -144,6 +151,27 @@ class Dispatcher:
                     backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
         finally:
             await self._dismiss(worker)
+
+    async def _start(self, index: int) -> Worker:
+        """Start a worker; FailedPrecondition if none ever started here, and this one cannot."""
+        try:
+            worker = await self._executor.start(index)
+        except FailedPrecondition as error:
+            if not self._proven:
+                raise
+            raise WorkerLost(error.message) from error
+        except WorkerLost as error:
+            self._failed_starts += 1
+            if self._proven or self._failed_starts < self._max_worker_losses:
+                raise
+            raise FailedPrecondition(
+                f"no worker can be started: {self._failed_starts} ended before they were ready; "
+                f"the last: {error.message}",
+                reason="WORKER_CANNOT_START",
+            ) from error
+        self._proven = True
+        self._metrics.workers.inc()
+        return worker
 
     async def _dismiss(self, worker: Worker | None) -> None:
         if worker is not None:

@@ -12,13 +12,14 @@ from typing import Protocol
 import structlog
 from pydantic import ValidationError
 
-from tailorbird.errors import Unavailable
+from tailorbird.errors import FailedPrecondition, Unavailable
 from trainer_svc.protocol import (
     REPORT,
     Cancel,
     Report,
     Start,
     Suspend,
+    Unusable,
     Upload,
     WorkerSettings,
     encode,
@@ -52,7 +53,10 @@ class Executor(Protocol):
     """Starts workers."""
 
     async def start(self, index: int) -> Worker:
-        """Start worker `index` and wait until its base model is loaded; WorkerLost if it dies."""
+        """Start worker `index` and wait until its base model is loaded.
+
+        Raises WorkerLost if it dies, FailedPrecondition if no worker can load the base.
+        """
 
 
 class LocalExecutor:
@@ -81,6 +85,8 @@ class LocalExecutor:
         try:
             await worker.send(self._settings.model_copy(update={"scratch_dir": str(scratch)}))
             ready = await worker.receive()
+            if isinstance(ready, Unusable):
+                raise FailedPrecondition(ready.error.message, reason=ready.error.reason)
         except BaseException:
             await worker.close()
             raise

@@ -5,6 +5,7 @@ writes reports to it; when the other end closes, the worker exits at once.
 
     service                                    worker
                                             <- Ready             once, when the base is loaded
+                                            <- Unusable          instead, and then it exits
     Start(assignment)                       -> Reported(...)*    prepared, steps, checkpoints, ...
                                             <- Evaluating
                                             <- Trained           the files are ready on local disk
@@ -111,6 +112,13 @@ class Ready(Record):
     dtype: str
 
 
+class Unusable(Record):
+    """The base cannot be loaded; another worker would fare no better."""
+
+    kind: Literal["unusable"] = "unusable"
+    error: JobError
+
+
 class Reported(Record):
     """An entry for the job's history."""
 
@@ -165,13 +173,13 @@ class Failed(Record):
 
 
 Report = Annotated[
-    Ready | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed,
+    Ready | Unusable | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed,
     Field(discriminator="kind"),
 ]
 
 COMMAND: TypeAdapter[Start | Upload | Cancel | Suspend] = TypeAdapter(Command)
 REPORT: TypeAdapter[
-    Ready | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed
+    Ready | Unusable | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed
 ] = TypeAdapter(Report)
 
 

@@ -15,15 +15,17 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import BinaryIO
 
+from tailorbird.errors import TailorbirdError
 from tailorbird.object_store import open_store
 from tailorbird.telemetry import configure_logging
-from trainer_svc.jobs import Record
+from trainer_svc.jobs import JobError, Record
 from trainer_svc.protocol import (
     COMMAND,
     Cancel,
     Ready,
     Start,
     Suspend,
+    Unusable,
     Upload,
     WorkerSettings,
     encode,
@@ -71,6 +73,9 @@ def main(fd: int) -> None:
     settings = channel.settings
     configure_logging("json", "INFO")
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    # Threads that spin while they wait for one another starve whoever shares their cores: beside
+    # a busy process two threads take three times the CPU. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -83,12 +88,26 @@ def main(fd: int) -> None:
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     Path(settings.scratch_dir).mkdir(parents=True, exist_ok=True)
-    base = load_base(settings.base_model_path, settings.device)
+    try:
+        base = load_base(settings.base_model_path, settings.device)
+    except Exception as error:
+        channel.send(Unusable(error=_told(error)))
+        raise
     with asyncio.Runner() as runner:
         store = open_store(settings.object_store)
         worker = Worker(settings, AdapterBank(base), store, runner, channel.inbox, channel.send)
         channel.send(Ready(device=settings.device, dtype=str(base.dtype).removeprefix("torch.")))
         worker.serve()
+
+
+def _told(error: Exception) -> JobError:
+    if isinstance(error, TailorbirdError):
+        return JobError(reason=error.reason, message=error.message, metadata=error.metadata)
+    text = " ".join(str(error).split())[:500]
+    return JobError(
+        reason="BASE_UNUSABLE",
+        message=f"the base model cannot be loaded: {type(error).__name__}: {text}",
+    )
 
 
 if __name__ == "__main__":

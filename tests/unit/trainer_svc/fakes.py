@@ -119,15 +119,17 @@ class ScriptedWorker:
 
 
 class ScriptedExecutor:
-    """Hands out the workers given, then workers that hold nothing back."""
+    """Hands out the workers given, or fails to, then workers that hold nothing back."""
 
-    def __init__(self, store: ObjectStore, *workers: ScriptedWorker) -> None:
+    def __init__(self, store: ObjectStore, *workers: ScriptedWorker | Exception) -> None:
         self.store = store
         self.waiting = list(workers)
         self.started: list[ScriptedWorker] = []
 
     async def start(self, index: int) -> Worker:
         worker = self.waiting.pop(0) if self.waiting else ScriptedWorker(self.store)
+        if isinstance(worker, Exception):
+            raise worker
         self.started.append(worker)
         return worker
 

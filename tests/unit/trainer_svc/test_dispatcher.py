@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tailorbird.errors import FailedPrecondition
 from tailorbird.names import DatasetName, JobName
 from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
@@ -18,6 +19,7 @@ from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, publi
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.datasets import DatasetStore
 from trainer_svc.dispatcher import Dispatcher
+from trainer_svc.executor import WorkerLost
 from trainer_svc.jobs import TERMINAL, Job, JobState, PromotionPolicy, StateChanged
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import Cancel, Start, Suspend
@@ -227,6 +229,32 @@ async def test_a_lost_worker_is_replaced_and_the_job_goes_on(
     assert executor.started[0].closed.is_set()
     assert executor.started[1].assignment.lease_epoch == 2
     assert len(await published(object_store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("failures", "reason"),
+    [
+        ([FailedPrecondition("no tokenizer", reason="BASE_UNUSABLE")], "BASE_UNUSABLE"),
+        ([WorkerLost("killed")] * 3, "WORKER_CANNOT_START"),
+    ],
+)
+async def test_a_trainer_that_can_start_no_worker_ends(
+    make: Make, object_store: ObstoreStore, failures: list[Exception], reason: str
+) -> None:
+    dispatcher = make(ScriptedExecutor(object_store, *failures))
+    with pytest.raises(FailedPrecondition) as caught:
+        await asyncio.wait_for(dispatcher.run(), 20)
+    assert caught.value.reason == reason
+
+
+async def test_a_start_that_fails_later_is_tried_again(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    lost = ScriptedWorker(object_store, death="step-3")
+    unusable = FailedPrecondition("the base is being moved", reason="BASE_UNUSABLE")
+    job = await jobs.create(make_job(), "", "a" * 64)
+    async with running(make(ScriptedExecutor(object_store, lost, unusable))):
+        assert (await ended(jobs, job.name)).state is JobState.SUCCEEDED
 
 
 async def test_a_job_that_kills_its_workers_fails(
