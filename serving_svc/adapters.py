@@ -112,7 +112,7 @@ class Adapters:
             route = head
             if route is None or route.version != version.version:
                 route = Route(
-                    generation=head.generation + 1 if head else 1,
+                    generation=await self._registry.next_generation(adapter, head),
                     versions=(RoutedVersion(version=version.version),),
                     reason=reason,
                     actor=actor,
@@ -132,12 +132,11 @@ class Adapters:
         return route
 
     async def _routed_before(self, adapter: AdapterName, head: Route) -> VersionName:
-        generation = head.generation - 1
-        while generation:
-            route = await self._registry.route(adapter, generation)
-            if route is not None and route.version != head.version:
+        route: Route | None = head
+        while route is not None:
+            if route.version != head.version:
                 return adapter.version(route.version)
-            generation -= 1
+            route = await self._registry.before(adapter, route.generation)
         raise FailedPrecondition(
             f"{adapter} was routed to no other version before {head.version}",
             reason="NO_PREVIOUS_VERSION",

@@ -194,15 +194,10 @@ class Router:
             except NotFound as error:
                 text = f"route {route.generation} of {adapter} leads nowhere: {error.message}"
                 refusals.append(AdapterRefused(text, reason="VERSION_NOT_FOUND"))
-            route = await self._before(adapter, route)
+            route = await self._registry.before(adapter, route.generation)
         if current is not None:
             return current
         raise refusals[0]
-
-    async def _before(self, adapter: AdapterName, route: Route) -> Route | None:
-        if route.generation == 1:
-            return None
-        return await self._registry.route(adapter, route.generation - 1)
 
     def _flip(self, adapter: AdapterName, known: _Known, route: Route) -> None:
         before = known.effective

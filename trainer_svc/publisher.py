@@ -74,10 +74,11 @@ class Publisher:
             await self._forget(str(version))
 
     async def _next_route(self, job: Job, manifest: AdapterManifest) -> Route:
-        head = await self._registry.head(job.spec.adapter_name)
+        adapter = job.spec.adapter_name
+        head = await self._registry.head(adapter)
         version = VersionName.parse(manifest.version)
         return Route(
-            generation=(head.generation if head else 0) + 1,
+            generation=await self._registry.next_generation(adapter, head),
             versions=(RoutedVersion(version=version.version),),
             reason="publish",
             actor=str(job.name),

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tailorbird.errors import DataCorrupt
 
@@ -25,6 +25,12 @@ RANKS = (8, 16, 32, 64, 128)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Instant = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+]
+"""A time with its zone, within what the API can say."""
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class _Record(BaseModel):
@@ -34,7 +40,7 @@ class _Record(BaseModel):
 class FileEntry(_Record):
     """One file of a version: size in bytes and SHA-256."""
 
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=2**63 - 1)]
     sha256: Sha256
 
 
@@ -52,10 +58,10 @@ class Lineage(_Record):
 class EvaluationSummary(_Record):
     """How a version did; losses in nats per trained token."""
 
-    steps: int
-    training_loss: float
-    validation_loss: float | None
-    base_validation_loss: float | None
+    steps: Count
+    training_loss: FiniteFloat
+    validation_loss: FiniteFloat | None
+    base_validation_loss: FiniteFloat | None
 
 
 class AdapterManifest(_Record):
@@ -63,12 +69,12 @@ class AdapterManifest(_Record):
 
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     version: str
-    create_time: datetime
+    create_time: Instant
     base_model: str
     base_model_digest: Digest
     chat_template_digest: Digest
-    rank: int
-    alpha: float
+    rank: Count
+    alpha: FiniteFloat
     use_rslora: bool
     target_modules: tuple[str, ...]
     tensors: dict[str, tuple[int, ...]]

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from datetime import datetime
 from typing import Annotated, Literal
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound
-from tailorbird.manifest import MANIFEST, AdapterManifest
+from tailorbird.manifest import MANIFEST, AdapterManifest, Instant
 from tailorbird.names import VERSION_ID, AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
+
+_log = structlog.get_logger(__name__)
 
 RouteReason = Literal["publish", "promote", "rollback"]
 
@@ -38,11 +40,11 @@ class Route(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    generation: Annotated[int, Field(ge=1)]
+    generation: Annotated[int, Field(ge=1, lt=10**12)]
     versions: Annotated[tuple[RoutedVersion, ...], Field(min_length=1, max_length=1)]
     reason: RouteReason
     actor: str
-    create_time: datetime
+    create_time: Instant
     nonce: str
 
     @property
@@ -114,25 +116,53 @@ class AdapterRegistry:
             data = await self.store.get(_route_key(adapter, generation))
         except NotFound:
             return None
-        try:
-            return Route.model_validate_json(data)
-        except ValidationError as error:
-            raise DataCorrupt(
-                f"route {generation} of {adapter} is not a route", reason="ROUTE_INVALID"
-            ) from error
+        with suppress(ValidationError):
+            found = Route.model_validate_json(data)
+            if found.generation == generation:
+                return found
+        raise DataCorrupt(f"route {generation} of {adapter} is not a route", reason="ROUTE_INVALID")
 
     async def head(self, adapter: AdapterName, after: Route | None = None) -> Route | None:
-        """Return the newest route, or None if the adapter was never routed.
+        """Return the newest route that can be read, or None if there is none.
 
         With `after`, a route known already, one read a generation; without, one listing.
         """
         if after is None:
-            generation = await self._last_generation(adapter)
-            return await self.route(adapter, generation) if generation else None
-        newest = after
-        while (later := await self.route(adapter, newest.generation + 1)) is not None:
+            return await self.before(adapter, await self._last_generation(adapter) + 1)
+        newest, generation = after, after.generation
+        while True:
+            generation += 1
+            try:
+                later = await self.route(adapter, generation)
+            except DataCorrupt:
+                continue
+            if later is None:
+                return newest
             newest = later
-        return newest
+
+    async def before(self, adapter: AdapterName, generation: int) -> Route | None:
+        """Return the newest route below `generation` that can be read, or None."""
+        for earlier in range(generation - 1, 0, -1):
+            try:
+                found = await self.route(adapter, earlier)
+            except DataCorrupt as error:
+                _log.warning("route passed over", error=error.message)
+                continue
+            if found is not None:
+                return found
+        return None
+
+    async def next_generation(self, adapter: AdapterName, head: Route | None) -> int:
+        """Return the generation to write after `head`; what cannot be read there stays."""
+        generation = head.generation if head else 0
+        while True:
+            generation += 1
+            try:
+                await self.route(adapter, generation)
+            except DataCorrupt as error:
+                _log.warning("route passed over", error=error.message)
+                continue
+            return generation
 
     async def append_route(self, adapter: AdapterName, route: Route) -> None:
         """Write exactly `route.generation`; RouteConflict if somebody else has.

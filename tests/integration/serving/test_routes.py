@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import grpc
 import grpc.aio
 
+from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tests.integration.serving.calls import (
@@ -46,11 +46,8 @@ async def test_a_new_route_takes_effect_under_load_without_a_failure(
         for _ in range(4):
             tasks.create_task(load())
         await world.route(new)
-        routed = time.monotonic()
         await flipped.wait()
-        elapsed = time.monotonic() - routed
         done.set()
-    assert elapsed < 3
     assert set(seen) == {str(old), str(new)}
     # What was under way when the route moved ends well, on the version it began with.
     rest = [piece async for piece in started]
@@ -85,3 +82,19 @@ async def test_promote_and_rollback_take_effect_at_once(
     assert (await client.generate(ask(adapter))).version == str(second)
     code, _, text = await refusal(rollback(client, AdapterName("acme", "other"), second))
     assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT), text
+
+
+async def test_a_route_that_cannot_be_read_hides_nothing_and_can_be_left_behind(
+    world: World, client: Client, adapter: AdapterName
+) -> None:
+    first, second = [await world.publish_routed(adapter, seed=seed) for seed in (4, 5)]
+    garbage = f"{adapter}/routes/{3:012d}.json"
+    await world.registry.store.create(garbage, b"garbage")
+    listing = adapters_pb.ListAdaptersRequest(parent="tenants/acme", page_size=1000)
+    found = await client.adapters.ListAdapters(listing, metadata=client.metadata)
+    (listed,) = [one for one in found.adapters if one.name == str(adapter)]
+    assert (listed.route.generation, listed.route.version) == (2, str(second))
+    assert (await client.generate(ask(adapter))).version == str(second)
+    route = await rollback(client, adapter)
+    assert (route.generation, route.version) == (4, str(first))
+    assert (await client.generate(ask(adapter))).version == str(first)

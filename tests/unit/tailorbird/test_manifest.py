@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def test_a_broken_manifest_is_corrupt(data: bytes) -> None:
     with pytest.raises(DataCorrupt) as caught:
         AdapterManifest.from_json(data)
     assert caught.value.reason == "MANIFEST_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rank", 10**30),
+        ("rank", -1),
+        ("create_time", "0001-01-01T00:00:00+14:00"),
+        ("create_time", "9999-12-31T23:59:59-14:00"),
+        ("create_time", "2026-01-01T00:00:00"),
+        ("alpha", 1e999),
+    ],
+)
+def test_a_manifest_says_nothing_the_api_cannot_say(field: str, value: object) -> None:
+    fields = json.loads(make_manifest(VERSION).to_json()) | {field: value}
+    with pytest.raises(DataCorrupt, match=field):
+        AdapterManifest.from_json(json.dumps(fields).encode())
 
 
 def test_probes_come_back() -> None:

@@ -93,6 +93,25 @@ async def test_the_newest_route_is_the_head(registry: AdapterRegistry) -> None:
     assert await registry.route(ADAPTER, 4) is None
 
 
+async def test_a_route_that_cannot_be_read_is_passed_over(
+    registry: AdapterRegistry, store: ObstoreStore
+) -> None:
+    for generation in (1, 3):
+        await registry.append_route(ADAPTER, route(generation))
+    foreign = route(2).model_dump_json().encode()
+    for generation, data in ((2, b"garbage"), (4, b""), (5, foreign)):
+        await store.create(f"{ADAPTER}/routes/{generation:012d}.json", data)
+    for found in (await registry.head(ADAPTER), await registry.head(ADAPTER, after=route(1))):
+        assert found == route(3)
+    assert await registry.before(ADAPTER, 3) == route(1)
+    assert await registry.before(ADAPTER, 1) is None
+    assert await registry.next_generation(ADAPTER, route(3)) == 6
+    assert await registry.next_generation(ADAPTER, route(1)) == 3
+    assert await registry.next_generation(AdapterName("acme", "new"), None) == 1
+    with pytest.raises(DataCorrupt):
+        await registry.route(ADAPTER, 5)
+
+
 async def test_one_of_many_writers_gets_a_generation(registry: AdapterRegistry) -> None:
     results = await asyncio.gather(
         *(registry.append_route(ADAPTER, route(1, nonce=f"n{i}")) for i in range(6)),
