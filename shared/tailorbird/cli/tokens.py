@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,8 +49,10 @@ def add_token(path: Path, subject: str, tenants: Sequence[str] | None) -> str:
     """Make a token for `subject`, acting for `tenants` (None: every tenant), and return it.
 
     The file is replaced whole and only its owner can read it. Raises InvalidArgument if it is not
-    a tokens file or a tenant is not an id.
+    a tokens file, the subject is not printable, or a tenant is not an id.
     """
+    if not (subject.isprintable() and 1 <= len(subject) <= 128):
+        raise InvalidArgument("--subject", "1 to 128 printable characters are needed")
     for tenant in tenants or ():
         check_id("--tenant", tenant)
     token = secrets.token_urlsafe(32)
@@ -58,8 +61,23 @@ def add_token(path: Path, subject: str, tenants: Sequence[str] | None) -> str:
         "subject": subject,
         "tenants": "*" if tenants is None else list(tenants),
     }
-    _replace(path, json.dumps({"tokens": [*_read(path), entry]}, indent=2) + "\n")
+    with _alone_in(path.parent):
+        _replace(path, json.dumps({"tokens": [*_read(path), entry]}, indent=2) + "\n")
     return token
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other command changes a tokens file in `folder`."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InvalidArgument("--file", f"the folder {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _read(path: Path) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,25 @@ def test_only_digests_are_kept_for_the_owner_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["tokens.json"]
 
 
+def test_commands_at_the_same_time_lose_no_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    with ThreadPoolExecutor(16) as pool:
+        tokens = list(pool.map(lambda i: add_token(path, f"s{i}", ["acme"]), range(32)))
+    verifier = TokenVerifier.from_file(path)
+    assert {verifier.verify(_headers(token)).subject for token in tokens} == {
+        f"s{i}" for i in range(32)
+    }
+
+
 def test_what_is_wrong_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     with pytest.raises(InvalidArgument, match="--tenant"):
         add_token(path, "billing", ["../acme"])
+    for subject in ("", "two\nlines", "x" * 129):
+        with pytest.raises(InvalidArgument, match="--subject"):
+            add_token(path, subject, ["acme"])
+    with pytest.raises(InvalidArgument, match="folder"):
+        add_token(tmp_path / "none" / "tokens.json", "billing", ["acme"])
     assert not path.exists()
     path.write_text('["not tokens"]')
     with pytest.raises(InvalidArgument, match="not a tokens file"):
