@@ -48,6 +48,8 @@ class Connection:
     ) -> None:
         if token and not (token.isascii() and token.isprintable()):
             raise InvalidArgument("token", "only printable ASCII can be sent")
+        if not address.strip():
+            raise InvalidArgument("address", "it is empty; host:port is needed")
         self.metadata: Metadata = (("authorization", f"Bearer {token}"),) if token else ()
         if root_certificates is None and (plaintext or is_local_target(address)):
             self.channel = grpc.insecure_channel(address)

@@ -149,10 +149,36 @@ def test_generate_streams(run: Run, script: Script, monkeypatch: pytest.MonkeyPa
     )
     sent: serving_pb.GenerateRequest = script.requests[0].request
     assert (sent.adapter, sent.sampling.max_tokens) == (ADAPTER, 9)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    monkeypatch.setattr(sys, "stdin", stdin(b"from a pipe"))
     assert run("generate", "--base", "-").status == 0
     assert script.requests[1].request.parent == "tenants/acme"
     assert script.requests[1].request.chat.messages[0].content == "from a pipe"
+
+
+def stdin(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("jobs", "create", "--adapter", "\udcff", "--data", "d"), "adapter: it is not UTF-8"),
+        (("jobs", "create", "--adapter", "a", "--data", "d", "--epochs", "9" * 11), "epochs: 9999"),
+        (("generate", "--base", "\udcff\udcfe"), "text: it is not UTF-8"),
+        (("generate", "--base", "--max-tokens", "9" * 11, "hi"), "max_tokens: 99999999999 is out"),
+        (("generate", "--base", "-"), "text: byte 2 is not UTF-8"),
+        (("jobs", "list", "--trainer", ""), "address: it is empty"),
+    ],
+)
+def test_what_no_message_can_hold_is_one_line(
+    run: Run, script: Script, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin(b"a\xff"))
+    ran = run(*arguments)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: {line}")
+    assert ran.err.count("\n") == 1
+    assert script.requests == []
 
 
 def test_info(run: Run) -> None:

@@ -94,6 +94,8 @@ def _connected(command: _Command, *services: _Service) -> _Command:
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
+        for name, value in arguments.items():
+            _check_sendable(name, value)
         addresses = [arguments.pop(service.parameter) for service in services]
         token, plaintext = arguments.pop("token"), arguments.pop("plaintext")
         pem: Path | None = arguments.pop("root_certificates")
@@ -115,6 +117,17 @@ def _connected(command: _Command, *services: _Service) -> _Command:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _check_sendable(name: str, value: object) -> None:
+    """Refuse what no message of the API can hold; InvalidArgument names the parameter."""
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise InvalidArgument(name, f"{value} is out of range")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(name, "it is not UTF-8") from error
 
 
 def parent_of(tenant: str | None) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 from tailorbird.cli.connect import TenantOption, full_name, parent_of, with_serving
 from tailorbird.cli.output import errors, last_part
 from tailorbird.client import ServingClient, chat_request
+from tailorbird.errors import InvalidArgument
 from tailorbird.serving.v1 import inference_service_pb2 as api
 
 
@@ -35,7 +36,7 @@ def generate(
     if base is (adapter is not None):
         raise typer.BadParameter("give either --adapter or --base")
     if text == "-":
-        text = sys.stdin.read()
+        text = _standard_input()
     model = parent_of(tenant) if adapter is None else full_name(adapter, "adapters", tenant)
     request = chat_request(
         model,
@@ -56,3 +57,10 @@ def generate(
         who = last_part(answered_by) or "the base model"
         cut = ", cut at the limit" if last.finish_reason == api.FINISH_REASON_LENGTH else ""
         errors.print(Text(f"{who} · {last.usage.completion_tokens} tokens{cut}", style="dim"))
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("text", f"byte {error.start + 1} is not UTF-8") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 
@@ -16,7 +17,10 @@ from rich.text import Text
 from tailorbird.call_error import CallError
 from tailorbird.errors import TailorbirdError
 
-out = Console(highlight=False)
+# A pipe has no width to wrap at: what reads it wants whole names.
+_PIPE_WIDTH = 1000
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
 
