@@ -60,7 +60,9 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> jobs.JobSpec:
 
 def _lora(lora: job_pb2.LoraConfig, at: str) -> jobs.LoraSpec:
     rank = lora.rank if lora.HasField("rank") else jobs.LoraSpec().rank
-    alpha = lora.alpha if lora.HasField("alpha") else 2.0 * rank
+    alpha = 2.0 * rank
+    if lora.HasField("alpha"):
+        alpha = _within(at + "alpha", lora.alpha, 0, 1024, open_low=True)
     if len(lora.target_modules) > _MAX_TARGETS:
         raise InvalidArgument(at + "target_modules", f"more than {_MAX_TARGETS} names")
     for index, target in enumerate(lora.target_modules):
@@ -71,7 +73,7 @@ def _lora(lora: job_pb2.LoraConfig, at: str) -> jobs.LoraSpec:
             )
     return jobs.LoraSpec(
         rank=rank,
-        alpha=_within(at + "alpha", alpha, 0, 1024, open_low=True),
+        alpha=alpha,
         target_modules=tuple(sorted(set(lora.target_modules))),
         use_rslora=lora.use_rslora,
         dropout=_within(at + "dropout", lora.dropout, 0, 1, open_high=True),

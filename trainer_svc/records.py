@@ -49,6 +49,7 @@ def parse_record(line: int, data: bytes) -> tuple[DatasetFormat, Mapping[str, An
         raise InvalidRecord(line, "nested too deeply, or a number too long") from error
     if not isinstance(record, dict):
         raise InvalidRecord(line, f"a JSON object is expected, not {_kind(record)}")
+    _check_keys(line, record)
     format_ = _format(line, record)
     match format_:
         case DatasetFormat.CHAT:
@@ -94,10 +95,15 @@ def _check_messages(line: int, messages: object) -> None:
             raise InvalidRecord(line, f"{where}: an object is expected, not {_kind(message)}")
         if message.get("role") not in _ROLES:
             raise InvalidRecord(line, f"{where}.role: one of {', '.join(_ROLES)} is expected")
+        _check_keys(line, message, where + ".")
         unknown = sorted(set(message) - {"role", "content"})
         if unknown:
             raise InvalidRecord(line, f"{where}.{unknown[0][:64]}: not supported")
         _check_text(line, message, "content", where + ".")
+    if messages[0]["role"] == "assistant":
+        raise InvalidRecord(
+            line, "messages[0].role: the first message must be the system's or the user's"
+        )
     if messages[-1]["role"] != "assistant":
         raise InvalidRecord(line, f"{where}.role: the last message must be the assistant's")
 
@@ -108,11 +114,20 @@ def _check_text(line: int, record: Mapping[str, Any], key: str, where: str = "")
         raise InvalidRecord(line, f"{where}{key}: a string is expected, not {_kind(text)}")
     if not text:
         raise InvalidRecord(line, f"{where}{key}: empty")
+    _check_unicode(line, text, f"{where}{key}")
+
+
+def _check_keys(line: int, record: Mapping[str, Any], where: str = "") -> None:
+    for index, key in enumerate(record, start=1):
+        _check_unicode(line, key, f"{where}key {index}")
+
+
+def _check_unicode(line: int, text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRecord(
-            line, f"{where}{key}: half a surrogate pair at character {error.start + 1}"
+            line, f"{where}: half a surrogate pair at character {error.start + 1}"
         ) from error
 
 

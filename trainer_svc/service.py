@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tailorbird.base_model import BaseModelFiles
-from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from tailorbird.manifest import RANKS
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName
 from tailorbird.object_store import ObjectStore
@@ -128,6 +128,7 @@ class TuningService:
             create_time=datetime.now(UTC),
         )
         if validate_only:
+            await self._check_new(job.name)
             return job
         job = await self._jobs.create(job, request_id, request)
         self._queue.wake()
@@ -216,6 +217,13 @@ class TuningService:
                 "job.spec.validation_dataset", "must be another dataset than training_dataset"
             )
         return spec.model_copy(update={"base_model": self._base.name})
+
+    async def _check_new(self, name: JobName) -> None:
+        try:
+            await self._jobs.get(name)
+        except NotFound:
+            return
+        raise AlreadyExists(f"{name} exists", reason="JOB_EXISTS", name=name)
 
     async def _check_serving(self, spec: JobSpec) -> None:
         """Accept only what serving can load: its profile says what that is."""

@@ -237,6 +237,8 @@ HYPER = "hyperparameters"
     [
         ({"base_model": "gpt"}, "base_model", "'gpt' is not offered; this trainer has 'base'"),
         ({"lora": {"rank": 7}}, "lora.rank", "7 is not one of [8, 16, 32, 64]"),
+        ({"lora": {"rank": 0}}, "lora.rank", "0 is not one of [8, 16, 32, 64]"),
+        ({"lora": {"rank": 2**31 - 1}}, "lora.rank", "2147483647 is not one of"),
         ({"lora": {"rank": 128}}, "lora.rank", "128 is not one of [8, 16, 32, 64]"),
         ({"lora": {"alpha": 0}}, "lora.alpha", "0 is not above 0 and at most 1024"),
         ({"lora": {"alpha": float("nan")}}, "lora.alpha", "nan is not above 0"),
@@ -301,6 +303,10 @@ async def test_validate_only_stores_nothing(trainer: Trainer) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await trainer.stub.GetJob(pb.GetJobRequest(name=job.name))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    await create(trainer, spec(), job_id="tried")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(), validate_only=True, job_id="tried")
+    assert reason_of(caught.value) == "JOB_EXISTS"
 
 
 async def test_jobs_are_listed_in_pages(trainer: Trainer) -> None:

@@ -59,6 +59,7 @@ def test_names_keys_that_are_not_read() -> None:
         (line({"messages": [{"role": "user", "content": 1}]}), "content: a string is expected"),
         (line({"messages": [{"role": "user", "content": ""}]}), "messages[0].content: empty"),
         (line({"messages": [{"role": "user", "content": "x"}]}), "the last message must be"),
+        (line({"messages": CHAT["messages"][1:]}), "messages[0].role: the first message must be"),
         (
             line({"messages": [*CHAT["messages"][:1], {**CHAT["messages"][1], "weight": 0}]}),
             "messages[1].weight: not supported",
@@ -67,6 +68,11 @@ def test_names_keys_that_are_not_read() -> None:
         (line({"prompt": "x", "completion": None}), "completion: a string is expected, not null"),
         (line({"instruction": "x", "input": 3, "output": "y"}), "input: a string is expected"),
         (b'{"prompt": "\\ud800", "completion": "x"}', "half a surrogate pair at character 1"),
+        (b'{"prompt": "x", "completion": "y", "\\ud800": 1}', "key 3: half a surrogate pair"),
+        (
+            b'{"messages": [{"role": "user", "content": "x", "a\\udfff": 1}]}',
+            "messages[0].key 3: half a surrogate pair at character 2",
+        ),
     ],
 )
 def test_says_what_is_wrong_with_a_line(data: bytes, message: str) -> None:
