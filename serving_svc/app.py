@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.metadata
 import logging
 import multiprocessing
@@ -11,7 +10,7 @@ import os
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -36,6 +35,7 @@ from serving_svc.validate import (
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
 from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import FailedPrecondition
+from tailorbird.local_disk import locked_folder
 from tailorbird.object_store import open_store
 from tailorbird.profile import ServingProfile, write_profile
 from tailorbird.registry import AdapterRegistry
@@ -66,9 +66,11 @@ async def serve(settings: ServingSettings) -> int:
     registry = CollectorRegistry()
     verifier = TokenVerifier.from_file(settings.tokens_file) if settings.tokens_file else None
     server = RpcServer(settings.host, settings.port, verifier, registry, _SERVICES)
-    health = _health(settings.host, settings.metrics_port, registry, server)
+    health = HealthServer(
+        settings.host, settings.metrics_port, registry, ready=lambda: server.ready
+    )
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(folder))
+        stack.enter_context(locked_folder(folder, "lock"))
         health.start()
         stack.callback(health.stop)
         base = await asyncio.to_thread(
@@ -219,26 +221,3 @@ async def _stopped_or_died(stop: asyncio.Event, engine: VllmEngine) -> bool:
     stopped.cancel()
     died.cancel()
     return died.done()
-
-
-def _health(host: str, port: int, registry: CollectorRegistry, server: RpcServer) -> HealthServer:
-    try:
-        return HealthServer(host, port, registry, lambda: server.ready)
-    except OSError as error:
-        raise FailedPrecondition(
-            f"cannot listen on {host}:{port}: {error}", reason="PORT_TAKEN"
-        ) from error
-
-
-def _locked(folder: Path) -> TextIO:
-    """Lock the folder for this process; FailedPrecondition if another serves from it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise FailedPrecondition(
-            f"another serving process uses {folder}", reason="DATA_DIR_IN_USE"
-        ) from error
-    return lock

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
 from tailorbird import __version__
 from tailorbird.base_model import load_base_model
-from tailorbird.errors import FailedPrecondition
+from tailorbird.local_disk import locked_folder
 from tailorbird.object_store import open_store
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.auth import TokenVerifier
@@ -42,7 +38,8 @@ _SERVICE = tuning_service_pb2.DESCRIPTOR.services_by_name["TuningService"].full_
 async def serve(settings: TrainerSettings) -> int:
     """Run the trainer until SIGTERM or SIGINT; return the exit status."""
     stop = stop_signal()
-    with _locked(settings.data_dir):
+    # Two trainers on one job store of files would train a job twice.
+    with locked_folder(settings.data_dir, "trainer.lock"):
         await _serve(settings, stop)
     return 0
 
@@ -58,6 +55,10 @@ async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         prometheus.register(collector)
     metrics = TrainerMetrics(prometheus)
+    server = RpcServer(settings.host, settings.port, verifier, prometheus, [_SERVICE])
+    health = HealthServer(
+        settings.host, settings.metrics_port, prometheus, ready=lambda: server.ready
+    )
     database = Database(settings.database)
     await database.migrate()
     feed = Feed()
@@ -108,11 +109,7 @@ async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         workers=settings.workers,
         device=settings.worker_device,
     )
-    server = RpcServer(settings.host, settings.port, verifier, prometheus, [_SERVICE])
     add_TuningServiceServicer_to_server(servicer, server.grpc)
-    health = HealthServer(
-        settings.host, settings.metrics_port, prometheus, ready=lambda: server.ready
-    )
     await dispatcher.recover()
     await server.start()
     health.start()
@@ -131,10 +128,14 @@ async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         )
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("trainer stopping", grace=settings.shutdown_grace)
-        await asyncio.gather(
+        ended = await asyncio.gather(
             server.stop(settings.shutdown_grace),
             _stop(dispatcher, running, settings.shutdown_grace),
+            return_exceptions=True,
         )
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
     finally:
         stopping.cancel()
         health.stop()
@@ -151,17 +152,3 @@ async def _stop(dispatcher: Dispatcher, running: asyncio.Task[None], grace: floa
     except TimeoutError:
         running.cancel()
         await asyncio.wait({running})
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder: two trainers on one job store of files would train a job twice."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "trainer.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FailedPrecondition(
-                f"another trainer has the data folder {data_dir}", reason="DATA_DIR_LOCKED"
-            ) from error
-        yield

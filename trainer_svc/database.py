@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tailorbird.errors import InvalidArgument, Unavailable
@@ -30,7 +30,7 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self._engine: AsyncEngine = create_async_engine(url)
-        except (ArgumentError, ImportError) as error:
+        except (SQLAlchemyError, ImportError) as error:
             raise InvalidArgument("database_url", f"cannot be used: {error}") from error
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)

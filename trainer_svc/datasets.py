@@ -9,10 +9,10 @@ The data's key holds its digest, so that two uploads under one name can never mi
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,7 @@ from tailorbird.errors import (
     NotFound,
     ResourceExhausted,
 )
+from tailorbird.local_disk import is_disk_full
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObjectExists, ObjectStore
 from trainer_svc.jobs import Record
@@ -77,20 +78,16 @@ class DatasetStore:
         Raises InvalidRecord with the first bad line, InvalidArgument for an empty, oversized or
         truncated file, AlreadyExists if other bytes have the name.
         """
+        if size_bytes is not None and size_bytes < 0:
+            raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
         self._check_size(size_bytes or 0)
-        with tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
+        # Closing the file writes what is buffered: a full disk may show only then.
+        with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
             spool = _Spool(file, self._max_record_bytes)
-            try:
-                async for chunk in chunks:
-                    self._check_size(spool.size + len(chunk))
-                    await asyncio.to_thread(spool.feed, chunk)
-                dataset = await asyncio.to_thread(spool.finish, name, size_bytes)
-            except OSError as error:
-                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                    raise
-                raise ResourceExhausted(
-                    "the trainer's disk is full", reason="DISK_FULL", retry_after=60
-                ) from error
+            async for chunk in chunks:
+                self._check_size(spool.size + len(chunk))
+                await asyncio.to_thread(spool.feed, chunk)
+            dataset = await asyncio.to_thread(spool.finish, name, size_bytes)
             return await self._publish(name, dataset, Path(file.name))
 
     async def get(self, name: DatasetName) -> Dataset:
@@ -107,9 +104,10 @@ class DatasetStore:
     async def _publish(self, name: DatasetName, dataset: Dataset, path: Path) -> Dataset:
         existing = await self._find(name)
         if existing is None:
+            meta = dataset.model_dump_json().encode()
             await self._store.upload(dataset.data_key, path)
             try:
-                await self._store.create(f"{name}/meta.json", dataset.model_dump_json().encode())
+                await self._store.create(f"{name}/meta.json", meta)
             except ObjectExists:
                 existing = await self.get(name)
                 if existing.sha256 != dataset.sha256:
@@ -138,6 +136,18 @@ class DatasetStore:
                 reason="DATASET_TOO_LARGE",
                 limit=self._max_bytes,
             )
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise ResourceExhausted(
+            "the trainer's disk is full", reason="DISK_FULL", retry_after=60
+        ) from error
 
 
 class _Spool:

@@ -13,6 +13,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from tailorbird.errors import FailedPrecondition
+
 LogFormat = Literal["auto", "console", "json"]
 
 
@@ -65,6 +67,7 @@ class HealthServer:
     """Serves /livez, /readyz and /metrics from threads of its own.
 
     `ready` says whether the service takes requests now. A busy event loop does not stop answers.
+    Raises FailedPrecondition (PORT_TAKEN) if it cannot listen.
     """
 
     def __init__(
@@ -93,7 +96,12 @@ class HealthServer:
                 """Probes come every few seconds: nothing to log."""
 
         ThreadingHTTPServer.daemon_threads = True
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot listen on {host}:{port}: {error.strerror}", reason="PORT_TAKEN"
+            ) from error
         self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
 
     @property

@@ -159,6 +159,9 @@ def test_a_second_trainer_on_the_same_data_is_refused(tmp_path: Path) -> None:
         ({"TAILORBIRD_OBJECT_STORE": "ftp://x"}, "not a file, s3, gs or az URL"),
         ({"TAILORBIRD_TOKENS_FILE": "/nowhere"}, "/nowhere"),
         ({"TAILORBIRD_DATABASE_URL": "nonsense"}, "database_url: cannot be used"),
+        ({"TAILORBIRD_DATABASE_URL": "sqlite:///x.db"}, "database_url: cannot be used"),
+        ({"TAILORBIRD_DATA_DIR": "/dev/null"}, "the data folder /dev/null cannot be used"),
+        ({"TAILORBIRD_DEVICE": "cuda"}, "the base model cannot be loaded"),
     ],
 )
 def test_wrong_settings_end_the_start_with_a_clear_error(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from tailorbird import __version__
 from tailorbird.errors import Conflict, FailedPrecondition
@@ -67,7 +67,7 @@ def build_package(
     dtype = torch.bfloat16 if bank.base.dtype == torch.bfloat16 else torch.float32
     run.adapter.round_to(dtype)
     tensors = run.adapter.tensors(dtype)
-    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (folder / ADAPTER_WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     config = {
         **run.adapter.config.to_dict(),
         "base_model_name_or_path": settings.base_model_name,

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import structlog
 
 from tailorbird.errors import NotFound, TailorbirdError, Unavailable
+from tailorbird.local_disk import is_disk_full
 from tailorbird.names import AdapterName, JobName
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.bank import AdapterBank
@@ -83,7 +84,12 @@ class Worker:
             failure = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
             self._send(Failed(job=job, error=failure, retryable=isinstance(error, Unavailable)))
         except Exception as error:
-            self._send(Failed(job=job, error=_internal(error, job)))
+            if isinstance(error, OSError) and is_disk_full(error):
+                log.warning("disk full", job=job)
+                failure = JobError(reason="DISK_FULL", message="the trainer's disk is full")
+                self._send(Failed(job=job, error=failure, retryable=True))
+            else:
+                self._send(Failed(job=job, error=_internal(error, job)))
         finally:
             self._bank.detach(job)
             self._clear_scratch()

@@ -83,8 +83,12 @@ class TokenVerifier:
         """Read a tokens file; InvalidArgument says what is wrong in it."""
         try:
             content = _TokensFile.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise InvalidArgument("tokens_file", f"{path}: {error}") from error
+        except OSError as error:
+            raise InvalidArgument("tokens_file", f"{path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise InvalidArgument("tokens_file", f"{path}: {where}: {first['msg']}") from error
         callers = {}
         for token in content.tokens:
             tenants = None if token.tenants == "*" else frozenset(token.tenants)

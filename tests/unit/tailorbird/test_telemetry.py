@@ -12,6 +12,7 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from tailorbird.errors import FailedPrecondition
 from tailorbird.telemetry import HealthServer, configure_logging
 
 
@@ -52,6 +53,12 @@ def test_metrics_are_in_the_prometheus_format(server: HealthServer) -> None:
     status, body = get(server, "/metrics")
     assert status == 200
     assert "tailorbird_things_total 3.0" in body
+
+
+def test_a_port_that_is_taken_is_told(server: HealthServer) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        HealthServer("127.0.0.1", server.port, CollectorRegistry(), lambda: True)
+    assert caught.value.reason == "PORT_TAKEN"
 
 
 def test_other_paths_are_not_found(server: HealthServer) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tailorbird.errors import AlreadyExists, InvalidArgument, InvalidRecord, NotFound
+from tailorbird.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    InvalidRecord,
+    NotFound,
+    ResourceExhausted,
+)
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
 from trainer_svc.datasets import DatasetStore
@@ -122,6 +129,21 @@ async def test_an_upload_cut_half_way_leaves_nothing_behind(
     assert await left_behind(store, tmp_path) == []
     with pytest.raises(NotFound):
         await datasets.get(NAME)
+
+
+async def test_a_full_disk_is_told_also_when_it_shows_only_at_the_end(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
+    for data in (RECORD, RECORD * 200):
+        with pytest.raises(ResourceExhausted) as caught:
+            await datasets.upload(NAME, None, chunks(data))
+        assert caught.value.reason == "DISK_FULL"
+
+
+async def test_a_negative_size_is_refused(datasets: DatasetStore) -> None:
+    with pytest.raises(InvalidArgument, match=r"header.size_bytes: -1"):
+        await datasets.upload(NAME, -1, chunks(RECORD))
 
 
 async def test_a_start_deletes_what_a_lost_process_left(
