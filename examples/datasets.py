@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 Record: TypeAlias = dict[str, Any]
 
-SEED = 20261120
-TRAIN = 500
+SEED = 20261122
+TRAIN = 800
 HELD_OUT = 60
 
 MATERIALS = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import grpc
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -12,14 +14,22 @@ from examples.demo import metrics
 from examples.demo.report import Report
 from examples.demo.stage import TENANTS, Stage
 from examples.demo.swap import SwapReport, promote_under_load
-from examples.demo.tenants import INVOICES, SUPPORT, Tenant, score
+from examples.demo.tenants import (
+    BATCH_TOKENS,
+    FIRST,
+    INVOICES,
+    LEARNING_RATE,
+    SECOND,
+    SUPPORT,
+    Tenant,
+    score,
+)
 from tailorbird.cli.output import last_part, size
 from tailorbird.cli.watch import JobBars, JobView, outcome
 from tailorbird.client import CallError
 from tailorbird.tuning.v1 import job_pb2
 
 TUNED_AT_LEAST, BASE_BELOW = 0.6, 0.1
-_SECOND_EPOCHS = 2
 _SIGNED_AT_LEAST = 0.9
 _PATIENCE = 10.0
 _ALWAYS = job_pb2.PROMOTION_POLICY_ALWAYS
@@ -30,11 +40,13 @@ def tell(stage: Stage, report: Report) -> None:
     """Tell the whole story on a stage whose services have been started."""
     _trainer_up(stage, report)
     _upload(stage, report)
-    _train(stage, report, dict.fromkeys(TENANTS, "train"), _ALWAYS)
+    *first, second = _create_jobs(stage, report)
+    _follow(stage, report, first)
     _serving_up(stage, report)
     _compare(stage, report)
     _keep_apart(stage, report)
-    _retrain_and_swap(stage, report)
+    version = _review(stage, report, second)
+    _swap(stage, report, second.tenant, version)
     _measure(stage, report)
 
 
@@ -52,51 +64,71 @@ def _trainer_up(stage: Stage, report: Report) -> None:
 
 
 def _upload(stage: Stage, report: Report) -> None:
-    report.step("Each customer uploads its chats")
+    report.step("The customers upload their chats")
     rows = []
-    for tenant in TENANTS:
-        path = tenant.file("train")
-        report.command(f"tailorbird datasets upload {path.name} --tenant {tenant.id} --id train")
-        dataset = stage.trainer(tenant).upload_dataset(tenant.name, "train", path)
-        rows.append([tenant.id, tenant.story, str(dataset.record_count), size(dataset.size_bytes)])
+    for tenant, stem, story in (
+        (SUPPORT, FIRST, SUPPORT.story),
+        (INVOICES, FIRST, INVOICES.story),
+        (SUPPORT, SECOND, "the same, with a new sign-off"),
+    ):
+        path = tenant.file(stem)
+        report.command(
+            f"tailorbird datasets upload {tenant.folder}/{path.name} --tenant {tenant.id} "
+            f"--id {stem}"
+        )
+        dataset = stage.trainer(tenant).upload_dataset(tenant.name, stem, path)
+        rows.append([tenant.id, stem, story, str(dataset.record_count), size(dataset.size_bytes)])
         report.check(
-            f"{tenant.id}'s upload is whole",
+            f"{tenant.id}'s upload of {stem} is whole",
             dataset.size_bytes == path.stat().st_size,
             f"{dataset.record_count} records",
         )
-    report.table(["TENANT", "WHAT IT WANTS", "CHATS", "SIZE"], rows)
+    report.table(["TENANT", "DATASET", "WHAT IT TEACHES", "CHATS", "SIZE"], rows)
 
 
-def _train(
-    stage: Stage,
-    report: Report,
-    stems: dict[Tenant, str],
-    policy: job_pb2.PromotionPolicy.ValueType,
-    title: str = "Two fine-tuning jobs at once",
-) -> dict[Tenant, JobView]:
-    report.step(title)
-    names = {}
-    for tenant, stem in stems.items():
-        # What is new in the second data set, the sign-off, is learned long before the facts are.
-        epochs = tenant.epochs if policy == _ALWAYS else _SECOND_EPOCHS
-        spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy, epochs)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    tenant: Tenant
+    stem: str
+    policy: job_pb2.PromotionPolicy.ValueType
+    name: str
+    label: str
+
+
+def _create_jobs(stage: Stage, report: Report) -> list[_Job]:
+    report.step("Three fine-tuning jobs, two at once")
+    jobs = []
+    for tenant, stem, policy, label in (
+        (SUPPORT, FIRST, _ALWAYS, "support"),
+        (INVOICES, FIRST, _ALWAYS, "invoices"),
+        (SUPPORT, SECOND, _MANUAL, "support v2"),
+    ):
         report.command(
             f"tailorbird jobs create --tenant {tenant.id} --adapter {tenant.folder} --data {stem} "
-            f"--validation 0.1 --policy {'manual' if policy == _MANUAL else 'always'} --watch"
+            f"--validation 0.1 --epochs {tenant.epochs} --learning-rate {LEARNING_RATE:g} "
+            f"--batch-tokens {BATCH_TOKENS} "
+            f"--policy {'manual' if policy == _MANUAL else 'always'}"
         )
-        names[tenant] = stage.trainer(tenant).create_job(tenant.name, spec).name
-    with JobBars(report.console) as bars, ThreadPoolExecutor(len(names)) as pool:
+        spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy)
+        name = stage.trainer(tenant).create_job(tenant.name, spec).name
+        jobs.append(_Job(tenant, stem, policy, name, label))
+    return jobs
 
-        def follow(tenant: Tenant) -> JobView:
-            events = stage.trainer(tenant).watch_job(names[tenant], patience=_PATIENCE)
-            return bars.follow(f"{tenant.id:<10}", events)
 
-        views = dict(zip(names, pool.map(follow, names), strict=True))
-    for tenant, view in views.items():
-        report.say(f"{tenant.id}: {outcome(view)}")
+def _follow(stage: Stage, report: Report, jobs: Sequence[_Job]) -> list[JobView]:
+    """Show the jobs' progress to their ends, and check how they end."""
+    with JobBars(report.console) as bars, ThreadPoolExecutor(len(jobs)) as pool:
+
+        def follow(job: _Job) -> JobView:
+            events = stage.trainer(job.tenant).watch_job(job.name, patience=_PATIENCE)
+            return bars.follow(f"{job.label:<10}", events)
+
+        views = list(pool.map(follow, jobs))
+    for job, view in zip(jobs, views, strict=True):
+        report.say(f"{job.label}: {outcome(view)}")
         report.check(
-            f"{tenant.id}'s job publishes {stems[tenant]}",
-            view.succeeded and view.promoted is (policy == _ALWAYS),
+            f"{job.tenant.id}'s job publishes {job.stem}",
+            view.succeeded and view.promoted is (job.policy == _ALWAYS),
             outcome(view),
         )
     return views
@@ -150,38 +182,49 @@ def _keep_apart(stage: Stage, report: Report) -> None:
         report.check(f"{owner.id}'s adapter is refused to {asker.id}", refused, found)
 
 
-def _retrain_and_swap(stage: Stage, report: Report) -> None:
-    tenant = SUPPORT
-    trainer, serving = stage.trainer(tenant), stage.serving(tenant)
-    trainer.upload_dataset(tenant.name, "train-v2", tenant.file("train_v2"))
-    title = f"{tenant.id} changes its sign-off: a second version, not promoted by itself"
-    view = _train(stage, report, {tenant: "train-v2"}, _MANUAL, title)[tenant]
-    old = serving.get_adapter(tenant.adapter).route.version
-    report.check("a MANUAL job leaves the route alone", old != view.version, last_part(old))
+def _review(stage: Stage, report: Report, job: _Job) -> str:
+    """Wait for the second version, put the questions to it, and return its name."""
+    tenant = job.tenant
+    report.step(f"{tenant.id}'s second version: trained meanwhile, not promoted by itself")
+    report.command(f"tailorbird jobs watch {job.name}")
+    (view,) = _follow(stage, report, [job])
+    routed = stage.serving(tenant).get_adapter(tenant.adapter).route.version
+    report.check("a MANUAL job leaves the route alone", routed != view.version, last_part(routed))
+    with _spinner(report, "asking the questions of it, by its name"):
+        found = score(
+            stage.serving(tenant), tenant.adapter, tenant.questions(), last_part(view.version)
+        )
+    report.say(f"asked by its name, it answers {found.share:.2f} of the questions right")
+    report.check(
+        f"v2 at least {TUNED_AT_LEAST}", found.share >= TUNED_AT_LEAST, f"{found.share:.2f}"
+    )
+    return view.version
 
+
+def _swap(stage: Stage, report: Report, tenant: Tenant, new: str) -> None:
+    serving = stage.serving(tenant)
+    old = serving.get_adapter(tenant.adapter).route.version
     report.step("Promoted while requests stream")
-    report.command(f"tailorbird adapters promote {view.version}")
+    report.command(f"tailorbird adapters promote {new}")
     with _spinner(report, "streaming") as progress:
         (task,) = progress.task_ids
 
         def tick(seen: SwapReport) -> None:
             progress.update(task, description=f"streaming: {len(seen.answers)} answers")
 
-        swap = promote_under_load(serving, tenant.adapter, view.version, tenant.questions(), tick)
-    names = {old: "v1", view.version: "v2"}
+        swap = promote_under_load(serving, tenant.adapter, new, tenant.questions(), tick)
+    names = {old: "v1", new: "v2"}
     _show_swap(report, swap, names)
     count = swap.by_version
     late = {answer.version for answer in swap.began_after()}
     report.check("no request failed", not swap.failures, "; ".join(swap.failures[:2]) or "0")
-    report.check(
-        "only v1 and v2 answered", set(count) == {old, view.version}, f"{count.total()} answers"
-    )
+    report.check("only v1 and v2 answered", set(count) == {old, new}, f"{count.total()} answers")
     report.check(
         "every request begun after Promote is v2's",
-        late == {view.version},
+        late == {new},
         f"{len(swap.began_after())} requests",
     )
-    for version, sign_off in ((old, SIGN_OFF), (view.version, SIGN_OFF_V2)):
+    for version, sign_off in ((old, SIGN_OFF), (new, SIGN_OFF_V2)):
         texts = [answer.text for answer in swap.answers if answer.version == version]
         signed = sum(text.rstrip().endswith(sign_off) for text in texts)
         report.check(

@@ -13,7 +13,7 @@ from examples.demo.tenants import Question
 from tailorbird.client import CallError, ServingClient
 
 _STREAMS = 6
-_BEFORE, _AFTER = 24, 24
+_BEFORE, _AFTER = 18, 18
 _PATIENCE = 90.0
 
 

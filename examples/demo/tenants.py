@@ -18,7 +18,11 @@ _ROLES = {
     "user": serving_api.ROLE_USER,
     "assistant": serving_api.ROLE_ASSISTANT,
 }
-_MAX_TOKENS = 120
+FIRST, SECOND = "train", "train-v2"
+"""The datasets' ids."""
+LEARNING_RATE = 5e-3
+BATCH_TOKENS = 640
+_MAX_TOKENS = 80
 _AT_ONCE = 8
 
 
@@ -41,11 +45,15 @@ class Question:
         must_include = record.get("metadata", {}).get("must_include", ())
         return cls(tuple(messages), answer["content"], tuple(must_include))
 
-    def request(self, model: str) -> serving_api.GenerateRequest:
-        """Ask `model`, an adapter's name or tenants/{tenant} for the base, greedily."""
+    def request(self, model: str, version: str = "") -> serving_api.GenerateRequest:
+        """Ask `model`, an adapter's name or tenants/{tenant} for the base, greedily.
+
+        `version` is an id, or "" for the one that is routed.
+        """
         of_adapter = "/adapters/" in model
         return serving_api.GenerateRequest(
             **{"adapter" if of_adapter else "parent": model},  # type: ignore[arg-type]
+            version=version,
             chat=serving_api.Chat(messages=self.messages),
             sampling=serving_api.SamplingParameters(temperature=0, max_tokens=_MAX_TOKENS),
         )
@@ -78,30 +86,28 @@ class Tenant:
 
     def file(self, stem: str) -> Path:
         """One of the tenant's files, such as `train`."""
-        return EXAMPLES / self.folder / f"{stem}.jsonl"
+        return EXAMPLES / self.folder / f"{stem.replace('-', '_')}.jsonl"
 
     def questions(self) -> list[Question]:
         """The held-out chats."""
         lines = self.file("heldout").read_text(encoding="utf-8").splitlines()
         return [Question.from_record(json.loads(line)) for line in lines]
 
-    def job_spec(
-        self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType, epochs: int
-    ) -> job_pb2.JobSpec:
+    def job_spec(self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType) -> job_pb2.JobSpec:
         """The job for a dataset: a tenth held out for the validation loss, small quick steps."""
         return job_pb2.JobSpec(
             training_dataset=dataset,
             validation_fraction=0.1,
             adapter=self.adapter,
             hyperparameters=job_pb2.Hyperparameters(
-                learning_rate=4e-3, epochs=epochs, batch_tokens=640
+                learning_rate=LEARNING_RATE, epochs=self.epochs, batch_tokens=BATCH_TOKENS
             ),
             promotion_policy=policy,
         )
 
 
-SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=7)
-INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=5)
+SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=4)
+INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +124,12 @@ class Score:
         return self.right / self.total
 
 
-def score(serving: ServingClient, model: str, questions: list[Question]) -> Score:
+def score(
+    serving: ServingClient, model: str, questions: list[Question], version: str = ""
+) -> Score:
     """Put every question to `model`, several at a time."""
+    requests = [question.request(model, version) for question in questions]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = list(pool.map(lambda one: serving.generate(one.request(model)).text, questions))
+        answers = list(pool.map(lambda request: serving.generate(request).text, requests))
     right = sum(one.is_right(text) for one, text in zip(questions, answers, strict=True))
     return Score(right, len(questions), answers[0])
