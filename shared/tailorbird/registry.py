@@ -23,6 +23,9 @@ from tailorbird.object_store import ObjectExists, ObjectStore
 
 _log = structlog.get_logger(__name__)
 
+_NO_GENERATION = 10**12
+"""Above every generation, which has 12 digits."""
+
 RouteReason = Literal["publish", "promote", "rollback"]
 
 
@@ -40,7 +43,7 @@ class Route(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    generation: Annotated[int, Field(ge=1, lt=10**12)]
+    generation: Annotated[int, Field(ge=1, lt=_NO_GENERATION)]
     versions: Annotated[tuple[RoutedVersion, ...], Field(min_length=1, max_length=1)]
     reason: RouteReason
     actor: str
@@ -128,7 +131,7 @@ class AdapterRegistry:
         With `after`, a route known already, one read a generation; without, one listing.
         """
         if after is None:
-            return await self.before(adapter, await self._last_generation(adapter) + 1)
+            return await self.before(adapter, _NO_GENERATION)
         newest, generation = after, after.generation
         while True:
             generation += 1
@@ -141,8 +144,10 @@ class AdapterRegistry:
             newest = later
 
     async def before(self, adapter: AdapterName, generation: int) -> Route | None:
-        """Return the newest route below `generation` that can be read, or None."""
-        for earlier in range(generation - 1, 0, -1):
+        """Return the newest route below `generation` that can be read, or None; one listing."""
+        for earlier in await self._generations(adapter):
+            if earlier >= generation:
+                continue
             try:
                 found = await self.route(adapter, earlier)
             except DataCorrupt as error:
@@ -181,13 +186,14 @@ class AdapterRegistry:
                     generation=route.generation,
                 ) from None
 
-    async def _last_generation(self, adapter: AdapterName) -> int:
-        last = 0
+    async def _generations(self, adapter: AdapterName) -> list[int]:
+        """Return the generations that are written, newest first."""
+        found = []
         async for info in self.store.objects(f"{adapter}/routes"):
             match = re.fullmatch(r".*/([0-9]{12})\.json", info.key)
             if match is not None:
-                last = max(last, int(match[1]))
-        return last
+                found.append(int(match[1]))
+        return sorted(found, reverse=True)
 
 
 def _route_key(adapter: AdapterName, generation: int) -> str:

@@ -99,7 +99,7 @@ async def test_a_route_that_cannot_be_read_is_passed_over(
     for generation in (1, 3):
         await registry.append_route(ADAPTER, route(generation))
     foreign = route(2).model_dump_json().encode()
-    for generation, data in ((2, b"garbage"), (4, b""), (5, foreign)):
+    for generation, data in ((2, b"garbage"), (4, b""), (5, foreign), (999999999999, b"{}")):
         await store.create(f"{ADAPTER}/routes/{generation:012d}.json", data)
     for found in (await registry.head(ADAPTER), await registry.head(ADAPTER, after=route(1))):
         assert found == route(3)
