@@ -14,14 +14,12 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from examples.demo.memory import PeakMemory
 from examples.demo.report import Report
 from examples.demo.stage import Stage
 from examples.demo.story import tell
 from examples.demo.tenants import EXAMPLES
-from tailorbird.cli.output import describe, size
+from tailorbird.cli.output import describe, out, size
 from tailorbird.errors import TailorbirdError
 
 _MEMORY_LIMIT = 8 * 2**30
@@ -40,7 +38,7 @@ def main() -> int:
     scratch = EXAMPLES.parent / ".demo"
     scratch.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
-    report = Report(Console(highlight=False))
+    report = Report(out)
     good = False
     try:
         with PeakMemory() as memory:

@@ -244,7 +244,7 @@ def _show_swap(report: Report, swap: SwapReport, names: dict[str, str]) -> None:
     report.table(["VERSION", "ANSWERED", "ITS LAST ANSWER"], rows)
     report.say(
         f"{swap.by_version.total() + len(swap.failures)} requests, {len(swap.failures)} failed; "
-        f"Promote took {swap.promotion_seconds:.2f} s: fetch, checks, load, probes, route"
+        f"Promote took {swap.promotion_seconds:.2f} s: v2 had passed the gate when it was asked"
     )
 
 
