@@ -1,0 +1,60 @@
+"""Dispatchers with scripted workers, a real job store and a real file store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tailorbird.names import DatasetName
+from tailorbird.object_store import ObstoreStore
+from tailorbird.registry import AdapterRegistry
+from tests.unit.trainer_svc.dispatching import Make
+from tests.unit.trainer_svc.fakes import ScriptedExecutor
+from trainer_svc.datasets import DatasetStore
+from trainer_svc.dispatcher import Dispatcher
+from trainer_svc.metrics import TrainerMetrics
+from trainer_svc.publisher import Publisher
+from trainer_svc.store import JobStore
+
+
+@pytest.fixture
+async def datasets(object_store: ObstoreStore, tmp_path: Path) -> DatasetStore:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield json.dumps({"prompt": "a", "completion": "b"}).encode()
+
+    store = DatasetStore(object_store, tmp_path / "spool", 10_000, 10_000)
+    await store.upload(DatasetName("acme", "chats"), None, chunks())
+    return store
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def make(
+    jobs: JobStore, datasets: DatasetStore, object_store: ObstoreStore, registry: CollectorRegistry
+) -> Make:
+    built: list[ScriptedExecutor] = []
+
+    def build(executor: ScriptedExecutor, workers: int = 1) -> Dispatcher:
+        # A second trainer of one test counts for itself.
+        metrics = TrainerMetrics(registry if not built else CollectorRegistry())
+        built.append(executor)
+        return Dispatcher(
+            jobs,
+            datasets,
+            AdapterRegistry(object_store),
+            executor,
+            Publisher(jobs, object_store, metrics),
+            metrics,
+            workers=workers,
+            max_worker_losses=3,
+        )
+
+    return build
