@@ -93,7 +93,7 @@ def main(fd: int) -> None:
         base = load_base(settings.base_model_path, settings.device)
     except Exception as error:
         channel.send(Unusable(error=_told(error)))
-        raise
+        sys.exit(1)
     with asyncio.Runner() as runner:
         store = open_store(settings.object_store)
         worker = Worker(settings, AdapterBank(base), store, runner, channel.inbox, channel.send)
