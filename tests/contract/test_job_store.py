@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -278,3 +279,7 @@ async def test_a_database_that_is_gone_is_unavailable() -> None:
     with pytest.raises(DatabaseUnavailable):
         await database.migrate()
     await database.close()
+    # The thread of a connection that failed answers to this event loop once more.
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 10)
