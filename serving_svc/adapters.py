@@ -109,6 +109,8 @@ class Adapters:
     ) -> Route:
         adapter = version.adapter_name
         async with self._cache.lease(version):
+            # It may be in the engine and gone from the store: a route would lead nowhere.
+            await self._registry.manifest(version)
             route = head
             if route is None or route.version != version.version:
                 route = Route(

@@ -76,7 +76,7 @@ async def serve(settings: ServingSettings) -> int:
         base = await asyncio.to_thread(
             load_base_model, settings.base_model, folder, settings.base_model_name
         )
-        linear = linear_layers(await asyncio.to_thread(read_shapes, base.path))
+        linear = await asyncio.to_thread(_linear_layers, base)
         engine = await _or_stopped(_started_engine(settings, base, linear), stop)
         stack.push_async_callback(engine.shutdown)
         await _compose(settings, base, linear, engine, server, registry, folder, stack)
@@ -158,6 +158,21 @@ async def _compose(
     await write_profile(adapters.store, profile)
 
 
+def _linear_layers(base: BaseModelFiles) -> dict[str, tuple[int, int]]:
+    try:
+        return linear_layers(read_shapes(base.path))
+    except (OSError, ValueError) as error:
+        raise _unusable(base, error) from error
+
+
+def _unusable(base: BaseModelFiles, error: Exception) -> FailedPrecondition:
+    text = " ".join(str(error).split())[:500]
+    return FailedPrecondition(
+        f"the base model {base.name} cannot be loaded: {type(error).__name__}: {text}",
+        reason="BASE_UNUSABLE",
+    )
+
+
 async def _started_engine(
     settings: ServingSettings, base: BaseModelFiles, linear: Iterable[str]
 ) -> VllmEngine:
@@ -175,7 +190,10 @@ async def _started_engine(
     # Its worker does not end by itself: waiting longer than this for it gains nothing.
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gib))
-    engine = await asyncio.to_thread(_build_engine, settings, base.path, modules)
+    try:
+        engine = await asyncio.to_thread(_build_engine, settings, base.path, modules)
+    except Exception as error:
+        raise _unusable(base, error) from error
     try:
         await engine.check()
     except BaseException:

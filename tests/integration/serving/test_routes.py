@@ -98,3 +98,15 @@ async def test_a_route_that_cannot_be_read_hides_nothing_and_can_be_left_behind(
     route = await rollback(client, adapter)
     assert (route.generation, route.version) == (4, str(first))
     assert (await client.generate(ask(adapter))).version == str(first)
+
+
+async def test_a_version_that_is_gone_from_the_store_is_not_promoted(
+    world: World, client: Client, adapter: AdapterName
+) -> None:
+    kept = await world.publish_routed(adapter, seed=4)
+    gone = await world.publish(adapter, seed=5)
+    assert (await client.generate(ask(gone))).version == str(gone)
+    await world.registry.store.delete(f"{gone}/manifest.json")
+    code, reason, _ = await refusal(promote(client, gone))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+    assert (await client.generate(ask(adapter))).version == str(kept)
