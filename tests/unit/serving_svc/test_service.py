@@ -165,6 +165,7 @@ async def test_promote_writes_nothing_when_the_gate_refuses(parts: Parts) -> Non
 
 
 async def test_promote_yields_to_somebody_who_was_faster(parts: Parts) -> None:
+    await parts.publish(1)
     parts.fetcher.may_stage.clear()
     slow = asyncio.create_task(parts.adapters.promote(version(1), "ann"))
     await parts.fetcher.staging.wait()
@@ -177,6 +178,7 @@ async def test_promote_yields_to_somebody_who_was_faster(parts: Parts) -> None:
 async def test_rollback_goes_to_the_version_before_or_to_the_one_named(parts: Parts) -> None:
     with pytest.raises(NotFound):
         await parts.adapters.rollback(ADAPTER, None, "ann")
+    await parts.publish(1, 2, 3)
     await parts.adapters.promote(version(1), "ann")
     with pytest.raises(FailedPrecondition) as caught:
         await parts.adapters.rollback(ADAPTER, None, "ann")
