@@ -124,6 +124,7 @@ async def test_one_of_many_writers_gets_a_generation(registry: AdapterRegistry) 
 async def test_a_writer_whose_reply_was_lost_has_won(registry: AdapterRegistry) -> None:
     await registry.append_route(ADAPTER, route(1, nonce="mine"))
     await registry.append_route(ADAPTER, route(1, nonce="mine"))
+    assert await registry.head(ADAPTER) == route(1, nonce="mine")
 
 
 async def test_folders_that_are_no_adapters_are_passed_over(
