@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from prometheus_client import CollectorRegistry
 
-from serving_svc import convert
-from serving_svc.adapter_cache import AdapterCache
-from serving_svc.adapters import Adapters
-from serving_svc.fetch import AdapterFetcher
-from serving_svc.metrics import ServingMetrics
-from serving_svc.router import Router
-from serving_svc.safetensors_file import read_shapes
-from serving_svc.service import Generations
-from serving_svc.servicer import AdapterServicer, InferenceServicer
-from serving_svc.settings import ServingSettings
-from serving_svc.validate import (
+from serving_svc.adapters.adapter_cache import AdapterCache
+from serving_svc.adapters.fetch import AdapterFetcher
+from serving_svc.adapters.gate import (
     LINEAR_MODULES,
     PROBE_FLOOR_DEFAULT,
     PROBE_FLOORS,
     ServedBase,
     linear_layers,
 )
+from serving_svc.adapters.router import Router
+from serving_svc.adapters.safetensors_file import read_shapes
+from serving_svc.adapters.service import Adapters
+from serving_svc.api import convert
+from serving_svc.api.servicer import AdapterServicer, InferenceServicer
+from serving_svc.generation.service import Generations
+from serving_svc.metrics import ServingMetrics
+from serving_svc.settings import ServingSettings
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
 from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import FailedPrecondition
@@ -45,7 +45,7 @@ from tailorbird.serving.v1 import inference_service_pb2_grpc as inference_grpc
 from tailorbird.telemetry import HealthServer
 
 if TYPE_CHECKING:
-    from serving_svc.vllm_engine import VllmEngine
+    from serving_svc.engine.vllm_engine import VllmEngine
 
 _log = structlog.get_logger(__name__)
 
@@ -203,7 +203,7 @@ async def _started_engine(
 
 
 def _build_engine(settings: ServingSettings, model: Path, modules: list[str]) -> VllmEngine:
-    from serving_svc.vllm_engine import EngineConfig, VllmEngine
+    from serving_svc.engine.vllm_engine import EngineConfig, VllmEngine
 
     return VllmEngine.build(
         EngineConfig(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from serving_svc.adapter_cache import AdapterCache
-from serving_svc.fetch import StagedAdapter
-from serving_svc.generation import Chunk, FinishReason, Input, LoadedAdapter, Sampling, Usage
+from serving_svc.adapters.adapter_cache import AdapterCache
+from serving_svc.adapters.fetch import StagedAdapter
+from serving_svc.adapters.model import LoadedAdapter
+from serving_svc.generation.model import Chunk, FinishReason, Input, Sampling, Usage
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused
 from tailorbird.manifest import AdapterManifest, EvaluationSummary, Lineage, Probes, ProbeSequence

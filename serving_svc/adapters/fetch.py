@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_svc.validate import (
+from serving_svc.adapters.gate import (
     NEEDED_FILES,
     ServedBase,
     check_files,

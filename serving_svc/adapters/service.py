@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from serving_svc.adapter_cache import AdapterCache
-from serving_svc.paging import Page
-from serving_svc.router import Router
+from serving_svc.adapters.adapter_cache import AdapterCache
+from serving_svc.adapters.paging import Page
+from serving_svc.adapters.router import Router
 from tailorbird.errors import (
     AdapterRefused,
     DataCorrupt,

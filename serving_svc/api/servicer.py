@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
-from serving_svc import convert
-from serving_svc.adapters import Adapters
-from serving_svc.generation import GenerationRequest
-from serving_svc.service import Generations
+from serving_svc.adapters.service import Adapters
+from serving_svc.api import convert
+from serving_svc.generation.model import GenerationRequest
+from serving_svc.generation.service import Generations
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
 from tailorbird.names import AdapterName, VersionName

@@ -16,8 +16,8 @@ from functools import partial
 
 import structlog
 
+from serving_svc.adapters.single_flight import SingleFlight
 from serving_svc.metrics import ServingMetrics
-from serving_svc.single_flight import SingleFlight
 from tailorbird.errors import (
     AdapterRefused,
     DataCorrupt,

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from serving_svc.fetch import StagedAdapter
-from serving_svc.generation import LoadedAdapter
+from serving_svc.adapters.fetch import StagedAdapter
+from serving_svc.adapters.gate import judge_probes
+from serving_svc.adapters.model import LoadedAdapter
+from serving_svc.adapters.single_flight import SingleFlight
 from serving_svc.metrics import ServingMetrics
-from serving_svc.single_flight import SingleFlight
-from serving_svc.validate import judge_probes
 from tailorbird.errors import AdapterRefused, ResourceExhausted, TailorbirdError
 from tailorbird.manifest import Probes
 from tailorbird.names import AdapterName, VersionName

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from serving_svc.adapter_cache import AdapterCache
-from serving_svc.adapters import Adapters
-from serving_svc.generation import (
+from serving_svc.adapters.adapter_cache import AdapterCache
+from serving_svc.adapters.router import Router
+from serving_svc.adapters.service import Adapters
+from serving_svc.generation.model import (
     Chunk,
     EngineDied,
     GenerationRequest,
@@ -15,9 +16,8 @@ from serving_svc.generation import (
     Sampling,
     TokenIds,
 )
+from serving_svc.generation.service import Generations
 from serving_svc.metrics import ServingMetrics
-from serving_svc.router import Router
-from serving_svc.service import Generations
 from tailorbird.errors import FailedPrecondition, InvalidArgument, NotFound
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.object_store import open_store

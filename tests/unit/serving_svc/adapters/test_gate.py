@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from serving_svc.safetensors_file import all_finite, read_header
-from serving_svc.validate import (
+from serving_svc.adapters.gate import (
     ServedBase,
     check_files,
     check_manifest,
@@ -17,6 +16,7 @@ from serving_svc.validate import (
     judge_probes,
     linear_layers,
 )
+from serving_svc.adapters.safetensors_file import all_finite, read_header
 from tailorbird.errors import AdapterRefused
 from tailorbird.manifest import (
     ADAPTER_CONFIG,

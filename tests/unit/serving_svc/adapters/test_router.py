@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_svc.router import Router
+from serving_svc.adapters.router import Router
 from tailorbird.errors import (
     AdapterRefused,
     FailedPrecondition,

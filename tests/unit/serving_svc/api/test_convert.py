@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from serving_svc import convert
-from serving_svc.generation import (
+from serving_svc.adapters.paging import Page
+from serving_svc.api import convert
+from serving_svc.generation.model import (
     Chat,
     Chunk,
     FinishReason,
@@ -16,7 +17,6 @@ from serving_svc.generation import (
     Usage,
     room_for_answer,
 )
-from serving_svc.paging import Page
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import TenantName
 from tailorbird.serving.v1 import inference_service_pb2 as pb

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Literal
 
 from tailorbird.errors import Aborted, InvalidArgument
@@ -117,15 +116,6 @@ class Answer:
             raise ValueError("the generation has not ended")
         text = "".join(chunk.text for chunk in chunks)
         return cls(text, last.finish_reason, last.usage, first.version, first.route_generation)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedAdapter:
-    """One version in the engine, under an id, name and path that no other ever has."""
-
-    engine_id: int
-    name: str
-    path: Path
 
 
 @dataclass(frozen=True, slots=True)

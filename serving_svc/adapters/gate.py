@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving_svc.safetensors_file import FLOAT_DTYPES, Tensor, all_finite, read_header
+from serving_svc.adapters.safetensors_file import FLOAT_DTYPES, Tensor, all_finite, read_header
 from tailorbird.errors import AdapterRefused, DataCorrupt
 from tailorbird.manifest import (
     ADAPTER_CONFIG,

@@ -7,20 +7,20 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Protocol
 
-from serving_svc.adapter_cache import AdapterCache
-from serving_svc.generation import (
+from serving_svc.adapters.adapter_cache import AdapterCache
+from serving_svc.adapters.model import LoadedAdapter
+from serving_svc.adapters.router import Router
+from serving_svc.generation.model import (
     Answer,
     Chunk,
     GenerationRequest,
     Input,
-    LoadedAdapter,
     ModelLimits,
     Sampling,
     Usage,
     room_for_answer,
 )
 from serving_svc.metrics import ServingMetrics
-from serving_svc.router import Router
 from tailorbird.errors import AdapterRefused, TailorbirdError, Unavailable
 from tailorbird.names import VersionName
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from serving_svc.adapters import AdapterState, PublishedVersion
-from serving_svc.generation import (
+from serving_svc.adapters.paging import Page
+from serving_svc.adapters.service import AdapterState, PublishedVersion
+from serving_svc.generation.model import (
     Answer,
     Chat,
     Chunk,
@@ -19,7 +20,6 @@ from serving_svc.generation import (
     TokenIds,
     Usage,
 )
-from serving_svc.paging import Page
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import AdapterManifest

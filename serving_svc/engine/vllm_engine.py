@@ -27,13 +27,13 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from serving_svc.generation import (
+from serving_svc.adapters.model import LoadedAdapter
+from serving_svc.generation.model import (
     Chat,
     Chunk,
     EngineDied,
     FinishReason,
     Input,
-    LoadedAdapter,
     ModelLimits,
     Sampling,
     Text,

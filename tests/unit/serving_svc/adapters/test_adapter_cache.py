@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_svc.adapter_cache import AdapterCache
+from serving_svc.adapters.adapter_cache import AdapterCache
 from tailorbird.errors import AdapterRefused, ResourceExhausted, StoreUnavailable
 from tests.unit.serving_svc.fakes import FakeEngine, FakeFetcher, new_cache, refused, version
 

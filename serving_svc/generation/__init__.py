@@ -1,0 +1,1 @@
+"""What is asked of the model, who gets it when, and what comes back."""
