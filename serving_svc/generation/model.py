@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Literal, Protocol
 
-from tailorbird.errors import Aborted, InvalidArgument
+from serving_svc.adapters.model import LoadedAdapter
+from tailorbird.errors import Aborted, InvalidArgument, TailorbirdError
 from tailorbird.names import AdapterName, TenantName, VersionName
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool; `arguments_json` as the model wrote it."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters_json_schema` "" for no arguments."""
+
+    name: str
+    description: str = ""
+    parameters_json_schema: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat."""
+    """One message of a chat; `tool_calls` are the assistant's, `tool_call_id` is the tool's."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +47,7 @@ class Chat:
     """A chat for the base model's template, with the assistant's turn opened."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +68,36 @@ Input = Chat | Text | TokenIds
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """What the answer must look like; `value` is the schema, expression or grammar as text."""
+
+    kind: Literal["json_schema", "regex", "choices", "grammar"]
+    value: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen and when to stop; None leaves the choice to the model's limits."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
     max_tokens: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    """Most probable tokens to tell beside each generated one; None: tell no logprobs."""
+    n: int = 1
+    return_token_ids: bool = False
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +109,11 @@ class GenerationRequest:
     version: VersionName | None
     input: Input
     sampling: Sampling
+    routing_key: str = ""
+    min_route_generation: int = 0
+    priority: int = 0
+    final_only: bool = False
+    """Only the whole answer is wanted: nothing is passed on before the end."""
 
 
 class FinishReason(Enum):
@@ -73,11 +121,29 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its text, and its logprob in nats."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The generated token, and the most probable ones in its place, most probable first."""
+
+    token: TokenLogprob
+    top: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of the prompt, and tokens generated."""
+    """Tokens of the prompt, and tokens generated (of all completions together)."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -85,37 +151,72 @@ class Usage:
 
 @dataclass(slots=True)
 class Chunk:
-    """Text since the previous chunk.
+    """What one completion grew by in one or more steps of the engine.
 
-    The engine sets `text`, and `finish_reason` with `usage` on the last one; the service sets who
-    answers on the first. One object serves the whole way to the wire: it is made once a token.
+    The engine sets what comes before `usage`; `finish_reason` is set on the last chunk of an index.
+    The service sets who answers on the first chunk of all, and `usage` on the last. One object serves
+    the whole way to the wire: it is made once a token, or once every few tokens.
     """
 
     text: str
     finish_reason: FinishReason | None = None
+    token_ids: Sequence[int] = ()
+    index: int = 0
+    logprobs: Sequence[TokenLogprobs] = ()
+    tool_calls: Sequence[ToolCall] = ()
     usage: Usage | None = None
     version: VersionName | None = None
     route_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer; `version` None means that the base model gave it."""
+class Completion:
+    """One whole answer to a prompt."""
 
     text: str
     finish_reason: FinishReason
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All completions of a request, by index; `version` None means that the base model gave them."""
+
+    completions: tuple[Completion, ...]
     usage: Usage
     version: VersionName | None
     route_generation: int
 
-    @classmethod
-    def of(cls, chunks: Sequence[Chunk]) -> Answer:
-        """Join the chunks of one generation that ended."""
-        first, last = chunks[0], chunks[-1]
-        if last.finish_reason is None or last.usage is None:
-            raise ValueError("the generation has not ended")
-        text = "".join(chunk.text for chunk in chunks)
-        return cls(text, last.finish_reason, last.usage, first.version, first.route_generation)
+
+class Sink(Protocol):
+    """Takes a request's output from the engine's output loop. Neither method blocks or raises."""
+
+    def put(self, chunk: Chunk) -> None:
+        """Take a chunk. After the last one of the last completion nothing comes any more."""
+
+    def fail(self, error: TailorbirdError) -> None:
+        """Take the error that ended the request. Nothing comes after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What the engine is given: `max_tokens` fits the context; `tenant` salts the prefix cache."""
+
+    token_ids: Sequence[int]
+    sampling: Sampling
+    max_tokens: int
+    tenant: str
+    adapter: LoadedAdapter | None
+    final_only: bool = False
+
+
+class Handle(Protocol):
+    """A request inside the engine."""
+
+    def abort(self) -> None:
+        """End it, and free what it holds; its sink hears nothing more. Done before: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,17 +33,22 @@ class Route(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """1, 2, 3, ... without gaps within an adapter."""
     version: _builtins.str
-    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}; of several the one of largest weight."""
     reason: _builtins.str
-    """Why it was written: "publish", "promote" or "rollback"."""
+    """Why it was written: "publish", "promote", "rollback" or "set"."""
     actor: _builtins.str
     """Who wrote it: the caller's subject, or the job's name."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedVersion]:
+        """Every version, with its share of the traffic."""
 
     def __init__(
         self,
@@ -52,14 +58,41 @@ class Route(_message.Message):
         reason: _builtins.str = ...,
         actor: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        versions: _abc.Iterable[Global___RoutedVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "generation", b"generation", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "generation", b"generation", "reason", b"reason", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class RoutedVersion(_message.Message):
+    """A version's share of an adapter's traffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    weight: _builtins.int
+    """Its share of the sum of all weights, 1 to 1000."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutedVersion: _TypeAlias = RoutedVersion  # noqa: Y015
 
 @_typing.final
 class Adapter(_message.Message):
@@ -111,22 +144,32 @@ class Refusal(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRYABLE_FIELD_NUMBER: _builtins.int
+    RETRY_TIME_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
     reason: _builtins.str
     """UPPER_SNAKE, stable: DIGEST_MISMATCH, BASE_MISMATCH, PROBE_MISMATCH, ..."""
     message: _builtins.str
     """For a person."""
+    retryable: _builtins.bool
+    """Whether it is tried again: what failed may work later."""
+    @_builtins.property
+    def retry_time(self) -> _timestamp_pb2.Timestamp:
+        """With retryable: not before this time."""
+
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        retryable: _builtins.bool = ...,
+        retry_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_time", b"retry_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "retry_time", b"retry_time", "retryable", b"retryable", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,7 +222,7 @@ class Version(_message.Message):
         PARENT_VERSION_FIELD_NUMBER: _builtins.int
         CODE_VERSION_FIELD_NUMBER: _builtins.int
         job: _builtins.str
-        """tenants/{tenant}/jobs/{job}"""
+        """tenants/{tenant}/jobs/{job}. Empty: it was imported."""
         training_dataset: _builtins.str
         """tenants/{tenant}/datasets/{dataset}"""
         training_dataset_sha256: _builtins.str
@@ -255,6 +298,8 @@ class Version(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
     base_model: _builtins.str
@@ -285,6 +330,14 @@ class Version(_message.Message):
     def evaluation(self) -> Global___Version.Evaluation:
         """How it did."""
 
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why this replica refuses to serve it. Unset: it does not, or was never asked to."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted. Unset: it was not."""
+
     def __init__(
         self,
         *,
@@ -298,10 +351,12 @@ class Version(_message.Message):
         files: _abc.Iterable[Global___Version.File] | None = ...,
         lineage: Global___Version.Lineage | None = ...,
         evaluation: Global___Version.Evaluation | None = ...,
+        refusal: Global___Refusal | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "evaluation", b"evaluation", "lineage", b"lineage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "evaluation", b"evaluation", "lineage", b"lineage", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_model", b"base_model", "base_model_digest", b"base_model_digest", "create_time", b"create_time", "evaluation", b"evaluation", "files", b"files", "lineage", b"lineage", "name", b"name", "rank", b"rank", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_model", b"base_model", "base_model_digest", b"base_model_digest", "create_time", b"create_time", "delete_time", b"delete_time", "evaluation", b"evaluation", "files", b"files", "lineage", b"lineage", "name", b"name", "rank", b"rank", "refusal", b"refusal", "target_modules", b"target_modules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,3 +667,387 @@ class RollbackResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
+class SetRouteRequest(_message.Message):
+    """Asks for an adapter to be routed to several versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}"""
+    expected_generation: _builtins.int
+    """ABORTED unless the newest route has this generation. 0: whichever it has."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedVersion]:
+        """1 to 16 versions of the adapter, no two the same."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        versions: _abc.Iterable[Global___RoutedVersion] | None = ...,
+        expected_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_generation", b"expected_generation", "name", b"name", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRouteRequest: _TypeAlias = SetRouteRequest  # noqa: Y015
+
+@_typing.final
+class SetRouteResponse(_message.Message):
+    """The route after it was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def route(self) -> Global___Route:
+        """The newest route."""
+
+    def __init__(
+        self,
+        *,
+        route: Global___Route | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRouteResponse: _TypeAlias = SetRouteResponse  # noqa: Y015
+
+@_typing.final
+class WarmVersionRequest(_message.Message):
+    """Asks for a version to be loaded ahead of its traffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    pin: _builtins.bool
+    """Whether it keeps its slot without traffic. At most all slots but one are pinned. Unset: as it is."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pin: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pin", b"_pin", "pin", b"pin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pin", b"_pin", "name", b"name", "pin", b"pin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pin: _TypeAlias = _typing.Literal["pin"]  # noqa: Y015
+    _WhichOneofArgType__pin: _TypeAlias = _typing.Literal["_pin", b"_pin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pin) -> _WhichOneofReturnType__pin | None: ...
+
+Global___WarmVersionRequest: _TypeAlias = WarmVersionRequest  # noqa: Y015
+
+@_typing.final
+class WarmVersionResponse(_message.Message):
+    """A version that was loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESIDENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def resident(self) -> Global___ResidentVersion:
+        """What this replica holds of it."""
+
+    def __init__(
+        self,
+        *,
+        resident: Global___ResidentVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resident", b"resident"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resident", b"resident"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmVersionResponse: _TypeAlias = WarmVersionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteVersionRequest(_message.Message):
+    """Asks for a version to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVersionRequest: _TypeAlias = DeleteVersionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteVersionResponse(_message.Message):
+    """A version that was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___Version:
+        """The version, with its delete_time."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___Version | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVersionResponse: _TypeAlias = DeleteVersionResponse  # noqa: Y015
+
+@_typing.final
+class ImportAdapterRequest(_message.Message):
+    """First what to import; then, without a URI, its files' bytes in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Import(_message.Message):
+        """What to import."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ADAPTER_FIELD_NUMBER: _builtins.int
+        URI_FIELD_NUMBER: _builtins.int
+        adapter: _builtins.str
+        """tenants/{tenant}/adapters/{adapter} that gets the version."""
+        uri: _builtins.str
+        """Folder with adapter_config.json and adapter_model.safetensors, under a prefix that this server's
+        settings allow to the tenant. Empty: both files are uploaded.
+        """
+        def __init__(
+            self,
+            *,
+            adapter: _builtins.str = ...,
+            uri: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "uri", b"uri"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FileChunk(_message.Message):
+        """A piece of a file."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PATH_FIELD_NUMBER: _builtins.int
+        DATA_FIELD_NUMBER: _builtins.int
+        path: _builtins.str
+        """"adapter_config.json" or "adapter_model.safetensors". One file's pieces come together, in order."""
+        data: _builtins.bytes
+        """At most 3 MiB."""
+        def __init__(
+            self,
+            *,
+            path: _builtins.str = ...,
+            data: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "path", b"path"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IMPORT_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunk(self) -> Global___ImportAdapterRequest.FileChunk:
+        """Later messages: a piece of a file."""
+
+    def __init__(
+        self,
+        *,
+        chunk: Global___ImportAdapterRequest.FileChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "import", b"import"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "import", b"import"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["import", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___ImportAdapterRequest: _TypeAlias = ImportAdapterRequest  # noqa: Y015
+
+@_typing.final
+class ImportAdapterResponse(_message.Message):
+    """A version that was imported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___Version:
+        """The version."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___Version | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportAdapterResponse: _TypeAlias = ImportAdapterResponse  # noqa: Y015
+
+@_typing.final
+class ListResidencyRequest(_message.Message):
+    """Asks what the replica that answers holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """tenants/{tenant}"""
+    page_size: _builtins.int
+    """Versions per page, 1 to 1000; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """next_page_token of the previous page. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResidencyRequest: _TypeAlias = ListResidencyRequest  # noqa: Y015
+
+@_typing.final
+class ListResidencyResponse(_message.Message):
+    """What the replica that answers holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """The replica's name."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidentVersion]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        versions: _abc.Iterable[Global___ResidentVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "replica", b"replica", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResidencyResponse: _TypeAlias = ListResidencyResponse  # noqa: Y015
+
+@_typing.final
+class ResidentVersion(_message.Message):
+    """What one replica holds of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Tier:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ResidentVersion._Tier.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TIER_UNSPECIFIED: ResidentVersion._Tier.ValueType  # 0
+        """Neither on disk nor in the engine: it was refused."""
+        TIER_DISK: ResidentVersion._Tier.ValueType  # 1
+        """On local disk, checked."""
+        TIER_ENGINE: ResidentVersion._Tier.ValueType  # 2
+        """In the engine."""
+
+    class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
+        """How near to its first token a version is."""
+
+    TIER_UNSPECIFIED: ResidentVersion.Tier.ValueType  # 0
+    """Neither on disk nor in the engine: it was refused."""
+    TIER_DISK: ResidentVersion.Tier.ValueType  # 1
+    """On local disk, checked."""
+    TIER_ENGINE: ResidentVersion.Tier.ValueType  # 2
+    """In the engine."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    tier: Global___ResidentVersion.Tier.ValueType
+    """Where it is."""
+    pinned: _builtins.bool
+    """Whether it keeps its slot without traffic."""
+    leases: _builtins.int
+    """Requests that hold it now."""
+    size_bytes: _builtins.int
+    """Bytes on local disk."""
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why this replica refuses to serve it. Unset: it does not."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tier: Global___ResidentVersion.Tier.ValueType = ...,
+        pinned: _builtins.bool = ...,
+        leases: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "name", b"name", "pinned", b"pinned", "refusal", b"refusal", "size_bytes", b"size_bytes", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResidentVersion: _TypeAlias = ResidentVersion  # noqa: Y015

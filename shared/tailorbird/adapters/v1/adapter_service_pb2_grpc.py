@@ -67,6 +67,31 @@ class AdapterServiceStub:
                 request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.SetRoute = channel.unary_unary(
+                '/tailorbird.adapters.v1.AdapterService/SetRoute',
+                request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.SetRouteRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.SetRouteResponse.FromString,
+                _registered_method=True)
+        self.WarmVersion = channel.unary_unary(
+                '/tailorbird.adapters.v1.AdapterService/WarmVersion',
+                request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.WarmVersionRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.WarmVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteVersion = channel.unary_unary(
+                '/tailorbird.adapters.v1.AdapterService/DeleteVersion',
+                request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.DeleteVersionResponse.FromString,
+                _registered_method=True)
+        self.ImportAdapter = channel.stream_unary(
+                '/tailorbird.adapters.v1.AdapterService/ImportAdapter',
+                request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ImportAdapterRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ImportAdapterResponse.FromString,
+                _registered_method=True)
+        self.ListResidency = channel.unary_unary(
+                '/tailorbird.adapters.v1.AdapterService/ListResidency',
+                request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ListResidencyRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ListResidencyResponse.FromString,
+                _registered_method=True)
 
 
 class AdapterServiceServicer:
@@ -120,6 +145,44 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRoute(self, request, context):
+        """Routes an adapter to several versions by weight, with the same checks as Promote for each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WarmVersion(self, request, context):
+        """Fetches, checks and loads a version on the replica that answers, ahead of its traffic.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVersion(self, request, context):
+        """Deletes a version that is not routed: it is served no more, and its files are removed after a grace
+        period. FAILED_PRECONDITION while a route in effect leads to it. Done before: nothing happens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAdapter(self, request_iterator, context):
+        """Makes an existing PEFT LoRA adapter a version: uploaded, or fetched from a URI under a prefix that
+        the tenant is allowed. It passes the same gate as a trained one, and the probes are made by this
+        server's engine. The new version is not routed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListResidency(self, request, context):
+        """Lists what the replica that answers holds of a tenant's versions: on disk, in the engine, refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdapterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +215,31 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.RollbackRequest.FromString,
                     response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.RollbackResponse.SerializeToString,
+            ),
+            'SetRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRoute,
+                    request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.SetRouteRequest.FromString,
+                    response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.SetRouteResponse.SerializeToString,
+            ),
+            'WarmVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.WarmVersion,
+                    request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.WarmVersionRequest.FromString,
+                    response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.WarmVersionResponse.SerializeToString,
+            ),
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.DeleteVersionResponse.SerializeToString,
+            ),
+            'ImportAdapter': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportAdapter,
+                    request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ImportAdapterRequest.FromString,
+                    response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ImportAdapterResponse.SerializeToString,
+            ),
+            'ListResidency': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResidency,
+                    request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ListResidencyRequest.FromString,
+                    response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ListResidencyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -319,6 +407,141 @@ class AdapterService:
             '/tailorbird.adapters.v1.AdapterService/Rollback',
             tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.RollbackRequest.SerializeToString,
             tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.adapters.v1.AdapterService/SetRoute',
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.SetRouteRequest.SerializeToString,
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.SetRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WarmVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.adapters.v1.AdapterService/WarmVersion',
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.WarmVersionRequest.SerializeToString,
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.WarmVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.adapters.v1.AdapterService/DeleteVersion',
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.DeleteVersionRequest.SerializeToString,
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.DeleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAdapter(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/tailorbird.adapters.v1.AdapterService/ImportAdapter',
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ImportAdapterRequest.SerializeToString,
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ImportAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListResidency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.adapters.v1.AdapterService/ListResidency',
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ListResidencyRequest.SerializeToString,
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.ListResidencyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,21 @@ class AdapterServiceStub:
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.RollbackRequest, _adapter_service_pb2.RollbackResponse]
     """Routes an adapter back to an earlier version, with the same checks as Promote."""
+    SetRoute: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.SetRouteRequest, _adapter_service_pb2.SetRouteResponse]
+    """Routes an adapter to several versions by weight, with the same checks as Promote for each."""
+    WarmVersion: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.WarmVersionRequest, _adapter_service_pb2.WarmVersionResponse]
+    """Fetches, checks and loads a version on the replica that answers, ahead of its traffic."""
+    DeleteVersion: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteVersionRequest, _adapter_service_pb2.DeleteVersionResponse]
+    """Deletes a version that is not routed: it is served no more, and its files are removed after a grace
+    period. FAILED_PRECONDITION while a route in effect leads to it. Done before: nothing happens.
+    """
+    ImportAdapter: _grpc.StreamUnaryMultiCallable[_adapter_service_pb2.ImportAdapterRequest, _adapter_service_pb2.ImportAdapterResponse]
+    """Makes an existing PEFT LoRA adapter a version: uploaded, or fetched from a URI under a prefix that
+    the tenant is allowed. It passes the same gate as a trained one, and the probes are made by this
+    server's engine. The new version is not routed.
+    """
+    ListResidency: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ListResidencyRequest, _adapter_service_pb2.ListResidencyResponse]
+    """Lists what the replica that answers holds of a tenant's versions: on disk, in the engine, refused."""
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
@@ -77,6 +92,21 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.RollbackRequest, _adapter_service_pb2.RollbackResponse]  # type: ignore[assignment]
     """Routes an adapter back to an earlier version, with the same checks as Promote."""
+    SetRoute: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.SetRouteRequest, _adapter_service_pb2.SetRouteResponse]  # type: ignore[assignment]
+    """Routes an adapter to several versions by weight, with the same checks as Promote for each."""
+    WarmVersion: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.WarmVersionRequest, _adapter_service_pb2.WarmVersionResponse]  # type: ignore[assignment]
+    """Fetches, checks and loads a version on the replica that answers, ahead of its traffic."""
+    DeleteVersion: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteVersionRequest, _adapter_service_pb2.DeleteVersionResponse]  # type: ignore[assignment]
+    """Deletes a version that is not routed: it is served no more, and its files are removed after a grace
+    period. FAILED_PRECONDITION while a route in effect leads to it. Done before: nothing happens.
+    """
+    ImportAdapter: _aio.StreamUnaryMultiCallable[_adapter_service_pb2.ImportAdapterRequest, _adapter_service_pb2.ImportAdapterResponse]  # type: ignore[assignment]
+    """Makes an existing PEFT LoRA adapter a version: uploaded, or fetched from a URI under a prefix that
+    the tenant is allowed. It passes the same gate as a trained one, and the probes are made by this
+    server's engine. The new version is not routed.
+    """
+    ListResidency: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListResidencyRequest, _adapter_service_pb2.ListResidencyResponse]  # type: ignore[assignment]
+    """Lists what the replica that answers holds of a tenant's versions: on disk, in the engine, refused."""
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows the adapters in the object store and moves their routes.
@@ -135,5 +165,50 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.RollbackResponse, _abc.Awaitable[_adapter_service_pb2.RollbackResponse]]:
         """Routes an adapter back to an earlier version, with the same checks as Promote."""
+
+    @_abc_1.abstractmethod
+    def SetRoute(
+        self,
+        request: _adapter_service_pb2.SetRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.SetRouteResponse, _abc.Awaitable[_adapter_service_pb2.SetRouteResponse]]:
+        """Routes an adapter to several versions by weight, with the same checks as Promote for each."""
+
+    @_abc_1.abstractmethod
+    def WarmVersion(
+        self,
+        request: _adapter_service_pb2.WarmVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.WarmVersionResponse, _abc.Awaitable[_adapter_service_pb2.WarmVersionResponse]]:
+        """Fetches, checks and loads a version on the replica that answers, ahead of its traffic."""
+
+    @_abc_1.abstractmethod
+    def DeleteVersion(
+        self,
+        request: _adapter_service_pb2.DeleteVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.DeleteVersionResponse, _abc.Awaitable[_adapter_service_pb2.DeleteVersionResponse]]:
+        """Deletes a version that is not routed: it is served no more, and its files are removed after a grace
+        period. FAILED_PRECONDITION while a route in effect leads to it. Done before: nothing happens.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportAdapter(
+        self,
+        request_iterator: _MaybeAsyncIterator[_adapter_service_pb2.ImportAdapterRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.ImportAdapterResponse, _abc.Awaitable[_adapter_service_pb2.ImportAdapterResponse]]:
+        """Makes an existing PEFT LoRA adapter a version: uploaded, or fetched from a URI under a prefix that
+        the tenant is allowed. It passes the same gate as a trained one, and the probes are made by this
+        server's engine. The new version is not routed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListResidency(
+        self,
+        request: _adapter_service_pb2.ListResidencyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.ListResidencyResponse, _abc.Awaitable[_adapter_service_pb2.ListResidencyResponse]]:
+        """Lists what the replica that answers holds of a tenant's versions: on disk, in the engine, refused."""
 
 def add_AdapterServiceServicer_to_server(servicer: AdapterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
