@@ -88,9 +88,23 @@ class FailedPrecondition(TailorbirdError):
 
 
 class AdapterRefused(FailedPrecondition):
-    """A version fails a check of the gate; it is never served. `reason` names the check."""
+    """A version fails a check of the gate; it is not served. `reason` names the check.
+
+    `retryable`: it may pass later; otherwise it never will.
+    """
 
     default_reason = "ADAPTER_REFUSED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retryable: bool = False,
+        **metadata: object,
+    ) -> None:
+        super().__init__(message, reason=reason, **metadata)
+        self.retryable = retryable
 
 
 class Aborted(TailorbirdError):
