@@ -8,7 +8,6 @@ base's weights.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,10 +21,11 @@ from serving_svc.adapters.disk import AdapterDisk
 from serving_svc.adapters.gate import judge_probes
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.adapters.refusals import Refusals
+from serving_svc.adapters.replay import effect, replay
 from serving_svc.adapters.workers import uninterrupted
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused, TailorbirdError, Unavailable
-from tailorbird.manifest import Probes, ProbeSequence
+from tailorbird.manifest import Probes
 from tailorbird.names import VersionName
 
 _log = structlog.get_logger(__name__)
@@ -86,10 +86,12 @@ class Residency:
     async def load(self, version: VersionName) -> None:
         """Put a version into the engine and through its probes. The caller has a slot for it.
 
-        Raises what holding it on disk raises, AdapterRefused if the engine cannot load it or its
+        Nothing happens if it is there. Raises what holding it on disk raises, AdapterRefused if the engine cannot load it or its
         probes differ, EngineDied, Unavailable. The engine is without it then, as after a
         cancellation. A version is loaded or unloaded by one caller at a time.
         """
+        if version in self._residents:
+            return
         started = time.perf_counter()
         try:
             await self._load(version)
@@ -133,10 +135,8 @@ class Residency:
         The caller has a slot for it. Raises what adding an adapter raises.
         """
         async with self._added(staged) as adapter:
-            try:
-                yield adapter
-            finally:
-                await uninterrupted(self._remove(adapter))
+            yield adapter
+        await uninterrupted(self._remove(adapter))
 
     async def close(self) -> None:
         """Let the disk have everything; the engine has ended, or ends next. Loading fails after."""
@@ -184,26 +184,9 @@ class Residency:
         have gone wrong is this load, which one sequence shows.
         """
         if version in self._passed:
-            probes = Probes(sequences=(max(probes.sequences, key=_effect),))
-        sequences = probes.sequences
-        try:
-            # A group, so that no probe still runs when the adapter is removed.
-            async with asyncio.TaskGroup() as group:
-                base, served = (
-                    [
-                        group.create_task(self._engine.prompt_logprobs(probe.token_ids, of))
-                        for probe in sequences
-                    ]
-                    for of in (None, adapter)
-                )
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        judge_probes(
-            probes,
-            [task.result() for task in base],
-            [task.result() for task in served],
-            self._probe_floor,
-        )
+            probes = Probes(sequences=(max(probes.sequences, key=effect),))
+        ids = [probe.token_ids for probe in probes.sequences]
+        judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
         self._passed[version] = None
         if len(self._passed) > _MAX_PASSED:
             self._passed.popitem(last=False)
@@ -227,8 +210,3 @@ class Residency:
 
     def _count(self) -> None:
         self._metrics.resident.set(len(self._residents))
-
-
-def _effect(probe: ProbeSequence) -> float:
-    pairs = zip(probe.base_logprobs, probe.adapter_logprobs, strict=True)
-    return sum(abs(adapter - base) for base, adapter in pairs) / len(probe.base_logprobs)
