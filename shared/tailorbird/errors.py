@@ -7,7 +7,7 @@ TailorbirdError
 ├── NotFound             no such thing, or not the caller's to know of
 ├── AlreadyExists        the name is taken by something else
 ├── FailedPrecondition   the request is right, the state is not
-│   └── AdapterRefused   a version fails a check and is never served
+│   └── AdapterRefused   a version fails a check and is not served
 ├── Aborted              what was under way was ended from outside
 │   └── Conflict         somebody else was faster
 │       └── LeaseLost    the job is another holder's now
@@ -20,6 +20,8 @@ Nothing here knows of gRPC: `tailorbird.rpc.status` maps these to status codes.
 """
 
 from __future__ import annotations
+
+_MAX_REFUSAL_CHARS = 500
 
 
 class TailorbirdError(Exception):
@@ -88,9 +90,10 @@ class FailedPrecondition(TailorbirdError):
 
 
 class AdapterRefused(FailedPrecondition):
-    """A version fails a check of the gate; it is not served. `reason` names the check.
+    """A version fails a check of the gate, which `reason` names; it is not served.
 
-    `retryable`: it may pass later; otherwise it never will.
+    Never, unless `retryable`: then the check may pass later. Messages quote what a tenant wrote and
+    are cut at 500 characters.
     """
 
     default_reason = "ADAPTER_REFUSED"
@@ -103,7 +106,7 @@ class AdapterRefused(FailedPrecondition):
         retryable: bool = False,
         **metadata: object,
     ) -> None:
-        super().__init__(message, reason=reason, **metadata)
+        super().__init__(message[:_MAX_REFUSAL_CHARS], reason=reason, **metadata)
         self.retryable = retryable
 
 

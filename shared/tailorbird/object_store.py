@@ -19,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 from obstore.store import ObjectStore as Backend
 
-from tailorbird.errors import Conflict, InvalidArgument, NotFound, StoreUnavailable
+from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
 
 _CHUNK_BYTES = 8 * 2**20
 _PIECE_BYTES = 2**20
@@ -44,8 +44,11 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """Objects by key. Every method raises StoreUnavailable when the store does not answer."""
 
-    async def get(self, key: str) -> bytes:
-        """Return the whole object; NotFound if there is none."""
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        """Return the whole object; NotFound if there is none.
+
+        DataCorrupt (OBJECT_TOO_LARGE) if it has more than `max_bytes`, before it is read.
+        """
 
     def read(self, key: str) -> AsyncGenerator[memoryview]:
         """Yield the object's bytes in order, in pieces of about 1 MiB; NotFound if none."""
@@ -92,10 +95,17 @@ class ObstoreStore:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         """See ObjectStore."""
         with _mapped(key):
             result = await obstore.get_async(self._backend, key)
+            size = result.meta["size"]
+            if max_bytes is not None and size > max_bytes:
+                raise DataCorrupt(
+                    f"object {key} has {size} bytes; at most {max_bytes} are read",
+                    reason="OBJECT_TOO_LARGE",
+                    key=key,
+                )
             return bytes(await result.bytes_async())
 
     async def read(self, key: str) -> AsyncGenerator[memoryview]:

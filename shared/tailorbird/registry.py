@@ -17,7 +17,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound
-from tailorbird.manifest import MANIFEST, AdapterManifest, Instant
+from tailorbird.manifest import MANIFEST, MAX_MANIFEST_BYTES, AdapterManifest, Instant
 from tailorbird.names import VERSION_ID, AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
 
@@ -26,13 +26,15 @@ _log = structlog.get_logger(__name__)
 _NO_GENERATION = 10**12
 """Above every generation, which has 12 digits."""
 
+_MAX_ROUTE_BYTES = 64 * 2**10
+
 RouteReason = Literal["publish", "promote", "rollback"]
 
 
 class RoutedVersion(BaseModel):
     """A version and its share of the adapter's traffic."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     version: Annotated[str, Field(pattern=f"^{VERSION_ID}$")]
     weight: Annotated[int, Field(ge=100, le=100)] = 100
@@ -41,11 +43,11 @@ class RoutedVersion(BaseModel):
 class Route(BaseModel):
     """One generation of an adapter's route log; `nonce` tells its writer that it was its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     generation: Annotated[int, Field(ge=1, lt=_NO_GENERATION)]
     versions: Annotated[tuple[RoutedVersion, ...], Field(min_length=1, max_length=1)]
-    reason: RouteReason
+    reason: str
     actor: str
     create_time: Instant
     nonce: str
@@ -90,7 +92,7 @@ class AdapterRegistry:
     async def manifest(self, version: VersionName) -> AdapterManifest:
         """Return a version's manifest; NotFound if it is not published, DataCorrupt if broken."""
         try:
-            data = await self.store.get(f"{version}/{MANIFEST}")
+            data = await self.store.get(f"{version}/{MANIFEST}", MAX_MANIFEST_BYTES)
         except NotFound as error:
             raise NotFound(version, reason="VERSION_NOT_FOUND") from error
         manifest = AdapterManifest.from_json(data)
@@ -116,7 +118,7 @@ class AdapterRegistry:
     async def route(self, adapter: AdapterName, generation: int) -> Route | None:
         """Return one generation of the route log, or None if it is not written yet."""
         try:
-            data = await self.store.get(_route_key(adapter, generation))
+            data = await self.store.get(_route_key(adapter, generation), _MAX_ROUTE_BYTES)
         except NotFound:
             return None
         with suppress(ValidationError):

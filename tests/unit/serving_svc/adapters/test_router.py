@@ -42,10 +42,10 @@ class Store(ObstoreStore):
 
     down = False
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         if self.down:
             raise StoreUnavailable("down")
-        return await super().get(key)
+        return await super().get(key, max_bytes)
 
 
 @pytest.fixture
