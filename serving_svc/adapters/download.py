@@ -15,12 +15,10 @@ from pathlib import Path
 from serving_svc.adapters.gate import NEEDED_FILES, ServedBase, check_manifest, check_sizes
 from serving_svc.adapters.workers import Workers
 from tailorbird.errors import AdapterRefused, DataCorrupt, NotFound, StoreUnavailable
-from tailorbird.manifest import MANIFEST, AdapterManifest
+from tailorbird.manifest import AdapterManifest
 from tailorbird.names import VersionName
 from tailorbird.registry import AdapterRegistry
 
-# The manifest is parsed on the loop: a thousand tensors need 200 kB.
-_MAX_MANIFEST_BYTES = 2**20
 _TOMBSTONE = "tombstone.json"
 
 
@@ -54,12 +52,6 @@ class VersionSource:
             stored = await self._stored_sizes(version)
         if _TOMBSTONE in stored:
             raise NotFound(version, reason="VERSION_DELETED")
-        if stored.get(MANIFEST, 0) > _MAX_MANIFEST_BYTES:
-            raise AdapterRefused(
-                f"{MANIFEST} has {stored[MANIFEST]} bytes; at most {_MAX_MANIFEST_BYTES} are "
-                "accepted",
-                reason="MANIFEST_INVALID",
-            )
         try:
             async with self._patience(version):
                 manifest = await self._registry.manifest(version)

@@ -1,4 +1,4 @@
-"""The probes of an import: what the serving engine computes where the adapter's effect is largest."""
+"""The probes of an import: what the engine computes where the adapter's effect is largest."""
 
 from __future__ import annotations
 
@@ -62,11 +62,10 @@ async def measured(
     if not all(math.isfinite(value) for values in served for value in values):
         raise AdapterRefused("the served logprobs are not all numbers", reason="NOT_FINITE")
     probes = [
-        # Rounding may lift a certain token's logprob over 0.
         ProbeSequence(
             token_ids=ids,
-            base_logprobs=tuple(min(value, 0.0) for value in of_base),
-            adapter_logprobs=tuple(min(value, 0.0) for value in of_adapter),
+            base_logprobs=tuple(of_base),
+            adapter_logprobs=tuple(of_adapter),
         )
         for ids, of_base, of_adapter in zip(sequences, base, served, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Where an adapter may be imported from: URIs under prefixes that the settings allow to a tenant."""
+"""Where adapters may be imported from: URIs under prefixes that the settings allow to a tenant."""
 
 from __future__ import annotations
 

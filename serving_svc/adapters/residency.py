@@ -1,4 +1,4 @@
-"""What one life of the engine holds: which versions, under which ids, and that they passed the gate.
+"""What one life of the engine holds: which versions, under which ids, all of them proven.
 
 A version that is loaded is held on disk, since the engine may read its folder again. Its id, name
 and path are its own for the life of the process. After a failure or a cancellation, wherever it
@@ -56,7 +56,7 @@ class _Resident:
 
 
 class Residency:
-    """Loads and unloads versions for the scheduler, which owns the slots; thrown away with `engine`.
+    """Loads and unloads versions for the scheduler, which owns the slots. It ends with `engine`.
 
     `engine_ids` counts up for the life of the process, over all lives of the engine: vLLM keys on
     the id alone, and dies of one of 2**31 or more. `probe_floor` is the gate's, in nats per token.
@@ -86,9 +86,9 @@ class Residency:
     async def load(self, version: VersionName) -> None:
         """Put a version into the engine and through its probes. The caller has a slot for it.
 
-        Nothing happens if it is there. Raises what holding it on disk raises, AdapterRefused if the engine cannot load it or its
-        probes differ, EngineDied, Unavailable. The engine is without it then, as after a
-        cancellation. A version is loaded or unloaded by one caller at a time.
+        Nothing happens if it is there. Raises what holding it on disk raises, AdapterRefused if the
+        engine cannot load it or its probes differ, EngineDied, Unavailable. The engine is without
+        it then, as after a cancellation. A version is loaded or unloaded by one caller at a time.
         """
         if version in self._residents:
             return

@@ -73,6 +73,7 @@ def served_base() -> ServedBase:
         vocab_size=10,
         max_model_len=8,
         max_lora_rank=16,
+        dtype="float32",
     )
 
 
@@ -117,6 +118,7 @@ class ScriptedStore(ObstoreStore):
         self.errors_after: dict[str, Exception] = {}
         self.hangs: set[str] = set()
         self.hanging = asyncio.Event()
+        self.called = asyncio.Event()
         self.reading = 0
         self.most_reading = 0
         self._readers = asyncio.Event()
@@ -127,9 +129,9 @@ class ScriptedStore(ObstoreStore):
             self._readers.clear()
             await self._readers.wait()
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         await self._before("get", key)
-        return await super().get(key)
+        return await super().get(key, max_bytes)
 
     async def put(self, key: str, data: bytes) -> None:
         await self._before("put", key)
@@ -165,6 +167,7 @@ class ScriptedStore(ObstoreStore):
 
     async def _before(self, operation: str, key: str) -> None:
         self.calls[operation] += 1
+        self.called.set()
         self.keys.append(key)
         if operation in self.hangs:
             self.hanging.set()
