@@ -67,10 +67,8 @@ class Page:
             looked += len(names)
         return found, self._token(rest[looked - 1]) if looked < len(rest) else ""
 
-    def _rest(self, names: Sequence[_Name], descending: bool) -> Sequence[_Name]:
-        if not self.after:
-            return names
-        return [name for name in names if _follows(name, self.after, descending)]
+    def _rest(self, names: Sequence[_Name], descending: bool) -> list[_Name]:
+        return [name for name in names if not self.after or _follows(name, self.after, descending)]
 
     def _token(self, last: object) -> str:
         return paging.page_token(self.parent, str(last))

@@ -222,10 +222,10 @@ class Router:
             await self._looks.run(adapter, partial(self._look, adapter))
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                # The look was ended, not the one who waits for it.
-                raise Unavailable("the server stops", reason="STOPPING") from None
-            raise
+            if task is None or task.cancelling():
+                raise
+            # The look was ended, not the one who waits for it.
+            raise Unavailable("the server stops", reason="STOPPING") from None
 
     def _look_behind(self, adapter: AdapterName) -> None:
         if not self._closed:

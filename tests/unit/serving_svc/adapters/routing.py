@@ -159,10 +159,11 @@ class ScriptedStore:
             if asyncio.iscoroutine(work):
                 work.close()
             raise
-        result = await work
-        for rule in rules:
-            await rule.apply(call, after=True)
-        return result
+        try:
+            return await work
+        finally:
+            for rule in rules:
+                await rule.apply(call, after=True)
 
     async def get(self, key: str) -> bytes:
         return await self._apply(f"get {key}", self.real.get(key))
@@ -253,7 +254,7 @@ class Parts:
     def new_router(self, **changes: Any) -> Router:
         """Return what another process, or this one started again, would have."""
         saved = RoutesOnDisk(self.folder / "routes", delay=0)
-        options = {"poll_interval": 2.0, "clock": self.clock} | changes
+        options: dict[str, Any] = {"poll_interval": 2.0, "clock": self.clock} | changes
         router = Router(self.registry, self.gate, self.metrics, saved, **options)
         self._routers.append(router)
         return router
