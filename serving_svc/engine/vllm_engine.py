@@ -28,6 +28,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from serving_svc.adapters.model import LoadedAdapter
+from serving_svc.engine import cpu_lora
 from serving_svc.generation.model import (
     Chat,
     Chunk,
@@ -81,17 +82,16 @@ class VllmEngine:
     def build(cls, config: EngineConfig) -> VllmEngine:
         """Start the engine's process and load the model. Blocking: seconds to minutes."""
         on_cpu = current_platform.is_cpu()
-        # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot: a base request that shares a
-        # step with an adapter, or decodes, gets what is in there. Slots are filled from the first,
-        # so one more than we ever use stays empty.
-        slots = config.adapter_slots + (1 if on_cpu else 0)
+        # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
+        if on_cpu:
+            cpu_lora.enable()
         arguments = AsyncEngineArgs(
             model=str(config.model.resolve()),
             dtype=config.dtype,
             max_model_len=config.max_model_len,
             enable_lora=True,
-            max_loras=slots,
-            max_cpu_loras=slots,
+            max_loras=config.adapter_slots,
+            max_cpu_loras=config.adapter_slots,
             max_lora_rank=config.max_lora_rank,
             # Without the head: vLLM 0.32 dies of prompt logprobs in a batch of several requests
             # when the head takes adapters, and our probes are such requests.
