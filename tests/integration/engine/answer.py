@@ -69,7 +69,9 @@ async def main() -> None:
     )
     answers = Answers(AsyncLLM.from_engine_args(arguments))
     for line in sys.stdin:
-        print("ANSWERS", json.dumps(await answers.round(json.loads(line))), flush=True)
+        found = json.dumps(await answers.round(json.loads(line)))
+        sys.stdout.write(f"ANSWERS {found}\n")
+        sys.stdout.flush()
     # What vLLM leaves running does not end by itself in time.
     answers._llm.shutdown()
     os._exit(0)

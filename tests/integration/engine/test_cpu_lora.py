@@ -58,9 +58,7 @@ def test_answers_are_pefts_with_every_slot_in_use(base: Path, tmp_path: Path) ->
     none = Adapter(base, None)
     wide = Adapter(base, tmp_path / "wide", r=32, lora_alpha=32, target_modules=_ALL)
     narrow = Adapter(base, tmp_path / "a", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
-    other = Adapter(
-        base, tmp_path / "ot", r=8, lora_alpha=8, target_modules=_ALL, use_rslora=True
-    )
+    other = Adapter(base, tmp_path / "ot", r=8, lora_alpha=8, target_modules=_ALL, use_rslora=True)
     rounds: list[list[tuple[Adapter, tuple[int, ...]]]] = [
         # Both slots in use, beside requests without an adapter, and then without any.
         list(zip([none, wide, narrow, none, narrow, wide, none, wide], _PROMPTS, strict=True)),
@@ -82,6 +80,8 @@ def test_answers_are_pefts_with_every_slot_in_use(base: Path, tmp_path: Path) ->
             **os.environ,
             "HF_HUB_OFFLINE": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
+            # It would bind all that run at once to one core.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_LOGGING_LEVEL": "INFO",
             "VLLM_NO_USAGE_STATS": "1",
         },

@@ -36,9 +36,7 @@ class Layer:
 
     def __init__(self, widths: Sequence[int] = (40, 24, 24), dtype: torch.dtype = torch.float32):
         self.tp_size, self.n_slices, self.output_slices = 1, len(widths), tuple(widths)
-        self.lora_a_stacked = tuple(
-            torch.zeros(SLOTS, 1, CAP, INPUTS, dtype=dtype) for _ in widths
-        )
+        self.lora_a_stacked = tuple(torch.zeros(SLOTS, 1, CAP, INPUTS, dtype=dtype) for _ in widths)
         self.lora_b_stacked = tuple(
             torch.zeros(SLOTS, 1, width, CAP, dtype=dtype) for width in widths
         )
