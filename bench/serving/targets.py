@@ -1,0 +1,121 @@
+"""A target: one server, and the load child that talks to it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from bench.serving.environment import common_environment, kernel_environment
+from bench.serving.plan import CellResult, Plan
+from bench.serving.processes import LineChild, Process
+from bench.serving.servers import HOST, Folders, Ours, Peer
+from tailorbird.client import ServingClient
+
+_CHILD = ("-m", "bench.serving.child")
+_CHILD_START_SECONDS = 300.0
+_GRACE_SECONDS = 30.0
+
+
+class Target:
+    """What a cell is run against."""
+
+    def __init__(self, name: str, child: LineChild, server: Process | None) -> None:
+        self.name = name
+        self._child = child
+        self._server = server
+
+    def run(self, plan: Plan) -> CellResult:
+        """Run one cell; BenchFailed if a process dies or it takes too long."""
+        pid = self._server.pid if self._server else 0
+        others = [self._server] if self._server else []
+        line = replace(plan, server_pid=pid).to_json()
+        told = self._child.call(line, plan.limit_seconds + _GRACE_SECONDS, others)
+        return CellResult.from_told(told)
+
+    @property
+    def root_pid(self) -> int:
+        """Root of the server's process tree."""
+        return (self._server or self._child.process).pid
+
+
+@contextmanager
+def ours(
+    folders: Folders, name: str, slots: int, max_lora_rank: int | None = None
+) -> Iterator[tuple[Target, Ours]]:
+    """Run our service, with its load child, for the length of the block."""
+    server = Ours(folders, name, slots, max_lora_rank)
+    try:
+        server.wait_until_ready()
+        told = {"kind": "ours", "address": server.address, "token": server.token}
+        with _child(folders, name, told) as child:
+            yield Target(name, child, server.process), server
+    finally:
+        server.process.stop()
+
+
+@contextmanager
+def peer(
+    folders: Folders,
+    name: str,
+    slots: int,
+    tenants: Sequence[str],
+    max_lora_rank: int | None = None,
+) -> Iterator[Target]:
+    """Run vLLM's server with the adapters of `tenants` loaded, for the length of the block."""
+    server = Peer(folders, name, slots, len(tenants), max_lora_rank)
+    try:
+        server.wait_until_ready()
+        for tenant in tenants:
+            server.load(tenant)
+        told = {"kind": "peer", "host": HOST, "port": server.port}
+        with _child(folders, name, told) as child:
+            yield Target(name, child, server.process)
+    finally:
+        server.process.stop()
+
+
+@contextmanager
+def ceiling(folders: Folders, slots: int, max_lora_rank: int) -> Iterator[Target]:
+    """Run the engine without a server for the length of the block."""
+    told = {
+        "kind": "ceiling",
+        "base": str(folders.base),
+        "adapters": str(folders.adapters),
+        "slots": slots,
+        "max_lora_rank": max_lora_rank,
+    }
+    environment = common_environment() | dict(kernel_environment())
+    with _child(folders, "ceiling", told, environment) as child:
+        yield Target("ceiling", child, None)
+
+
+def served_rank_cap(server: Ours) -> int:
+    """Return the largest rank that our server takes."""
+    with ServingClient(server.address, server.token) as client:
+        return client.server_info().max_lora_rank
+
+
+@contextmanager
+def _child(
+    folders: Folders, name: str, told: dict[str, Any], environment: dict[str, str] | None = None
+) -> Iterator[LineChild]:
+    # A load child gets no preloads: it is the caller's side, the same for all.
+    plain = {key: value for key, value in common_environment().items() if key != "LD_PRELOAD"}
+    log = folders.log(f"{name}-load")
+    child = LineChild(
+        Process(f"{name}'s load child", _CHILD, environment or plain, log, piped=True)
+    )
+    try:
+        child.call(json.dumps(told), _CHILD_START_SECONDS)
+        yield child
+    finally:
+        child.stop()
+
+
+def say(text: str) -> None:
+    """Tell a person how far it is."""
+    print(text, file=sys.stderr, flush=True)
