@@ -49,9 +49,12 @@ class Cells:
         with ExitStack() as stack:
             target, server = stack.enter_context(ours(self.folders, "ours", sizes.adapters))
             vllm = stack.enter_context(peer(self.folders, "peer", sizes.adapters, tenants))
+            target.wait_until_ready()
+            vllm.wait_until_ready()
             bare = stack.enter_context(
                 ceiling(self.folders, sizes.adapters, served_rank_cap(server))
             )
+            bare.wait_until_ready()
             targets = (target, vllm, bare)
             for one in targets:
                 self.warm(one, tenants)
@@ -75,6 +78,8 @@ class Cells:
         ):
             targets = (target, vllm)
             for one in targets:
+                one.wait_until_ready()
+            for one in targets:
                 self.warm(one, tenants)
             plans = self._even(tenants, sizes.capped_rounds)
             self.alternate("8_adapters_cap_64", targets, sizes.pairs, plans)
@@ -87,6 +92,8 @@ class Cells:
             peer(self.folders, "peer-many", sizes.many_slots, tenants) as vllm,
         ):
             targets = (target, vllm)
+            for one in targets:
+                one.wait_until_ready()
             for one in targets:
                 self.warm(one, tenants)
             self.alternate(
@@ -107,6 +114,8 @@ class Cells:
         ):
             targets = (target, vllm)
             for one in targets:
+                one.wait_until_ready()
+            for one in targets:
                 self.warm(one, [flooding, other])
             self.alternate(
                 "flood",
@@ -120,6 +129,7 @@ class Cells:
         """Adapters never seen: one by one, eight at once, and beside other tenants' streams."""
         sizes, tenants = self._sizes, self.tenants[: self._sizes.adapters]
         with ours(self.folders, "ours-cold", sizes.adapters) as (target, _):
+            target.wait_until_ready()
             self.warm(target, tenants)
             for tenant in self._take_fresh(sizes.cold):
                 cold = figures(target.run(workload.one_by_one([tenant], 8)))

@@ -29,6 +29,8 @@ def grid(cells: Cells, sizes: Sizes) -> None:
     ):
         targets = (target, vllm)
         for one in targets:
+            one.wait_until_ready()
+        for one in targets:
             cells.warm(one, tenants)
         for adapters in counts:
             for streams in _COUNTS:
@@ -44,6 +46,8 @@ def thousand_tenants(cells: Cells, sizes: Sizes) -> None:
         peer(cells.folders, "peer-thousand", sizes.many_slots, tenants) as vllm,
     ):
         targets = (target, vllm)
+        for one in targets:
+            one.wait_until_ready()
         for one in targets:
             cells.warm(one, tenants[: sizes.many_slots])
         cells.alternate(

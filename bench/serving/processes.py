@@ -122,18 +122,19 @@ class LineChild:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def call(
-        self, line: str, limit_seconds: float, others: Sequence[Process] = ()
-    ) -> dict[str, Any]:
-        """Send `line` and return its answer.
+    def send(self, line: str) -> None:
+        """Send a line. That the child has gone is told by `receive`."""
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
+    def receive(self, limit_seconds: float, others: Sequence[Process] = ()) -> dict[str, Any]:
+        """Return the next answer.
 
         BenchFailed when the child or one of `others` ends, when there is no answer in time, or
         when the answer tells of an error.
         """
         deadline = time.monotonic() + limit_seconds
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
         while True:
             with suppress(queue.Empty):
                 return self._told(self._lines.get(timeout=_POLL_SECONDS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,11 @@ class Peer:
         folders: Folders,
         name: str,
         slots: int,
-        adapters: int,
+        tenants: Sequence[str],
         max_lora_rank: int | None = None,
     ) -> None:
         self.port = free_port()
+        self._tenants = tenants
         self._adapters = folders.adapters
         rank = [] if max_lora_rank is None else ["--max-lora-rank", str(max_lora_rank)]
         self.process = Process(
@@ -100,7 +102,7 @@ class Peer:
                 *("-m", "vllm.entrypoints.openai.api_server"),
                 *("--model", str(folders.base), "--served-model-name", BASE_NAME),
                 *("--host", HOST, "--port", str(self.port)),
-                *("--enable-lora", "--max-loras", str(slots), "--max-cpu-loras", str(adapters)),
+                *("--enable-lora", "--max-loras", str(slots), "--max-cpu-loras", str(len(tenants))),
                 *rank,
                 *("--max-num-seqs", str(MAX_NUM_SEQS), "--enforce-eager"),
                 *("--disable-uvicorn-access-log", "--disable-log-stats"),
@@ -110,11 +112,13 @@ class Peer:
         )
 
     def wait_until_ready(self) -> None:
-        """Return when it takes requests; BenchFailed."""
+        """Return when it takes requests for every adapter; BenchFailed."""
         _wait_until_ready(self.process, self.port, "/health")
+        for tenant in self._tenants:
+            self._load(tenant)
 
-    def load(self, tenant: str) -> None:
-        """Load a tenant's adapter under the tenant's name; BenchFailed if it is refused."""
+    def _load(self, tenant: str) -> None:
+        """Load a tenant's adapter under the tenant's name."""
         body = {"lora_name": tenant, "lora_path": str(self._adapters / tenant)}
         status, text = _http(self.port, "POST", "/v1/load_lora_adapter", body)
         if status != 200:

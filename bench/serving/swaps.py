@@ -96,7 +96,8 @@ def _load(folders: Folders, plan: SwapPlan, server: Process) -> dict[str, Any]:
     child = LineChild(process)
     try:
         # Beyond the plan's own limit: what is still in flight then has its own deadline.
-        return child.call(json.dumps(asdict(plan)), 2 * plan.limit_seconds, [server])
+        child.send(json.dumps(asdict(plan)))
+        return child.receive(2 * plan.limit_seconds, [server])
     finally:
         child.stop()
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from bench.serving.environment import common_environment, kernel_environment
 from bench.serving.plan import CellResult, Plan
@@ -20,26 +20,42 @@ _CHILD_START_SECONDS = 300.0
 _GRACE_SECONDS = 30.0
 
 
-class Target:
-    """What a cell is run against."""
+class Server(Protocol):
+    """What a target needs of its server."""
 
-    def __init__(self, name: str, child: LineChild, server: Process | None) -> None:
+    process: Process
+
+    def wait_until_ready(self) -> None:
+        """Return when it takes requests."""
+
+
+class Target:
+    """What a cell is run against. Starting takes long: wait for it once all are started."""
+
+    def __init__(self, name: str, child: LineChild, server: Server | None) -> None:
         self.name = name
         self._child = child
         self._server = server
 
+    def wait_until_ready(self) -> None:
+        """Return when a cell can be run; BenchFailed if a process dies or takes too long."""
+        if self._server is not None:
+            self._server.wait_until_ready()
+        self._child.receive(_CHILD_START_SECONDS)
+
     def run(self, plan: Plan) -> CellResult:
         """Run one cell; BenchFailed if a process dies or it takes too long."""
-        pid = self._server.pid if self._server else 0
-        others = [self._server] if self._server else []
-        line = replace(plan, server_pid=pid).to_json()
-        told = self._child.call(line, plan.limit_seconds + _GRACE_SECONDS, others)
-        return CellResult.from_told(told)
+        others = [self._server.process] if self._server else []
+        pid = others[0].pid if others else 0
+        self._child.send(replace(plan, server_pid=pid).to_json())
+        return CellResult.from_told(
+            self._child.receive(plan.limit_seconds + _GRACE_SECONDS, others)
+        )
 
     @property
     def root_pid(self) -> int:
         """Root of the server's process tree."""
-        return (self._server or self._child.process).pid
+        return self._server.process.pid if self._server else self._child.process.pid
 
 
 @contextmanager
@@ -49,10 +65,9 @@ def ours(
     """Run our service, with its load child, for the length of the block."""
     server = Ours(folders, name, slots, max_lora_rank)
     try:
-        server.wait_until_ready()
         told = {"kind": "ours", "address": server.address, "token": server.token}
         with _child(folders, name, told) as child:
-            yield Target(name, child, server.process), server
+            yield Target(name, child, server), server
     finally:
         server.process.stop()
 
@@ -65,15 +80,12 @@ def peer(
     tenants: Sequence[str],
     max_lora_rank: int | None = None,
 ) -> Iterator[Target]:
-    """Run vLLM's server with the adapters of `tenants` loaded, for the length of the block."""
-    server = Peer(folders, name, slots, len(tenants), max_lora_rank)
+    """Run vLLM's server, with the adapters of `tenants` loaded, for the length of the block."""
+    server = Peer(folders, name, slots, tenants, max_lora_rank)
     try:
-        server.wait_until_ready()
-        for tenant in tenants:
-            server.load(tenant)
         told = {"kind": "peer", "host": HOST, "port": server.port}
         with _child(folders, name, told) as child:
-            yield Target(name, child, server.process)
+            yield Target(name, child, server)
     finally:
         server.process.stop()
 
@@ -110,7 +122,7 @@ def _child(
         Process(f"{name}'s load child", _CHILD, environment or plain, log, piped=True)
     )
     try:
-        child.call(json.dumps(told), _CHILD_START_SECONDS)
+        child.send(json.dumps(told))
         yield child
     finally:
         child.stop()

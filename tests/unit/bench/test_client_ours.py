@@ -85,7 +85,7 @@ async def test_a_refusal_is_told() -> None:
     service = _Service()
     service.refused = True
     async with _serving(service) as client:
-        with pytest.raises(RequestFailed, match="RESOURCE_EXHAUSTED.*no slot"):
+        with pytest.raises(RequestFailed, match=r"RESOURCE_EXHAUSTED.*no slot"):
             await client.ask(_ASK, Answer("only"))
 
 

@@ -25,46 +25,48 @@ def _process(tmp_path: Path, code: str) -> Process:
 def test_a_line_is_answered_by_a_line(tmp_path: Path) -> None:
     child = LineChild(_process(tmp_path, _ECHO))
     try:
-        assert child.call('{"a": 1}', 60) == {"a": 1}
+        child.send('{"a": 1}')
+        child.send('{"error": "the cell took too long"}')
+        assert child.receive(60) == {"a": 1}
         with pytest.raises(BenchFailed, match="the cell took too long"):
-            child.call('{"error": "the cell took too long"}', 60)
+            child.receive(60)
     finally:
         child.stop()
 
 
 def test_a_child_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
-    child = LineChild(_process(tmp_path, "import sys; input(); sys.exit('out of memory')"))
+    child = LineChild(_process(tmp_path, "import sys; sys.exit('out of memory')"))
     try:
         with pytest.raises(BenchFailed, match=r"(?s)the child ended with status 1.*out of memory"):
-            child.call("{}", 60)
+            child.receive(60)
     finally:
         child.stop()
 
 
 def test_a_server_that_dies_meanwhile_ends_the_wait(tmp_path: Path) -> None:
-    child = LineChild(_process(tmp_path, "input(); input()"))
+    child = LineChild(_process(tmp_path, "input()"))
     (tmp_path / "server").mkdir()
     server = _process(tmp_path / "server", "import sys; sys.exit('the engine died')")
     try:
         with pytest.raises(BenchFailed, match="the engine died"):
-            child.call("{}", 60, [server])
+            child.receive(60, [server])
     finally:
         child.stop()
         server.stop()
 
 
 def test_a_child_without_an_answer_ends_the_wait(tmp_path: Path) -> None:
-    child = LineChild(_process(tmp_path, "input(); input()"))
+    child = LineChild(_process(tmp_path, "input()"))
     try:
         with pytest.raises(BenchFailed, match="gave no answer"):
-            child.call("{}", 0.1)
+            child.receive(0.1)
     finally:
         child.stop()
 
 
 def test_stopping_ends_the_children_of_a_child(tmp_path: Path) -> None:
     child = LineChild(_process(tmp_path, _FORK))
-    grandchild = child.call("", 60)["pid"]
+    grandchild = child.receive(60)["pid"]
 
     child.stop()
 
@@ -80,15 +82,11 @@ def test_cpu_time_is_that_of_the_whole_tree(tmp_path: Path) -> None:
     child = LineChild(
         _process(
             tmp_path,
-            "import time\n"
-            "while time.process_time() < 0.3: pass\n"
-            "print('{}', flush=True)\n"
-            "input()\n"
-            "input()",
+            "import time\nwhile time.process_time() < 0.3: pass\nprint('{}', flush=True)\ninput()",
         )
     )
     try:
-        child.call("", 60)
+        child.receive(60)
         assert tree_cpu_seconds(child.process.pid) >= 0.2
         assert tree_cpu_seconds(os.getpid()) - before >= 0.2
     finally:
