@@ -25,6 +25,8 @@ Pair = dict[str, dict[str, Any]]
 
 CAP = 64
 _IDLE_SECONDS = 2.0
+_SETTLE_SECONDS = 1.0
+"""An engine is still busy for so long after its last token; the next target must not pay for it."""
 
 
 class Cells:
@@ -175,6 +177,7 @@ class Cells:
             pair: dict[str, Figures] = {}
             for target in targets if number % 2 == 0 else targets[::-1]:
                 name = target.name.partition("-")[0]
+                time.sleep(_SETTLE_SECONDS)
                 pair[name] = figures(target.run(plan(number)), group)
             self._keep(cell, {name: pair[name] for name in sorted(pair)})
 
@@ -185,6 +188,7 @@ class Cells:
 
     def _measure_idle(self, targets: Sequence[Target]) -> None:
         """Write down how busy the servers are with nothing: they stay while others are measured."""
+        time.sleep(_SETTLE_SECONDS)
         before = [tree_cpu_seconds(target.root_pid) for target in targets]
         time.sleep(_IDLE_SECONDS)
         for target, earlier in zip(targets, before, strict=True):
