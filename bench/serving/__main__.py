@@ -51,12 +51,20 @@ def main() -> int:
         return 130
     finally:
         if failed:
-            say(f"the logs are in {work / 'logs'}")
-        else:
-            shutil.rmtree(work, ignore_errors=True)
+            say(f"the logs are in {folders.logs}")
+        _clear(folders, keep_logs=failed)
     arguments.out.write_text(json.dumps(content, indent=1) + "\n")
     say(f"written: {arguments.out}")
     return 0
+
+
+def _clear(folders: Folders, *, keep_logs: bool) -> None:
+    if not keep_logs:
+        shutil.rmtree(folders.work, ignore_errors=True)
+        return
+    for entry in folders.work.iterdir():
+        if entry.is_dir() and entry != folders.logs:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -97,7 +97,7 @@ class Cells:
             for one in targets:
                 one.wait_until_ready()
             for one in targets:
-                self.warm(one, tenants)
+                self.warm(one, tenants, sizes.many_streams)
             self.alternate(
                 "oversubscribed",
                 targets,
@@ -181,10 +181,12 @@ class Cells:
                 pair[name] = figures(target.run(plan(number)), group)
             self._keep(cell, {name: pair[name] for name in sorted(pair)})
 
-    def warm(self, target: Target, tenants: Sequence[str]) -> None:
-        """Have every adapter asked once, and then streams at once; nothing is kept."""
+    def warm(self, target: Target, tenants: Sequence[str], streams: int | None = None) -> None:
+        """Have every adapter asked once, and then `streams` at once; nothing is kept."""
+        streams = streams or self._sizes.streams
         target.run(workload.one_by_one(tenants, 4))
-        target.run(workload.base_plan(tenants, self._sizes.streams, 1, self._sizes.tokens))
+        # Also makes the peer's connections, which a measured request need not wait for.
+        target.run(workload.base_plan(tenants, streams, 1, self._sizes.tokens))
 
     def _measure_idle(self, targets: Sequence[Target]) -> None:
         """Write down how busy the servers are with nothing: they stay while others are measured."""

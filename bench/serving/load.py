@@ -45,6 +45,12 @@ async def run_plan(plan: Plan, client: Client) -> CellResult:
                 for stream in group.streams:
                     tasks.create_task(_run_stream(group, stream, client, answers))
         return CellResult(tree_cpu_seconds(pid) - before, tuple(answers))
+    except TimeoutError as error:
+        ended = sum(bool(answer.end) for answer in answers)
+        raise TimeoutError(
+            f"the cell took more than {plan.limit_seconds:g} s; {ended} of the {len(answers)} "
+            "requests sent had ended"
+        ) from error
     finally:
         gc.enable()
 

@@ -49,7 +49,7 @@ def thousand_tenants(cells: Cells, sizes: Sizes) -> None:
         for one in targets:
             one.wait_until_ready()
         for one in targets:
-            cells.warm(one, tenants[: sizes.many_slots])
+            cells.warm(one, tenants[: sizes.many_slots], sizes.many_streams)
         cells.alternate(
             "1000_tenants",
             targets,

@@ -41,11 +41,15 @@ class Folders:
         """The object store of all our servers."""
         return (self.work / "store").as_uri()
 
+    @property
+    def logs(self) -> Path:
+        """What the processes printed; kept when the bench fails."""
+        return self.work / "logs"
+
     def log(self, name: str) -> Path:
         """The file a process's output goes to."""
-        folder = self.work / "logs"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{name}.log"
+        self.logs.mkdir(exist_ok=True)
+        return self.logs / f"{name}.log"
 
 
 class Ours:

@@ -74,5 +74,5 @@ async def test_a_repeating_stream_ends_after_its_time() -> None:
 
 
 async def test_a_cell_that_hangs_is_an_error() -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"more than 0.05 s; 1 of the 2"):
         await run_plan(Plan((Group("only", (_ASKS,)),), 0.05), _Scripted(held="t-1"))
