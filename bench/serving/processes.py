@@ -74,6 +74,11 @@ class Process:
         assert self._process.stdout is not None  # noqa: S101
         return self._process.stdout
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return self._process.poll() is not None
+
     def check(self) -> None:
         """Raise BenchFailed if it has ended."""
         status = self._process.poll()
@@ -138,8 +143,14 @@ class LineChild:
         while True:
             with suppress(queue.Empty):
                 return self._told(self._lines.get(timeout=_POLL_SECONDS))
-            for process in (*others, self.process):
+            for process in others:
                 process.check()
+            if self.process.has_ended:
+                # Its last words may have come since.
+                self._reader.join()
+                with suppress(queue.Empty):
+                    return self._told(self._lines.get_nowait())
+                self.process.check()
             if time.monotonic() > deadline:
                 raise BenchFailed(
                     f"{self.process.name} gave no answer in {limit_seconds:.0f} s; "

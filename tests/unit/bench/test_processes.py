@@ -34,6 +34,15 @@ def test_a_line_is_answered_by_a_line(tmp_path: Path) -> None:
         child.stop()
 
 
+def test_the_last_words_of_a_child_are_heard(tmp_path: Path) -> None:
+    child = LineChild(_process(tmp_path, "print('{}')"))
+    try:
+        child.process.wait(60)
+        assert child.receive(60) == {}
+    finally:
+        child.stop()
+
+
 def test_a_child_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = LineChild(_process(tmp_path, "import sys; sys.exit('out of memory')"))
     try:
