@@ -8,8 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.serving.environment import enable_kernels
 from bench.serving.load import RequestFailed
 from bench.serving.plan import Answer, Ask
+
+# Those that our service names: without the head, which the peer's default has.
+_LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
 
 class EngineClient:
@@ -69,6 +73,7 @@ class EngineClient:
 
 
 def _build_engine(base: Path, slots: int, max_lora_rank: int) -> Any:
+    enable_kernels()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -80,6 +85,7 @@ def _build_engine(base: Path, slots: int, max_lora_rank: int) -> Any:
         max_loras=slots,
         max_cpu_loras=slots,
         max_lora_rank=max_lora_rank,
+        lora_target_modules=list(_LAYERS),
         max_num_seqs=MAX_NUM_SEQS,
         enforce_eager=True,
         enable_log_requests=False,

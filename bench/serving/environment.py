@@ -1,31 +1,22 @@
-"""What the compared processes find in their environment: the same for all, but for what is ours."""
+"""What the compared processes find in their environment: the same for all."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
-import sys
-from collections.abc import Mapping
-from pathlib import Path
+from types import ModuleType
 
-_PRELOADS = ("libtcmalloc_minimal.so.4", "libiomp5.so")
-_LIBRARY_FOLDERS = (
-    Path(sys.prefix) / "lib",
-    Path("/usr/lib/x86_64-linux-gnu"),
-    Path("/usr/lib/aarch64-linux-gnu"),
-    Path("/usr/lib64"),
-    Path("/usr/lib"),
-)
 KV_CACHE_GIB = 1
 
+_PRELOAD = "tailorbird.cli.preload"
+_KERNELS = "serving_svc.engine.cpu_lora"
 
-def preloads() -> list[str]:
-    """Return the libraries preloaded into every server: those of `_PRELOADS` found here."""
-    found: list[str] = []
-    for name in _PRELOADS:
-        paths = [folder / name for folder in _LIBRARY_FOLDERS if (folder / name).exists()]
-        found.extend(map(str, paths[:1]))
-    return found
+
+def preload_environment() -> dict[str, str]:
+    """Return the LD_PRELOAD that `tailorbird up` gives our service; {} while it gives none."""
+    module = _found(_PRELOAD)
+    return {} if module is None else dict(module.preload_environment())
 
 
 def common_environment() -> dict[str, str]:
@@ -35,7 +26,7 @@ def common_environment() -> dict[str, str]:
     }
     return {
         **inherited,
-        "LD_PRELOAD": ":".join(preloads()),
+        **preload_environment(),
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -43,14 +34,20 @@ def common_environment() -> dict[str, str]:
     }
 
 
-def kernel_environment() -> Mapping[str, str]:
-    """Return what switches our LoRA kernels on in an engine that our service did not start.
+def has_kernels() -> bool:
+    """Tell whether our service has LoRA kernels of its own."""
+    return _found(_KERNELS) is not None
 
-    Empty while the engine room has none.
+
+def enable_kernels() -> None:
+    """Have engines that this process starts use our kernels, as our service does, if it has any.
+
+    Call it before vLLM is imported.
     """
-    try:
-        module = importlib.import_module("serving_svc.engine.cpu_lora")
-    except ModuleNotFoundError:
-        return {}
-    variables: Mapping[str, str] = module.ENVIRONMENT
-    return variables
+    module = _found(_KERNELS)
+    if module is not None:
+        module.enable()
+
+
+def _found(name: str) -> ModuleType | None:
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None

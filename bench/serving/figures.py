@@ -32,14 +32,18 @@ class Figures:
 
 
 def figures(result: CellResult, group: str = "") -> Figures:
-    """Return the figures of a cell, or of one of its groups."""
-    answers = [answer for answer in result.answers if not group or answer.group == group]
+    """Return the figures of a cell; its latencies are those of one group, if one is named.
+
+    The counts and what comes of them are the whole cell's: no group gains by another's refusals.
+    """
+    answers = result.answers
+    told = [answer for answer in answers if not group or answer.group == group]
     failed = [answer for answer in answers if answer.error]
     tokens = sum(answer.tokens for answer in answers)
     seconds = _span(answers)
     whole = bool(answers) and not failed
-    firsts = [answer.times[0] - answer.start for answer in answers if answer.times]
-    between = [gap for answer in answers for gap in gaps(answer.times)]
+    firsts = [answer.times[0] - answer.start for answer in told if answer.times]
+    between = [gap for answer in told for gap in gaps(answer.times)]
 
     def of(values: Sequence[float], share: float) -> float | None:
         return percentile(values, share) if whole and values else None

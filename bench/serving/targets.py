@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
-from bench.serving.environment import common_environment, kernel_environment
+from bench.serving.environment import common_environment
 from bench.serving.plan import CellResult, Plan
 from bench.serving.processes import LineChild, Process
 from bench.serving.servers import HOST, Folders, Ours, Peer
@@ -100,8 +100,7 @@ def ceiling(folders: Folders, slots: int, max_lora_rank: int) -> Iterator[Target
         "slots": slots,
         "max_lora_rank": max_lora_rank,
     }
-    environment = common_environment() | dict(kernel_environment())
-    with _child(folders, "ceiling", told, environment) as child:
+    with _child(folders, "ceiling", told, common_environment()) as child:
         yield Target("ceiling", child, None)
 
 

@@ -42,12 +42,22 @@ def test_a_failed_request_leaves_no_figure_but_counts() -> None:
     assert found.cpu_seconds_per_token is None
 
 
-def test_one_group_of_a_cell() -> None:
-    flood, other = _answer(0.0, 5.0), _answer(0.0, 1.0)
+def test_latencies_of_one_group_and_counts_of_the_whole_cell() -> None:
+    flood, other = _answer(0.0, 4.0, 5.0), _answer(0.0, 1.0)
     flood.group, other.group = "flood", "other"
 
-    assert figures(CellResult(0.0, (flood, other)), "other").ttft_p50 == 1.0
+    found = figures(CellResult(0.0, (flood, other)), "other")
+
+    assert (found.ttft_p50, found.itl_p50) == (1.0, None)
+    assert (found.requests, found.tokens, found.seconds) == (2, 8, 5.0)
     assert figures(CellResult(0.0, (flood,)), "other").ttft_p50 is None
+
+
+def test_a_group_has_no_figure_where_another_failed() -> None:
+    flood, other = _answer(0.0, tokens=0, error="refused"), _answer(0.0, 1.0)
+    flood.group, other.group = "flood", "other"
+
+    assert figures(CellResult(0.0, (flood, other)), "other").ttft_p50 is None
 
 
 def test_a_result_survives_its_way_as_json() -> None:

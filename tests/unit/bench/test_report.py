@@ -109,13 +109,6 @@ def test_what_was_not_run_has_no_figure() -> None:
     assert set(found.values()) == {None}
 
 
-def test_a_refused_cold_adapter_leaves_no_growth() -> None:
-    cells = _cells()
-    cells["cold_beside"][0]["with_guests"]["failed"] = 1
-
-    assert ratios(cells)["cold_itl_p99_growth"] is None
-
-
 def test_failures_are_told_with_their_cell() -> None:
     cells = _cells()
     cells["flood"][0]["ours"] |= {"failed": 2, "first_error": "no slot"}
