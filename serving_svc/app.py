@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import json
 import logging
+import math
 import multiprocessing
 import os
 from collections.abc import Coroutine, Iterable, Mapping
@@ -29,6 +31,8 @@ from serving_svc.adapters.safetensors_file import read_shapes
 from serving_svc.adapters.service import Adapters
 from serving_svc.api import convert
 from serving_svc.api.servicer import AdapterServicer, InferenceServicer
+from serving_svc.engine.machine import read_machine
+from serving_svc.engine.plan import Asked, BaseDimensions, EnginePlan, plan_engine
 from serving_svc.generation.service import Generations
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
@@ -76,10 +80,12 @@ async def serve(settings: ServingSettings) -> int:
         base = await asyncio.to_thread(
             load_base_model, settings.base_model, folder, settings.base_model_name
         )
-        linear = await asyncio.to_thread(_linear_layers, base)
-        engine = await _or_stopped(_started_engine(settings, base, linear), stop)
+        shapes = await asyncio.to_thread(_shapes, base)
+        linear = linear_layers(shapes)
+        plan = await asyncio.to_thread(_planned, settings, base, shapes, linear)
+        engine = await _or_stopped(_started_engine(settings, base, linear, plan), stop)
         stack.push_async_callback(engine.shutdown)
-        await _compose(settings, base, linear, engine, server, registry, folder, stack)
+        await _compose(settings, base, linear, plan, engine, server, registry, folder, stack)
         await server.start()
         await server.set_ready(True)
         _log.info(
@@ -88,7 +94,7 @@ async def serve(settings: ServingSettings) -> int:
             grpc=f"{settings.host}:{server.port}",
             metrics=f"{settings.host}:{health.port}",
             dtype=engine.dtype,
-            adapter_slots=settings.adapter_slots,
+            adapter_slots=plan.adapter_slots,
         )
         died = await _stopped_or_died(stop, engine)
         if died:
@@ -104,6 +110,7 @@ async def _compose(
     settings: ServingSettings,
     base: BaseModelFiles,
     linear: Mapping[str, tuple[int, int]],
+    plan: EnginePlan,
     engine: VllmEngine,
     server: RpcServer,
     metrics_registry: CollectorRegistry,
@@ -119,7 +126,7 @@ async def _compose(
         chat_template_digest=base.chat_template_digest,
         max_model_len=limits.max_model_len,
         max_lora_rank=settings.max_lora_rank,
-        adapter_slots=settings.adapter_slots,
+        adapter_slots=plan.adapter_slots,
         dtype=engine.dtype,
     )
     served = ServedBase(
@@ -133,12 +140,12 @@ async def _compose(
     adapters = AdapterRegistry(open_store(settings.object_store_url))
     fetcher = AdapterFetcher(adapters, served, folder / "adapters", settings.max_adapter_bytes)
     await asyncio.to_thread(fetcher.clear)
-    metrics = ServingMetrics(metrics_registry)
+    metrics = ServingMetrics(metrics_registry, settings.metrics_tenants)
     cache = AdapterCache(
         engine,
         fetcher,
         metrics,
-        slots=settings.adapter_slots,
+        slots=plan.adapter_slots,
         max_disk_bytes=settings.adapter_cache_bytes,
         probe_floor=PROBE_FLOORS.get(engine.dtype, PROBE_FLOOR_DEFAULT),
     )
@@ -158,11 +165,49 @@ async def _compose(
     await write_profile(adapters.store, profile)
 
 
-def _linear_layers(base: BaseModelFiles) -> dict[str, tuple[int, int]]:
+def _shapes(base: BaseModelFiles) -> dict[str, tuple[int, ...]]:
     try:
-        return linear_layers(read_shapes(base.path))
+        return read_shapes(base.path)
     except (OSError, ValueError) as error:
         raise _unusable(base, error) from error
+
+
+def _planned(
+    settings: ServingSettings,
+    base: BaseModelFiles,
+    shapes: Mapping[str, tuple[int, ...]],
+    linear: Mapping[str, tuple[int, int]],
+) -> EnginePlan:
+    # Read by vLLM when it is imported and in the processes it starts; what the user set stands.
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # What it logs before it has set up its own logging.
+    logging.getLogger("vllm").setLevel(level)
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Its worker does not end by itself: waiting longer than this for it gains nothing.
+    os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1")
+    kv_cache_gib = int(os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gib)))
+    dimensions = BaseDimensions.read(
+        json.loads((base.path / "config.json").read_text()),
+        linear,
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        dtype=settings.dtype,
+    )
+    budget = settings.adapter_memory_gib
+    plan = plan_engine(
+        dimensions,
+        read_machine(kv_cache_gib, settings.gpu_memory_utilization),
+        Asked(
+            max_lora_rank=settings.max_lora_rank,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            adapter_slots=settings.adapter_slots,
+            adapter_memory=None if budget is None else int(budget * 2**30),
+            max_cpu_loras=settings.max_cpu_loras,
+            max_running=settings.max_running,
+        ),
+    )
+    for line in plan.lines:
+        _log.info("plan", line=line)
+    return plan
 
 
 def _unusable(base: BaseModelFiles, error: Exception) -> FailedPrecondition:
@@ -174,7 +219,7 @@ def _unusable(base: BaseModelFiles, error: Exception) -> FailedPrecondition:
 
 
 async def _started_engine(
-    settings: ServingSettings, base: BaseModelFiles, linear: Iterable[str]
+    settings: ServingSettings, base: BaseModelFiles, linear: Iterable[str], plan: EnginePlan
 ) -> VllmEngine:
     modules = sorted({name.rpartition(".")[2] for name in linear})
     if not modules:
@@ -182,16 +227,8 @@ async def _started_engine(
             f"{base.name} has none of the layers {sorted(LINEAR_MODULES)} that adapters may change",
             reason="BASE_UNSUPPORTED",
         )
-    # Read by vLLM when it is imported and in the processes it starts; what the user set stands.
-    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # What it logs before it has set up its own logging.
-    logging.getLogger("vllm").setLevel(level)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Its worker does not end by itself: waiting longer than this for it gains nothing.
-    os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gib))
     try:
-        engine = await asyncio.to_thread(_build_engine, settings, base.path, modules)
+        engine = await asyncio.to_thread(_build_engine, settings, base.path, modules, plan)
     except Exception as error:
         raise _unusable(base, error) from error
     try:
@@ -202,7 +239,9 @@ async def _started_engine(
     return engine
 
 
-def _build_engine(settings: ServingSettings, model: Path, modules: list[str]) -> VllmEngine:
+def _build_engine(
+    settings: ServingSettings, model: Path, modules: list[str], plan: EnginePlan
+) -> VllmEngine:
     from serving_svc.engine.vllm_engine import EngineConfig, VllmEngine
 
     return VllmEngine.build(
@@ -210,7 +249,7 @@ def _build_engine(settings: ServingSettings, model: Path, modules: list[str]) ->
             model=model,
             dtype=settings.dtype,
             max_model_len=settings.max_model_len,
-            adapter_slots=settings.adapter_slots,
+            adapter_slots=plan.adapter_slots,
             max_lora_rank=settings.max_lora_rank,
             lora_modules=modules,
             gpu_memory_utilization=settings.gpu_memory_utilization,
