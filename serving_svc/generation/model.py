@@ -114,6 +114,8 @@ class GenerationRequest:
     priority: int = 0
     final_only: bool = False
     """Only the whole answer is wanted: nothing is passed on before the end."""
+    deadline: float | None = None
+    """When the caller stops waiting, as time.monotonic() tells it. None: it waits for ever."""
 
 
 class FinishReason(Enum):
@@ -153,9 +155,9 @@ class Usage:
 class Chunk:
     """What one completion grew by in one or more steps of the engine.
 
-    The engine sets what comes before `usage`; `finish_reason` is set on the last chunk of an index.
-    The service sets who answers on the first chunk of all, and `usage` on the last. One object serves
-    the whole way to the wire: it is made once a token, or once every few tokens.
+    The engine sets what comes before `usage`; `finish_reason` is set on the last chunk of an
+    index. The service sets who answers on the first chunk of all, and `usage` on the last. One
+    object serves the whole way to the wire: it is made once a token, or once every few tokens.
     """
 
     text: str
@@ -182,7 +184,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All completions of a request, by index; `version` None means that the base model gave them."""
+    """All completions of a request, by index; `version` None means that the base gave them."""
 
     completions: tuple[Completion, ...]
     usage: Usage
