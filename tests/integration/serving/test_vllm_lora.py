@@ -13,7 +13,10 @@ from vllm.lora.lora_weights import PackedLoRALayerWeights
 helper = PEFTHelper.from_dict({"r": 7, "lora_alpha": 21, "target_modules": ["q_proj"]})
 helper.validate_legal(type("Config", (), {"max_lora_rank": 8}))
 name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
-tensors = {name + "A.weight": torch.full((7, 12), 70000.0), name + "B.weight": torch.full((16, 7), 30000.0)}
+tensors = {
+    name + "A.weight": torch.full((7, 12), 70000.0),
+    name + "B.weight": torch.full((16, 7), 30000.0),
+}
 lora = LoRAModel.from_lora_tensors(1, tensors, helper, device="cpu", dtype=torch.float16)
 (layer,) = lora.loras.values()
 assert torch.isinf(layer.lora_a).all() and torch.isfinite(layer.lora_b).all(), "rounded first"

@@ -175,7 +175,7 @@ def test_a_newer_route_keeps_what_is_new() -> None:
 
 def test_an_import_has_neither_job_nor_evaluation() -> None:
     fields = json.loads(make_manifest(VERSION).to_json())
-    fields["lineage"] = {key: "" for key in fields["lineage"]} | {"imported_from": "s3://x/y"}
+    fields["lineage"] = dict.fromkeys(fields["lineage"], "") | {"imported_from": "s3://x/y"}
     fields["evaluation"] = {}
     manifest = AdapterManifest.from_json(json.dumps(fields).encode())
     assert manifest.lineage.imported_from == "s3://x/y"

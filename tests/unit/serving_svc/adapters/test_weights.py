@@ -209,6 +209,16 @@ def test_the_scaling_is_alpha_by_rank_or_its_root(
     assert scaling_of(rank, alpha, use_rslora) == scaling
 
 
+@pytest.mark.parametrize(
+    ("alpha", "reason"),
+    [(1e300, "NOT_FINITE"), (0.0, "CONFIG_UNSUPPORTED"), (-1.0, "CONFIG_UNSUPPORTED")],
+)
+def test_a_scaling_that_is_no_positive_float32_is_refused(alpha: float, reason: str) -> None:
+    with pytest.raises(AdapterRefused) as caught:
+        scaling_of(8, alpha, use_rslora=False)
+    assert caught.value.reason == reason
+
+
 any_bits = st.integers(0, 2**32 - 1)
 near_the_edges = st.sampled_from(
     [0x7F7FFFFF, 0xFF7FFFFF, 0x7F7F7FFF, 0x7F7F8000, 0x477FEFFF, 0x477FF000, 0xC77FF000, 1, 0]
