@@ -215,13 +215,14 @@ async def test_a_manifest_that_does_not_fit_refuses_before_the_download(
 async def test_more_bytes_than_declared_are_never_written(
     world: World, disk: AdapterDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
+    written: list[int] = []
     true_append = download.append
-    monkeypatch.setattr(
-        download,
-        "append",
-        lambda path, piece: (written.append(len(piece)), true_append(path, piece)),
-    )
+
+    def append(path: Path, piece: bytes | memoryview) -> None:
+        written.append(len(piece))
+        true_append(path, piece)
+
+    monkeypatch.setattr(download, "append", append)
     # Grows after its size was listed.
     true_sizes = disk._source._stored_sizes
 
