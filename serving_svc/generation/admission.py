@@ -165,7 +165,7 @@ class Admission:
         quota = self.quotas.take(ticket.tenant, ticket.since)
         account = self.queue.accounts.get(ticket.tenant)
         if not self._runs_at_once(ticket, account):
-            self.bounds.check(ticket, len(account.waiting) if account else 0, self.running)
+            self.bounds.check(ticket, len(account.waiting) if account else 0)
             if self.bounds.is_full:
                 self._drop_newest(self.bounds.largest())
         if quota is not None:
@@ -292,7 +292,8 @@ class Admission:
             return True
         if for_swap and self.slots.count == 1:
             _log.info("the only slot drains for a swap", version=str(slot.version))
-        slot.state, slot.closed_at = SlotState.DRAINING, self.total
+        slot.closed_at = self.total
+        self.slots.move(slot, SlotState.DRAINING)
         self.queue.sort(slot.version)
         return True
 
@@ -306,11 +307,11 @@ class Admission:
                 self._reopen(slot)
 
     def _reopen(self, slot: Slot) -> None:
-        slot.state = SlotState.READY
+        self.slots.move(slot, SlotState.READY)
         self.queue.sort(slot.version)
 
     def _empty(self, slot: Slot) -> None:
         if self._closed is None:
-            slot.state = SlotState.UNLOADING
+            self.slots.move(slot, SlotState.UNLOADING)
             self.queue.sort(slot.version)
             self._effects.unload(slot)
