@@ -274,28 +274,36 @@ class Admission:
             self.slots.mark(self.total)
         self._contended = demand > 0
         freeing = self.slots.freeing(self.total)
-        while freeing < demand and self._free_another(self.queue.swaps_wanted > freeing):
-            freeing += 1
+        if freeing < demand:
+            freeing = self._free_more(demand, freeing)
         self._reopen_surplus(demand, freeing)
 
-    def _free_another(self, for_swap: bool) -> bool:
+    def _free_more(self, demand: int, freeing: int) -> int:
+        """See that as many slots become free as are wanted, if they may; return how many will."""
         usable = self.queue.is_usable
-        slot = self.slots.idle(usable)
-        if slot is None and for_swap:
-            slot = self.slots.give_way(self.queue.replaced, usable)
-        if slot is None:
-            slot = self.slots.spent(usable, self.total)
-        if slot is None:
-            return False
+        for slot in self.slots.idle(usable)[: demand - freeing]:
+            self._empty(slot)
+            freeing += 1
+        swaps = self.queue.swaps_wanted
+        if freeing < swaps:
+            for slot in self.slots.giving_way(self.queue.replaced, usable)[: swaps - freeing]:
+                self._vacate(slot)
+                freeing += 1
+                if self.slots.count == 1:
+                    _log.info("the only slot drains for a swap", version=str(slot.version))
+        if freeing < demand:
+            for slot in self.slots.spent(usable, self.total)[: demand - freeing]:
+                self._vacate(slot)
+                freeing += 1
+        return freeing
+
+    def _vacate(self, slot: Slot) -> None:
         if not slot.holders:
             self._empty(slot)
-            return True
-        if for_swap and self.slots.count == 1:
-            _log.info("the only slot drains for a swap", version=str(slot.version))
+            return
         slot.closed_at = self.total
         self.slots.move(slot, SlotState.DRAINING)
         self.queue.sort(slot.version)
-        return True
 
     def _reopen_surplus(self, demand: int, freeing: int) -> None:
         """Take back what need not drain any more, last closed first."""

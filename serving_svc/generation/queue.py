@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from serving_svc.generation.fairness import Account, Crowd, Lane, Ring, Rounds
 from serving_svc.generation.limits import SchedulerLimits
@@ -29,7 +29,8 @@ class Queue:
         self._swaps_wanted: OrderedDict[VersionName, None] = OrderedDict()
         self.crowd = Crowd()
         self.accounts: dict[str, Account] = {}
-        self.lanes: dict[VersionName | None, list[Lane]] = {}
+        # By version, the lanes in it: a set in order of arrival.
+        self.lanes: dict[VersionName | None, dict[Lane, None]] = {}
         self.swaps: OrderedDict[VersionName, list[Ticket]] = OrderedDict()
 
     def is_open(self, version: VersionName | None) -> bool:
@@ -76,7 +77,7 @@ class Queue:
         lane = account.lanes.get(ticket.version)
         if lane is None:
             lane = account.lanes[ticket.version] = Lane(account, ticket.version)
-            self._lanes_of(ticket.version).append(lane)
+            self._lanes_of(ticket.version)[lane] = None
         lane.add(ticket)
         self._sort(lane)
 
@@ -89,7 +90,7 @@ class Queue:
         if not lane:
             del account.lanes[ticket.version]
             lanes = self.lanes[ticket.version]
-            lanes.remove(lane)
+            del lanes[lane]
             if not lanes:
                 del self.lanes[ticket.version]
         self._sort(lane)
@@ -117,7 +118,7 @@ class Queue:
             self._swaps_wanted.pop(version, None)
         else:
             self._swaps_wanted[version] = None
-        lanes = self.lanes.get(version, ())
+        lanes = self.lanes.get(version, {})
         slot = self._slots.get(version)
         if slot is not None:
             slot.lanes = lanes
@@ -191,16 +192,16 @@ class Queue:
         self._for_slot.served(account)
         return next(iter(account.wanting))
 
-    def _lanes_of(self, version: VersionName | None) -> list[Lane]:
+    def _lanes_of(self, version: VersionName | None) -> dict[Lane, None]:
         lanes = self.lanes.get(version)
         if lanes is None:
-            lanes = self.lanes[version] = []
+            lanes = self.lanes[version] = {}
             slot = self._slots.get(version) if version is not None else None
             if slot is not None:
                 slot.lanes = lanes
         return lanes
 
-    def _any_may_run(self, lanes: Sequence[Lane]) -> bool:
+    def _any_may_run(self, lanes: Collection[Lane]) -> bool:
         if not lanes or self._tenant_max_running is None:
             return bool(lanes)
         return any(not self.is_capped(lane.account) for lane in lanes)

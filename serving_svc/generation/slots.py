@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class Slot:
         self.retired = False
         self.unserved = True
         """No request was admitted to it since it was loaded."""
-        self.lanes: Sequence[Lane] = ()
+        self.lanes: Collection[Lane] = ()
         """Who waits for the version; kept by the queue."""
 
 
@@ -167,43 +167,40 @@ class SlotTable:
         """Whether the slot has used up its quantum."""
         return slot.served >= self._quantum or self._lasted(total - slot.marked_at)
 
-    def idle(self, usable: Callable[[Slot], bool]) -> Slot | None:
-        """Return the loaded slot to empty first among those that nobody uses.
+    def idle(self, usable: Callable[[Slot], bool]) -> list[Slot]:
+        """Return the loaded slots that nobody uses, in the order in which to empty them.
 
         Retired before routed, then the least recently used. `usable`: whether a request waits for
         the version that could be admitted as soon as there is a place for it.
         """
         idle = [slot for slot in self._by_state[SlotState.READY] if not slot.holders]
         found = [slot for slot in idle if slot.version not in self._pins and not usable(slot)]
-        return min(found, key=lambda slot: (not slot.retired, slot.used), default=None)
+        return sorted(found, key=lambda slot: (not slot.retired, slot.used))
 
-    def spent(self, usable: Callable[[Slot], bool], total: int) -> Slot | None:
-        """Return the slot to close first for a request: its quantum is used up.
+    def spent(self, usable: Callable[[Slot], bool], total: int) -> list[Slot]:
+        """Return the slots whose quantum is used up, in the order in which to close them.
 
         Retired before routed, rather not one that a swap holds, then the one that served most.
         """
         ready = self._by_state[SlotState.READY]
         found = self._leaving([slot for slot in ready if self.over_quantum(slot, total)], usable)
-        return max(
-            found, key=lambda slot: (slot.retired, not slot.swaps, slot.served), default=None
-        )
+        return sorted(found, key=lambda slot: (not slot.retired, slot.swaps > 0, -slot.served))
 
-    def give_way(self, replaced: Set[VersionName], usable: Callable[[Slot], bool]) -> Slot | None:
-        """Return the slot to close first for a swap, which waits for no quantum.
+    def giving_way(self, replaced: Set[VersionName], usable: Callable[[Slot], bool]) -> list[Slot]:
+        """Return the slots that may be closed for a swap, which waits for no quantum, in order.
 
-        Before all a version that a swap replaces; the others as for a request, and of those that
-        have served as much the one whose last admission is the longest ago.
+        First what a swap replaces; the others as for a request, and of those that have served as
+        much the one whose last admission is the longest ago.
         """
-        return max(
+        return sorted(
             self._leaving(self._by_state[SlotState.READY], usable),
             key=lambda slot: (
-                slot.version in replaced,
-                slot.retired,
-                not slot.swaps,
-                slot.served,
-                -slot.used,
+                slot.version not in replaced,
+                not slot.retired,
+                slot.swaps > 0,
+                -slot.served,
+                slot.used,
             ),
-            default=None,
         )
 
     def _leaving(self, slots: Iterable[Slot], usable: Callable[[Slot], bool]) -> list[Slot]:

@@ -13,7 +13,7 @@ QUANTUM = 100
 
 
 def world(**limits: int | float) -> World:
-    return World(**({"max_running": 1, "quantum_tokens": QUANTUM} | limits))
+    return World(1, **({"max_running": 1, "quantum_tokens": QUANTUM} | limits))
 
 
 def order(w: World, holder: Ticket, tokens: int = 0) -> list[str]:
