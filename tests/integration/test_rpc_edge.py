@@ -126,6 +126,7 @@ def details(error: grpc.aio.AioRpcError) -> list[Any]:
         (errors.FailedPrecondition("no"), grpc.StatusCode.FAILED_PRECONDITION),
         (errors.AdapterRefused("no", reason="NOT_FINITE"), grpc.StatusCode.FAILED_PRECONDITION),
         (errors.LeaseLost("gone"), grpc.StatusCode.ABORTED),
+        (errors.DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
         (errors.ResourceExhausted("full", retry_after=2), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (errors.StoreUnavailable("down"), grpc.StatusCode.UNAVAILABLE),
         (errors.DataCorrupt("broken"), grpc.StatusCode.DATA_LOSS),
