@@ -12,16 +12,10 @@ from typing import Protocol
 import structlog
 
 from serving_svc.adapters.router import Router
-from tailorbird.errors import InvalidArgument, ResourceExhausted
+from serving_svc.adapters.walk import replaced_by
+from tailorbird.errors import ResourceExhausted
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import (
-    MAX_ROUTED_VERSIONS,
-    MAX_WEIGHT,
-    AdapterRegistry,
-    Route,
-    RoutedVersion,
-    RouteReason,
-)
+from tailorbird.registry import AdapterRegistry, Route, RoutedVersion, RouteReason
 
 _log = structlog.get_logger(__name__)
 
@@ -33,32 +27,16 @@ _HOLD_MORE_SECONDS = 2.0
 class Warmer(Protocol):
     """What moving a route needs of the engine's slots."""
 
-    def hold(self, version: VersionName) -> AbstractAsyncContextManager[None]:
-        """Hold a version in the engine, through the gate first; AdapterRefused, NotFound."""
+    def hold(
+        self, version: VersionName, replaces: VersionName | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """Hold a version in the engine, through the gate first; AdapterRefused, NotFound.
+
+        If all slots are busy, best that of `replaces` drains for it.
+        """
 
     async def warm(self, version: VersionName) -> None:
         """Put a version through the gate and into the engine; AdapterRefused, NotFound."""
-
-
-def routed_versions(
-    adapter: AdapterName, versions: Sequence[tuple[VersionName, int]]
-) -> tuple[RoutedVersion, ...]:
-    """Return what a route of `adapter` holds; InvalidArgument names the wrong field."""
-    if not 1 <= len(versions) <= MAX_ROUTED_VERSIONS:
-        raise InvalidArgument(
-            "versions", f"{len(versions)} are given; 1 to {MAX_ROUTED_VERSIONS} are allowed"
-        )
-    seen: set[VersionName] = set()
-    for index, (version, weight) in enumerate(versions):
-        field = f"versions[{index}]"
-        if version.adapter_name != adapter:
-            raise InvalidArgument(f"{field}.version", f"{version} is not a version of {adapter}")
-        if version in seen:
-            raise InvalidArgument(f"{field}.version", f"{version} is given twice")
-        if not 1 <= weight <= MAX_WEIGHT:
-            raise InvalidArgument(f"{field}.weight", f"{weight} is not 1 to {MAX_WEIGHT}")
-        seen.add(version)
-    return tuple(RoutedVersion(version=name.version, weight=weight) for name, weight in versions)
 
 
 class Promotion:
@@ -87,7 +65,7 @@ class Promotion:
         """
         by_weight = sorted(versions, key=lambda routed: routed.weight)
         names = [adapter.version(routed.version) for routed in by_weight]
-        async with self._held(names):
+        async with self._held(names, replaced_by(adapter, versions, head)):
             # They may be in the engine and gone from the store: a route would lead nowhere.
             for name in names:
                 await self._registry.manifest(name)
@@ -129,7 +107,9 @@ class Promotion:
         return route
 
     @asynccontextmanager
-    async def _held(self, names: Sequence[VersionName]) -> AsyncIterator[None]:
+    async def _held(
+        self, names: Sequence[VersionName], replaces: VersionName | None
+    ) -> AsyncIterator[None]:
         """Put `names`, the heaviest last, through the gate; hold the heaviest, and what fits.
 
         One slot is left to others, and there may be more versions than slots.
@@ -138,7 +118,7 @@ class Promotion:
         for name in others:
             await self._warmer.warm(name)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._warmer.hold(heaviest))
+            await stack.enter_async_context(self._warmer.hold(heaviest, replaces))
             try:
                 async with asyncio.timeout(_HOLD_MORE_SECONDS):
                     for name in others[::-1][: max(self._slots - 2, 0)]:

@@ -45,8 +45,11 @@ _CONCURRENT_POLLS = 32
 class Warmer(Protocol):
     """What the router needs of the engine's slots."""
 
-    async def warm(self, version: VersionName) -> None:
-        """Put a version through the gate and into the engine; AdapterRefused, NotFound."""
+    async def warm(self, version: VersionName, replaces: VersionName | None = None) -> None:
+        """Put a version through the gate and into the engine; AdapterRefused, NotFound.
+
+        If all slots are busy, best that of `replaces` drains for it.
+        """
 
     def retire(self, version: VersionName) -> None:
         """Let a version that is no longer routed be the first to leave."""
@@ -217,15 +220,8 @@ class Router:
 
     async def _look_now(self, adapter: AdapterName) -> None:
         if self._closed:
-            raise Unavailable("the server stops", reason="STOPPING")
-        try:
-            await self._looks.run(adapter, partial(self._look, adapter))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # The look was ended, not the one who waits for it.
-            raise Unavailable("the server stops", reason="STOPPING") from None
+            raise Unavailable("serving is stopping", reason="SHUTTING_DOWN")
+        await self._looks.run(adapter, partial(self._look, adapter))
 
     def _look_behind(self, adapter: AdapterName) -> None:
         if not self._closed:

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from serving_svc.adapters.paging import Page
-from serving_svc.adapters.promotion import Promotion, Warmer, routed_versions
+from serving_svc.adapters.promotion import Promotion, Warmer
 from serving_svc.adapters.router import Router
 from tailorbird.errors import DataCorrupt, FailedPrecondition, InvalidArgument, NotFound
 from tailorbird.manifest import AdapterManifest
@@ -133,18 +133,15 @@ class Adapters:
     async def set_route(
         self,
         adapter: AdapterName,
-        versions: Sequence[tuple[VersionName, int]],
+        versions: Sequence[RoutedVersion],
         expected_generation: int,
         actor: str,
     ) -> Route:
         """Route the adapter to versions by weight, after the gate; return the newest route.
 
-        Raises what `promote` raises, InvalidArgument, and RouteConflict if `expected_generation` is
-        not 0 and another one is the newest.
+        Raises what `promote` raises, and RouteConflict if `expected_generation` is neither 0 nor
+        the newest.
         """
-        routed = routed_versions(adapter, versions)
-        if expected_generation < 0:
-            raise InvalidArgument("expected_generation", f"{expected_generation} is negative")
         head = await self._registry.head(adapter)
         newest = head.generation if head else 0
         if expected_generation not in (0, newest):
@@ -152,7 +149,7 @@ class Adapters:
                 f"the newest route of {adapter} has generation {newest}, not {expected_generation}",
                 generation=newest,
             )
-        return await self._promotion.move(adapter, routed, head, "set", actor)
+        return await self._promotion.move(adapter, tuple(versions), head, "set", actor)
 
     async def rollback(
         self, adapter: AdapterName, to_version: VersionName | None, actor: str

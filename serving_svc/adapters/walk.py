@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,14 +10,28 @@ from typing import Protocol
 from serving_svc.adapters.reads import BoundedReads
 from tailorbird.errors import AdapterRefused, NotFound, Unavailable
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import AdapterRegistry, Route
+from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 
 
 class Gate(Protocol):
     """What walking needs of the gate."""
 
-    async def warm(self, version: VersionName) -> None:
-        """Put a version through the gate and into the engine; AdapterRefused, NotFound."""
+    async def warm(self, version: VersionName, replaces: VersionName | None = None) -> None:
+        """Put a version through the gate and into the engine; AdapterRefused, NotFound.
+
+        If all slots are busy, best that of `replaces` drains for it.
+        """
+
+
+def replaced_by(
+    adapter: AdapterName, versions: Sequence[RoutedVersion], before: Route | None
+) -> VersionName | None:
+    """Return the heaviest version of the route before that has no share any more, or None."""
+    kept = {routed.version for routed in versions}
+    gone = [routed for routed in before.versions if routed.version not in kept] if before else []
+    if not gone:
+        return None
+    return adapter.version(max(gone, key=lambda routed: routed.weight).version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +82,7 @@ class RouteWalk:
             async for route in routes:
                 if floor is not None and route.generation <= floor.generation:
                     break
-                refusal = await self._refusal(adapter, route, judged)
+                refusal = await self._refusal(adapter, route, floor, judged)
                 if refusal is None:
                     return Walked(route, tuple(refusals))
                 refusals.append(refusal)
@@ -97,9 +111,10 @@ class RouteWalk:
                 yield route
 
     async def _refusal(
-        self, adapter: AdapterName, route: Route, judged: dict[str, Refusal]
+        self, adapter: AdapterName, route: Route, floor: Route | None, judged: dict[str, Refusal]
     ) -> Refusal | None:
         """Return why the route is passed over; `judged` are versions this walk has seen refused."""
+        replaces = replaced_by(adapter, route.versions, floor)
         for routed in sorted(route.versions, key=lambda routed: routed.weight):
             if routed.version in judged:
                 return judged[routed.version]
@@ -107,10 +122,9 @@ class RouteWalk:
             try:
                 # It may be in the engine and gone from the store.
                 await self._reads.run(self._registry.check_present(version))
-                await self._gate.warm(version)
+                await self._gate.warm(version, replaces)
             except AdapterRefused as error:
-                retryable = bool(getattr(error, "retryable", False))
-                refusal = Refusal(error.reason, error.message, retryable)
+                refusal = Refusal(error.reason, error.message, error.retryable)
             except NotFound as error:
                 text = f"route {route.generation} of {adapter} leads nowhere: {error.message}"
                 deleted = error.reason == "VERSION_DELETED"

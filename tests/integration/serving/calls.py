@@ -50,3 +50,42 @@ async def rollback(
 ) -> adapters_pb.Route:
     request = adapters_pb.RollbackRequest(name=str(adapter), to_version=str(to_version))
     return (await client.adapters.Rollback(request, metadata=client.metadata)).route
+
+
+async def set_route(
+    client: Client,
+    adapter: AdapterName,
+    weights: dict[VersionName, int],
+    expected_generation: int = 0,
+) -> adapters_pb.Route:
+    request = adapters_pb.SetRouteRequest(
+        name=str(adapter),
+        versions=[
+            adapters_pb.RoutedVersion(version=str(version), weight=weight)
+            for version, weight in weights.items()
+        ],
+        expected_generation=expected_generation,
+    )
+    return (await client.adapters.SetRoute(request, metadata=client.metadata)).route
+
+
+async def delete(client: Client, version: VersionName) -> adapters_pb.Version:
+    request = adapters_pb.DeleteVersionRequest(name=str(version))
+    return (await client.adapters.DeleteVersion(request, metadata=client.metadata)).version
+
+
+async def get_adapter(client: Client, adapter: AdapterName) -> adapters_pb.Adapter:
+    request = adapters_pb.GetAdapterRequest(name=str(adapter))
+    return (await client.adapters.GetAdapter(request, metadata=client.metadata)).adapter
+
+
+async def get_version(client: Client, version: VersionName) -> adapters_pb.Version:
+    request = adapters_pb.GetVersionRequest(name=str(version))
+    return (await client.adapters.GetVersion(request, metadata=client.metadata)).version
+
+
+async def list_versions(client: Client, adapter: AdapterName) -> list[str]:
+    """Return the names on the first page."""
+    request = adapters_pb.ListVersionsRequest(parent=str(adapter))
+    found = await client.adapters.ListVersions(request, metadata=client.metadata)
+    return [version.name for version in found.versions]

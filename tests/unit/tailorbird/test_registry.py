@@ -147,9 +147,9 @@ class CountingStore(ObstoreStore):
 
     reads = 0
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         self.reads += 1
-        return await super().get(key)
+        return await super().get(key, max_bytes)
 
 
 @pytest.mark.parametrize("newest", [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 63, 64, 65, 200])

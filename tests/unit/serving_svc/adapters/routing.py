@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,12 +83,8 @@ def manifest(of: VersionName) -> AdapterManifest:
     )
 
 
-class Refused(AdapterRefused):
-    """As the gate's, permanent or retryable."""
-
-    def __init__(self, reason: str = "NOT_FINITE", retryable: bool = False) -> None:
-        super().__init__("it is broken", reason=reason)
-        self.retryable = retryable
+def refused(reason: str = "NOT_FINITE", *, retryable: bool = False) -> AdapterRefused:
+    return AdapterRefused("it is broken", reason=reason, retryable=retryable)
 
 
 class Clock:
@@ -165,8 +161,13 @@ class ScriptedStore:
             for rule in rules:
                 await rule.apply(call, after=True)
 
-    async def get(self, key: str) -> bytes:
-        return await self._apply(f"get {key}", self.real.get(key))
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        return await self._apply(f"get {key}", self.real.get(key, max_bytes))
+
+    async def read(self, key: str) -> AsyncGenerator[memoryview]:
+        await self._apply(f"read {key}", asyncio.sleep(0))
+        async for piece in self.real.read(key):
+            yield piece
 
     async def create(self, key: str, data: bytes) -> None:
         await self._apply(f"create {key}", self.real.create(key, data))
@@ -201,6 +202,7 @@ class Gate:
         self.retired: list[VersionName] = []
         self.held: list[VersionName] = []
         self.most_held = 0
+        self.replaced: list[VersionName | None] = []
         self.slots = 8
         self.entered: dict[VersionName, asyncio.Event] = {}
         self.closed: dict[VersionName, asyncio.Event] = {}
@@ -212,8 +214,9 @@ class Gate:
         self.closed[asked] = asyncio.Event()
         return self.closed[asked]
 
-    async def warm(self, asked: VersionName) -> None:
+    async def warm(self, asked: VersionName, replaces: VersionName | None = None) -> None:
         self.asked.append(asked)
+        self.replaced.append(replaces)
         if asked in self.closed:
             self.entered[asked].set()
             await self.closed[asked].wait()
@@ -221,8 +224,10 @@ class Gate:
             raise self.errors[asked]
 
     @asynccontextmanager
-    async def hold(self, asked: VersionName) -> AsyncIterator[None]:
-        await self.warm(asked)
+    async def hold(
+        self, asked: VersionName, replaces: VersionName | None = None
+    ) -> AsyncIterator[None]:
+        await self.warm(asked, replaces)
         async with self._left:
             await self._left.wait_for(lambda: len(self.held) < self.slots)
             self.held.append(asked)

@@ -23,8 +23,8 @@ from tests.unit.serving_svc.adapters.routing import (
     ADAPTER,
     Clock,
     Parts,
-    Refused,
     manifest,
+    refused,
     route,
     split,
     turns,
@@ -121,7 +121,7 @@ async def test_a_scan_of_names_takes_bounded_memory() -> None:
 
 async def test_the_walk_goes_back_to_a_version_that_passes(parts: Parts) -> None:
     await parts.route(1, 2, 3)
-    parts.gate.errors = {version(3): Refused(), version(2): NotFound(version(2))}
+    parts.gate.errors = {version(3): refused(), version(2): NotFound(version(2))}
     assert await parts.generation() == 1
     assert parts.gate.asked == [version(3), version(2), version(1)]
 
@@ -132,7 +132,7 @@ async def test_a_version_that_was_refused_is_asked_once_in_a_walk_of_one_listing
     await parts.route(1, 2)
     for generation in range(3, 40):
         await parts.registry.append_route(ADAPTER, route(generation, 2))
-    parts.gate.errors = {version(2): Refused()}
+    parts.gate.errors = {version(2): refused()}
     parts.store.count()
     assert await parts.generation() == 1
     assert parts.gate.asked == [version(2), version(1)]
@@ -141,7 +141,7 @@ async def test_a_version_that_was_refused_is_asked_once_in_a_walk_of_one_listing
 
 async def test_when_all_are_refused_the_newest_reason_is_told(parts: Parts) -> None:
     await parts.route(1, 2)
-    parts.gate.errors = {version(2): Refused("PROBE_MISMATCH"), version(1): Refused()}
+    parts.gate.errors = {version(2): refused("PROBE_MISMATCH"), version(1): refused()}
     with pytest.raises(AdapterRefused) as caught:
         await parts.router.resolve(ADAPTER)
     assert caught.value.reason == "PROBE_MISMATCH"
@@ -151,7 +151,7 @@ async def test_asking_again_for_what_is_refused_costs_no_look_until_there_is_a_n
     parts: Parts,
 ) -> None:
     await parts.route(1, 2)
-    parts.gate.errors = {version(2): Refused(), version(1): Refused()}
+    parts.gate.errors = {version(2): refused(), version(1): refused()}
     with pytest.raises(AdapterRefused) as first:
         await parts.router.resolve(ADAPTER)
     parts.store.count()
@@ -172,7 +172,7 @@ async def test_asking_again_for_what_is_refused_costs_no_look_until_there_is_a_n
 
 async def test_a_refused_adapter_without_traffic_is_not_polled(parts: Parts) -> None:
     await parts.route(1)
-    parts.gate.errors = {version(1): Refused()}
+    parts.gate.errors = {version(1): refused()}
     with pytest.raises(AdapterRefused):
         await parts.router.resolve(ADAPTER)
     parts.store.count()
@@ -183,7 +183,7 @@ async def test_a_refused_adapter_without_traffic_is_not_polled(parts: Parts) -> 
 
 async def test_what_is_refused_for_now_is_tried_again_with_back_off(parts: Parts) -> None:
     await parts.route(1)
-    parts.gate.errors = {version(1): Refused("OUT_OF_MEMORY", retryable=True)}
+    parts.gate.errors = {version(1): refused("OUT_OF_MEMORY", retryable=True)}
     for wait in (1.0, 2.0, 4.0):
         parts.gate.asked.clear()
         for passed in (0.0, wait - 0.1):
@@ -213,7 +213,7 @@ async def test_a_refused_new_version_is_tried_once(parts: Parts) -> None:
     await parts.route(1)
     await parts.generation()
     await parts.route(2)
-    parts.gate.errors = {version(2): Refused()}
+    parts.gate.errors = {version(2): refused()}
     for _ in range(3):
         await parts.look()
         parts.clock.now += 50
@@ -228,7 +228,7 @@ async def test_a_new_version_that_is_refused_for_now_is_tried_again_later(parts:
     await parts.route(1)
     await parts.generation()
     await parts.route(2)
-    parts.gate.errors = {version(2): Refused(retryable=True)}
+    parts.gate.errors = {version(2): refused(retryable=True)}
     for _ in range(2):
         await parts.look()
     assert parts.gate.asked == [version(1), version(2)]
@@ -278,6 +278,18 @@ async def test_the_old_version_answers_until_the_new_one_is_loaded(parts: Parts)
     assert (parts.gate.retired, parts.flips()) == ([version(1)], 1)
 
 
+async def test_a_new_version_takes_the_slot_of_the_one_it_replaces(parts: Parts) -> None:
+    await parts.route(1)
+    await parts.generation()
+    await parts.publish(2, 3)
+    await parts.registry.append_route(ADAPTER, route(2, versions=split(v1=9, v2=1)))
+    await parts.look()
+    await parts.registry.append_route(ADAPTER, route(3, versions=split(v2=1, v3=1)))
+    await parts.look()
+    assert await parts.generation() == 3
+    assert parts.gate.replaced == [None, None, None, version(1), version(1)]
+
+
 async def test_an_adopted_route_is_in_effect_at_once(parts: Parts) -> None:
     await parts.route(1, 2)
     await parts.generation()
@@ -302,7 +314,7 @@ async def test_the_same_versions_again_are_no_flip(parts: Parts) -> None:
 async def test_a_forgotten_adapter_is_looked_up_anew(parts: Parts) -> None:
     await parts.route(1, 2)
     await parts.generation()
-    parts.gate.errors = {version(2): Refused()}
+    parts.gate.errors = {version(2): refused()}
     parts.router.forget(ADAPTER)
     assert await parts.generation() == 1
 
@@ -310,7 +322,7 @@ async def test_a_forgotten_adapter_is_looked_up_anew(parts: Parts) -> None:
 async def test_what_replaced_a_refused_route_is_not_forgotten_with_it(parts: Parts) -> None:
     await parts.route(1, 2)
     await parts.generation()
-    parts.gate.errors = {version(2): Refused()}
+    parts.gate.errors = {version(2): refused()}
     parts.router.forget(ADAPTER, 2)
     await parts.generation()
     parts.store.count()
@@ -323,7 +335,7 @@ async def test_every_version_of_a_route_must_pass(parts: Parts) -> None:
     await parts.route(1)
     await parts.publish(2, 3)
     await parts.registry.append_route(ADAPTER, route(2, versions=split(v1=1, v2=90, v3=9)))
-    parts.gate.errors = {version(3): Refused()}
+    parts.gate.errors = {version(3): refused()}
     assert await parts.generation() == 1
     parts.gate.errors.clear()
     parts.router.forget(ADAPTER)
@@ -420,7 +432,7 @@ async def test_a_demanded_generation_that_is_refused_says_so(parts: Parts) -> No
     await parts.route(1)
     await parts.generation()
     await parts.route(2)
-    parts.gate.errors = {version(2): Refused("PROBE_MISMATCH")}
+    parts.gate.errors = {version(2): refused("PROBE_MISMATCH")}
     for generation in (2, 2):
         with pytest.raises(AdapterRefused) as caught:
             await parts.router.resolve(ADAPTER, min_generation=generation)
@@ -439,7 +451,7 @@ async def test_a_demanded_generation_is_looked_for_where_there_was_none(parts: P
 
 async def test_a_demanded_generation_is_looked_for_where_all_were_refused(parts: Parts) -> None:
     await parts.route(1)
-    parts.gate.errors = {version(1): Refused()}
+    parts.gate.errors = {version(1): refused()}
     with pytest.raises(AdapterRefused):
         await parts.router.resolve(ADAPTER)
     await parts.route(2)
@@ -485,7 +497,7 @@ async def test_a_version_that_is_gone_is_walked_back_from_when_warm(
 async def test_an_effective_version_below_the_head_is_looked_at_each_time(parts: Parts) -> None:
     # Who deletes cannot know of it: the head is refused only here.
     await parts.route(1, 2, 3)
-    parts.gate.errors = {version(3): Refused()}
+    parts.gate.errors = {version(3): refused()}
     assert await parts.generation() == 2
     await bury(parts, 2)
     await parts.look()

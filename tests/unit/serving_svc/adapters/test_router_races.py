@@ -13,7 +13,7 @@ from tailorbird.errors import AdapterRefused, NotFound, Unavailable
 from tests.unit.serving_svc.adapters.routing import (
     ADAPTER,
     Parts,
-    Refused,
+    refused,
     route,
     turns,
     version,
@@ -117,7 +117,7 @@ async def test_a_promotion_during_a_first_look_that_finds_no_route_stays(parts: 
 
 async def test_a_promotion_during_a_first_look_that_is_refused_stays(parts: Parts) -> None:
     await parts.route(1)
-    parts.gate.errors = {version(1): Refused()}
+    parts.gate.errors = {version(1): refused()}
     opened = parts.gate.close(version(1))
     asked = ask(parts)
     await parts.gate.entered[version(1)].wait()
@@ -161,7 +161,7 @@ async def test_a_promotion_while_the_head_is_refused_stays(parts: Parts) -> None
     await parts.route(1)
     await parts.generation()
     await parts.route(2)
-    parts.gate.errors = {version(2): Refused()}
+    parts.gate.errors = {version(2): refused()}
     opened = parts.gate.close(version(2))
     parts.router.poll()
     await parts.gate.entered[version(2)].wait()
@@ -222,7 +222,7 @@ async def test_a_look_at_a_forgotten_route_answers_nobody(parts: Parts) -> None:
     read = parts.store.hang(r"get .*/routes/0+2\.json", after=True)
     parts.router.poll()
     await read.entered.wait()
-    parts.gate.errors = {version(1): Refused()}
+    parts.gate.errors = {version(1): refused()}
     parts.router.forget(ADAPTER)
     asked = ask(parts)
     await turns()
@@ -288,7 +288,7 @@ async def test_who_waits_while_the_router_closes_is_told_so(parts: Parts) -> Non
     for waiting in (asked, ask(parts)):
         with pytest.raises(Unavailable) as caught:
             await waiting
-        assert caught.value.reason == "STOPPING"
+        assert caught.value.reason == "SHUTTING_DOWN"
 
 
 async def test_a_requester_that_is_cancelled_is_not_told_that_the_server_stops(

@@ -15,7 +15,7 @@ from tailorbird.registry import AdapterRegistry
 from tests.unit.serving_svc.adapters.routing import (
     ADAPTER,
     Parts,
-    Refused,
+    refused,
     route,
     turns,
     version,
@@ -98,6 +98,7 @@ async def test_a_store_that_hangs_delays_an_unknown_adapter_for_a_bounded_time(
         await parts.router.resolve(ADAPTER)
     assert caught.value.reason == "ROUTES_UNREADABLE"
     parts.store.heal()
+    parts.router._reads._seconds = LONG
     assert await parts.generation() == 1
 
 
@@ -179,7 +180,7 @@ async def test_a_kept_route_whose_version_is_refused_is_not_used(parts: Parts) -
     await parts.generation()
     await parts.restart()
     parts.store.fail()
-    parts.gate.errors = {version(1): Refused()}
+    parts.gate.errors = {version(1): refused()}
     with pytest.raises(StoreUnavailable):
         await parts.router.resolve(ADAPTER)
 
