@@ -75,7 +75,7 @@ def _answered(base: Path, tasks: str) -> str:
         },
     )
     try:
-        output, _ = process.communicate(tasks, timeout=250)
+        output, _ = process.communicate(tasks, timeout=500)
     finally:
         # vLLM's own processes outlive one that is killed.
         with contextlib.suppress(ProcessLookupError):
@@ -84,6 +84,8 @@ def _answered(base: Path, tasks: str) -> str:
     return output
 
 
+# Half a minute, and many times that on a busy machine.
+@pytest.mark.timeout(600)
 def test_answers_are_pefts_with_every_slot_in_use(base: Path, tmp_path: Path) -> None:
     none = Adapter(base, None)
     wide = Adapter(base, tmp_path / "wide", r=32, lora_alpha=32, target_modules=_ALL)
