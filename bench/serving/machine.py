@@ -16,6 +16,7 @@ _ROOT = Path(__file__).parents[2]
 
 def facts() -> dict[str, object]:
     """Return them, for the file."""
+    preloaded = preload_environment().get("LD_PRELOAD", "")
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -26,9 +27,7 @@ def facts() -> dict[str, object]:
         "packages": _versions(),
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain").splitlines()),
-        "preloads": [
-            Path(path).name for path in preload_environment().get("LD_PRELOAD", "").split(":")
-        ],
+        "preloads": [Path(path).name for path in preloaded.split(":") if path],
         "own_kernels": has_kernels(),
     }
 
