@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from tailorbird.errors import (
     AlreadyExists,
@@ -34,10 +34,13 @@ from trainer_svc.jobs import Record
 from trainer_svc.records import DatasetFormat, ignored_keys, parse_record
 
 _MAX_IGNORED_KEYS = 32
+_MAX_META_BYTES = 2**20
 
 
 class Dataset(Record):
-    """A stored dataset; see `tailorbird.tuning.v1.Dataset`."""
+    """A stored dataset; see `tailorbird.tuning.v1.Dataset`. Fields of a newer writer are kept."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     format: DatasetFormat
@@ -93,7 +96,7 @@ class DatasetStore:
     async def get(self, name: DatasetName) -> Dataset:
         """Return a dataset; NotFound if there is none."""
         try:
-            data = await self._store.get(f"{name}/meta.json")
+            data = await self._store.get(f"{name}/meta.json", _MAX_META_BYTES)
         except NotFound as error:
             raise NotFound(name, reason="DATASET_NOT_FOUND") from error
         try:

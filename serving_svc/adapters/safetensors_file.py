@@ -1,30 +1,36 @@
-"""Reads what a .safetensors file says of itself, and whether its numbers are finite.
+"""Reads what a .safetensors file says of itself, and its numbers in blocks.
 
-Without torch: bfloat16 is checked by its bits. The format: 8 bytes of little-endian header length,
+Without torch: bfloat16 is widened by its bits. The format: 8 bytes of little-endian header length,
 a JSON header of {name: {dtype, shape, data_offsets}}, then the tensors' bytes without gaps
 (https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from serving_svc.adapters.untrusted import parse_json, shown
 
 _MAX_HEADER_BYTES = 100 * 2**20
-_BLOCK_BYTES = 16 * 2**20
-# A float whose exponent bits are all ones is infinite or no number.
-_EXPONENT_MASK: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F32": (np.uint32, 0x7F800000),
-    "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-}
-FLOAT_DTYPES = frozenset(_EXPONENT_MASK)
+"""The format's own limit."""
+
+_HEADER_SLACK = 64 * 2**10
+_ENTRY_BYTES = 256
+_BLOCK_BYTES = 4 * 2**20
+_MAX_DIMENSIONS = 8
+_MAX_LENGTH = 2**63 - 1
+_WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}
+FLOAT_DTYPES = frozenset(_WIDTHS)
+
+Block = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +43,36 @@ class Tensor:
     end: int
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the file at `path`; ValueError if the file is not sound."""
+def header_limit(names: Iterable[str]) -> int:
+    """Return the length in bytes that a header of tensors with these names stays under.
+
+    An entry takes its name and less than 150 bytes; the slack is for `__metadata__`.
+    """
+    return _HEADER_SLACK + sum(len(name) + _ENTRY_BYTES for name in names)
+
+
+def read_header(path: Path, max_bytes: int = _MAX_HEADER_BYTES) -> dict[str, Tensor]:
+    """Return the tensors of the file at `path`.
+
+    ValueError if the file is not sound or its header is longer than `max_bytes`, before it is read.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
             raise ValueError("the file has no header")
         (length,) = struct.unpack("<Q", prefix)
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"the header's length {length} is impossible")
-        header = json.loads(file.read(length), object_pairs_hook=_unique)
+        if not 2 <= length <= min(max_bytes, size - 8):
+            raise ValueError(
+                f"its header has {length} bytes; what follows has {size - 8}, and {max_bytes} are "
+                "the most"
+            )
+        header = parse_json(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("the header is not an object")
+    _check_metadata(header.pop("__metadata__", {}))
     data = 8 + length
-    entries = dict(header) if isinstance(header, dict) else {"": header}
-    entries.pop("__metadata__", None)
-    tensors = {name: _tensor(name, entry, data, size) for name, entry in entries.items()}
+    tensors = {name: _tensor(name, entry, data, size) for name, entry in header.items()}
     _check_gapless(tensors, data, size)
     return tensors
 
@@ -65,36 +86,63 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def all_finite(path: Path, tensor: Tensor) -> bool:
-    """Say whether the tensor holds neither NaN nor infinity; its dtype is in FLOAT_DTYPES."""
-    integer, exponent = _EXPONENT_MASK[tensor.dtype]
+def read_rows(path: Path, tensor: Tensor) -> Iterator[Block]:
+    """Yield a matrix in float32, some whole rows at a time: a few MiB, or one row.
+
+    Its dtype is in FLOAT_DTYPES and it has two lengths, neither 0. ValueError if the file ends
+    before it.
+    """
+    rows, columns = tensor.shape
+    row_bytes = _WIDTHS[tensor.dtype] * columns
+    at_once = max(1, _BLOCK_BYTES // row_bytes)
     with path.open("rb") as file:
         file.seek(tensor.start)
-        left = tensor.end - tensor.start
-        while left:
-            block = file.read(min(left, _BLOCK_BYTES))
-            if not block:
+        for first in range(0, rows, at_once):
+            wanted = min(at_once, rows - first) * row_bytes
+            data = file.read(wanted)
+            if len(data) != wanted:
                 raise ValueError("the file is shorter than its header says")
-            bits = np.frombuffer(block, dtype=np.dtype(integer).newbyteorder("<"))
-            if bool(np.any((bits & exponent) == exponent)):
-                return False
-            left -= len(block)
-    return True
+            yield _widened(data, tensor.dtype).reshape(-1, columns)
+
+
+def _widened(data: bytes, dtype: str) -> Block:
+    if dtype == "BF16":
+        bits = np.frombuffer(data, dtype="<u2").astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32)
+    return np.frombuffer(data, dtype="<f4" if dtype == "F32" else "<f2").astype(np.float32)
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
+        raise ValueError("the header's __metadata__ does not map names to text")
 
 
 def _tensor(name: str, entry: Any, data: int, size: int) -> Tensor:
-    try:
-        dtype = str(entry["dtype"])
-        shape = tuple(int(length) for length in entry["shape"])
-        start, end = (data + int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the header's entry of {name!r} is malformed") from error
-    if not data <= start <= end <= size or any(length < 0 for length in shape):
-        raise ValueError(f"the bytes of {name!r} lie outside the file")
-    width = np.dtype(_EXPONENT_MASK[dtype][0]).itemsize if dtype in _EXPONENT_MASK else None
-    if width is not None and end - start != width * math.prod(shape):
-        raise ValueError(f"{name!r} has {end - start} bytes, which its shape does not need")
-    return Tensor(dtype, shape, start, end)
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the header's entry of {shown(name)} is malformed")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not (
+        type(dtype) is str
+        and _are_lengths(shape, _MAX_DIMENSIONS)
+        and _are_lengths(offsets, 2)
+        and len(offsets) == 2
+    ):
+        raise ValueError(f"the header's entry of {shown(name)} is malformed")
+    start, end = data + offsets[0], data + offsets[1]
+    if not start <= end <= size:
+        raise ValueError(f"the bytes of {shown(name)} lie outside the file")
+    if dtype in _WIDTHS and end - start != _WIDTHS[dtype] * math.prod(shape):
+        raise ValueError(f"{shown(name)} has {end - start} bytes, which its shape does not need")
+    return Tensor(dtype, tuple(shape), start, end)
+
+
+def _are_lengths(values: Any, most: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        # A bool is an int to Python, and none to other readers.
+        and all(type(value) is int and 0 <= value <= _MAX_LENGTH for value in values)
+    )
 
 
 def _check_gapless(tensors: dict[str, Tensor], data: int, size: int) -> None:
@@ -105,10 +153,3 @@ def _check_gapless(tensors: dict[str, Tensor], data: int, size: int) -> None:
         end = tensor.end
     if end != size:
         raise ValueError("the file goes on after its last tensor")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("the header names a tensor twice")
-    return found

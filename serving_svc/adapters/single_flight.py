@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
+from tailorbird.errors import Unavailable
+
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
@@ -20,8 +22,15 @@ class SingleFlight(Generic[_K, _V]):
         self._tasks: dict[_K, asyncio.Task[_V]] = {}
 
     async def run(self, key: _K, start: Callable[[], Coroutine[Any, Any, _V]]) -> _V:
-        """Return what the key's task returns, or raise what it raises."""
-        return await asyncio.shield(self.begin(key, start))
+        """Return what the key's task returns, or raise what it raises.
+
+        Unavailable if the task was cancelled, which happens only while serving stops.
+        """
+        task = self.begin(key, start)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise Unavailable("serving is stopping", reason="SHUTTING_DOWN")
+        return task.result()
 
     def begin(self, key: _K, start: Callable[[], Coroutine[Any, Any, _V]]) -> asyncio.Task[_V]:
         """Return the key's task, begun if there is none, without waiting for it."""
@@ -37,7 +46,8 @@ class SingleFlight(Generic[_K, _V]):
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _ended(self, key: _K, task: asyncio.Task[_V]) -> None:
         if self._tasks.get(key) is task:

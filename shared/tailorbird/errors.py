@@ -7,10 +7,11 @@ TailorbirdError
 ├── NotFound             no such thing, or not the caller's to know of
 ├── AlreadyExists        the name is taken by something else
 ├── FailedPrecondition   the request is right, the state is not
-│   └── AdapterRefused   a version fails a check and is never served
+│   └── AdapterRefused   a version fails a check and is not served
 ├── Aborted              what was under way was ended from outside
 │   └── Conflict         somebody else was faster
 │       └── LeaseLost    the job is another holder's now
+├── DeadlineExceeded     the caller's time was up before its turn came
 ├── ResourceExhausted    a limit is reached; later may work
 ├── Unavailable          something needed is down; the same call may work later
 │   └── StoreUnavailable the object store did not answer
@@ -20,6 +21,8 @@ Nothing here knows of gRPC: `tailorbird.rpc.status` maps these to status codes.
 """
 
 from __future__ import annotations
+
+_MAX_REFUSAL_CHARS = 500
 
 
 class TailorbirdError(Exception):
@@ -88,9 +91,24 @@ class FailedPrecondition(TailorbirdError):
 
 
 class AdapterRefused(FailedPrecondition):
-    """A version fails a check of the gate; it is never served. `reason` names the check."""
+    """A version fails a check of the gate, which `reason` names; it is not served.
+
+    Never, unless `retryable`: then the check may pass later. Messages quote what a tenant wrote and
+    are cut at 500 characters.
+    """
 
     default_reason = "ADAPTER_REFUSED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retryable: bool = False,
+        **metadata: object,
+    ) -> None:
+        super().__init__(message[:_MAX_REFUSAL_CHARS], reason=reason, **metadata)
+        self.retryable = retryable
 
 
 class Aborted(TailorbirdError):
@@ -109,6 +127,12 @@ class LeaseLost(Conflict):
     """The job has ended or is leased under a later epoch; the caller may change nothing."""
 
     default_reason = "LEASE_LOST"
+
+
+class DeadlineExceeded(TailorbirdError):
+    """The caller's deadline passed before what it asked for was done."""
+
+    default_reason = "DEADLINE_EXCEEDED"
 
 
 class ResourceExhausted(TailorbirdError):

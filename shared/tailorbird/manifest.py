@@ -1,6 +1,9 @@
 """What stands beside an adapter's weights: its manifest and its probes.
 
 `manifest.json` is written last: its presence is the version's existence.
+
+Readers keep fields they do not know, so that an old replica can live beside a newer trainer; a
+`schema_version` above theirs is read as long as the fields they know are sound.
 """
 
 from __future__ import annotations
@@ -21,7 +24,16 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_CARD = "README.md"
 
 RANKS = (8, 16, 32, 64, 128)
-"""LoRA ranks that training offers and serving can load (vLLM's own list, within reason)."""
+"""LoRA ranks that training offers. Serving loads any rank up to its cap."""
+
+MAX_MANIFEST_BYTES = 2**20
+"""Some four times what the largest dense models need: about 150 bytes for each of 2,000 tensors."""
+
+MAX_PROBES_BYTES = 2**20
+"""Some twenty times what training writes: four sequences of 128 tokens."""
+
+_MAX_FAULT_CHARS = 200
+_MAX_FAULTS = 64
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -31,10 +43,13 @@ Instant = Annotated[
 ]
 """A time with its zone, within what the API can say."""
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Sha256OrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A value of a file in the object store; what a newer writer added stays in it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class FileEntry(_Record):
@@ -45,29 +60,30 @@ class FileEntry(_Record):
 
 
 class Lineage(_Record):
-    """Where a version came from."""
+    """Where a version came from: a job of ours, or `imported_from` and the rest empty."""
 
     job: str
     training_dataset: str
-    training_dataset_sha256: Sha256
-    spec_sha256: Sha256
+    training_dataset_sha256: _Sha256OrNone
+    spec_sha256: _Sha256OrNone
     parent_version: str
     code_version: str
+    imported_from: str = ""
 
 
 class EvaluationSummary(_Record):
-    """How a version did; losses in nats per trained token."""
+    """How a version did; losses in nats per trained token. Of an import nothing is known."""
 
-    steps: Count
-    training_loss: FiniteFloat
-    validation_loss: FiniteFloat | None
-    base_validation_loss: FiniteFloat | None
+    steps: Count = 0
+    training_loss: FiniteFloat | None = None
+    validation_loss: FiniteFloat | None = None
+    base_validation_loss: FiniteFloat | None = None
 
 
 class AdapterManifest(_Record):
     """Everything serving must know to trust a version, and a person to understand it."""
 
-    schema_version: Annotated[int, Field(ge=1, le=1)] = 1
+    schema_version: Annotated[Count, Field(ge=1)] = 1
     version: str
     create_time: Instant
     base_model: str
@@ -89,7 +105,8 @@ class AdapterManifest(_Record):
 
     @classmethod
     def from_json(cls, data: bytes) -> AdapterManifest:
-        """Read stored bytes; DataCorrupt if they are no manifest."""
+        """Read stored bytes; DataCorrupt if they are no manifest, or too many."""
+        _check_size(MANIFEST, data, MAX_MANIFEST_BYTES, "MANIFEST_INVALID")
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -121,7 +138,8 @@ class Probes(_Record):
 
     @classmethod
     def from_json(cls, data: bytes) -> Probes:
-        """Read stored bytes; DataCorrupt if they are no probes or a list's length is wrong."""
+        """Read stored bytes; DataCorrupt if they are no probes, or a length is wrong."""
+        _check_size(PROBES, data, MAX_PROBES_BYTES, "PROBES_INVALID")
         try:
             probes = cls.model_validate_json(data)
         except ValidationError as error:
@@ -145,6 +163,17 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(size=path.stat().st_size, sha256=digest)
 
 
+def _check_size(name: str, data: bytes, most: int, reason: str) -> None:
+    if len(data) > most:
+        raise DataCorrupt(
+            f"{name} has {len(data)} bytes; at most {most} are accepted", reason=reason
+        )
+
+
 def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    # Pydantic finds every fault, and to list a hundred thousand of them takes seconds.
+    if error.error_count() > _MAX_FAULTS:
+        return f"{error.error_count()} of its values are wrong"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    text = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return text[:_MAX_FAULT_CHARS]

@@ -6,9 +6,10 @@ for file://, s3://, gs:// and az:// URLs. Keys are relative, separated by "/".
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -18,9 +19,10 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 from obstore.store import ObjectStore as Backend
 
-from tailorbird.errors import Conflict, InvalidArgument, NotFound, StoreUnavailable
+from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
 
 _CHUNK_BYTES = 8 * 2**20
+_PIECE_BYTES = 2**20
 _PARTS_AT_ONCE = 4
 
 
@@ -32,17 +34,24 @@ class ObjectExists(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """Key and size in bytes of a stored object."""
+    """Key, size in bytes and time of writing, by the store's clock, of a stored object."""
 
     key: str
     size: int
+    modified: datetime
 
 
 class ObjectStore(Protocol):
     """Objects by key. Every method raises StoreUnavailable when the store does not answer."""
 
-    async def get(self, key: str) -> bytes:
-        """Return the whole object; NotFound if there is none."""
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        """Return the whole object; NotFound if there is none.
+
+        DataCorrupt (OBJECT_TOO_LARGE) if it has more than `max_bytes`, before it is read.
+        """
+
+    def read(self, key: str) -> AsyncGenerator[memoryview]:
+        """Yield the object's bytes in order, in pieces of about 1 MiB; NotFound if none."""
 
     async def download(self, key: str, path: Path) -> int:
         """Write the object to `path` in bounded memory and return its size; NotFound if none."""
@@ -86,11 +95,25 @@ class ObstoreStore:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         """See ObjectStore."""
         with _mapped(key):
             result = await obstore.get_async(self._backend, key)
+            size = result.meta["size"]
+            if max_bytes is not None and size > max_bytes:
+                raise DataCorrupt(
+                    f"object {key} has {size} bytes; at most {max_bytes} are read",
+                    reason="OBJECT_TOO_LARGE",
+                    key=key,
+                )
             return bytes(await result.bytes_async())
+
+    async def read(self, key: str) -> AsyncGenerator[memoryview]:
+        """See ObjectStore."""
+        with _mapped(key):
+            result = await obstore.get_async(self._backend, key)
+            async for piece in result.stream(min_chunk_size=_PIECE_BYTES):
+                yield memoryview(piece)
 
     async def download(self, key: str, path: Path) -> int:
         """See ObjectStore."""
@@ -132,7 +155,7 @@ class ObstoreStore:
         with _mapped(prefix):
             async for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
                 for meta in batch:
-                    yield ObjectInfo(meta["path"], meta["size"])
+                    yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
 
     async def folders(self, prefix: str) -> list[str]:
         """See ObjectStore."""

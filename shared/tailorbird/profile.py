@@ -8,11 +8,16 @@ from tailorbird.errors import DataCorrupt, NotFound
 from tailorbird.manifest import Digest
 from tailorbird.object_store import ObjectStore
 
+_MAX_BYTES = 64 * 2**10
+
 
 class ServingProfile(BaseModel):
-    """The limits of one kind of serving replica. Serving writes it at start."""
+    """The limits of one kind of serving replica. Serving writes it at start.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Readers keep fields they do not know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     profile: str
     base_model: str
@@ -32,7 +37,7 @@ async def write_profile(store: ObjectStore, profile: ServingProfile) -> None:
 async def read_profile(store: ObjectStore, name: str) -> ServingProfile | None:
     """Return the profile, or None while no serving replica has written it."""
     try:
-        data = await store.get(_key(name))
+        data = await store.get(_key(name), _MAX_BYTES)
     except NotFound:
         return None
     try:

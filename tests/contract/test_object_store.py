@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,27 @@ async def test_a_file_larger_than_a_part_goes_up_and_down(
     await store.upload("a/big", tmp_path / "big")
     assert await store.download("a/big", tmp_path / "copy") == len(data)
     assert (tmp_path / "copy").read_bytes() == data
+
+
+async def test_a_large_object_is_read_in_order_in_small_pieces(
+    store: ObstoreStore, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * 4096 * 20
+    (tmp_path / "big").write_bytes(data)
+    await store.upload("a/big", tmp_path / "big")
+    pieces = [bytes(piece) async for piece in store.read("a/big")]
+    assert b"".join(pieces) == data
+    assert len(pieces) > 4
+    with pytest.raises(NotFound):
+        await anext(store.read("a/none"))
+
+
+async def test_tells_when_an_object_was_written(store: ObstoreStore) -> None:
+    # A store's clock may count whole seconds.
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    await store.put("a/b", b"x")
+    (info,) = [info async for info in store.objects("a")]
+    assert before <= info.modified <= datetime.now(UTC) + timedelta(seconds=2)
 
 
 async def test_create_never_overwrites(store: ObstoreStore) -> None:

@@ -10,14 +10,15 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tests.integration.serving.process import Client
-from tests.integration.serving.world import CONTEXT, World
+from tests.integration.serving.world import CONTEXT
+from tests.integration.serving import world
 
 SLOTS = 8
 ACME = "acme-token"
 GLOBEX = "globex-token"
 GREEDY = pb.SamplingParameters(temperature=0, max_tokens=8)
 LONG = pb.SamplingParameters(temperature=0, max_tokens=CONTEXT - 100)
-PROMPT = pb.TokenIds(ids=World.PROMPT)
+PROMPT = pb.TokenIds(ids=world.PROMPT)
 
 
 def ask(model: AdapterName | VersionName | str, **changes: Any) -> pb.GenerateRequest:

@@ -1,0 +1,212 @@
+"""What one life of the engine holds: which versions, under which ids, all of them proven.
+
+A version that is loaded is held on disk, since the engine may read its folder again. Its id, name
+and path are its own for the life of the process. After a failure or a cancellation, wherever it
+comes, the engine is told to remove the adapter: it may answer to the id of a failed load with the
+base's weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from serving_svc.adapters.disk import AdapterDisk
+from serving_svc.adapters.gate import judge_probes
+from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
+from serving_svc.adapters.refusals import Refusals
+from serving_svc.adapters.replay import effect, replay
+from serving_svc.adapters.workers import uninterrupted
+from serving_svc.metrics import ServingMetrics
+from tailorbird.errors import AdapterRefused, TailorbirdError, Unavailable
+from tailorbird.manifest import Probes
+from tailorbird.names import VersionName
+
+_log = structlog.get_logger(__name__)
+
+_MAX_PASSED = 10_000
+
+
+class AdapterEngine(Protocol):
+    """What residency needs of the engine; every call raises EngineDied once it has died."""
+
+    async def add_adapter(self, adapter: LoadedAdapter) -> None:
+        """Load an adapter; AdapterRefused (LOAD_FAILED) if the engine cannot."""
+
+    async def remove_adapter(self, adapter: LoadedAdapter) -> None:
+        """Unload an adapter, also one whose loading failed or was given up."""
+
+    async def prompt_logprobs(
+        self, token_ids: Sequence[int], adapter: LoadedAdapter | None
+    ) -> list[float]:
+        """Return the logprob of each token but the first, given those before it, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Resident:
+    adapter: LoadedAdapter
+    held: AsyncExitStack
+    """The version's hold on disk."""
+
+
+class Residency:
+    """Loads and unloads versions for the scheduler, which owns the slots. It ends with `engine`.
+
+    `engine_ids` counts up for the life of the process, over all lives of the engine: vLLM keys on
+    the id alone, and dies of one of 2**31 or more. `probe_floor` is the gate's, in nats per token.
+    """
+
+    def __init__(
+        self,
+        engine: AdapterEngine,
+        disk: AdapterDisk,
+        refusals: Refusals,
+        metrics: ServingMetrics,
+        *,
+        probe_floor: float,
+        engine_ids: Iterator[int],
+    ) -> None:
+        self._engine = engine
+        self._disk = disk
+        self._refusals = refusals
+        self._metrics = metrics
+        self._probe_floor = probe_floor
+        self._engine_ids = engine_ids
+        self._residents: dict[VersionName, _Resident] = {}
+        # Versions that passed all their probes in this life of the engine, oldest first.
+        self._passed: OrderedDict[VersionName, None] = OrderedDict()
+        self._closed = False
+
+    async def load(self, version: VersionName) -> None:
+        """Put a version into the engine and through its probes. The caller has a slot for it.
+
+        Nothing happens if it is there. Raises what holding it on disk raises, AdapterRefused if the
+        engine cannot load it or its probes differ, EngineDied, Unavailable. The engine is without
+        it then, as after a cancellation. A version is loaded or unloaded by one caller at a time.
+        """
+        if version in self._residents:
+            return
+        started = time.perf_counter()
+        try:
+            await self._load(version)
+        except AdapterRefused:
+            raise
+        except Exception:
+            self._metrics.loads.labels("failed").inc()
+            raise
+        seconds = time.perf_counter() - started
+        self._metrics.loads.labels("ok").inc()
+        self._metrics.load_seconds.observe(seconds)
+        _log.info("adapter loaded", version=str(version), seconds=round(seconds, 3))
+
+    async def unload(self, version: VersionName) -> None:
+        """Take a version out of the engine, if it is there, and let the disk have it.
+
+        Never raises for the engine: a dead one holds nothing. Once begun it goes to its end.
+        """
+        resident = self._residents.pop(version, None)
+        if resident is None:
+            return
+        self._count()
+        await uninterrupted(self._unload(resident))
+        _log.info("adapter unloaded", version=str(version))
+
+    def loaded(self, version: VersionName) -> LoadedAdapter:
+        """Return what the engine knows a version as; Unavailable if it does not hold it."""
+        resident = self._residents.get(version)
+        if resident is None:
+            raise Unavailable(f"{version} is not in the engine", reason="ADAPTER_NOT_LOADED")
+        return resident.adapter
+
+    def versions(self) -> Sequence[VersionName]:
+        """Return the versions in the engine."""
+        return list(self._residents)
+
+    @asynccontextmanager
+    async def scratch(self, staged: StagedAdapter) -> AsyncIterator[LoadedAdapter]:
+        """Keep a folder that is no version yet in the engine inside the block, unjudged.
+
+        The caller has a slot for it. Raises what adding an adapter raises.
+        """
+        async with self._added(staged) as adapter:
+            yield adapter
+        await uninterrupted(self._remove(adapter))
+
+    async def close(self) -> None:
+        """Let the disk have everything; the engine has ended, or ends next. Loading fails after."""
+        self._closed = True
+        residents = list(self._residents.values())
+        self._residents.clear()
+        self._count()
+        for resident in residents:
+            await resident.held.aclose()
+
+    async def _load(self, version: VersionName) -> None:
+        async with AsyncExitStack() as stack:
+            staged = await stack.enter_async_context(self._disk.hold(version))
+            try:
+                async with self._added(staged) as adapter:
+                    await self._probe(version, staged.probes, adapter)
+                    if self._closed:
+                        raise Unavailable("the engine is stopping", reason="ENGINE_STOPPING")
+            except AdapterRefused as refusal:
+                self._refusals.record(version, refusal)
+                if not refusal.retryable:
+                    self._disk.forget(version)
+                raise
+            # No await from here on: a cancellation would come between the engine and its record.
+            self._refusals.clear(version)
+            self._residents[version] = _Resident(adapter, stack.pop_all())
+            self._count()
+
+    @asynccontextmanager
+    async def _added(self, staged: StagedAdapter) -> AsyncIterator[LoadedAdapter]:
+        """Add an adapter, and remove it if adding it or the block fails."""
+        engine_id = next(self._engine_ids)
+        adapter = LoadedAdapter(engine_id, f"{staged.version}#{engine_id}", staged.path)
+        try:
+            await self._engine.add_adapter(adapter)
+            yield adapter
+        except BaseException:
+            await uninterrupted(self._remove(adapter))
+            raise
+
+    async def _probe(self, version: VersionName, probes: Probes, adapter: LoadedAdapter) -> None:
+        """Judge all probes the first time, later the one with the largest effect.
+
+        The files are the same ones, by their digests, and so are base and engine: what can still
+        have gone wrong is this load, which one sequence shows.
+        """
+        if version in self._passed:
+            probes = Probes(sequences=(max(probes.sequences, key=effect),))
+        ids = [probe.token_ids for probe in probes.sequences]
+        judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
+        self._passed[version] = None
+        if len(self._passed) > _MAX_PASSED:
+            self._passed.popitem(last=False)
+
+    async def _unload(self, resident: _Resident) -> None:
+        try:
+            await self._remove(resident.adapter)
+        finally:
+            await resident.held.aclose()
+
+    async def _remove(self, adapter: LoadedAdapter) -> None:
+        try:
+            await self._engine.remove_adapter(adapter)
+        except Exception as error:
+            _log.warning(
+                "adapter not removed",
+                name=adapter.name,
+                error=str(error),
+                exc_info=not isinstance(error, TailorbirdError),
+            )
+
+    def _count(self) -> None:
+        self._metrics.resident.set(len(self._residents))

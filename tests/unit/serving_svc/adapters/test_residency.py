@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from serving_svc.adapters import residency as module
+from serving_svc.adapters.disk import AdapterDisk
+from serving_svc.adapters.model import StagedAdapter
+from serving_svc.adapters.residency import Residency
+from serving_svc.metrics import ServingMetrics
+from tailorbird.errors import AdapterRefused, StoreUnavailable, Unavailable
+from tests.unit.serving_svc.adapters.cancelling import CancelledAt
+from tests.unit.serving_svc.adapters.engine import FakeEngine
+from tests.unit.serving_svc.adapters.published import SEQUENCES, World, new_metrics, version
+
+FIRST, LARGEST = (probe.token_ids for probe in SEQUENCES)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    await made.publish(version(1), version(2))
+    return made
+
+
+@pytest.fixture
+async def disk(world: World) -> AsyncIterator[AdapterDisk]:
+    opened = await world.open_disk()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def metrics() -> ServingMetrics:
+    return new_metrics()
+
+
+@pytest.fixture
+async def residency(
+    world: World, disk: AdapterDisk, engine: FakeEngine, metrics: ServingMetrics
+) -> Residency:
+    return Residency(
+        engine, disk, world.refusals, metrics, probe_floor=0.02, engine_ids=itertools.count(1)
+    )
+
+
+def holds(disk: AdapterDisk) -> int:
+    return sum(held.holds for held in disk.versions())
+
+
+def resident(metrics: ServingMetrics) -> float:
+    return metrics.resident._value.get()
+
+
+async def test_a_loaded_version_is_held_on_disk_until_it_leaves(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine, metrics: ServingMetrics
+) -> None:
+    await residency.load(version(1))
+    loaded = residency.loaded(version(1))
+    assert engine.loaded == {1: loaded}
+    assert loaded.name == f"{version(1)}#1"
+    assert residency.versions() == [version(1)]
+    assert (holds(disk), resident(metrics)) == (1, 1)
+    # Once is enough.
+    await residency.load(version(1))
+    assert len(engine.added) == 1
+    await residency.unload(version(1))
+    assert (engine.loaded, residency.versions()) == ({}, [])
+    assert (holds(disk), resident(metrics)) == (0, 0)
+    with pytest.raises(Unavailable):
+        residency.loaded(version(1))
+    await residency.unload(version(1))
+
+
+async def test_a_version_that_comes_back_has_a_new_id_and_one_probe(
+    residency: Residency, engine: FakeEngine
+) -> None:
+    await residency.load(version(1))
+    assert set(engine.probed) == {(tokens, of) for tokens in (FIRST, LARGEST) for of in (None, 1)}
+    assert len(engine.probed) == 4
+    engine.probed.clear()
+    await residency.unload(version(1))
+    await residency.load(version(1))
+    assert [adapter.engine_id for adapter in engine.added] == [1, 2]
+    assert set(engine.probed) == {(LARGEST, None), (LARGEST, 2)}
+    engine.probed.clear()
+    await residency.load(version(2))
+    assert len(engine.probed) == 4
+
+
+async def test_a_load_that_goes_wrong_later_is_seen_too(
+    residency: Residency, engine: FakeEngine, world: World
+) -> None:
+    await residency.load(version(1))
+    await residency.unload(version(1))
+    engine.error = -1.0
+    with pytest.raises(AdapterRefused) as caught:
+        await residency.load(version(1))
+    assert caught.value.reason == "EFFECT_ABSENT"
+    assert not engine.loaded
+
+
+async def test_the_passed_versions_are_bounded(
+    residency: Residency, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_PASSED", 1)
+    for number in (1, 2, 1):
+        await residency.load(version(number))
+        await residency.unload(version(number))
+    assert len(engine.probed) == 12
+
+
+async def test_probes_that_differ_refuse_and_leave_nothing(
+    residency: Residency,
+    disk: AdapterDisk,
+    engine: FakeEngine,
+    world: World,
+    metrics: ServingMetrics,
+) -> None:
+    engine.error = -0.5
+    with pytest.raises(AdapterRefused) as caught:
+        await residency.load(version(1))
+    assert caught.value.reason == "PROBE_MISMATCH"
+    with pytest.raises(AdapterRefused):
+        await residency.load(version(1))
+    assert len(engine.added) == 1
+    assert not engine.loaded
+    assert resident(metrics) == 0
+    await disk.close()
+    assert world.folders() == []
+
+
+async def test_a_retryable_refusal_keeps_the_files_and_lapses(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine, world: World
+) -> None:
+    engine.add_error = AdapterRefused("no memory", reason="LOAD_FAILED", retryable=True)
+    with pytest.raises(AdapterRefused):
+        await residency.load(version(1))
+    assert not engine.loaded
+    assert holds(disk) == 0
+    refusal = world.refusals.get(version(1))
+    assert refusal is not None
+    assert refusal.retryable
+    engine.add_error = None
+    with pytest.raises(AdapterRefused):
+        await residency.load(version(1))
+    world.refusals._clock = lambda: refusal.retry_at  # type: ignore[assignment, return-value]
+    await residency.load(version(1))
+    assert world.store.calls["read"] == 3
+    assert not world.refusals._adapters
+
+
+async def test_a_refusal_of_the_disk_is_counted_once(
+    residency: Residency, engine: FakeEngine, world: World
+) -> None:
+    await world.store.put(f"{version(1)}/manifest.json", b"{}")
+    with pytest.raises(AdapterRefused):
+        await residency.load(version(1))
+    (record,) = world.refusals._adapters[version(1).adapter_name].values()
+    assert record.tries == 1
+    assert not engine.added
+
+
+async def test_a_store_that_is_down_refuses_nothing(
+    residency: Residency, world: World, metrics: ServingMetrics
+) -> None:
+    world.store.errors["objects"] = StoreUnavailable("down")
+    with pytest.raises(StoreUnavailable):
+        await residency.load(version(1))
+    assert metrics.loads.labels("failed")._value.get() == 1
+    world.store.errors.clear()
+    await residency.load(version(1))
+    assert metrics.loads.labels("ok")._value.get() == 1
+
+
+async def test_a_probe_that_fails_ends_its_siblings_before_the_adapter_goes(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine
+) -> None:
+    engine.probe_errors[FIRST] = Unavailable("stalled")
+    # The others hang; the fake refuses to remove an adapter that is being probed.
+    engine.may_probe.clear()
+    with pytest.raises(Unavailable, match="stalled"):
+        await residency.load(version(1))
+    assert not engine.loaded
+    assert not +engine.running
+    assert holds(disk) == 0
+
+
+async def test_the_death_of_the_engine_frees_everything(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine
+) -> None:
+    await residency.load(version(1))
+    engine.die()
+    with pytest.raises(Unavailable) as caught:
+        await residency.load(version(2))
+    assert caught.value.reason == "ENGINE_DIED"
+    await residency.unload(version(1))
+    assert holds(disk) == 0
+
+
+async def test_close_lets_the_disk_have_everything_and_ends_loads(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine, metrics: ServingMetrics
+) -> None:
+    await residency.load(version(1))
+    engine.adding.clear()
+    engine.may_add.clear()
+    loading = asyncio.create_task(residency.load(version(2)))
+    await engine.adding.wait()
+    await residency.close()
+    engine.may_add.set()
+    with pytest.raises(Unavailable):
+        await loading
+    assert (holds(disk), resident(metrics), residency.versions()) == (0, 0, [])
+
+
+async def test_a_load_cancelled_anywhere_leaves_the_engine_without_it(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine
+) -> None:
+    for at in itertools.count(1):
+        watched = CancelledAt(residency.load(version(1)), at)
+        task = asyncio.create_task(watched.run())
+        await asyncio.wait({task})
+        if watched.suspensions < at:
+            break
+        # The last suspensions may come after the end of what they wait for.
+        if task.cancelled():
+            assert (engine.loaded, residency.versions(), holds(disk)) == ({}, [], 0)
+        await residency.unload(version(1))
+        # The first load through the whole, the next without what is known.
+        residency._passed.clear()
+        if at % 2:
+            disk.forget(version(1))
+    assert at > 3
+    assert len(engine.loaded) == holds(disk) == 1
+
+
+async def test_an_unload_cancelled_anywhere_goes_to_its_end(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine
+) -> None:
+    for at in itertools.count(1):
+        await residency.load(version(1))
+        watched = CancelledAt(residency.unload(version(1)), at)
+        task = asyncio.create_task(watched.run())
+        await asyncio.wait({task})
+        assert (engine.loaded, residency.versions(), holds(disk)) == ({}, [], 0)
+        if watched.suspensions < at:
+            break
+        assert task.cancelled()
+    assert at > 1
+
+
+async def test_the_disk_keeps_a_version_until_the_engine_has_let_go(
+    residency: Residency, disk: AdapterDisk, engine: FakeEngine
+) -> None:
+    await residency.load(version(1))
+    engine.may_remove.clear()
+    leaving = asyncio.create_task(residency.unload(version(1)))
+    await engine.removing.wait()
+    disk.forget(version(1))
+    assert holds(disk) == 1
+    engine.may_remove.set()
+    await leaving
+    assert not disk.versions()
+
+
+async def test_a_scratch_folder_is_in_the_engine_for_a_block(
+    residency: Residency, engine: FakeEngine, disk: AdapterDisk, tmp_path: Path
+) -> None:
+    async with disk.hold(version(1)) as version_staged:
+        pass
+    staged = StagedAdapter(version(2), tmp_path, 1, version_staged.probes)
+    async with residency.scratch(staged) as adapter:
+        assert engine.loaded == {adapter.engine_id: adapter}
+    assert not engine.loaded
+    engine.remove_error = Unavailable("once only")
+    with pytest.raises(ZeroDivisionError):
+        async with residency.scratch(staged):
+            engine.remove_error = None
+            raise ZeroDivisionError
+    assert not engine.loaded
+    for at in itertools.count(1):
+        watched = CancelledAt(_scratch(residency, staged), at)
+        task = asyncio.create_task(watched.run())
+        with suppress(asyncio.CancelledError):
+            await task
+        assert not engine.loaded
+        if watched.suspensions < at:
+            break
+    assert at > 2
+
+
+async def _scratch(residency: Residency, staged: StagedAdapter) -> None:
+    async with residency.scratch(staged):
+        await asyncio.sleep(0)
