@@ -143,6 +143,12 @@ class Admission:
         if slot is not None:
             slot.retired = True
 
+    def discard(self, version: VersionName) -> None:
+        """Let `version` leave now, wanted or not, unless somebody holds it."""
+        slot = self.slots.get(version)
+        if slot is not None and slot.state is SlotState.READY and not slot.holders:
+            self._empty(slot)
+
     def close(self, error: TailorbirdError) -> None:
         """Admit nothing any more: all who wait, and all who come, get `error`."""
         self._closed = error

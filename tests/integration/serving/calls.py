@@ -9,9 +9,9 @@ from typing import Any
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.serving.v1 import inference_service_pb2 as pb
+from tests.integration.serving import world
 from tests.integration.serving.process import Client
 from tests.integration.serving.world import CONTEXT
-from tests.integration.serving import world
 
 SLOTS = 8
 ACME = "acme-token"
