@@ -91,7 +91,7 @@ def test_a_wrong_route_is_named(
 def test_a_route_shows_every_version() -> None:
     versions = tuple(RoutedVersion(version=version.version) for version in VERSIONS)
     route = Route.model_construct(
-        generation=2, versions=versions, reason="set", actor="ops", create_time=NOW, nonce="n"
+        generation=2, versions=versions, reason="promote", actor="ops", create_time=NOW, nonce="n"
     )
     written = convert.route(ADAPTER, route)
     assert [one.version for one in written.versions] == [str(version) for version in VERSIONS]
