@@ -16,7 +16,7 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as pb_grpc
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import Route
+from tailorbird.registry import Route, RoutedVersion
 from tailorbird.rpc.auth import current_caller
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,7 +56,7 @@ class AdapterChanger(Protocol):
     async def set_route(
         self,
         adapter: AdapterName,
-        versions: Sequence[tuple[VersionName, int]],
+        versions: Sequence[RoutedVersion],
         expected_generation: int,
         actor: str,
     ) -> Route:

@@ -13,7 +13,7 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import Route
+from tailorbird.registry import MAX_ROUTED_VERSIONS, MAX_WEIGHT, Route, RoutedVersion
 
 _MAX_CHUNK_BYTES = 3 * 2**20
 _MAX_URI_CHARS = 2048
@@ -45,15 +45,27 @@ def rollback_request(message: pb.RollbackRequest) -> tuple[AdapterName, VersionN
     return AdapterName.parse(message.name), to_version
 
 
-def set_route_request(
-    message: pb.SetRouteRequest,
-) -> tuple[AdapterName, list[tuple[VersionName, int]]]:
-    """Read the versions that an adapter is to be routed to, with their weights."""
-    versions = [
-        (VersionName.parse(one.version, f"versions[{index}].version"), one.weight)
-        for index, one in enumerate(message.versions)
-    ]
-    return AdapterName.parse(message.name), versions
+def set_route_request(message: pb.SetRouteRequest) -> tuple[AdapterName, list[RoutedVersion]]:
+    """Read the versions that an adapter is to be routed to."""
+    adapter = AdapterName.parse(message.name)
+    if not 1 <= len(message.versions) <= MAX_ROUTED_VERSIONS:
+        raise InvalidArgument(
+            "versions", f"{len(message.versions)} are given; 1 to {MAX_ROUTED_VERSIONS} are allowed"
+        )
+    if message.expected_generation < 0:
+        raise InvalidArgument("expected_generation", f"{message.expected_generation} is negative")
+    routed: dict[str, RoutedVersion] = {}
+    for index, one in enumerate(message.versions):
+        field = f"versions[{index}]"
+        name = VersionName.parse(one.version, f"{field}.version")
+        if name.adapter_name != adapter:
+            raise InvalidArgument(f"{field}.version", f"{name} is not a version of {adapter}")
+        if name.version in routed:
+            raise InvalidArgument(f"{field}.version", f"{name} is given twice")
+        if not 1 <= one.weight <= MAX_WEIGHT:
+            raise InvalidArgument(f"{field}.weight", f"{one.weight} is not 1 to {MAX_WEIGHT}")
+        routed[name.version] = RoutedVersion(version=name.version, weight=one.weight)
+    return adapter, list(routed.values())
 
 
 async def import_header(
@@ -176,7 +188,7 @@ def _describe(message: pb.Version, manifest: AdapterManifest) -> None:
     message.evaluation.CopyFrom(
         pb.Version.Evaluation(
             steps=evaluation.steps,
-            training_loss=evaluation.training_loss,
+            training_loss=evaluation.training_loss or 0.0,
             validation_loss=evaluation.validation_loss,
             base_validation_loss=evaluation.base_validation_loss,
         )

@@ -176,7 +176,8 @@ class Supervisor:
                 checked = time.monotonic()
             elif time.monotonic() - checked > self._watch.idle:
                 try:
-                    await asyncio.wait_for(engine.check(), self._watch.stall)
+                    async with asyncio.timeout(self._watch.stall):
+                        await engine.check()
                 except TimeoutError:
                     return
                 except TailorbirdError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -22,10 +23,18 @@ from serving_svc.generation.model import (
 )
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused, Unavailable
-from tailorbird.manifest import ADAPTER_WEIGHTS, Probes, ProbeSequence
+from tailorbird.manifest import (
+    ADAPTER_WEIGHTS,
+    AdapterManifest,
+    EvaluationSummary,
+    Lineage,
+    Probes,
+    ProbeSequence,
+)
 from tailorbird.names import AdapterName, VersionName
 
 ADAPTER = AdapterName("acme", "support")
+DIGEST = f"sha256:{'a' * 64}"
 BASE_LOGPROB, ADAPTER_LOGPROB = -2.0, -1.0
 PROBES = Probes(
     sequences=(
@@ -40,6 +49,33 @@ PROBES = Probes(
 
 def version(number: int, adapter: AdapterName = ADAPTER) -> VersionName:
     return adapter.version(f"20260101T0000{number:02d}-job-1")
+
+
+def manifest(of: VersionName) -> AdapterManifest:
+    return AdapterManifest(
+        version=str(of),
+        create_time=datetime(2026, 1, 1, tzinfo=UTC),
+        base_model="base",
+        base_model_digest=DIGEST,
+        chat_template_digest=DIGEST,
+        rank=8,
+        alpha=16,
+        use_rslora=False,
+        target_modules=("q_proj",),
+        tensors={},
+        files={},
+        lineage=Lineage(
+            job=f"tenants/{of.tenant}/jobs/job",
+            training_dataset=f"tenants/{of.tenant}/datasets/data",
+            training_dataset_sha256="0" * 64,
+            spec_sha256="1" * 64,
+            parent_version="",
+            code_version="test",
+        ),
+        evaluation=EvaluationSummary(
+            steps=1, training_loss=1, validation_loss=0.5, base_validation_loss=None
+        ),
+    )
 
 
 def new_metrics() -> ServingMetrics:

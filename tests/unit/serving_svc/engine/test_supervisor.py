@@ -58,15 +58,15 @@ class Part:
 
 
 class World:
-    def __init__(self, **watch: float) -> None:
+    def __init__(self, stall: float = 60, idle: float = 60, attempts: int = 3) -> None:
         self.engines: list[Engine] = []
         self.failures: list[TailorbirdError] = []
         self.told: asyncio.Queue[bool] = asyncio.Queue()
         self.restored: list[VersionName] = []
-        settings = {"stall": 60.0, "idle": 60.0, "longest_delay": 0.0, "attempts": 3} | watch
+        watch = Watch(stall=stall, idle=idle, longest_delay=0, attempts=attempts)
         self.metrics = new_metrics()
         self.supervisor = Supervisor(
-            self.start, self.live, self.restore, self.told.put, Watch(**settings), self.metrics
+            self.start, self.live, self.restore, self.told.put, watch, self.metrics
         )
 
     async def start(self) -> Engine:

@@ -46,6 +46,10 @@ class Heard:
     def __init__(self) -> None:
         self.chunks: list[Chunk] = []
         self.errors: list[TailorbirdError] = []
+        self.tokens = 0
+
+    def count(self, tokens: int) -> None:
+        self.tokens += tokens
 
     def put(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
