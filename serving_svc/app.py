@@ -3,29 +3,157 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import itertools
 import multiprocessing
 import os
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from serving_svc.engine.base import ServableBase, load_servable_base
+from serving_svc.engine.base import load_servable_base
 from serving_svc.engine.launch import engine_starter, prepare_environment
-from serving_svc.engine.supervisor import Supervisor, Watch
+from serving_svc.engine.machine import read_machine
+from serving_svc.engine.plan import Asked, plan_engine
 from serving_svc.metrics import ServingMetrics
-from serving_svc.parts import Parts, build_parts
 from serving_svc.settings import ServingSettings
 from tailorbird.local_disk import locked_folder
 from tailorbird.rpc.auth import TokenVerifier
 from tailorbird.rpc.server import RpcServer, stop_signal
 from tailorbird.telemetry import HealthServer
 
+if TYPE_CHECKING:
+    from serving_svc.parts import Parts
+
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+
+_SERVICES = (
+    "tailorbird.serving.v1.InferenceService",
+    "tailorbird.adapters.v1.AdapterService",
+)
+
+
+async def serve(settings: ServingSettings) -> int:
+    """Serve until SIGTERM, and return 0; return 1 when the engine cannot be kept alive."""
+    stop = stop_signal()
+    folder = settings.data_dir.resolve() / "serving"
+    registry = CollectorRegistry()
+    verifier = TokenVerifier.from_file(settings.tokens_file) if settings.tokens_file else None
+    server = RpcServer(settings.host, settings.port, verifier, registry, _SERVICES)
+    health = HealthServer(
+        settings.host, settings.metrics_port, registry, ready=lambda: server.ready
+    )
+    async with AsyncExitStack() as stack:
+        stack.enter_context(locked_folder(folder, "lock"))
+        health.start()
+        stack.callback(health.stop)
+        parts = await _or_stopped(_started(settings, server, registry, folder, stack), stop)
+        await server.start()
+        # Its calls find the engine: what is warm is warm before anybody is sent here.
+        await _or_ended(parts.warm(), stop)
+        await server.set_ready(True)
+        _log.info(
+            "serving",
+            base_model=parts.profile.base_model,
+            grpc=f"{settings.host}:{server.port}",
+            metrics=f"{settings.host}:{health.port}",
+            dtype=parts.profile.dtype,
+            adapter_slots=parts.profile.adapter_slots,
+        )
+        watching = asyncio.create_task(parts.supervisor.run())
+        stack.callback(watching.cancel)
+        gave_up = await _stopped_or_gave_up(stop, watching)
+        if gave_up:
+            _log.error("the engine cannot be kept alive; exiting, to be started again")
+        else:
+            _log.info("stopping", grace_seconds=settings.shutdown_grace)
+        await server.stop(0 if gave_up else settings.shutdown_grace)
+    _log.info("stopped")
+    return 1 if gave_up else 0
+
+
+async def _started(
+    settings: ServingSettings,
+    server: RpcServer,
+    registry: CollectorRegistry,
+    folder: Path,
+    stack: AsyncExitStack,
+) -> Parts:
+    base = await load_servable_base(
+        settings.base_model, folder, settings.base_model_name, settings.dtype
+    )
+    kv_cache_gib = prepare_environment(settings.kv_cache_gib)
+    machine = await asyncio.to_thread(read_machine, kv_cache_gib, settings.gpu_memory_utilization)
+    plan = plan_engine(base.dimensions, machine, _asked(settings))
+    for line in plan.lines:
+        _log.info("plan", line=line)
+    start_engine = engine_starter(
+        base.files,
+        plan,
+        base.lora_modules,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        enforce_eager=settings.enforce_eager,
+        tool_call_parser=settings.tool_call_parser,
+    )
+    metrics = ServingMetrics(registry, settings.metrics_tenants)
+    engine = await start_engine()
+    # It imports vLLM, which reads the environment.
+    from serving_svc.parts import Parts
+
+    parts = Parts(settings, base, plan, engine, start_engine, server.set_ready, metrics, folder)
+    await parts.open(stack)
+    parts.serve(server)
+    return parts
+
+
+def _asked(settings: ServingSettings) -> Asked:
+    budget = settings.adapter_memory_gib
+    return Asked(
+        max_lora_rank=settings.max_lora_rank,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        adapter_slots=settings.adapter_slots,
+        adapter_memory=None if budget is None else int(budget * 2**30),
+        max_cpu_loras=settings.max_cpu_loras,
+        max_running=settings.max_running,
+    )
+
+
+async def _or_stopped(starting: Coroutine[Any, Any, _T], stop: asyncio.Event) -> _T:
+    """Return what `starting` returns. A stop meanwhile ends the process: it has no calls yet."""
+    task, stopped = asyncio.create_task(starting), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        _log.info("stopped while starting")
+        for child in multiprocessing.active_children():
+            child.terminate()
+        # The thread that builds the engine cannot be interrupted.
+        os._exit(0)
+    stopped.cancel()
+    return task.result()
+
+
+async def _or_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Wait for `work`, or until it is to stop."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+        return
+    task.result()
+
+
+async def _stopped_or_gave_up(stop: asyncio.Event, watching: asyncio.Task[None]) -> bool:
+    """Wait for either; return whether the engine was given up."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, watching}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if watching.done():
+        watching.result()
+    return watching.done()

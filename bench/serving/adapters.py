@@ -21,7 +21,7 @@ ALPHA = 32
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _EFFECT = 0.06
 """Standard deviation of B: answers differ from the base's, and stay text."""
-_PROBE_TEXTS = (
+PROBE_TEXTS = (
     "A probe is a short text whose every token has a probability under both models.",
     "The order 4711 left the warehouse on Monday; it should arrive before the weekend.",
 )
@@ -67,20 +67,25 @@ def _logprobs(model: Any, ids: list[int]) -> tuple[float, ...]:
     return tuple(chosen[:, 0].tolist())
 
 
+def make_adapters(base: Path, out: Path, count: int, seed: int) -> None:
+    """Write `count` adapters into the folders out/t-0000, out/t-0001, ..."""
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    sequences = [list(tokenizer.encode(text)) for text in PROBE_TEXTS]
+    model = adapted_model(base, torch.bfloat16)
+    for number in range(count):
+        randomise(model, seed * 10**6 + number)
+        write_adapter(model, sequences, out / f"t-{number:04d}")
+
+
 def main() -> None:
-    """Write the folders OUT/t-0000, OUT/t-0001, ..."""
+    """Make what the command line asks for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.base, local_files_only=True)
-    sequences = [list(tokenizer.encode(text)) for text in _PROBE_TEXTS]
-    model = adapted_model(arguments.base, torch.bfloat16)
-    for number in range(arguments.count):
-        randomise(model, arguments.seed * 10**6 + number)
-        write_adapter(model, sequences, arguments.out / f"t-{number:04d}")
+    make_adapters(arguments.base, arguments.out, arguments.count, arguments.seed)
 
 
 if __name__ == "__main__":

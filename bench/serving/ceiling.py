@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.serving.environment import enable_kernels
 from bench.serving.load import RequestFailed
 from bench.serving.plan import Answer, Ask
+from serving_svc.engine import cpu_lora
 
 # Those that our service names: without the head, which the peer's default has.
 _LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -73,7 +73,8 @@ class EngineClient:
 
 
 def _build_engine(base: Path, slots: int, max_lora_rank: int) -> Any:
-    enable_kernels()
+    # Before vLLM is imported, as our service does it.
+    cpu_lora.enable()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 

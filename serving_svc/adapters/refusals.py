@@ -87,7 +87,7 @@ class Refusals:
             version=str(version),
             reason=refusal.reason,
             message=refusal.message[:_MAX_MESSAGE],
-            retry_at=retry_at and retry_at.isoformat(),
+            retry_at=None if retry_at is None else retry_at.isoformat(),
         )
         while len(self._permanent) + len(self._retryable) > _MAX_REFUSALS:
             self._forget(next(iter(self._permanent or self._retryable)))
@@ -132,4 +132,5 @@ class Refusals:
 
 def _backoff(tries: int) -> timedelta:
     # 2**9 seconds are past the last step: no larger power is needed.
-    return min(_FIRST_BACKOFF * 2 ** min(tries - 1, 9), _LAST_BACKOFF)
+    doublings = min(tries - 1, 9)
+    return min(_FIRST_BACKOFF * (1 << doublings), _LAST_BACKOFF)

@@ -13,10 +13,8 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import Route, RoutedVersion
+from tailorbird.registry import Route
 
-_MAX_ROUTED = 16
-_MAX_WEIGHT = 1000
 _MAX_CHUNK_BYTES = 3 * 2**20
 _MAX_URI_CHARS = 2048
 
@@ -47,27 +45,15 @@ def rollback_request(message: pb.RollbackRequest) -> tuple[AdapterName, VersionN
     return AdapterName.parse(message.name), to_version
 
 
-def set_route_request(message: pb.SetRouteRequest) -> tuple[AdapterName, list[RoutedVersion]]:
-    """Read the versions that an adapter is to be routed to."""
-    adapter = AdapterName.parse(message.name)
-    if not 1 <= len(message.versions) <= _MAX_ROUTED:
-        raise InvalidArgument(
-            "versions", f"{len(message.versions)} are given; 1 to {_MAX_ROUTED} are allowed"
-        )
-    if message.expected_generation < 0:
-        raise InvalidArgument("expected_generation", f"{message.expected_generation} is negative")
-    routed: dict[str, RoutedVersion] = {}
-    for index, one in enumerate(message.versions):
-        field = f"versions[{index}]"
-        name = VersionName.parse(one.version, f"{field}.version")
-        if name.adapter_name != adapter:
-            raise InvalidArgument(f"{field}.version", f"{name} is not a version of {adapter}")
-        if name.version in routed:
-            raise InvalidArgument(f"{field}.version", f"{name} is given twice")
-        if not 1 <= one.weight <= _MAX_WEIGHT:
-            raise InvalidArgument(f"{field}.weight", f"{one.weight} is not 1 to {_MAX_WEIGHT}")
-        routed[name.version] = RoutedVersion(version=name.version, weight=one.weight)
-    return adapter, list(routed.values())
+def set_route_request(
+    message: pb.SetRouteRequest,
+) -> tuple[AdapterName, list[tuple[VersionName, int]]]:
+    """Read the versions that an adapter is to be routed to, with their weights."""
+    versions = [
+        (VersionName.parse(one.version, f"versions[{index}].version"), one.weight)
+        for index, one in enumerate(message.versions)
+    ]
+    return AdapterName.parse(message.name), versions
 
 
 async def import_header(

@@ -131,7 +131,7 @@ def _check_object(text: str, field: str) -> None:
         raise InvalidArgument(field, f"it is not a JSON object but {_kind(found)}")
     level: list[object] = [found]
     for _ in range(_MAX_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer)]
+        level = [inner for outer in level for inner in _inside(outer) if _nests(inner)]
         if not level:
             return
     raise _too_deep(field)
@@ -141,6 +141,10 @@ def _inside(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def _nests(value: object) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _too_deep(field: str) -> InvalidArgument:

@@ -10,7 +10,14 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving_svc.engine.sampling import token_logprobs
-from serving_svc.generation.model import Chunk, EngineDied, FinishReason, Sampling, Sink
+from serving_svc.generation.model import (
+    Chunk,
+    EngineDied,
+    FinishReason,
+    Sampling,
+    Sink,
+    TokenLogprobs,
+)
 from tailorbird.errors import TailorbirdError, Unavailable
 
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -27,7 +34,7 @@ class ChunkCollector:
     def __init__(self, sink: Sink, sampling: Sampling, ended: Callable[[], None]) -> None:
         self._sink = sink
         self._with_ids = sampling.return_token_ids
-        self._with_logprobs = sampling.logprobs is not None
+        self._logprobs = sampling.logprobs
         self._ended = ended
         self._closed = False
         self.count = sink.count
@@ -55,9 +62,9 @@ class ChunkCollector:
 
     def _chunk(self, completion: Any, finish: FinishReason | None) -> Chunk:
         ids: Sequence[int] = completion.token_ids if self._with_ids else ()
-        logprobs = (
-            token_logprobs(completion.token_ids, completion.logprobs) if self._with_logprobs else ()
-        )
+        logprobs: Sequence[TokenLogprobs] = ()
+        if self._logprobs is not None:
+            logprobs = token_logprobs(completion.token_ids, completion.logprobs, self._logprobs)
         return Chunk(completion.text, finish, ids, completion.index, logprobs)
 
     def _fail(self, error: TailorbirdError) -> None:

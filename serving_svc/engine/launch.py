@@ -1,4 +1,4 @@
-"""Builds the engine from the base and the plan: what vLLM reads from its environment, and in order."""
+"""Builds the engine from the base and the plan, in an environment that suits vLLM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving_svc.engine import cpu_lora
 from serving_svc.engine.plan import EnginePlan
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import FailedPrecondition, TailorbirdError
@@ -19,16 +18,18 @@ if TYPE_CHECKING:
     from serving_svc.engine.vllm_engine import VllmEngine
 
 
-def prepare_environment(kv_cache_gib: int) -> None:
-    """Set what vLLM reads when it is imported and in the processes it starts; the user's stands."""
+def prepare_environment(kv_cache_gib: int) -> int:
+    """Set what vLLM reads when it is imported and in the processes it starts; the user's stands.
+
+    Return the GiB that its key-value cache takes on a CPU.
+    """
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # What it logs before it has set up its own logging.
     logging.getLogger("vllm").setLevel(level)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Its worker does not end by itself: waiting longer than this for it gains nothing.
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
-    cpu_lora.enable()
+    return int(os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib)))
 
 
 def engine_starter(

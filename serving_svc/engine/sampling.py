@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from serving_svc.generation.model import Sampling, Structure, TokenLogprob, TokenLogprobs
@@ -58,7 +59,7 @@ def sampling_params(
             skip_special_tokens=not tools,
             output_kind=RequestOutputKind.FINAL_ONLY if final_only else RequestOutputKind.DELTA,
         )
-    except ValueError as error:
+    except VLLMClientError as error:
         raise InvalidArgument("sampling", f"the engine refuses it: {error}") from error
 
 

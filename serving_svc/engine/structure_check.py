@@ -81,7 +81,7 @@ def _grammar(kind: str, value: str, choices: list[str]) -> str:
 def _check_depth(value: object) -> None:
     level = [value]
     for _ in range(_MAX_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer)]
+        level = [one for outer in level for one in _inside(outer) if isinstance(one, dict | list)]
         if not level:
             return
     raise RecursionError

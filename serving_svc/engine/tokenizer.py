@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from serving_svc.engine.tools import template_messages, template_tools
+from serving_svc.engine.tools import Tools, template_messages, template_tools
 from serving_svc.generation.model import Chat, Input, Text, TokenIds
 from tailorbird.errors import FailedPrecondition, InvalidArgument
 
@@ -22,8 +22,9 @@ _MESSAGE_CHARS = 128
 class Tokenizer:
     """The base model's tokenizer and chat template; `tokenizer` is a Hugging Face one."""
 
-    def __init__(self, tokenizer: Any, max_model_len: int) -> None:
+    def __init__(self, tokenizer: Any, tools: Tools, max_model_len: int) -> None:
         self._tokenizer = tokenizer
+        self._tools = tools
         self._max_model_len = max_model_len
         # A tokenizer is not made for several threads at once.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
@@ -33,6 +34,8 @@ class Tokenizer:
         """See generation.service.Engine."""
         if isinstance(prompt, TokenIds):
             return prompt.ids
+        if isinstance(prompt, Chat):
+            self._tools.check(prompt)
         chars, messages = _size(prompt)
         self._check_chars(chars)
         if chars + _MESSAGE_CHARS * messages <= _SHORT_CHARS:

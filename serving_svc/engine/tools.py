@@ -93,6 +93,9 @@ class _HoldingBack:
         self._parser = parser
         self._kept: dict[int, list[Chunk]] = {}
 
+    def count(self, tokens: int) -> None:
+        self._sink.count(tokens)
+
     def put(self, chunk: Chunk) -> None:
         kept = self._kept.setdefault(chunk.index, [])
         kept.append(chunk)

@@ -28,11 +28,13 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from serving_svc.adapters.model import LoadedAdapter
+from serving_svc.engine import cpu_lora
 from serving_svc.engine.collectors import ChunkCollector, ScoreCollector, died_inside
 from serving_svc.engine.output_loop import Collector, OutputLoop
-from serving_svc.engine.sampling import sampling_parameters
+from serving_svc.engine.sampling import STRUCTURE_BACKEND, sampling_params, structured_outputs
 from serving_svc.engine.tokenizer import Tokenizer
-from serving_svc.generation.model import EngineRequest, Input, ModelLimits, Sink
+from serving_svc.engine.tools import Tools
+from serving_svc.generation.model import EngineRequest, Input, ModelLimits, Sink, Structure
 from tailorbird.errors import AdapterRefused, InvalidArgument, TailorbirdError, Unavailable
 
 _log = structlog.get_logger(__name__)
@@ -61,17 +63,20 @@ class EngineConfig:
     gpu_memory_utilization: float
     tensor_parallel_size: int
     enforce_eager: bool | None
+    tool_call_parser: str | None = None
 
 
 class VllmEngine:
     """One engine with its own processes, and one base model in it. Made inside the event loop."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    def __init__(self, llm: AsyncLLM, tool_call_parser: str | None) -> None:
         self._llm: Any = llm
         self._core: Any = llm.engine_core
         self._processor: Any = llm.output_processor
         self._inputs: Any = llm.input_processor
-        self._tokenizer = Tokenizer(llm.get_tokenizer(), self.limits.max_model_len)
+        tokenizer = llm.get_tokenizer()
+        self._tools = Tools(tokenizer, tool_call_parser)
+        self._tokenizer = Tokenizer(tokenizer, self._tools, self.limits.max_model_len)
         self._loop = OutputLoop(llm)
         self._added: dict[int, LoRARequest] = {}
         self._request_ids = itertools.count(1)
@@ -81,11 +86,15 @@ class VllmEngine:
     @classmethod
     async def build(cls, config: EngineConfig) -> VllmEngine:
         """Start the engine's processes and load the model: seconds to minutes."""
-        return cls(await asyncio.to_thread(cls._start_processes, config))
+        llm = await asyncio.to_thread(cls._start_processes, config)
+        return cls(llm, config.tool_call_parser)
 
     @staticmethod
     def _start_processes(config: EngineConfig) -> AsyncLLM:
         on_cpu = current_platform.is_cpu()
+        # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
+        if on_cpu:
+            cpu_lora.enable()
         arguments = AsyncEngineArgs(
             model=str(config.model.resolve()),
             dtype=config.dtype,
@@ -101,6 +110,7 @@ class VllmEngine:
             enforce_eager=on_cpu if config.enforce_eager is None else config.enforce_eager,
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=config.tensor_parallel_size,
+            structured_outputs_config={"backend": STRUCTURE_BACKEND},
             enable_prefix_caching=True,
             enable_log_requests=False,
             disable_log_stats=True,
@@ -162,12 +172,25 @@ class VllmEngine:
 
     async def start(self, request: EngineRequest, sink: Sink) -> Request:
         """See generation.service.Engine."""
-        parameters = sampling_parameters(request.sampling, request.max_tokens, request.final_only)
+        parameters = sampling_params(
+            request.sampling,
+            request.max_tokens,
+            final_only=request.final_only,
+            tools=bool(request.tools),
+        )
+        if request.tools:
+            sink = self._tools.holding_back(sink, request.tools)
         started = Request(self)
         collector = ChunkCollector(sink, request.sampling, started.ended)
         started.collector = collector
         await self._submit(
-            started, request.token_ids, parameters, request.tenant, request.adapter, collector
+            started,
+            request.token_ids,
+            parameters,
+            request.tenant,
+            request.adapter,
+            collector,
+            request.sampling.structure,
         )
         return started
 
@@ -224,6 +247,7 @@ class VllmEngine:
         cache_salt: str,
         adapter: LoadedAdapter | None,
         collector: Collector,
+        structure: Structure | None = None,
     ) -> None:
         if self._llm.errored:
             raise Unavailable("the engine is being restarted", reason="ENGINE_DIED", retry_after=10)
@@ -239,6 +263,8 @@ class VllmEngine:
             )
         except (VLLMClientError, ValueError) as error:
             raise InvalidArgument("sampling", f"the engine refuses it: {error}") from error
+        if structure is not None:
+            request.sampling_params.structured_outputs = structured_outputs(structure)
         self._inputs.assign_request_id(request)
         for child, parent, index in _fanned_out(request):
             if parent is not None and not index:

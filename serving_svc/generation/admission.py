@@ -143,6 +143,12 @@ class Admission:
         if slot is not None:
             slot.retired = True
 
+    def discard(self, version: VersionName) -> None:
+        """Let `version` leave now, wanted or not, unless somebody holds it."""
+        slot = self.slots.get(version)
+        if slot is not None and slot.state is SlotState.READY and not slot.holders:
+            self._empty(slot)
+
     def close(self, error: TailorbirdError) -> None:
         """Admit nothing any more: all who wait, and all who come, get `error`."""
         self._closed = error
@@ -165,7 +171,7 @@ class Admission:
         quota = self.quotas.take(ticket.tenant, ticket.since)
         account = self.queue.accounts.get(ticket.tenant)
         if not self._runs_at_once(ticket, account):
-            self.bounds.check(ticket, len(account.waiting) if account else 0, self.running)
+            self.bounds.check(ticket, len(account.waiting) if account else 0)
             if self.bounds.is_full:
                 self._drop_newest(self.bounds.largest())
         if quota is not None:
@@ -274,27 +280,36 @@ class Admission:
             self.slots.mark(self.total)
         self._contended = demand > 0
         freeing = self.slots.freeing(self.total)
-        while freeing < demand and self._free_another(self.queue.swaps_wanted > freeing):
-            freeing += 1
+        if freeing < demand:
+            freeing = self._free_more(demand, freeing)
         self._reopen_surplus(demand, freeing)
 
-    def _free_another(self, for_swap: bool) -> bool:
+    def _free_more(self, demand: int, freeing: int) -> int:
+        """See that as many slots become free as are wanted, if they may; return how many will."""
         usable = self.queue.is_usable
-        slot = self.slots.idle(usable)
-        if slot is None and for_swap:
-            slot = self.slots.give_way(self.queue.replaced, usable)
-        if slot is None:
-            slot = self.slots.spent(usable, self.total)
-        if slot is None:
-            return False
+        for slot in self.slots.idle(usable)[: demand - freeing]:
+            self._empty(slot)
+            freeing += 1
+        swaps = self.queue.swaps_wanted
+        if freeing < swaps:
+            for slot in self.slots.giving_way(self.queue.replaced, usable)[: swaps - freeing]:
+                self._vacate(slot)
+                freeing += 1
+                if self.slots.count == 1:
+                    _log.info("the only slot drains for a swap", version=str(slot.version))
+        if freeing < demand:
+            for slot in self.slots.spent(usable, self.total)[: demand - freeing]:
+                self._vacate(slot)
+                freeing += 1
+        return freeing
+
+    def _vacate(self, slot: Slot) -> None:
         if not slot.holders:
             self._empty(slot)
-            return True
-        if for_swap and self.slots.count == 1:
-            _log.info("the only slot drains for a swap", version=str(slot.version))
-        slot.state, slot.closed_at = SlotState.DRAINING, self.total
+            return
+        slot.closed_at = self.total
+        self.slots.move(slot, SlotState.DRAINING)
         self.queue.sort(slot.version)
-        return True
 
     def _reopen_surplus(self, demand: int, freeing: int) -> None:
         """Take back what need not drain any more, last closed first."""
@@ -306,11 +321,11 @@ class Admission:
                 self._reopen(slot)
 
     def _reopen(self, slot: Slot) -> None:
-        slot.state = SlotState.READY
+        self.slots.move(slot, SlotState.READY)
         self.queue.sort(slot.version)
 
     def _empty(self, slot: Slot) -> None:
         if self._closed is None:
-            slot.state = SlotState.UNLOADING
+            self.slots.move(slot, SlotState.UNLOADING)
             self.queue.sort(slot.version)
             self._effects.unload(slot)

@@ -48,12 +48,12 @@ class Bounds:
         self._crowd = crowd
         self.pace = Pace()
 
-    def check(self, ticket: Ticket, waiting: int, running: int) -> None:
+    def check(self, ticket: Ticket, waiting: int) -> None:
         """Raise ResourceExhausted if `ticket`, with `waiting` of its tenant's queued, may not wait.
 
         TENANT_QUEUE_FULL, DEADLINE_TOO_SHORT, or QUEUE_FULL if the queue is full and its tenant
         would have the largest share of it. The deadline is held against the time in which the
-        tickets that go first are admitted at the measured pace, if places are what they wait for.
+        tickets that go first are admitted at the measured pace.
         """
         ahead = self._crowd.ahead(waiting)
         most = self._limits.tenant_max_waiting
@@ -66,8 +66,7 @@ class Bounds:
                 tenant=ticket.tenant,
                 limit=most,
             )
-        if running >= self._limits.max_running:
-            self._check_deadline(ticket, ahead)
+        self._check_deadline(ticket, ahead)
         if self.is_full and len(self._crowd.largest().waiting) <= waiting + 1:
             raise self.queue_full(ticket.tenant, waiting)
 

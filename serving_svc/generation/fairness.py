@@ -53,7 +53,7 @@ class Lane:
     def remove(self, ticket: Ticket) -> None:
         """Take `ticket` out."""
         # Two of a tuple's three parts: it sorts just before the ticket itself.
-        del self._tickets[bisect_left(self._tickets, (-ticket.priority, ticket.number))]  # type: ignore[type-var]
+        del self._tickets[bisect_left(self._tickets, (-ticket.priority, ticket.number))]
 
 
 class Account:
@@ -148,7 +148,7 @@ class Ring:
 
     def _remove(self, account: Account) -> None:
         key = self._keys.pop(account)
-        del self._turns[bisect_left(self._turns, key)]  # type: ignore[type-var]
+        del self._turns[bisect_left(self._turns, key)]
 
 
 class Crowd:

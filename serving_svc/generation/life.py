@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from serving_svc.adapters.model import LoadedAdapter
 from serving_svc.adapters.residency import Residency
 from serving_svc.generation.model import EngineRequest, Handle, Input, Sink
 from serving_svc.generation.scheduler import Scheduler
@@ -29,6 +30,11 @@ class Engine(Protocol):
         the engine was dead before.
         """
 
+    async def prompt_logprobs(
+        self, token_ids: Sequence[int], adapter: LoadedAdapter | None
+    ) -> list[float]:
+        """Return the logprob of each token but the first, given those before it, in nats."""
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -45,3 +51,16 @@ class Lives(Protocol):
 
     def current(self) -> Life:
         """Return it; Unavailable (ENGINE_RESTARTING) while there is none."""
+
+
+class PresentEngine:
+    """Scores with whichever engine there is."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+
+    async def prompt_logprobs(
+        self, token_ids: Sequence[int], adapter: LoadedAdapter | None
+    ) -> list[float]:
+        """See Engine; Unavailable while there is none."""
+        return await self._lives.current().engine.prompt_logprobs(token_ids, adapter)

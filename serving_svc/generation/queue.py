@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from serving_svc.generation.fairness import Account, Crowd, Lane, Ring, Rounds
 from serving_svc.generation.limits import SchedulerLimits
-from serving_svc.generation.slots import SlotState, SlotTable
+from serving_svc.generation.slots import Slot, SlotState, SlotTable
 from serving_svc.generation.ticket import Ticket
 from tailorbird.names import VersionName
 
@@ -28,7 +29,8 @@ class Queue:
         self._swaps_wanted: OrderedDict[VersionName, None] = OrderedDict()
         self.crowd = Crowd()
         self.accounts: dict[str, Account] = {}
-        self.lanes: dict[VersionName | None, list[Lane]] = {}
+        # By version, the lanes in it: a set in order of arrival.
+        self.lanes: dict[VersionName | None, dict[Lane, None]] = {}
         self.swaps: OrderedDict[VersionName, list[Ticket]] = OrderedDict()
 
     def is_open(self, version: VersionName | None) -> bool:
@@ -43,9 +45,9 @@ class Queue:
         most = self._tenant_max_running
         return most is not None and account.running >= most
 
-    def is_usable(self, version: VersionName) -> bool:
-        """Whether a request waits for `version` whose tenant may run one more."""
-        return any(not self.is_capped(lane.account) for lane in self.lanes.get(version, ()))
+    def is_usable(self, slot: Slot) -> bool:
+        """Whether a request waits for the slot's version whose tenant may run one more."""
+        return self._any_may_run(slot.lanes)
 
     def tickets(self) -> list[Ticket]:
         """Return all that wait."""
@@ -75,7 +77,7 @@ class Queue:
         lane = account.lanes.get(ticket.version)
         if lane is None:
             lane = account.lanes[ticket.version] = Lane(account, ticket.version)
-            self.lanes.setdefault(ticket.version, []).append(lane)
+            self._lanes_of(ticket.version)[lane] = None
         lane.add(ticket)
         self._sort(lane)
 
@@ -88,7 +90,7 @@ class Queue:
         if not lane:
             del account.lanes[ticket.version]
             lanes = self.lanes[ticket.version]
-            lanes.remove(lane)
+            del lanes[lane]
             if not lanes:
                 del self.lanes[ticket.version]
         self._sort(lane)
@@ -116,7 +118,11 @@ class Queue:
             self._swaps_wanted.pop(version, None)
         else:
             self._swaps_wanted[version] = None
-        for lane in self.lanes.get(version, ()):
+        lanes = self.lanes.get(version, {})
+        slot = self._slots.get(version)
+        if slot is not None:
+            slot.lanes = lanes
+        for lane in lanes:
             self._sort(lane)
 
     def refresh(self, account: Account) -> None:
@@ -167,7 +173,9 @@ class Queue:
     @property
     def demand(self) -> int:
         """Versions that need a slot for a swap, or for a request that may run."""
-        return self._wanted + sum(not self.is_usable(version) for version in self._swaps_wanted)
+        return self._wanted + sum(
+            not self._any_may_run(self.lanes.get(version, ())) for version in self._swaps_wanted
+        )
 
     def next_for_slot(self) -> VersionName:
         """Return the version to get the next slot; `demand` is not 0.
@@ -183,6 +191,20 @@ class Queue:
         account.served += LOAD_TOKENS
         self._for_slot.served(account)
         return next(iter(account.wanting))
+
+    def _lanes_of(self, version: VersionName | None) -> dict[Lane, None]:
+        lanes = self.lanes.get(version)
+        if lanes is None:
+            lanes = self.lanes[version] = {}
+            slot = self._slots.get(version) if version is not None else None
+            if slot is not None:
+                slot.lanes = lanes
+        return lanes
+
+    def _any_may_run(self, lanes: Collection[Lane]) -> bool:
+        if not lanes or self._tenant_max_running is None:
+            return bool(lanes)
+        return any(not self.is_capped(lane.account) for lane in lanes)
 
     def _turn(self, lane: Lane) -> tuple[bool, tuple[int, int]]:
         slot = self._slots.get(lane.version) if lane.version is not None else None

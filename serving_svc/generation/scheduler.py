@@ -124,6 +124,12 @@ class Scheduler:
         """`version` is no longer routed: it is the first to leave, until a swap asks for it."""
         self._core.retire(version)
 
+    async def discard(self, version: VersionName) -> None:
+        """Take `version` out of the engine unless somebody holds it; return when it is out."""
+        self._core.discard(version)
+        while (slot := self._core.slots.get(version)) and slot.state is SlotState.UNLOADING:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
     @property
     def waiting(self) -> int:
         """Requests that wait."""

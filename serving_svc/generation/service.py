@@ -22,6 +22,8 @@ from serving_svc.generation.model import (
     GenerationRequest,
     Handle,
     ModelLimits,
+    Sampling,
+    Structure,
     room_for_answer,
 )
 from serving_svc.generation.poison import Poison, request_digest
@@ -45,6 +47,13 @@ class Routes(Protocol):
 
     def forget(self, adapter: AdapterName) -> None:
         """Find the adapter's route anew at the next request."""
+
+
+class Structures(Protocol):
+    """What generating needs to trust a structure that a caller asks for."""
+
+    async def check(self, structure: Structure, tenant: str) -> Structure:
+        """Return it as the engine takes it; InvalidArgument if it cannot be used."""
 
 
 class Disk(Protocol):
@@ -78,12 +87,14 @@ class Generations:
         lives: Lives,
         routes: Routes,
         disk: Disk,
+        structures: Structures,
         metrics: ServingMetrics,
         limits: ModelLimits,
     ) -> None:
         self._lives = lives
         self._routes = routes
         self._disk = disk
+        self._structures = structures
         self._metrics = metrics
         self._limits = limits
         self._poison = Poison()
@@ -141,7 +152,7 @@ class Generations:
 
     async def _begin(self, request: GenerationRequest) -> _Run:
         life = self._lives.current()
-        sampling = request.sampling
+        sampling = await self._checked(request)
         token_ids = await life.engine.encode(request.input)
         max_tokens = room_for_answer(
             len(token_ids), sampling.max_tokens, self._limits.max_model_len
@@ -178,6 +189,13 @@ class Generations:
                 self._poison.died_with(digest)
             raise
         return _Run(stream, handle, digest, version, generation)
+
+    async def _checked(self, request: GenerationRequest) -> Sampling:
+        structure = request.sampling.structure
+        if structure is None:
+            return request.sampling
+        checked = await self._structures.check(structure, request.tenant.tenant)
+        return replace(request.sampling, structure=checked)
 
     async def _admitted(
         self, life: Life, request: GenerationRequest, prompt_tokens: int, max_tokens: int
@@ -216,7 +234,7 @@ class Generations:
 
     async def _admit(self, life: Life, ticket: Ticket) -> None:
         arrived = time.perf_counter()
-        if ticket.version is None or life.residency.is_loaded(ticket.version):
+        if ticket.version is None or life.residency.holds(ticket.version):
             await life.scheduler.admit(ticket)
         else:
             # On disk first: no slot waits for a download.

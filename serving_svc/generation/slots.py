@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from tailorbird.errors import FailedPrecondition
 from tailorbird.names import VersionName
+
+if TYPE_CHECKING:
+    from serving_svc.generation.fairness import Lane
 
 
 class SlotState(Enum):
@@ -25,6 +29,7 @@ class Slot:
     __slots__ = (
         "closed_at",
         "holders",
+        "lanes",
         "marked_at",
         "retired",
         "served",
@@ -51,6 +56,8 @@ class Slot:
         self.retired = False
         self.unserved = True
         """No request was admitted to it since it was loaded."""
+        self.lanes: Collection[Lane] = ()
+        """Who waits for the version; kept by the queue."""
 
 
 class SlotTable:
@@ -64,6 +71,7 @@ class SlotTable:
         self.count = count
         self._quantum = quantum
         self._slots: dict[VersionName, Slot] = {}
+        self._by_state: dict[SlotState, dict[Slot, None]] = {state: {} for state in SlotState}
         self._pins: set[VersionName] = set()
         self._uses = 0
 
@@ -91,17 +99,25 @@ class SlotTable:
     def take(self, version: VersionName) -> Slot:
         """Give a free slot to `version`, which is to be loaded."""
         slot = self._slots[version] = Slot(version)
+        self._by_state[slot.state][slot] = None
         return slot
+
+    def move(self, slot: Slot, state: SlotState) -> None:
+        """The slot is in another state now."""
+        del self._by_state[slot.state][slot]
+        slot.state = state
+        self._by_state[state][slot] = None
 
     def open(self, slot: Slot, total: int) -> None:
         """The slot's version was loaded: its quantum begins."""
-        slot.state = SlotState.READY
+        self.move(slot, SlotState.READY)
         slot.served, slot.marked_at = 0, total
         self.touch(slot)
 
     def release(self, slot: Slot) -> None:
         """The slot's version is not in the engine (any more)."""
         del self._slots[slot.version]
+        del self._by_state[slot.state][slot]
 
     def touch(self, slot: Slot) -> None:
         """The slot is the one used last."""
@@ -134,7 +150,7 @@ class SlotTable:
 
     def draining(self) -> list[Slot]:
         """Return the slots that are closed for admission but loaded."""
-        return [slot for slot in self if slot.state is SlotState.DRAINING]
+        return list(self._by_state[SlotState.DRAINING])
 
     def freeing(self, total: int) -> int:
         """Return how many slots are about to be free.
@@ -142,64 +158,58 @@ class SlotTable:
         One that drains for longer than a quantum lasts is not counted: a long answer in it does not
         keep those who wait from another slot.
         """
-        return sum(
-            slot.state is SlotState.UNLOADING
-            or (slot.state is SlotState.DRAINING and not self._lasted(total - slot.closed_at))
-            for slot in self
+        draining = self._by_state[SlotState.DRAINING]
+        return len(self._by_state[SlotState.UNLOADING]) + sum(
+            not self._lasted(total - slot.closed_at) for slot in draining
         )
 
     def over_quantum(self, slot: Slot, total: int) -> bool:
         """Whether the slot has used up its quantum."""
         return slot.served >= self._quantum or self._lasted(total - slot.marked_at)
 
-    def idle(self, usable: Callable[[VersionName], bool]) -> Slot | None:
-        """Return the loaded slot to empty first among those that nobody uses.
+    def idle(self, usable: Callable[[Slot], bool]) -> list[Slot]:
+        """Return the loaded slots that nobody uses, in the order in which to empty them.
 
         Retired before routed, then the least recently used. `usable`: whether a request waits for
         the version that could be admitted as soon as there is a place for it.
         """
-        found = [
-            slot for slot in self._leaving(usable) if not slot.holders and not usable(slot.version)
-        ]
-        return min(found, key=lambda slot: (not slot.retired, slot.used), default=None)
+        idle = [slot for slot in self._by_state[SlotState.READY] if not slot.holders]
+        found = [slot for slot in idle if slot.version not in self._pins and not usable(slot)]
+        return sorted(found, key=lambda slot: (not slot.retired, slot.used))
 
-    def spent(self, usable: Callable[[VersionName], bool], total: int) -> Slot | None:
-        """Return the slot to close first for a request: its quantum is used up.
+    def spent(self, usable: Callable[[Slot], bool], total: int) -> list[Slot]:
+        """Return the slots whose quantum is used up, in the order in which to close them.
 
         Retired before routed, rather not one that a swap holds, then the one that served most.
         """
-        found = [slot for slot in self._leaving(usable) if self.over_quantum(slot, total)]
-        return max(
-            found, key=lambda slot: (slot.retired, not slot.swaps, slot.served), default=None
-        )
+        ready = self._by_state[SlotState.READY]
+        found = self._leaving([slot for slot in ready if self.over_quantum(slot, total)], usable)
+        return sorted(found, key=lambda slot: (not slot.retired, slot.swaps > 0, -slot.served))
 
-    def give_way(
-        self, replaced: Set[VersionName], usable: Callable[[VersionName], bool]
-    ) -> Slot | None:
-        """Return the slot to close first for a swap, which waits for no quantum.
+    def giving_way(self, replaced: Set[VersionName], usable: Callable[[Slot], bool]) -> list[Slot]:
+        """Return the slots that may be closed for a swap, which waits for no quantum, in order.
 
-        Before all a version that a swap replaces; the others as for a request.
+        First what a swap replaces; the others as for a request, and of those that have served as
+        much the one whose last admission is the longest ago.
         """
-        return max(
-            self._leaving(usable),
+        return sorted(
+            self._leaving(self._by_state[SlotState.READY], usable),
             key=lambda slot: (
-                slot.version in replaced,
-                slot.retired,
-                not slot.swaps,
-                slot.served,
+                slot.version not in replaced,
+                not slot.retired,
+                slot.swaps > 0,
+                -slot.served,
+                slot.used,
             ),
-            default=None,
         )
 
-    def _leaving(self, usable: Callable[[VersionName], bool]) -> Iterator[Slot]:
+    def _leaving(self, slots: Iterable[Slot], usable: Callable[[Slot], bool]) -> list[Slot]:
         # One that was loaded for requests lets one in before it goes: no load is in vain.
-        return (
+        return [
             slot
-            for slot in self
-            if slot.state is SlotState.READY
-            and slot.version not in self._pins
-            and not (slot.unserved and usable(slot.version))
-        )
+            for slot in slots
+            if not (slot.unserved and usable(slot)) and slot.version not in self._pins
+        ]
 
     def _lasted(self, tokens: int) -> bool:
         return tokens >= self._quantum * self.count

@@ -111,12 +111,14 @@ class World:
         seed: int = 1,
         scale: float = 0.5,
         spoil: Callable[[Path], None] | None = None,
+        corrupt: Callable[[Path], None] | None = None,
         manifest_changes: dict[str, Any] | None = None,
         after: Callable[[VersionName], Any] | None = None,
     ) -> VersionName:
         """Publish a version, without a route.
 
-        `spoil` changes the files before they are hashed; `after` is awaited once they are stored.
+        `spoil` changes the files before the manifest is made of them, `corrupt` after it has their
+        tensors and before they are hashed; `after` is awaited once they are stored.
         """
         self._count += 1
         job = JobName(adapter.tenant, f"job-{self._count}")
@@ -125,7 +127,10 @@ class World:
         self.answers[version], self.base_answer = train_adapter(self.base.path, folder, seed, scale)
         if spoil is not None:
             spoil(folder)
-        manifest = self._manifest(version, job, folder)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        if corrupt is not None:
+            corrupt(folder)
+        manifest = self._manifest(version, job, folder, tensors)
         manifest = manifest.model_copy(update=manifest_changes or {})
         for name in manifest.files:
             await self.registry.store.upload(f"{version}/{name}", folder / name)
@@ -156,8 +161,9 @@ class World:
         await self.route(version)
         return version
 
-    def _manifest(self, version: VersionName, job: JobName, folder: Path) -> AdapterManifest:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    def _manifest(
+        self, version: VersionName, job: JobName, folder: Path, tensors: dict[str, torch.Tensor]
+    ) -> AdapterManifest:
         return AdapterManifest(
             version=str(version),
             create_time=datetime.now(UTC),

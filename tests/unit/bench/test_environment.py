@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from bench.serving.environment import common_environment, preload_environment
+from bench.serving.environment import common_environment
+from tailorbird.cli.preload import preload_environment
 
 
 def test_nobody_gets_settings_that_only_the_caller_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,13 +215,14 @@ async def test_a_manifest_that_does_not_fit_refuses_before_the_download(
 async def test_more_bytes_than_declared_are_never_written(
     world: World, disk: AdapterDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
+    written: list[int] = []
     true_append = download.append
-    monkeypatch.setattr(
-        download,
-        "append",
-        lambda path, piece: (written.append(len(piece)), true_append(path, piece)),
-    )
+
+    def append(path: Path, piece: bytes | memoryview) -> None:
+        written.append(len(piece))
+        true_append(path, piece)
+
+    monkeypatch.setattr(download, "append", append)
     # Grows after its size was listed.
     true_sizes = disk._source._stored_sizes
 
@@ -269,8 +270,9 @@ async def test_fetches_at_once_never_pass_the_bound_together(world: World) -> No
     disk = await world.open_disk(max_bytes=2 * one)
     world.store.hangs.add("read")
     waiting = [asyncio.create_task(stage(disk, version(number))) for number in (1, 2, 3)]
+    (refused,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(ResourceExhausted):
-        await waiting[2]
+        refused.result()
     assert disk._used_bytes == 2 * one
     await disk.close()
     await asyncio.gather(*waiting, return_exceptions=True)

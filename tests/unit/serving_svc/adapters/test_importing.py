@@ -208,7 +208,9 @@ async def test_an_adapter_without_a_sound_effect_is_refused(
 
 
 def _tensors(**changed: Any) -> bytes:
-    return save({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()} | changed)
+    return bytes(
+        save({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()} | changed)
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def holds(disk: AdapterDisk) -> int:
 
 
 def resident(metrics: ServingMetrics) -> float:
-    return metrics.resident._value.get()
+    return float(metrics.resident._value.get())
 
 
 async def test_a_loaded_version_is_held_on_disk_until_it_leaves(

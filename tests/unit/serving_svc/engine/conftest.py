@@ -6,4 +6,7 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import vllm.lora.layers  # noqa: F401
+    import vllm.entrypoints.openai.chat_completion.protocol
+    import vllm.lora.layers
+    import vllm.sampling_params
+    import vllm.tool_parsers  # noqa: F401

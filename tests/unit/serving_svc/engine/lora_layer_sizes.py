@@ -53,7 +53,7 @@ def _size(layer: Any) -> int:
     config = LoRAConfig(max_lora_rank=RANK, max_loras=_SLOTS, lora_dtype=torch.bfloat16)
     layer.create_lora_weights(_SLOTS, config)
     tensors = (*layer.lora_a_stacked, *layer.lora_b_stacked)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) // _SLOTS
+    return int(sum(tensor.numel() * tensor.element_size() for tensor in tensors)) // _SLOTS
 
 
 def main() -> None:

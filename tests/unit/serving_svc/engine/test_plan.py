@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from serving_svc.engine.machine import free_memory
+from serving_svc.engine.machine import free_memory, read_machine
 from serving_svc.engine.plan import Asked, BaseDimensions, Machine, plan_engine, slot_bytes
 from tailorbird.errors import FailedPrecondition
 
@@ -168,6 +169,11 @@ def test_devices_that_do_not_divide_the_base(
     assert failed.value.reason == "TENSOR_PARALLEL_INVALID"
 
 
+def test_one_device_asks_nothing_of_the_heads() -> None:
+    unknown = base(config=CONFIG | {"num_attention_heads": None})
+    assert plan_engine(unknown, GPU, Asked(RANK, adapter_slots=2)).adapter_slots == 2
+
+
 @pytest.mark.parametrize("value", [0, -1, "8", 1.5, True, []])
 def test_dimensions_that_are_no_numbers(value: object) -> None:
     with pytest.raises(FailedPrecondition, match="num_hidden_layers is"):
@@ -227,6 +233,21 @@ def test_free_memory_is_the_machines_or_the_containers(tmp_path: Path) -> None:
     assert free_memory(meminfo, group) == MIB + MIB // 2
     (group / "memory.current").write_text(f"{4 * MIB}\n")
     assert free_memory(meminfo, group) == 0
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_the_platform_says_which_memory_counts(
+    monkeypatch: pytest.MonkeyPatch, on_cpu: bool
+) -> None:
+    platform = SimpleNamespace(is_cpu=lambda: on_cpu, get_device_total_memory=lambda: 7 * GIB)
+    for name in ("vllm", "vllm.platforms"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(current_platform=platform))
+    machine = read_machine(2, 0.6)
+    if on_cpu:
+        assert (machine.on_cpu, machine.share, machine.kv_cache) == (True, 1.0, 2 * GIB)
+        assert machine.memory < 2**50
+    else:
+        assert machine == Machine(on_cpu=False, memory=7 * GIB, share=0.6)
 
 
 def test_free_memory_of_this_machine() -> None:

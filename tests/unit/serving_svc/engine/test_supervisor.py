@@ -192,7 +192,7 @@ async def test_an_idle_engine_that_can_is_left_alone(run: Run) -> None:
     world = World(idle=0)
     await world.begin()
     run(world)
-    while world.engines[0].checks < 3:
+    while world.engines[0].checks < 3:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert world.told.empty()
 

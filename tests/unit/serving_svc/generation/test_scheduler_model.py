@@ -330,6 +330,5 @@ class Machine(RuleBasedStateMachine):
         assert not self.core.queue.swaps
 
 
-
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestScheduler = Machine.TestCase
