@@ -297,24 +297,12 @@ class Router:
         known = self._known.get(adapter)
         if known is None:
             return
-        now = self._clock()
-        # The generation after a head known long ago may have been collected.
-        after = known.head if now - known.read <= _ACTIVE_SECONDS else None
         try:
-            async with self._polls:
-                head = await self._reads.run(self._registry.head(adapter, after))
-        except Unavailable:
-            return
-        finally:
-            known.tried = self._clock()
-        known.read = known.tried
-        known.looks += 1
-        if head is not None and head.generation > known.head.generation:
-            known.head = head
-        try:
-            await self._settle(adapter, known)
+            if await self._read_head(adapter, known):
+                await self._settle(adapter, known)
         except Exception as error:
             # What is in effect goes on; the next look tries again.
+            known.doubted = True
             _log.warning(
                 "new route waits",
                 adapter=str(adapter),
@@ -322,6 +310,23 @@ class Router:
                 error=str(error),
                 exc_info=not isinstance(error, TailorbirdError),
             )
+
+    async def _read_head(self, adapter: AdapterName, known: KnownRoute) -> bool:
+        """Find out the newest route; False if the store does not answer."""
+        # The generation after a head known long ago may have been collected.
+        after = known.head if self._clock() - known.read <= _ACTIVE_SECONDS else None
+        try:
+            async with self._polls:
+                head = await self._reads.run(self._registry.head(adapter, after))
+        except Unavailable:
+            return False
+        finally:
+            known.tried = self._clock()
+        known.read = known.tried
+        known.looks += 1
+        if head is not None and head.generation > known.head.generation:
+            known.head = head
+        return True
 
     async def _settle(self, adapter: AdapterName, known: KnownRoute) -> None:
         """Bring the newest route that passes into effect, if that may be another one."""

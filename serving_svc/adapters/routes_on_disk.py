@@ -135,12 +135,12 @@ class RoutesOnDisk:
         self._trim()
 
     def _trim(self) -> None:
-        files = [(entry.stat().st_mtime, entry.path) for entry in os.scandir(self._folder)]
+        files = [Path(entry) for entry in os.scandir(self._folder)]
         if len(files) > self._max_adapters:
+            files.sort(key=lambda file: file.stat().st_mtime)
             # A tenth more than needed, so that it is not every batch that sorts them all.
-            files.sort()
-            for _, path in files[: len(files) - self._max_adapters + self._max_adapters // 10]:
-                Path(path).unlink(missing_ok=True)
+            for file in files[: len(files) - self._max_adapters + self._max_adapters // 10]:
+                file.unlink(missing_ok=True)
 
     def _path(self, adapter: AdapterName) -> Path:
         # Ids have no dot: no two adapters have one file.

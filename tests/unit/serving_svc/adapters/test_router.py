@@ -520,6 +520,19 @@ async def test_without_anything_left_to_walk_back_to_the_adapter_is_refused(part
     assert parts.store.count() == Counter()
 
 
+async def test_a_walk_back_that_fails_is_tried_again_at_the_next_look(parts: Parts) -> None:
+    await parts.route(1, 2)
+    await parts.generation()
+    await bury(parts, 2)
+    parts.gate.errors = {version(1): StoreUnavailable("down")}
+    parts.router.deleted(version(2))
+    await parts.settled()
+    assert await parts.generation() == 2
+    parts.gate.errors.clear()
+    await parts.look()
+    assert await parts.generation() == 1
+
+
 async def test_a_vanished_version_that_comes_back_is_served_again(parts: Parts) -> None:
     await parts.route(1)
     await vanish(parts, 1)

@@ -279,6 +279,27 @@ async def test_closing_ends_a_look_before_it_flips(parts: Parts) -> None:
     assert not parts.router._looks._tasks
 
 
+async def test_closing_ends_a_look_at_a_named_version(parts: Parts) -> None:
+    await parts.publish(1)
+    parts.router.named(version(1))
+    read = parts.store.hang("tombstone")
+    parts.router.poll()
+    await read.entered.wait()
+    await parts.router.close()
+    assert not parts.router._named._checks._tasks
+
+
+async def test_a_look_that_begins_after_its_route_was_forgotten_does_nothing(parts: Parts) -> None:
+    await parts.route(1)
+    await parts.generation()
+    parts.router.poll()
+    look = parts.router._looks._tasks[ADAPTER]
+    parts.router.forget(ADAPTER)
+    parts.store.count()
+    await look
+    assert not parts.store.calls
+
+
 async def test_who_waits_while_the_router_closes_is_told_so(parts: Parts) -> None:
     await parts.route(1)
     parts.gate.close(version(1))
