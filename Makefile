@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check format protos lock clean
+.PHONY: help setup demo test test-long check bench format protos lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ check: setup $(BUF) ## Format, lint, types, import directions, proto lint and st
 	@$(BIN)/lint-imports
 	@tools/protos.sh lint $(BIN) $(BUF)
 	@tools/protos.sh drift $(BIN)
+
+bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
+	@mkdir -p build/bench
+	@$(BIN)/python -m bench.serving --out build/bench/serving.json
 
 format: setup ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .

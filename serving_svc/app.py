@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import logging
 import multiprocessing
 import os
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,37 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from prometheus_client import CollectorRegistry
 
-from serving_svc.adapters.adapter_cache import AdapterCache
-from serving_svc.adapters.fetch import AdapterFetcher
-from serving_svc.adapters.gate import (
-    LINEAR_MODULES,
-    PROBE_FLOOR_DEFAULT,
-    PROBE_FLOORS,
-    ServedBase,
-    linear_layers,
-)
-from serving_svc.adapters.router import Router
-from serving_svc.adapters.safetensors_file import read_shapes
-from serving_svc.adapters.service import Adapters
-from serving_svc.api import convert
-from serving_svc.api.servicer import AdapterServicer, InferenceServicer
-from serving_svc.generation.service import Generations
+from serving_svc.engine.base import load_servable_base
+from serving_svc.engine.launch import engine_starter, prepare_environment
+from serving_svc.engine.machine import read_machine
+from serving_svc.engine.plan import Asked, plan_engine
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
-from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
-from tailorbird.base_model import BaseModelFiles, load_base_model
-from tailorbird.errors import FailedPrecondition
 from tailorbird.local_disk import locked_folder
-from tailorbird.object_store import open_store
-from tailorbird.profile import ServingProfile, write_profile
-from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.auth import TokenVerifier
 from tailorbird.rpc.server import RpcServer, stop_signal
-from tailorbird.serving.v1 import inference_service_pb2_grpc as inference_grpc
 from tailorbird.telemetry import HealthServer
 
 if TYPE_CHECKING:
-    from serving_svc.engine.vllm_engine import VllmEngine
+    from serving_svc.parts import Parts
 
 _log = structlog.get_logger(__name__)
 
@@ -55,12 +35,10 @@ _SERVICES = (
     "tailorbird.serving.v1.InferenceService",
     "tailorbird.adapters.v1.AdapterService",
 )
-# After an engine's death: time for the errors of the requests inside to reach their callers.
-_DEATH_GRACE_SECONDS = 2.0
 
 
 async def serve(settings: ServingSettings) -> int:
-    """Serve until SIGTERM, and return 0; return 1 when the engine has died."""
+    """Serve until SIGTERM, and return 0; return 1 when the engine cannot be kept alive."""
     stop = stop_signal()
     folder = settings.data_dir.resolve() / "serving"
     registry = CollectorRegistry()
@@ -73,149 +51,76 @@ async def serve(settings: ServingSettings) -> int:
         stack.enter_context(locked_folder(folder, "lock"))
         health.start()
         stack.callback(health.stop)
-        base = await asyncio.to_thread(
-            load_base_model, settings.base_model, folder, settings.base_model_name
-        )
-        linear = await asyncio.to_thread(_linear_layers, base)
-        engine = await _or_stopped(_started_engine(settings, base, linear), stop)
-        stack.push_async_callback(engine.shutdown)
-        await _compose(settings, base, linear, engine, server, registry, folder, stack)
+        parts = await _or_stopped(_started(settings, server, registry, folder, stack), stop)
         await server.start()
+        # Its calls find the engine: what is warm is warm before anybody is sent here.
+        await _or_ended(parts.warm(), stop)
         await server.set_ready(True)
         _log.info(
             "serving",
-            base_model=base.name,
+            base_model=parts.profile.base_model,
             grpc=f"{settings.host}:{server.port}",
             metrics=f"{settings.host}:{health.port}",
-            dtype=engine.dtype,
-            adapter_slots=settings.adapter_slots,
+            dtype=parts.profile.dtype,
+            adapter_slots=parts.profile.adapter_slots,
         )
-        died = await _stopped_or_died(stop, engine)
-        if died:
-            _log.error("the engine died; exiting, to be started again")
+        watching = asyncio.create_task(parts.supervisor.run())
+        stack.callback(watching.cancel)
+        gave_up = await _stopped_or_gave_up(stop, watching)
+        if gave_up:
+            _log.error("the engine cannot be kept alive; exiting, to be started again")
         else:
             _log.info("stopping", grace_seconds=settings.shutdown_grace)
-        await server.stop(_DEATH_GRACE_SECONDS if died else settings.shutdown_grace)
+        await server.stop(0 if gave_up else settings.shutdown_grace)
     _log.info("stopped")
-    return 1 if died else 0
+    return 1 if gave_up else 0
 
 
-async def _compose(
+async def _started(
     settings: ServingSettings,
-    base: BaseModelFiles,
-    linear: Mapping[str, tuple[int, int]],
-    engine: VllmEngine,
     server: RpcServer,
-    metrics_registry: CollectorRegistry,
+    registry: CollectorRegistry,
     folder: Path,
     stack: AsyncExitStack,
-) -> None:
-    """Put the parts together, and write the profile."""
-    limits = engine.limits
-    profile = ServingProfile(
-        profile=settings.profile,
-        base_model=base.name,
-        base_model_digest=base.digest,
-        chat_template_digest=base.chat_template_digest,
-        max_model_len=limits.max_model_len,
+) -> Parts:
+    base = await load_servable_base(
+        settings.base_model, folder, settings.base_model_name, settings.dtype
+    )
+    kv_cache_gib = prepare_environment(settings.kv_cache_gib)
+    machine = await asyncio.to_thread(read_machine, kv_cache_gib, settings.gpu_memory_utilization)
+    plan = plan_engine(base.dimensions, machine, _asked(settings))
+    for line in plan.lines:
+        _log.info("plan", line=line)
+    start_engine = engine_starter(
+        base.files,
+        plan,
+        base.lora_modules,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        enforce_eager=settings.enforce_eager,
+        tool_call_parser=settings.tool_call_parser,
+    )
+    metrics = ServingMetrics(registry, settings.metrics_tenants)
+    engine = await start_engine()
+    # It imports vLLM, which reads the environment.
+    from serving_svc.parts import Parts
+
+    parts = Parts(settings, base, plan, engine, start_engine, server.set_ready, metrics, folder)
+    await parts.open(stack)
+    parts.serve(server)
+    return parts
+
+
+def _asked(settings: ServingSettings) -> Asked:
+    budget = settings.adapter_memory_gib
+    return Asked(
         max_lora_rank=settings.max_lora_rank,
+        tensor_parallel_size=settings.tensor_parallel_size,
         adapter_slots=settings.adapter_slots,
-        dtype=engine.dtype,
-    )
-    served = ServedBase(
-        digest=base.digest,
-        chat_template_digest=base.chat_template_digest,
-        linear=linear,
-        vocab_size=limits.vocab_size,
-        max_model_len=limits.max_model_len,
-        max_lora_rank=settings.max_lora_rank,
-    )
-    adapters = AdapterRegistry(open_store(settings.object_store_url))
-    fetcher = AdapterFetcher(adapters, served, folder / "adapters", settings.max_adapter_bytes)
-    await asyncio.to_thread(fetcher.clear)
-    metrics = ServingMetrics(metrics_registry)
-    cache = AdapterCache(
-        engine,
-        fetcher,
-        metrics,
-        slots=settings.adapter_slots,
-        max_disk_bytes=settings.adapter_cache_bytes,
-        probe_floor=PROBE_FLOORS.get(engine.dtype, PROBE_FLOOR_DEFAULT),
-    )
-    stack.push_async_callback(cache.close)
-    router = Router(adapters, cache.warm, cache.retire, metrics, settings.route_poll_interval)
-    stack.push_async_callback(router.close)
-    polling = asyncio.create_task(router.run())
-    stack.callback(polling.cancel)
-    info = convert.server_info(profile, importlib.metadata.version("tailorbird"))
-    generations = Generations(engine, router, cache, metrics, limits)
-    inference_grpc.add_InferenceServiceServicer_to_server(
-        InferenceServicer(generations, info, limits.vocab_size), server.grpc
-    )
-    adapters_grpc.add_AdapterServiceServicer_to_server(
-        AdapterServicer(Adapters(adapters, router, cache)), server.grpc
-    )
-    await write_profile(adapters.store, profile)
-
-
-def _linear_layers(base: BaseModelFiles) -> dict[str, tuple[int, int]]:
-    try:
-        return linear_layers(read_shapes(base.path))
-    except (OSError, ValueError) as error:
-        raise _unusable(base, error) from error
-
-
-def _unusable(base: BaseModelFiles, error: Exception) -> FailedPrecondition:
-    text = " ".join(str(error).split())[:500]
-    return FailedPrecondition(
-        f"the base model {base.name} cannot be loaded: {type(error).__name__}: {text}",
-        reason="BASE_UNUSABLE",
-    )
-
-
-async def _started_engine(
-    settings: ServingSettings, base: BaseModelFiles, linear: Iterable[str]
-) -> VllmEngine:
-    modules = sorted({name.rpartition(".")[2] for name in linear})
-    if not modules:
-        raise FailedPrecondition(
-            f"{base.name} has none of the layers {sorted(LINEAR_MODULES)} that adapters may change",
-            reason="BASE_UNSUPPORTED",
-        )
-    # Read by vLLM when it is imported and in the processes it starts; what the user set stands.
-    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # What it logs before it has set up its own logging.
-    logging.getLogger("vllm").setLevel(level)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Its worker does not end by itself: waiting longer than this for it gains nothing.
-    os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gib))
-    try:
-        engine = await asyncio.to_thread(_build_engine, settings, base.path, modules)
-    except Exception as error:
-        raise _unusable(base, error) from error
-    try:
-        await engine.check()
-    except BaseException:
-        await engine.shutdown()
-        raise
-    return engine
-
-
-def _build_engine(settings: ServingSettings, model: Path, modules: list[str]) -> VllmEngine:
-    from serving_svc.engine.vllm_engine import EngineConfig, VllmEngine
-
-    return VllmEngine.build(
-        EngineConfig(
-            model=model,
-            dtype=settings.dtype,
-            max_model_len=settings.max_model_len,
-            adapter_slots=settings.adapter_slots,
-            max_lora_rank=settings.max_lora_rank,
-            lora_modules=modules,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            enforce_eager=settings.enforce_eager,
-        )
+        adapter_memory=None if budget is None else int(budget * 2**30),
+        max_cpu_loras=settings.max_cpu_loras,
+        max_running=settings.max_running,
     )
 
 
@@ -233,9 +138,22 @@ async def _or_stopped(starting: Coroutine[Any, Any, _T], stop: asyncio.Event) ->
     return task.result()
 
 
-async def _stopped_or_died(stop: asyncio.Event, engine: VllmEngine) -> bool:
-    stopped, died = asyncio.create_task(stop.wait()), asyncio.create_task(engine.died())
-    await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
+async def _or_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Wait for `work`, or until it is to stop."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    died.cancel()
-    return died.done()
+    if not task.done():
+        task.cancel()
+        return
+    task.result()
+
+
+async def _stopped_or_gave_up(stop: asyncio.Event, watching: asyncio.Task[None]) -> bool:
+    """Wait for either; return whether the engine was given up."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, watching}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if watching.done():
+        watching.result()
+    return watching.done()

@@ -1,12 +1,57 @@
-"""Serving's settings: TAILORBIRD_ environment variables, checked at start."""
+"""Serving's settings: TAILORBIRD_ environment variables, checked at start.
+
+The members of a list are separated by commas.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+import socket
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
 
+from tailorbird.errors import InvalidArgument
+from tailorbird.names import AdapterName, VersionName
 from tailorbird.settings import CommonSettings, Port
+
+_PREFIX = re.compile(r"[a-z][a-z0-9]*://[^\s?#{}]*\{tenant\}(/[^\s?#{}]*)?/")
+_REPLICA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+
+
+def _members(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _import_prefix(prefix: str) -> str:
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"{prefix!r} is not a URI like s3://bucket/adapters/{{tenant}}/ : {{tenant}}, which "
+            "keeps tenants apart, stands once and ends a part, and a slash ends the prefix"
+        )
+    return prefix
+
+
+def _warmed(name: str) -> str:
+    try:
+        (VersionName if "/versions/" in name else AdapterName).parse(name)
+    except InvalidArgument as error:
+        raise ValueError(f"{name!r} is not the name of an adapter or a version: {error}") from error
+    return name
+
+
+def _replica(name: str) -> str:
+    if not _REPLICA.fullmatch(name):
+        raise ValueError(
+            f"replica {name!r} must be 1 to 63 letters, digits, '-' or '.', and begin and end with "
+            "a letter or digit"
+        )
+    return name
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:63].strip("-.") or "replica"
 
 
 class ServingSettings(CommonSettings):
@@ -16,23 +61,112 @@ class ServingSettings(CommonSettings):
     """gRPC port; 0 takes a free one."""
     metrics_port: Port = 9092
     """Plain HTTP port for /metrics, /livez and /readyz; 0 takes a free one."""
-    adapter_slots: Annotated[int, Field(ge=1, le=256)] = 8
-    """Adapters the engine holds at the same time."""
-    max_lora_rank: Literal[8, 16, 32, 64, 128] = 64
-    """Largest rank served. A slot's memory grows with it, whatever the adapter's own rank."""
+    replica: Annotated[str, AfterValidator(_replica)] = Field(default_factory=_host_name)
+    """What this replica calls itself, in ListResidency and in its hot list. The host's name."""
+
+    # The engine.
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Prompt and answer together, in tokens. None: the base model's context."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the weights. auto: the base model's own, or what vLLM takes in its place."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """Devices that one engine splits the model over; must divide its attention heads."""
     kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     """Memory for the key-value cache on a CPU, in GiB. VLLM_CPU_KVCACHE_SPACE goes before it."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of a GPU's memory that the engine takes."""
+    """Share of a GPU's memory that the engine takes: weights, slots and key-value cache."""
     enforce_eager: bool | None = None
     """Run the model without compiling it. None: on a CPU yes, on a GPU no."""
+    max_running: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Requests in the engine at the same time. None: 128 on a CPU, 256 on a GPU."""
+    tool_call_parser: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")] | None = None
+    """vLLM's parser for the base's tool calls, like hermes or llama3_json. None: no tools."""
+
+    # Adapter slots: engine/plan.py does the arithmetic.
+    adapter_slots: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Adapters the engine holds at the same time. None: as many as the budget has room for."""
+    adapter_memory_gib: Annotated[float, Field(gt=0, le=1024)] | None = None
+    """Memory for adapters, in GiB of each device. None: a quarter of what the base leaves."""
+    max_cpu_loras: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Adapters that vLLM keeps in host memory, those in slots among them. None: the slots."""
+    max_lora_rank: Literal[8, 16, 32, 64, 128] = 64
+    """Largest rank served. A slot's memory grows with it, whatever the adapter's own rank.
+
+    64 is the largest that fine-tuning of one customer's data asks for (LoRA Without Regret); 128
+    doubles every slot.
+    """
+
+    # Adapters on disk and their way there.
     adapter_cache_bytes: Annotated[int, Field(ge=0)] = 10 * 2**30
     """Adapters kept on local disk beside those in the engine, in bytes."""
     max_adapter_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
-    """Largest adapter_model.safetensors accepted, in bytes."""
+    """Largest adapter_model.safetensors accepted, in bytes; imported ones too."""
+    adapter_fetches: Annotated[int, Field(ge=1, le=64)] = 4
+    """Adapters downloaded and checked at the same time."""
+    fetch_stall_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds without a byte after which a download is given up, to be tried again."""
+    import_prefixes: Annotated[
+        tuple[Annotated[str, AfterValidator(_import_prefix)], ...],
+        NoDecode,
+        BeforeValidator(_members),
+        Field(max_length=64),
+    ] = ()
+    """URIs that ImportAdapter may read under, each with {tenant} where the tenant's id stands."""
+    import_max_files: Annotated[int, Field(ge=3, le=10_000)] = 64
+    """Most files in a folder that ImportAdapter reads."""
+    warm: Annotated[
+        tuple[Annotated[str, AfterValidator(_warmed)], ...],
+        NoDecode,
+        BeforeValidator(_members),
+        Field(max_length=1024),
+    ] = ()
+    """Adapters (their routed version) and versions that are loaded at start, by resource name."""
     route_poll_interval: Annotated[float, Field(gt=0, le=60)] = 2.0
     """Seconds between two looks at the route of an adapter with traffic, at most; jittered down."""
+
+    # The queue, and what one tenant may take of it (on each replica).
+    max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Requests that wait for a slot or a place in the engine; the next one is refused."""
+    tenant_max_running: Annotated[int, Field(ge=1)] | None = None
+    """Requests of one tenant in the engine at the same time. None: max_running."""
+    tenant_max_waiting: Annotated[int, Field(ge=1)] | None = None
+    """Requests of one tenant that wait. None: max_waiting."""
+    tenant_requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Requests of one tenant admitted a second, with a burst of one second. None: no limit."""
+    tenant_tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one tenant a minute, prompts and answers. None: no limit."""
+    fair_quantum_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Tokens a tenant is granted in each round of the queue. Smaller takes turns more often."""
+    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    """Tokens after which an adapter that others wait for admits nobody more to its slot."""
+
+    # Giving up, and coming back.
+    stream_stall_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """Seconds that a caller may leave its answer unread before its generation is aborted."""
+    stall_timeout: Annotated[float, Field(ge=5, le=3600)] = 120.0
+    """Seconds without output, while busy, after which the engine counts as stalled.
+
+    One step gives no output for as long as its prompts take: thousands of tokens of a model with
+    billions of parameters are a minute on a CPU.
+    """
+    engine_restart_backoff_max: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """Longest wait between two starts of the engine, in seconds; it doubles from one second."""
+    metrics_tenants: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """Tenants with series of their own in /metrics: those that were active last."""
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        slots, cached = self.adapter_slots, self.max_cpu_loras
+        if slots is not None and cached is not None and cached < slots:
+            raise ValueError(
+                f"max_cpu_loras {cached} is less than adapter_slots {slots}: what is in a slot is "
+                "kept in host memory too"
+            )
+        for name, total in (("running", self.max_running), ("waiting", self.max_waiting)):
+            own = getattr(self, f"tenant_max_{name}")
+            if own is not None and total is not None and own > total:
+                raise ValueError(
+                    f"tenant_max_{name} {own} is more than max_{name} {total}, which holds for all "
+                    "tenants together"
+                )
+        return self

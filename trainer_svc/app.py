@@ -74,6 +74,7 @@ async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             base_model_digest=base.digest,
             chat_template_digest=base.chat_template_digest,
             device=settings.worker_device,
+            gpu_memory_share=settings.worker_gpu_memory_share,
             threads=settings.worker_threads,
             scratch_dir=str(data_dir / "scratch"),
             progress_interval=settings.progress_interval,

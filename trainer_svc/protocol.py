@@ -39,6 +39,8 @@ class WorkerSettings(Record):
     chat_template_digest: str
     device: str
     """ "cpu" or "cuda"."""
+    gpu_memory_share: float = 1.0
+    """Share of the GPU's memory that this worker may take."""
     threads: int
     """CPU threads for the model's arithmetic."""
     scratch_dir: str

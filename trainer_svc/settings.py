@@ -24,6 +24,8 @@ class TrainerSettings(CommonSettings):
     """Worker processes. Each holds one base model and trains one job at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where workers train. auto: cuda if the machine has an NVIDIA device."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a GPU's memory that the workers take together, at most. The rest is serving's."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each worker. 0: the machine's cores shared among the workers."""
     max_dataset_bytes: Annotated[int, Field(ge=1)] = 2**30
@@ -49,6 +51,11 @@ class TrainerSettings(CommonSettings):
         if self.device != "auto":
             return self.device
         return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+
+    @property
+    def worker_gpu_memory_share(self) -> float:
+        """The part of `gpu_memory_share` that one worker may take."""
+        return self.gpu_memory_share / self.workers
 
     @property
     def worker_threads(self) -> int:

@@ -124,6 +124,10 @@ class Residency:
             raise Unavailable(f"{version} is not in the engine", reason="ADAPTER_NOT_LOADED")
         return resident.adapter
 
+    def holds(self, version: VersionName) -> bool:
+        """Tell whether a version is in the engine."""
+        return version in self._residents
+
     def versions(self) -> Sequence[VersionName]:
         """Return the versions in the engine."""
         return list(self._residents)

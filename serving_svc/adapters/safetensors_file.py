@@ -69,7 +69,8 @@ def read_header(path: Path, max_bytes: int = _MAX_HEADER_BYTES) -> dict[str, Ten
             )
         header = parse_json(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError("the header is not an object")
+        # The file is wrong, not the call.
+        raise ValueError("the header is not an object")  # noqa: TRY004
     _check_metadata(header.pop("__metadata__", {}))
     data = 8 + length
     tensors = {name: _tensor(name, entry, data, size) for name, entry in header.items()}

@@ -1,4 +1,4 @@
-"""vLLM behind the few methods that serving needs. The only module that imports it.
+"""vLLM behind the few methods that serving needs. Only this room imports it.
 
 Importing vLLM takes seconds and reads the environment: import this module late, in a thread.
 vLLM 0.32 ends its process for many a wrong adapter, and serves others wrongly without a word; each
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import Coroutine, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from jinja2 import TemplateError
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -25,21 +24,18 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from serving_svc.adapters.model import LoadedAdapter
-from serving_svc.generation.model import (
-    Chat,
-    Chunk,
-    EngineDied,
-    FinishReason,
-    Input,
-    ModelLimits,
-    Sampling,
-    Text,
-    Usage,
-)
-from tailorbird.errors import AdapterRefused, FailedPrecondition, InvalidArgument, Unavailable
+from serving_svc.engine import cpu_lora
+from serving_svc.engine.collectors import ChunkCollector, ScoreCollector, died_inside
+from serving_svc.engine.output_loop import Collector, OutputLoop
+from serving_svc.engine.sampling import STRUCTURE_BACKEND, sampling_params, structured_outputs
+from serving_svc.engine.tokenizer import Tokenizer
+from serving_svc.engine.tools import Tools
+from serving_svc.generation.model import EngineRequest, Input, ModelLimits, Sink, Structure
+from tailorbird.errors import AdapterRefused, InvalidArgument, TailorbirdError, Unavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -47,10 +43,8 @@ _T = TypeVar("_T")
 
 # No tenant's id has a colon: what probes leave in the prefix cache is nobody's.
 _PROBE_SALT = "tailorbird:probe"
-# Shorter prompts are tokenised at once: changing threads would take longer.
-_LONG_PROMPT_CHARS = 8192
 _DEATH_POLL_SECONDS = 0.1
-_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+_TASKS = ("generate",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,48 +55,67 @@ class EngineConfig:
     dtype: str
     max_model_len: int | None
     adapter_slots: int
+    max_cpu_loras: int
     max_lora_rank: int
     lora_modules: Sequence[str]
     """Last parts of the names of the layers that adapters may change."""
+    max_running: int
     gpu_memory_utilization: float
+    tensor_parallel_size: int
     enforce_eager: bool | None
+    tool_call_parser: str | None = None
 
 
 class VllmEngine:
-    """One engine with its own process, and one base model in it."""
+    """One engine with its own processes, and one base model in it. Made inside the event loop."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    def __init__(self, llm: AsyncLLM, tool_call_parser: str | None) -> None:
         self._llm: Any = llm
-        self._tokenizer = llm.get_tokenizer()
+        self._core: Any = llm.engine_core
+        self._processor: Any = llm.output_processor
+        self._inputs: Any = llm.input_processor
+        tokenizer = llm.get_tokenizer()
+        self._tools = Tools(tokenizer, tool_call_parser)
+        self._tokenizer = Tokenizer(tokenizer, self._tools, self.limits.max_model_len)
+        self._loop = OutputLoop(llm)
         self._added: dict[int, LoRARequest] = {}
         self._request_ids = itertools.count(1)
+        # An abort is sent by a task of its own, which something must hold.
+        self._aborts: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def build(cls, config: EngineConfig) -> VllmEngine:
-        """Start the engine's process and load the model. Blocking: seconds to minutes."""
+    async def build(cls, config: EngineConfig) -> VllmEngine:
+        """Start the engine's processes and load the model: seconds to minutes."""
+        llm = await asyncio.to_thread(cls._start_processes, config)
+        return cls(llm, config.tool_call_parser)
+
+    @staticmethod
+    def _start_processes(config: EngineConfig) -> AsyncLLM:
         on_cpu = current_platform.is_cpu()
-        # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot: a base request that shares a
-        # step with an adapter, or decodes, gets what is in there. Slots are filled from the first,
-        # so one more than we ever use stays empty.
-        slots = config.adapter_slots + (1 if on_cpu else 0)
+        # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
+        if on_cpu:
+            cpu_lora.enable()
         arguments = AsyncEngineArgs(
             model=str(config.model.resolve()),
             dtype=config.dtype,
             max_model_len=config.max_model_len,
             enable_lora=True,
-            max_loras=slots,
-            max_cpu_loras=slots,
+            max_loras=config.adapter_slots,
+            max_cpu_loras=config.max_cpu_loras,
             max_lora_rank=config.max_lora_rank,
             # Without the head: vLLM 0.32 dies of prompt logprobs in a batch of several requests
             # when the head takes adapters, and our probes are such requests.
             lora_target_modules=sorted(config.lora_modules),
+            max_num_seqs=config.max_running,
             enforce_eager=on_cpu if config.enforce_eager is None else config.enforce_eager,
             gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            structured_outputs_config={"backend": STRUCTURE_BACKEND},
             enable_prefix_caching=True,
             enable_log_requests=False,
             disable_log_stats=True,
         )
-        return cls(AsyncLLM.from_engine_args(arguments))
+        return AsyncLLM.from_engine_args(arguments)
 
     @property
     def limits(self) -> ModelLimits:
@@ -115,6 +128,22 @@ class VllmEngine:
         """Number format of the weights: "bfloat16", "float16" or "float32"."""
         return str(self._llm.model_config.dtype).removeprefix("torch.")
 
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds without an output while it has work; 0 without work."""
+        return self._loop.silent_seconds
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """Share of the key-value cache in use, 0 to 1."""
+        return self._loop.kv_cache_usage
+
+    @property
+    def kv_cache_blocks(self) -> tuple[int, int]:
+        """Tokens in a block of the key-value cache, and how many blocks there are."""
+        config = self._llm.vllm_config.cache_config
+        return int(config.block_size), int(config.num_gpu_blocks or 0)
+
     async def died(self) -> None:
         """Return when the engine has died."""
         # vLLM has a flag for it, and no event.
@@ -122,75 +151,55 @@ class VllmEngine:
             await asyncio.sleep(_DEATH_POLL_SECONDS)
 
     async def check(self) -> None:
-        """Generate one token and score one; raises if the engine cannot.
+        """Score two tokens and generate one; raises if the engine cannot.
 
         vLLM compiles what scores at its first use, for seconds: better here than at a first load.
         """
         await self.prompt_logprobs([0, 0], None)
-        async for _ in self.generate([0], Sampling(temperature=0), 1, _PROBE_SALT, None):
-            pass
 
     async def shutdown(self) -> None:
-        """End the engine's process."""
+        """End the engine's processes. What is inside ends with EngineDied."""
+        self._tokenizer.close()
+        await self._loop.close()
+        self._processor.propagate_error(EngineDeadError())
         await asyncio.to_thread(self._llm.shutdown)
         # What closes its sockets was left to this loop.
         await asyncio.sleep(0)
-        self._llm = None
 
     async def encode(self, prompt: Input) -> Sequence[int]:
-        """See service.Engine."""
-        match prompt:
-            case Chat():
-                size = sum(len(message.content) for message in prompt.messages)
-            case Text(text=text):
-                size = len(text)
-            case _:
-                return prompt.ids
-        if size < _LONG_PROMPT_CHARS:
-            return self._encode(prompt)
-        return await asyncio.to_thread(self._encode, prompt)
+        """See generation.service.Engine."""
+        return await self._tokenizer.encode(prompt)
 
-    async def generate(
-        self,
-        token_ids: Sequence[int],
-        sampling: Sampling,
-        max_tokens: int,
-        tenant: str,
-        adapter: LoadedAdapter | None,
-    ) -> AsyncGenerator[Chunk]:
-        """See service.Engine; vLLM's own queue merges what comes while the reader is away."""
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k or 0,
-            max_tokens=max_tokens,
-            # vLLM takes -1 for "no seed"; folded, every seed is one.
-            seed=None if sampling.seed is None else sampling.seed % 2**63,
-            stop=list(sampling.stop),
-            output_kind=RequestOutputKind.DELTA,
+    async def start(self, request: EngineRequest, sink: Sink) -> Request:
+        """See generation.service.Engine."""
+        parameters = sampling_params(
+            request.sampling,
+            request.max_tokens,
+            final_only=request.final_only,
+            tools=bool(request.tools),
         )
-        completion_tokens = 0
-        async with aclosing(self._outputs(token_ids, parameters, tenant, adapter)) as outputs:
-            async for output in outputs:
-                completion = output.outputs[0]
-                completion_tokens += len(completion.token_ids)
-                if completion.finish_reason is None:
-                    # Part of a character, or what may become a stop string: nothing to show yet.
-                    if completion.text:
-                        yield Chunk(completion.text)
-                    continue
-                yield Chunk(
-                    completion.text,
-                    _finish_reason(completion.finish_reason),
-                    Usage(len(token_ids), completion_tokens),
-                )
+        if request.tools:
+            sink = self._tools.holding_back(sink, request.tools)
+        started = Request(self)
+        collector = ChunkCollector(sink, request.sampling, started.ended)
+        started.collector = collector
+        await self._submit(
+            started,
+            request.token_ids,
+            parameters,
+            request.tenant,
+            request.adapter,
+            collector,
+            request.sampling.structure,
+        )
+        return started
 
     async def add_adapter(self, adapter: LoadedAdapter) -> None:
-        """See adapter_cache.AdapterEngine."""
+        """See adapters.residency.AdapterEngine."""
         request = LoRARequest(adapter.name, adapter.engine_id, str(adapter.path.resolve()))
         try:
             added = await self._or_died(self._llm.add_lora(request))
-        except (EngineDied, Unavailable):
+        except TailorbirdError:
             raise
         except Exception as error:
             _log.warning("vllm cannot load an adapter", name=adapter.name, error=str(error))
@@ -200,7 +209,7 @@ class VllmEngine:
         self._added[adapter.engine_id] = request
 
     async def remove_adapter(self, adapter: LoadedAdapter) -> None:
-        """See adapter_cache.AdapterEngine."""
+        """See adapters.residency.AdapterEngine."""
         self._added.pop(adapter.engine_id, None)
         # A round trip first: the abort of a request that ended by a stop string may still be on its
         # way, and a step of that request without its adapter would end the engine.
@@ -210,7 +219,7 @@ class VllmEngine:
     async def prompt_logprobs(
         self, token_ids: Sequence[int], adapter: LoadedAdapter | None
     ) -> list[float]:
-        """See adapter_cache.AdapterEngine. vLLM reads no prefix cache where it computes these."""
+        """See adapters.residency.AdapterEngine. vLLM reads no prefix cache to compute these."""
         parameters = SamplingParams(
             temperature=0.0,
             max_tokens=1,
@@ -218,60 +227,81 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        found: list[Any] = []
-        async with aclosing(self._outputs(token_ids, parameters, _PROBE_SALT, adapter)) as outputs:
-            async for output in outputs:
-                found = output.prompt_logprobs
+        started = Request(self)
+        collector = ScoreCollector(started.ended)
+        try:
+            await self._submit(started, token_ids, parameters, _PROBE_SALT, adapter, collector)
+            found = await collector.found
+        finally:
+            started.abort()
         return [
             float(entry[token].logprob)
             for token, entry in zip(token_ids[1:], found[1:], strict=True)
         ]
 
-    async def _outputs(
+    async def _submit(
         self,
+        started: Request,
         token_ids: Sequence[int],
         parameters: SamplingParams,
         cache_salt: str,
         adapter: LoadedAdapter | None,
-    ) -> AsyncGenerator[Any]:
-        self._raise_if_dead()
+        collector: Collector,
+        structure: Structure | None = None,
+    ) -> None:
+        if self._llm.errored:
+            raise Unavailable("the engine is being restarted", reason="ENGINE_DIED", retry_after=10)
         # An adapter that was not added would end the engine for everyone.
         lora = None if adapter is None else self._added[adapter.engine_id]
-        prompt = tokens_input(list(token_ids), cache_salt=cache_salt)
-        request_id = str(next(self._request_ids))
-        outputs = self._llm.generate(prompt, parameters, request_id, lora_request=lora)
         try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    yield output
-        except EngineDeadError as error:
-            raise _died_inside() from error
-        except EngineGenerateError as error:
-            if self._llm.errored:
-                raise _died_inside() from error
-            raise
-        except VLLMClientError as error:
+            request = self._inputs.process_inputs(
+                str(next(self._request_ids)),
+                tokens_input(list(token_ids), cache_salt=cache_salt),
+                parameters,
+                supported_tasks=_TASKS,
+                lora_request=lora,
+            )
+        except (VLLMClientError, ValueError) as error:
             raise InvalidArgument("sampling", f"the engine refuses it: {error}") from error
-
-    def _encode(self, prompt: Chat | Text) -> list[int]:
-        if isinstance(prompt, Text):
-            return list(self._tokenizer.encode(prompt.text))
-        if not self._tokenizer.chat_template:
-            raise FailedPrecondition(
-                "the base model has no chat template: send prompt or token_ids",
-                reason="NO_CHAT_TEMPLATE",
-            )
-        messages = [
-            {"role": message.role, "content": message.content} for message in prompt.messages
-        ]
+        if structure is not None:
+            request.sampling_params.structured_outputs = structured_outputs(structure)
+        self._inputs.assign_request_id(request)
+        for child, parent, index in _fanned_out(request):
+            if parent is not None and not index:
+                started.parent_id = parent.request_id
+            started.ids.append(child.request_id)
+            self._processor.add_request(child, None, parent, index, collector)
+            self._loop.add(child.request_id, collector)
+            started.requests.append(child)
         try:
-            return list(
-                self._tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, tokenize=True, return_dict=False
-                )
-            )
-        except TemplateError as error:
-            raise InvalidArgument("chat", f"the chat template refuses it: {error}") from error
+            for child in started.requests:
+                await self._core.add_request_async(child)
+        except EngineDeadError as error:
+            started.abort()
+            raise died_inside() from error
+        except BaseException:
+            started.abort()
+            raise
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Expect no more of these requests."""
+        for request_id in ids:
+            self._loop.forget(request_id)
+
+    def abort(self, ids: Sequence[str]) -> None:
+        """End these requests of the engine's, which know of their end already."""
+        self._processor.abort_requests(ids, internal=True)
+        if not self._llm.errored:
+            # Sent before anything that a later call sends: the adapter stays until it is heard.
+            task = asyncio.create_task(self._send_abort(list(ids)))
+            self._aborts.add(task)
+            task.add_done_callback(self._aborts.discard)
+
+    async def _send_abort(self, ids: list[str]) -> None:
+        try:
+            await self._core.abort_requests_async(ids)
+        except EngineDeadError:
+            _log.debug("an abort came after the engine's death")
 
     async def _or_died(self, call: Coroutine[Any, Any, _T]) -> _T:
         """Await an engine call, which would never return if the engine died meanwhile."""
@@ -279,24 +309,51 @@ class VllmEngine:
         try:
             await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise _died_inside()
+                raise died_inside()
             return task.result()
         except EngineDeadError as error:
-            raise _died_inside() from error
+            raise died_inside() from error
         finally:
             task.cancel()
             death.cancel()
 
-    def _raise_if_dead(self) -> None:
-        if self._llm is None or self._llm.errored:
-            raise Unavailable("the engine is being restarted", reason="ENGINE_DIED", retry_after=10)
+
+class Request:
+    """One request inside the engine, of one or several completions. See generation.model.Handle."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+        self.ids: list[str] = []
+        self.requests: list[Any] = []
+        self.parent_id = ""
+        self.collector: ChunkCollector | None = None
+        self._ended = False
+
+    def ended(self) -> None:
+        """Hear that it ended by itself."""
+        self._ended = True
+        self._engine.forget(self.ids)
+
+    def abort(self) -> None:
+        """See generation.model.Handle."""
+        if self._ended:
+            return
+        if self.collector is not None:
+            self.collector.close()
+        self.ended()
+        # The parent last: vLLM drops it when no child is left.
+        self._engine.abort([*self.ids, self.parent_id] if self.parent_id else self.ids)
 
 
-def _died_inside() -> EngineDied:
-    return EngineDied("the engine died with this request inside")
-
-
-def _finish_reason(told: str) -> FinishReason:
-    if told not in _FINISH:
-        raise Unavailable(f"the engine ended the generation: {told}", reason="ENGINE_STOPPED")
-    return _FINISH[told]
+def _fanned_out(request: Any) -> list[tuple[Any, ParentRequest | None, int]]:
+    """Return the engine's requests for one of ours: one for each completion."""
+    count = request.sampling_params.n
+    if count == 1:
+        return [(request, None, 0)]
+    parent = ParentRequest(request)
+    children = []
+    for index in range(count):
+        child = copy(request)
+        child.request_id, child.sampling_params = parent.get_child_info(index)
+        children.append((child, parent, index))
+    return children

@@ -112,6 +112,8 @@ class GenerationRequest:
     routing_key: str = ""
     min_route_generation: int = 0
     priority: int = 0
+    deadline: float | None = None
+    """When the caller stops waiting, by time.monotonic()."""
     final_only: bool = False
     """Only the whole answer is wanted: nothing is passed on before the end."""
 
@@ -154,8 +156,8 @@ class Chunk:
     """What one completion grew by in one or more steps of the engine.
 
     The engine sets what comes before `usage`; `finish_reason` is set on the last chunk of an index.
-    The service sets who answers on the first chunk of all, and `usage` on the last. One object serves
-    the whole way to the wire: it is made once a token, or once every few tokens.
+    The service sets who answers on the first chunk of all, and `usage` on the last. One object
+    serves the whole way to the wire: it is made once a token, or once every few tokens.
     """
 
     text: str
@@ -182,7 +184,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All completions of a request, by index; `version` None means that the base model gave them."""
+    """All completions of a request, by index; `version` None: the base model gave them."""
 
     completions: tuple[Completion, ...]
     usage: Usage
@@ -191,7 +193,10 @@ class Answer:
 
 
 class Sink(Protocol):
-    """Takes a request's output from the engine's output loop. Neither method blocks or raises."""
+    """Takes a request's output from the engine's output loop. No method blocks or raises."""
+
+    def count(self, tokens: int) -> None:
+        """Take the number of tokens just generated, of all completions, shown or not."""
 
     def put(self, chunk: Chunk) -> None:
         """Take a chunk. After the last one of the last completion nothing comes any more."""
@@ -210,6 +215,8 @@ class EngineRequest:
     tenant: str
     adapter: LoadedAdapter | None
     final_only: bool = False
+    tools: tuple[Tool, ...] = ()
+    """Calls of these are found in the answer, which then comes at its end."""
 
 
 class Handle(Protocol):

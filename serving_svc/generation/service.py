@@ -1,50 +1,82 @@
-"""Generation: resolve (which version answers), lease (hold it in the engine), stream."""
+"""Generation: resolve (which version answers), admit (its turn, its slot), stream."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from serving_svc.adapters.adapter_cache import AdapterCache
-from serving_svc.adapters.model import LoadedAdapter
-from serving_svc.adapters.router import Router
+from serving_svc.adapters.model import StagedAdapter
+from serving_svc.adapters.router import Resolved
+from serving_svc.generation.life import Life, Lives
 from serving_svc.generation.model import (
     Answer,
+    Chat,
     Chunk,
+    Completion,
+    EngineDied,
+    EngineRequest,
     GenerationRequest,
-    Input,
+    Handle,
     ModelLimits,
     Sampling,
-    Usage,
+    Structure,
     room_for_answer,
 )
+from serving_svc.generation.poison import Poison, request_digest
+from serving_svc.generation.scheduler import Ticket
+from serving_svc.generation.stream import Pace, Stream
 from serving_svc.metrics import ServingMetrics
-from tailorbird.errors import AdapterRefused, TailorbirdError, Unavailable
-from tailorbird.names import VersionName
+from tailorbird.errors import AdapterRefused, NotFound, TailorbirdError, Unavailable
+from tailorbird.names import AdapterName, VersionName
 
 
-class Engine(Protocol):
-    """What generating needs of the engine."""
+class Routes(Protocol):
+    """What generating needs of the router."""
 
-    async def encode(self, prompt: Input) -> Sequence[int]:
-        """Return the prompt's token ids; InvalidArgument if the chat cannot be rendered."""
+    async def resolve(
+        self, adapter: AdapterName, routing_key: str = "", min_generation: int = 0
+    ) -> Resolved:
+        """Return which version answers, and by which generation of the route."""
 
-    def generate(
-        self,
-        token_ids: Sequence[int],
-        sampling: Sampling,
-        max_tokens: int,
-        tenant: str,
-        adapter: LoadedAdapter | None,
-    ) -> AsyncGenerator[Chunk]:
-        """Yield text as it comes; the last chunk, and no other, has finish_reason and usage.
+    def named(self, version: VersionName) -> Resolved:
+        """Return who answers a request that names its version; NotFound if it was deleted."""
 
-        What comes while the reader is away is merged into one chunk. Closing the iterator, or
-        cancelling the task that iterates, ends the generation. No two tenants share cached state.
-        Raises EngineDied, and Unavailable if the engine was dead before.
-        """
+    def forget(self, adapter: AdapterName) -> None:
+        """Find the adapter's route anew at the next request."""
+
+
+class Structures(Protocol):
+    """What generating needs to trust a structure that a caller asks for."""
+
+    async def check(self, structure: Structure, tenant: str) -> Structure:
+        """Return it as the engine takes it; InvalidArgument if it cannot be used."""
+
+
+class Disk(Protocol):
+    """What generating needs of the tier on disk."""
+
+    def hold(self, version: VersionName) -> AbstractAsyncContextManager[StagedAdapter]:
+        """Bring a version to disk, checked, and keep it there inside the block."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A request inside the engine, and who answers it."""
+
+    stream: Stream
+    handle: Handle
+    digest: bytes
+    version: VersionName | None
+    generation: int
+
+    @property
+    def model(self) -> str:
+        """What answers, as the metrics call it."""
+        return _model(self.version)
 
 
 class Generations:
@@ -52,60 +84,58 @@ class Generations:
 
     def __init__(
         self,
-        engine: Engine,
-        router: Router,
-        cache: AdapterCache,
+        lives: Lives,
+        routes: Routes,
+        disk: Disk,
+        structures: Structures,
         metrics: ServingMetrics,
         limits: ModelLimits,
     ) -> None:
-        self._engine = engine
-        self._router = router
-        self._cache = cache
+        self._lives = lives
+        self._routes = routes
+        self._disk = disk
+        self._structures = structures
         self._metrics = metrics
         self._limits = limits
+        self._poison = Poison()
+        self._pace = Pace()
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Generate, and return the whole answer; raises what `stream` raises."""
-        async with aclosing(self.stream(request)) as chunks:
-            received = [chunk async for chunk in chunks]
-        return Answer.of(received)
+        chunks = [chunk async for chunk in self.stream(replace(request, final_only=True))]
+        first, last = chunks[0], chunks[-1]
+        if last.usage is None:
+            raise ValueError("the generation has not ended")
+        chunks.sort(key=lambda chunk: chunk.index)
+        completions = tuple(map(_completion, chunks))
+        return Answer(completions, last.usage, first.version, first.route_generation)
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         """Generate, and yield text as it comes.
 
-        The first chunk says who answers; the last has finish_reason and usage. Raises
-        InvalidArgument, NotFound, FailedPrecondition, ResourceExhausted, Unavailable, EngineDied.
+        The first chunk says who answers; the last one has the usage. Raises InvalidArgument,
+        NotFound, FailedPrecondition, ResourceExhausted, Unavailable, EngineDied, DeadlineExceeded.
         """
-        started = time.perf_counter()
+        arrived = time.perf_counter()
         outcome = "cancelled"
+        run: _Run | None = None
+        messages, first_at = 0, arrived
         try:
-            token_ids = await self._engine.encode(request.input)
-            max_tokens = room_for_answer(
-                len(token_ids), request.sampling.max_tokens, self._limits.max_model_len
-            )
-            last: Chunk | None = None
-            async with AsyncExitStack() as stack:
-                version, generation, adapter = await self._lease(stack, request)
-                chunks = self._engine.generate(
-                    token_ids, request.sampling, max_tokens, request.tenant.tenant, adapter
-                )
-                await stack.enter_async_context(aclosing(chunks))
-                first = True
-                async for chunk in chunks:
-                    if first:
-                        first = False
-                        chunk.version, chunk.route_generation = version, generation
-                        self._count_first(started, version)
-                    if chunk.finish_reason is not None:
-                        last = chunk
-                    else:
-                        yield chunk
-            # The lease ends with the engine's work, however slowly the reader takes the rest.
-            if last is None or last.usage is None:
-                raise Unavailable("the engine ended the generation early", reason="ENGINE_STOPPED")
-            outcome = "ok"
-            self._count_tokens(request, last.usage)
-            yield last
+            run = await self._begin(request)
+            while (chunk := await run.stream.next()) is not None:
+                if not messages:
+                    chunk.version, chunk.route_generation = run.version, run.generation
+                    first_at = time.perf_counter()
+                    self._metrics.first_token.labels(run.model).observe(first_at - arrived)
+                messages += 1
+                if chunk.usage is not None:
+                    outcome = "ok"
+                yield chunk
+        except EngineDied as error:
+            outcome = error.reason
+            if run is not None:
+                self._poison.died_with(run.digest)
+            raise
         except TailorbirdError as error:
             outcome = error.reason
             raise
@@ -113,34 +143,126 @@ class Generations:
             outcome = "INTERNAL"
             raise
         finally:
+            if run is not None:
+                run.handle.abort()
+                run.stream.release()
+                self._metrics.messages.inc(messages)
+                self._count_tokens(request, run, first_at)
             self._metrics.requests.labels(request.tenant.tenant, outcome).inc()
 
-    async def _lease(
-        self, stack: AsyncExitStack, request: GenerationRequest
-    ) -> tuple[VersionName | None, int, LoadedAdapter | None]:
-        """Enter the lease into `stack`; return who answers, by which generation, with what."""
-        if request.adapter is None:
-            return None, 0, None
-        lease = self._cache.lease
-        if request.version is not None:
-            return request.version, 0, await stack.enter_async_context(lease(request.version))
-        route = await self._router.resolve(request.adapter)
-        version = request.adapter.version(route.version)
+    async def _begin(self, request: GenerationRequest) -> _Run:
+        life = self._lives.current()
+        sampling = await self._checked(request)
+        token_ids = await life.engine.encode(request.input)
+        max_tokens = room_for_answer(
+            len(token_ids), sampling.max_tokens, self._limits.max_model_len
+        )
+        version, generation, ticket = await self._admitted(
+            life, request, len(token_ids), max_tokens
+        )
+        stream = Stream(
+            self._pace,
+            len(token_ids),
+            sampling.n,
+            partial(life.scheduler.charge, ticket),
+            partial(life.scheduler.leave, ticket),
+        )
+        digest = request_digest(request.tenant.tenant, version, token_ids, sampling)
         try:
-            loaded = await stack.enter_async_context(lease(version))
-        except AdapterRefused:
-            # It had passed and left the engine; fetched again, it is no longer what it was.
-            self._router.forget(request.adapter)
-            route = await self._router.resolve(request.adapter)
-            version = request.adapter.version(route.version)
-            loaded = await stack.enter_async_context(lease(version))
-        return version, route.generation, loaded
+            self._poison.check(digest)
+            adapter = None if version is None else life.residency.loaded(version)
+            handle = await life.engine.start(
+                EngineRequest(
+                    token_ids,
+                    sampling,
+                    max_tokens,
+                    request.tenant.tenant,
+                    adapter,
+                    request.final_only,
+                    request.input.tools if isinstance(request.input, Chat) else (),
+                ),
+                stream,
+            )
+        except BaseException as error:
+            stream.release()
+            if isinstance(error, EngineDied):
+                self._poison.died_with(digest)
+            raise
+        return _Run(stream, handle, digest, version, generation)
 
-    def _count_first(self, started: float, version: VersionName | None) -> None:
-        model = "base" if version is None else "adapter"
-        self._metrics.first_token.labels(model).observe(time.perf_counter() - started)
+    async def _checked(self, request: GenerationRequest) -> Sampling:
+        structure = request.sampling.structure
+        if structure is None:
+            return request.sampling
+        checked = await self._structures.check(structure, request.tenant.tenant)
+        return replace(request.sampling, structure=checked)
 
-    def _count_tokens(self, request: GenerationRequest, usage: Usage) -> None:
-        tokens, tenant = self._metrics.tokens, request.tenant.tenant
+    async def _admitted(
+        self, life: Life, request: GenerationRequest, prompt_tokens: int, max_tokens: int
+    ) -> tuple[VersionName | None, int, Ticket]:
+        """Wait for the request's turn; return who answers, by which generation, and its ticket."""
+        ticket = Ticket(
+            request.tenant.tenant,
+            request.version,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens * request.sampling.n,
+            priority=request.priority,
+            deadline=request.deadline,
+        )
+        if request.version is not None:
+            # It may have been deleted.
+            self._routes.named(request.version)
+        if request.adapter is None or request.version is not None:
+            await self._admit(life, ticket)
+            return request.version, 0, ticket
+        try:
+            return await self._admitted_by_route(life, request, request.adapter, ticket)
+        except (AdapterRefused, NotFound):
+            # It had passed and left this replica; fetched again, it is no longer what it was.
+            self._routes.forget(request.adapter)
+            return await self._admitted_by_route(life, request, request.adapter, ticket)
+
+    async def _admitted_by_route(
+        self, life: Life, request: GenerationRequest, adapter: AdapterName, ticket: Ticket
+    ) -> tuple[VersionName, int, Ticket]:
+        found = await self._routes.resolve(
+            adapter, request.routing_key, request.min_route_generation
+        )
+        ticket = replace(ticket, version=found.version)
+        await self._admit(life, ticket)
+        return found.version, found.generation, ticket
+
+    async def _admit(self, life: Life, ticket: Ticket) -> None:
+        arrived = time.perf_counter()
+        if ticket.version is None or life.residency.holds(ticket.version):
+            await life.scheduler.admit(ticket)
+        else:
+            # On disk first: no slot waits for a download.
+            async with self._disk.hold(ticket.version):
+                await life.scheduler.admit(ticket)
+        waited = time.perf_counter() - arrived
+        self._metrics.queue_seconds.labels(_model(ticket.version)).observe(waited)
+
+    def _count_tokens(self, request: GenerationRequest, run: _Run, first_at: float) -> None:
+        tokens, tenant, usage = self._metrics.tokens, request.tenant.tenant, run.stream.usage
         tokens.labels(tenant, "prompt").inc(usage.prompt_tokens)
         tokens.labels(tenant, "completion").inc(usage.completion_tokens)
+        if usage.completion_tokens > 1 and not request.final_only:
+            each = (time.perf_counter() - first_at) / (usage.completion_tokens - 1)
+            self._metrics.token_seconds.labels(run.model).observe(each)
+
+
+def _model(version: VersionName | None) -> str:
+    return "base" if version is None else "adapter"
+
+
+def _completion(chunk: Chunk) -> Completion:
+    if chunk.finish_reason is None:
+        raise Unavailable("the engine ended the generation early", reason="ENGINE_STOPPED")
+    return Completion(
+        chunk.text,
+        chunk.finish_reason,
+        tuple(chunk.token_ids),
+        tuple(chunk.logprobs),
+        tuple(chunk.tool_calls),
+    )

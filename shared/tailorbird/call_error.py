@@ -20,12 +20,21 @@ class FieldViolation:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """A limit that is reached: whose, which, and how."""
+
+    subject: str
+    quota: str
+    description: str
+
+
 class CallError(TailorbirdError):
     """A call failed.
 
     `code` is the gRPC status code; `reason` is UPPER_SNAKE and stable, or the code's name where the
-    answer carries none; `violations` names the fields that are wrong; `retry_after`, in seconds, is
-    set where the service says when the same call may work.
+    answer carries none; `violations` names the fields that are wrong, `quotas` the limits that are
+    reached; `retry_after`, in seconds, is set where the service says when the same call may work.
     """
 
     def __init__(
@@ -35,17 +44,26 @@ class CallError(TailorbirdError):
         *,
         reason: str = "",
         violations: tuple[FieldViolation, ...] = (),
+        quotas: tuple[QuotaViolation, ...] = (),
         retry_after: float | None = None,
         metadata: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message, reason=reason or code.name)
         self.code = code
         self.violations = violations
+        self.quotas = quotas
         self.retry_after = retry_after
         self.metadata = metadata or {}
 
     def __str__(self) -> str:
-        return f"{self.code.name} ({self.reason}): {self.message}"
+        return f"{self.code.name} ({self.reason}): {self.message}{self.hints}"
+
+    @property
+    def hints(self) -> str:
+        """Which limits are reached and when the same call may work, to follow a message; or ""."""
+        limits = "".join(f"; {quota.quota} of {quota.subject}" for quota in self.quotas)
+        again = "" if self.retry_after is None else f"; try again after {self.retry_after:g} s"
+        return limits + again
 
     @classmethod
     def from_call(cls, error: grpc.RpcError) -> CallError:
@@ -61,13 +79,14 @@ class CallError(TailorbirdError):
         """Return the error a status speaks of, such as the one in a FAILED job."""
         info = error_details_pb2.ErrorInfo()
         request = error_details_pb2.BadRequest()
+        quota = error_details_pb2.QuotaFailure()
         retry = error_details_pb2.RetryInfo()
         retry_after = None
         for detail in status.details:
             if detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToTimedelta().total_seconds()
             else:
-                detail.Unpack(info) or detail.Unpack(request)
+                detail.Unpack(info) or detail.Unpack(request) or detail.Unpack(quota)
         return cls(
             _code(status.code),
             status.message,
@@ -75,6 +94,10 @@ class CallError(TailorbirdError):
             violations=tuple(
                 FieldViolation(violation.field, violation.description)
                 for violation in request.field_violations
+            ),
+            quotas=tuple(
+                QuotaViolation(violation.subject, violation.quota_id, violation.description)
+                for violation in quota.violations
             ),
             retry_after=retry_after,
             metadata=dict(info.metadata),

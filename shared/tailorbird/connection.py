@@ -17,6 +17,9 @@ Response = TypeVar("Response")
 
 Metadata = tuple[tuple[str, str], ...]
 _TIMEOUT = 60.0
+_MODEL_METADATA = "x-tailorbird-adapter"
+# Longer than every name; gRPC gives all of a call's metadata 8 kB.
+_MAX_MODEL_CHARS = 256
 
 
 class _PagedRequest(Protocol):
@@ -46,11 +49,11 @@ class Connection:
         root_certificates: bytes | None,
         plaintext: bool,
     ) -> None:
-        if token and not (token.isascii() and token.isprintable()):
+        if token and not _sendable(token):
             raise InvalidArgument("token", "only printable ASCII can be sent")
         if not address.strip():
             raise InvalidArgument("address", "it is empty; host:port is needed")
-        self.metadata: Metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._token = token
         if root_certificates is None and (plaintext or is_local_target(address)):
             self.channel = grpc.insecure_channel(address)
         else:
@@ -64,11 +67,22 @@ class Connection:
         request: Request,
         *,
         timeout: float | None = _TIMEOUT,
-        metadata: Metadata = (),
+        model: str = "",
     ) -> Response:
-        """Make one call; CallError if it fails."""
+        """Make one call, of `model` if any; CallError if it fails."""
         with call_errors():
-            return method(request, timeout=timeout, metadata=self.metadata + metadata)
+            return method(request, timeout=timeout, metadata=self._metadata(model))
+
+    def upload(
+        self,
+        method: grpc.StreamUnaryMultiCallable[Request, Response],
+        requests: Iterator[Request],
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        """Send a stream of requests; CallError if the call fails."""
+        with call_errors():
+            return method(requests, timeout=timeout, metadata=self._metadata())
 
     def pages(
         self, method: grpc.UnaryUnaryMultiCallable[PagedRequest, Page], request: PagedRequest
@@ -87,15 +101,32 @@ class Connection:
         request: Request,
         *,
         timeout: float | None = None,
-        metadata: Metadata = (),
+        model: str = "",
     ) -> Generator[Response, None, None]:
         """Yield a call's responses; CallError if it fails. Closing it ends the call."""
-        call = method(request, timeout=timeout, metadata=self.metadata + metadata)
+        call = method(request, timeout=timeout, metadata=self._metadata(model))
         try:
             with call_errors():
                 yield from call
         finally:
             call.cancel()
+
+    def _metadata(self, model: str = "") -> Metadata:
+        """Return what a call carries: who calls, and the model that a proxy may hash on.
+
+        So an adapter's requests meet where its weights are. What gRPC cannot send is no name: it is
+        left out, and the service says what is wrong with it.
+        """
+        metadata: Metadata = ()
+        if self._token:
+            metadata += (("authorization", f"Bearer {self._token}"),)
+        if model and len(model) <= _MAX_MODEL_CHARS and _sendable(model):
+            metadata += ((_MODEL_METADATA, model),)
+        return metadata
+
+
+def _sendable(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 @contextmanager

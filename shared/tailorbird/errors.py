@@ -11,6 +11,7 @@ TailorbirdError
 ├── Aborted              what was under way was ended from outside
 │   └── Conflict         somebody else was faster
 │       └── LeaseLost    the job is another holder's now
+├── DeadlineExceeded     the caller's time was up before its turn came
 ├── ResourceExhausted    a limit is reached; later may work
 ├── Unavailable          something needed is down; the same call may work later
 │   └── StoreUnavailable the object store did not answer
@@ -126,6 +127,12 @@ class LeaseLost(Conflict):
     """The job has ended or is leased under a later epoch; the caller may change nothing."""
 
     default_reason = "LEASE_LOST"
+
+
+class DeadlineExceeded(TailorbirdError):
+    """The caller's deadline passed before what it asked for was done."""
+
+    default_reason = "DEADLINE_EXCEEDED"
 
 
 class ResourceExhausted(TailorbirdError):

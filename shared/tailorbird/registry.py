@@ -1,6 +1,7 @@
 """Adapters in the object store: versions, and the log of routes.
 
 tenants/{tenant}/adapters/{adapter}/versions/{version}/...          manifest.json last
+tenants/{tenant}/adapters/{adapter}/versions/{version}/tombstone.json   the version is deleted
 tenants/{tenant}/adapters/{adapter}/routes/{generation:012d}.json   append-only
 
 Nothing here is ever overwritten. The highest route generation is live; creating the next one is the
@@ -10,11 +11,13 @@ compare-and-swap, on every store.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound
 from tailorbird.manifest import MANIFEST, MAX_MANIFEST_BYTES, AdapterManifest, Instant
@@ -28,7 +31,12 @@ _NO_GENERATION = 10**12
 
 _MAX_ROUTE_BYTES = 64 * 2**10
 
-RouteReason = Literal["publish", "promote", "rollback"]
+TOMBSTONE = "tombstone.json"
+
+MAX_ROUTED_VERSIONS = 16
+MAX_WEIGHT = 1000
+
+RouteReason = Literal["publish", "promote", "rollback", "set"]
 
 
 class RoutedVersion(BaseModel):
@@ -37,7 +45,7 @@ class RoutedVersion(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     version: Annotated[str, Field(pattern=f"^{VERSION_ID}$")]
-    weight: Annotated[int, Field(ge=100, le=100)] = 100
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 100
 
 
 class Route(BaseModel):
@@ -46,16 +54,47 @@ class Route(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     generation: Annotated[int, Field(ge=1, lt=_NO_GENERATION)]
-    versions: Annotated[tuple[RoutedVersion, ...], Field(min_length=1, max_length=1)]
+    versions: Annotated[
+        tuple[RoutedVersion, ...], Field(min_length=1, max_length=MAX_ROUTED_VERSIONS)
+    ]
     reason: str
     actor: str
     create_time: Instant
     nonce: str
 
+    @field_validator("versions")
+    @classmethod
+    def _distinct(cls, versions: tuple[RoutedVersion, ...]) -> tuple[RoutedVersion, ...]:
+        if len({routed.version for routed in versions}) < len(versions):
+            raise ValueError("a version is routed twice")
+        return versions
+
     @property
     def version(self) -> str:
-        """Id of the version that answers."""
-        return self.versions[0].version
+        """Id of the version of largest weight; of several such, the first."""
+        return max(self.versions, key=lambda routed: routed.weight).version
+
+    def leads_to(self, version: str) -> bool:
+        """Tell whether the version of this id has a share of the traffic."""
+        return any(routed.version == version for routed in self.versions)
+
+    def splits_like(self, versions: tuple[RoutedVersion, ...]) -> bool:
+        """Tell whether `versions` have the same shares here; one alone always has all."""
+        if len(versions) == len(self.versions) == 1:
+            return versions[0].version == self.versions[0].version
+        return {(routed.version, routed.weight) for routed in versions} == {
+            (routed.version, routed.weight) for routed in self.versions
+        }
+
+
+class Tombstone(BaseModel):
+    """A version was deleted. What a newer writer adds is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    version: str
+    delete_time: Instant
+    actor: str
 
 
 class RouteConflict(Conflict):
@@ -70,37 +109,94 @@ class AdapterRegistry:
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
 
-    async def adapters(self, tenant: TenantName) -> list[AdapterName]:
-        """Return the tenant's adapters that have a published version, by name."""
+    async def adapter_names(self, tenant: TenantName) -> list[AdapterName]:
+        """Return the tenant's adapters by name; one listing. Some may have no version yet."""
         names = []
         for id_ in await self.store.folders(f"{tenant}/adapters"):
             with suppress(InvalidArgument):
                 names.append(AdapterName.parse(f"{tenant}/adapters/{id_}"))
-        return [name for name in names if await self.versions(name)]
+        return names
 
-    async def versions(self, adapter: AdapterName) -> list[VersionName]:
-        """Return the adapter's published versions, newest first."""
+    async def version_names(self, adapter: AdapterName) -> list[VersionName]:
+        """Return the adapter's versions, newest first; one listing.
+
+        Some may not be published yet, or be deleted: `manifest` tells.
+        """
+        names = []
+        for id_ in await self.store.folders(f"{adapter}/versions"):
+            with suppress(InvalidArgument):
+                names.append(adapter.version(id_))
+        return sorted(names, key=lambda name: name.version, reverse=True)
+
+    async def has_version(self, adapter: AdapterName) -> bool:
+        """Tell whether the adapter has a published version that is not deleted.
+
+        Reads the listing only as far as the first one.
+        """
         manifest = re.compile(rf"{adapter}/versions/([^/]+)/{re.escape(MANIFEST)}")
-        found = []
         async for info in self.store.objects(f"{adapter}/versions"):
-            match = manifest.fullmatch(info.key)
-            if match is not None:
-                with suppress(InvalidArgument):
-                    found.append(adapter.version(match[1]))
-        return sorted(found, key=lambda name: name.version, reverse=True)
+            if (match := manifest.fullmatch(info.key)) is None:
+                continue
+            with suppress(InvalidArgument):
+                if await self.tombstone(adapter.version(match[1])) is None:
+                    return True
+        return False
 
     async def manifest(self, version: VersionName) -> AdapterManifest:
-        """Return a version's manifest; NotFound if it is not published, DataCorrupt if broken."""
-        try:
-            data = await self.store.get(f"{version}/{MANIFEST}", MAX_MANIFEST_BYTES)
-        except NotFound as error:
-            raise NotFound(version, reason="VERSION_NOT_FOUND") from error
-        manifest = AdapterManifest.from_json(data)
+        """Return the manifest of a version that is there to be served.
+
+        Raises NotFound (VERSION_NOT_FOUND: not published; VERSION_DELETED), and DataCorrupt if the
+        manifest is broken.
+        """
+        await self.check_not_deleted(version)
+        return await self.stored_manifest(version)
+
+    async def stored_manifest(self, version: VersionName) -> AdapterManifest:
+        """Return a version's manifest, also of one that is deleted; raises what `manifest` does."""
+        manifest = AdapterManifest.from_json(await self._manifest_bytes(version))
         if manifest.version != str(version):
             raise DataCorrupt(
                 f"the manifest of {version} names {manifest.version}", reason="MANIFEST_INVALID"
             )
         return manifest
+
+    async def check_present(self, version: VersionName) -> None:
+        """Raise NotFound if the version is not published (VERSION_NOT_FOUND) or VERSION_DELETED.
+
+        Two reads; what the manifest says is not looked at.
+        """
+        await self.check_not_deleted(version)
+        await self._manifest_bytes(version)
+
+    async def check_not_deleted(self, version: VersionName) -> None:
+        """Raise NotFound (VERSION_DELETED) if the version has a tombstone; one read."""
+        if await self.tombstone(version) is not None:
+            raise NotFound(version, reason="VERSION_DELETED")
+
+    async def tombstone(self, version: VersionName) -> Tombstone | None:
+        """Return the version's tombstone, or None if it is not deleted.
+
+        One that cannot be read stands for a deletion as well: its time is then unknown (1970).
+        """
+        try:
+            data = await self.store.get(f"{version}/{TOMBSTONE}", _MAX_ROUTE_BYTES)
+        except NotFound:
+            return None
+        try:
+            return Tombstone.model_validate_json(data)
+        except ValidationError:
+            _log.warning("tombstone cannot be read", version=str(version))
+            unknown = datetime.fromtimestamp(0, UTC)
+            return Tombstone(version=str(version), delete_time=unknown, actor="")
+
+    async def bury(self, version: VersionName, actor: str) -> Tombstone:
+        """Write the version's tombstone and return it. Done before: the first one stands."""
+        tombstone = Tombstone(version=str(version), delete_time=datetime.now(UTC), actor=actor)
+        try:
+            await self.store.create(f"{version}/{TOMBSTONE}", tombstone.model_dump_json().encode())
+        except ObjectExists:
+            return await self.tombstone(version) or tombstone
+        return tombstone
 
     async def publish(self, version: VersionName, manifest: AdapterManifest) -> None:
         """Write the manifest, which makes the version exist. Done before: nothing happens.
@@ -130,34 +226,32 @@ class AdapterRegistry:
     async def head(self, adapter: AdapterName, after: Route | None = None) -> Route | None:
         """Return the newest route that can be read, or None if there is none.
 
-        With `after`, a route known already, one read a generation; without, one listing.
+        Without `after`, one listing. With it, a route known already: one read if it is the newest,
+        and about 2 log2(n) if n newer ones are written.
         """
         if after is None:
-            return await self.before(adapter, _NO_GENERATION)
-        newest, generation = after, after.generation
-        while True:
-            generation += 1
-            try:
-                later = await self.route(adapter, generation)
-            except DataCorrupt:
-                continue
-            if later is None:
-                return newest
-            newest = later
+            async with aclosing(self.earlier(adapter, _NO_GENERATION)) as routes:
+                return await anext(routes, None)
+        known, read = after.generation, dict[int, Route | None]()
+        for generation in range(await self._newest(adapter, known, read), known, -1):
+            if generation not in read:
+                await self._probe(adapter, generation, read)
+            if (found := read[generation]) is not None:
+                return found
+        return after
 
-    async def before(self, adapter: AdapterName, generation: int) -> Route | None:
-        """Return the newest route below `generation` that can be read, or None; one listing."""
-        for earlier in await self._generations(adapter):
-            if earlier >= generation:
+    async def earlier(self, adapter: AdapterName, generation: int) -> AsyncGenerator[Route]:
+        """Yield the routes below `generation` that can be read, newest first; one listing."""
+        for number in await self._generations(adapter):
+            if number >= generation:
                 continue
             try:
-                found = await self.route(adapter, earlier)
+                found = await self.route(adapter, number)
             except DataCorrupt as error:
                 _log.warning("route passed over", error=error.message)
                 continue
             if found is not None:
-                return found
-        return None
+                yield found
 
     async def next_generation(self, adapter: AdapterName, head: Route | None) -> int:
         """Return the generation to write after `head`; what cannot be read there stays."""
@@ -187,6 +281,39 @@ class AdapterRegistry:
                     f"generation {route.generation} of {adapter} was written by somebody else",
                     generation=route.generation,
                 ) from None
+
+    async def _newest(self, adapter: AdapterName, known: int, read: dict[int, Route | None]) -> int:
+        """Return the newest generation that is written, readable or not; `known` is one.
+
+        Strides double until one is not written, then halve. Generations have no gaps but where old
+        ones were collected, which are below `known`. What was read on the way is put into `read`.
+        """
+        newest, stride = known, 1
+        while await self._probe(adapter, newest + stride, read):
+            newest, stride = newest + stride, stride * 2
+        while (stride := stride // 2) > 0:
+            if await self._probe(adapter, newest + stride, read):
+                newest += stride
+        return newest
+
+    async def _probe(
+        self, adapter: AdapterName, generation: int, read: dict[int, Route | None]
+    ) -> bool:
+        """Tell whether a generation is written, and put it into `read`: None if unreadable."""
+        try:
+            found = await self.route(adapter, generation)
+        except DataCorrupt:
+            found, written = None, True
+        else:
+            written = found is not None
+        read[generation] = found
+        return written
+
+    async def _manifest_bytes(self, version: VersionName) -> bytes:
+        try:
+            return await self.store.get(f"{version}/{MANIFEST}", MAX_MANIFEST_BYTES)
+        except NotFound as error:
+            raise NotFound(version, reason="VERSION_NOT_FOUND") from error
 
     async def _generations(self, adapter: AdapterName) -> list[int]:
         """Return the generations that are written, newest first."""

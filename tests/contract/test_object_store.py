@@ -11,7 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
-from tailorbird.errors import InvalidArgument, NotFound, StoreUnavailable
+from tailorbird.errors import DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
 from tailorbird.object_store import ObjectExists, ObstoreStore, delete_folder, open_store
 
 
@@ -58,6 +58,14 @@ async def test_gives_back_what_was_put(store: ObstoreStore, tmp_path: Path) -> N
     assert await store.get("a/b") == b"two"
     assert await store.download("a/b", tmp_path / "copy") == 3
     assert (tmp_path / "copy").read_bytes() == b"two"
+
+
+async def test_an_object_larger_than_asked_for_is_not_read(store: ObstoreStore) -> None:
+    await store.put("a/b", b"four")
+    assert await store.get("a/b", 4) == b"four"
+    with pytest.raises(DataCorrupt, match="4 bytes") as caught:
+        await store.get("a/b", 3)
+    assert caught.value.reason == "OBJECT_TOO_LARGE"
 
 
 async def test_a_file_larger_than_a_part_goes_up_and_down(

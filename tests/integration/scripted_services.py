@@ -37,6 +37,8 @@ class Script:
         """Sequences after which WatchJob breaks off as UNAVAILABLE, each once."""
         self.chunk_sizes: list[int] = []
         self.received = 0
+        self.files: dict[str, bytes] = {}
+        """What ImportAdapter was sent."""
         self.job = job_pb2.Job(name="tenants/acme/jobs/one", state=job_pb2.JOB_STATE_RUNNING)
         self.text = ["Good ", "morning."]
         self.cancelled = threading.Event()
@@ -140,7 +142,10 @@ class Inference(serving_grpc.InferenceServiceServicer):
         self, request: serving_pb.GenerateRequest, context: Context
     ) -> serving_pb.GenerateResponse:
         self.script.heard(request, context)
-        return serving_pb.GenerateResponse(text="".join(self.script.text), version=VERSIONS[0])
+        others = [serving_pb.Completion(text="Good night.")] * (request.sampling.n - 1)
+        return serving_pb.GenerateResponse(
+            text="".join(self.script.text), version=VERSIONS[0], others=others
+        )
 
     def StreamGenerate(
         self, request: serving_pb.StreamGenerateRequest, context: Context
@@ -149,7 +154,13 @@ class Inference(serving_grpc.InferenceServiceServicer):
         context.add_callback(self.script.cancelled.set)
         version = VERSIONS[0] if request.request.adapter else ""
         for text in self.script.text:
-            yield serving_pb.StreamGenerateResponse(text=text, version=version)
+            token = serving_pb.TokenLogprob(text=text, logprob=-0.5)
+            logprobs = [serving_pb.TokenLogprobs(token=token, top=[token])]
+            yield serving_pb.StreamGenerateResponse(
+                text=text,
+                version=version,
+                logprobs=logprobs if request.request.sampling.HasField("logprobs") else [],
+            )
             self.script.go_on.wait(30)
         yield serving_pb.StreamGenerateResponse(
             finish_reason=serving_pb.FINISH_REASON_STOP,
@@ -219,6 +230,56 @@ class Adapters(adapters_grpc.AdapterServiceServicer):
         self.script.heard(request, context)
         self.routed = VERSIONS.index(request.to_version) if request.to_version else 1
         return adapters_pb.RollbackResponse(route=self._route("rollback"))
+
+    def SetRoute(
+        self, request: adapters_pb.SetRouteRequest, context: Context
+    ) -> adapters_pb.SetRouteResponse:
+        self.script.heard(request, context)
+        route = self._route("set")
+        route.versions.extend(request.versions)
+        return adapters_pb.SetRouteResponse(route=route)
+
+    def WarmVersion(
+        self, request: adapters_pb.WarmVersionRequest, context: Context
+    ) -> adapters_pb.WarmVersionResponse:
+        self.script.heard(request, context)
+        held = resident(request.name, pinned=request.pin)
+        return adapters_pb.WarmVersionResponse(resident=held)
+
+    def DeleteVersion(
+        self, request: adapters_pb.DeleteVersionRequest, context: Context
+    ) -> adapters_pb.DeleteVersionResponse:
+        self.script.heard(request, context)
+        version = adapters_pb.Version(name=request.name)
+        version.delete_time.FromJsonString("2026-11-21T10:00:00Z")
+        return adapters_pb.DeleteVersionResponse(version=version)
+
+    def ImportAdapter(
+        self, request_iterator: Iterator[adapters_pb.ImportAdapterRequest], context: Context
+    ) -> adapters_pb.ImportAdapterResponse:
+        self.script.heard(next(request_iterator), context)
+        for request in request_iterator:
+            path, data = request.chunk.path, request.chunk.data
+            self.script.files[path] = self.script.files.get(path, b"") + data
+        version = adapters_pb.Version(name=VERSIONS[0], rank=8)
+        return adapters_pb.ImportAdapterResponse(version=version)
+
+    def ListResidency(
+        self, request: adapters_pb.ListResidencyRequest, context: Context
+    ) -> adapters_pb.ListResidencyResponse:
+        self.script.heard(request, context)
+        page = int(request.page_token or 0)
+        refusal = adapters_pb.Refusal(reason="NOT_FINITE", message="a weight is not finite")
+        return adapters_pb.ListResidencyResponse(
+            replica="serving-0",
+            versions=[resident(VERSIONS[page], refusal=refusal if page else None)],
+            next_page_token="1" if page == 0 else "",
+        )
+
+
+def resident(name: str, **more: Any) -> adapters_pb.ResidentVersion:
+    tier = adapters_pb.ResidentVersion.TIER_ENGINE
+    return adapters_pb.ResidentVersion(name=name, tier=tier, leases=2, size_bytes=2048, **more)
 
 
 def serve(

@@ -143,6 +143,56 @@ def test_adapters(run: Run, script: Script) -> None:
     assert json.loads(ran.out)["generation"] == "3"
 
 
+def test_routes_are_set_by_weights(run: Run, script: Script) -> None:
+    new, old = (name.rpartition("/")[2] for name in VERSIONS)
+    ran = run("adapters", "route", "set", "support", f"{new}=90", f"{old}=10", "--expect", "3")
+    assert f"{new} 90.0%, {old} 10.0%" in ran.out
+    request = script.requests[0]
+    assert (request.name, request.expected_generation) == (ADAPTER, 3)
+    assert [(one.version, one.weight) for one in request.versions] == [
+        (VERSIONS[0], 90),
+        (VERSIONS[1], 10),
+    ]
+
+
+def test_versions_are_warmed_deleted_imported(run: Run, script: Script, tmp_path: Path) -> None:
+    latest = VERSIONS[0].rpartition("/")[2]
+    assert "engine" in run("adapters", "warm", latest, "--adapter", "support", "--pin").out
+    assert script.requests[0].pin
+    run("adapters", "warm", VERSIONS[0])
+    assert not script.requests[1].HasField("pin")
+    assert "2026-11-21 10:00:00Z" in run("adapters", "delete", VERSIONS[0]).out
+    listed = run("adapters", "residency").out
+    assert f"support {latest}" in listed
+    assert "serving-0" in listed
+    assert "NOT_FINITE: a weight is not finite" in listed
+    assert json.loads(run("adapters", "residency", "--json").out)[0]["replica"] == "serving-0"
+    ran = run("adapters", "import", "support", str(tmp_path))
+    assert ran.status == 1
+    assert "adapter_config.json" in ran.err
+    assert VERSIONS[0] in run("adapters", "import", "support", "s3://bucket/adapter").out
+
+
+def test_generate_asks_for_more(run: Run, script: Script, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    ran = run(
+        *("generate", "--base", "--json-schema", str(schema), "--logprobs", "1", "hi"),
+        *("--routing-key", "user-7"),
+    )
+    assert ran.out.startswith("Good morning.\nTOKEN")
+    assert "'Good ':-0.500" in ran.out
+    sent = script.requests[0].request
+    assert (sent.sampling.json_schema, sent.routing_key) == ('{"type": "object"}', "user-7")
+    assert run("generate", "--base", "--n", "2", "hi").out == (
+        "[1]\nGood morning.\n[2]\nGood night.\n"
+    )
+    run("generate", "--base", "--choice", "yes", "--choice", "no", "hi")
+    assert list(script.requests[2].request.sampling.choices.choices) == ["yes", "no"]
+    run("generate", "--base", "--regex", "[0-9]+", "hi")
+    assert script.requests[3].request.sampling.regex == "[0-9]+"
+
+
 def test_generate_streams(run: Run, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("generate", "--adapter", "support", "--max-tokens", "9", "Hello?").out == (
         "Good morning.\n"
@@ -167,6 +217,8 @@ def stdin(data: bytes) -> io.TextIOWrapper:
         (("generate", "--base", "\udcff\udcfe"), "text: it is not UTF-8"),
         (("generate", "--base", "--max-tokens", "9" * 11, "hi"), "max_tokens: 99999999999 is out"),
         (("generate", "--base", "-"), "text: byte 2 is not UTF-8"),
+        (("generate", "--base", "--choice", "\udcff", "hi"), "choice: it is not UTF-8"),
+        (("generate", "--base", "--choice", "a", "--regex", "a", "hi"), "choices: at most one of"),
         (("jobs", "list", "--trainer", ""), "address: it is empty"),
     ],
 )
@@ -197,6 +249,10 @@ def test_info(run: Run) -> None:
             "error: INVALID_ARGUMENT BAD_RANK job.spec.lora.rank: 7 is not a rank\n",
         ),
         (errors.NotFound(ADAPTER), f"error: NOT_FOUND {ADAPTER} does not exist\n"),
+        (
+            errors.ResourceExhausted("too many", quota="requests", subject="tenants/acme"),
+            "error: RESOURCE_EXHAUSTED too many; requests of tenants/acme; try again after 1 s\n",
+        ),
         (errors.Conflict("moved\nmeanwhile"), "error: ABORTED CONFLICT moved meanwhile\n"),
     ],
 )
@@ -217,6 +273,9 @@ def test_a_failed_call_is_one_line(
         ("generate", "hello"),
         ("generate", "--base", "--adapter", "support", "hello"),
         ("adapters", "promote", "20261121T100000-job-1"),
+        ("adapters", "route", "set", "support", "20261121T100000-job-1"),
+        ("adapters", "route", "set", "support", "20261121T100000-job-1=x"),
+        ("adapters", "route", "set", "support", "v=1", "v=2"),
         ("nonsense",),
     ],
 )

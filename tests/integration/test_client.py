@@ -16,7 +16,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tailorbird import errors
-from tailorbird.client import CallError, FieldViolation, ServingClient, TrainerClient, chat_request
+from tailorbird.client import (
+    CallError,
+    FieldViolation,
+    QuotaViolation,
+    ServingClient,
+    TrainerClient,
+    chat_request,
+)
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.tuning.v1 import job_pb2
 from tests.integration.scripted_services import (
@@ -103,7 +110,18 @@ def test_a_failed_call_says_when_to_try_again(serving: ServingClient, script: Sc
     with pytest.raises(CallError) as caught:
         serving.generate(chat_request(ADAPTER, "hello"))
     assert (caught.value.reason, caught.value.retry_after) == ("NO_SLOT", 2.5)
-    assert str(caught.value) == "RESOURCE_EXHAUSTED (NO_SLOT): no slot"
+    assert str(caught.value) == ("RESOURCE_EXHAUSTED (NO_SLOT): no slot; try again after 2.5 s")
+
+
+def test_a_failed_call_says_whose_limit_is_reached(serving: ServingClient, script: Script) -> None:
+    script.error = errors.ResourceExhausted(
+        "60 requests a minute", reason="RATE_LIMITED", quota="requests", subject="tenants/acme"
+    )
+    with pytest.raises(CallError) as caught:
+        serving.generate(chat_request(ADAPTER, "hello"))
+    quota = QuotaViolation("tenants/acme", "requests", "60 requests a minute")
+    assert caught.value.quotas == (quota,)
+    assert caught.value.hints == "; requests of tenants/acme; try again after 1 s"
 
 
 def test_a_service_that_is_away_is_unavailable(port: int) -> None:
@@ -181,6 +199,42 @@ def test_generations_carry_what_a_proxy_hashes_on(serving: ServingClient, script
     assert script.requests[1].request.WhichOneof("model") == "parent"
 
 
+@pytest.mark.parametrize("model", ["tenants/acme/adapters/süß", "x" * 9000, "a\nb", ""])
+def test_a_name_that_no_metadata_can_hold_reaches_the_service(
+    serving: ServingClient, script: Script, model: str
+) -> None:
+    """What is wrong with it the service says: INVALID_NAME."""
+    serving.generate(serving_pb.GenerateRequest(adapter=model))
+    list(serving.stream_generate(serving_pb.GenerateRequest(adapter=model)))
+    assert script.requests[0].adapter == script.requests[1].request.adapter == model
+    assert all("x-tailorbird-adapter" not in metadata for metadata in script.metadata)
+
+
+def test_a_request_says_everything_that_can_be_asked(
+    serving: ServingClient, script: Script
+) -> None:
+    asked = chat_request(
+        ADAPTER,
+        "hello",
+        n=3,
+        logprobs=2,
+        choices=["yes", "no"],
+        routing_key="user-7",
+        min_route_generation=4,
+        priority=-5,
+    )
+    assert len(serving.generate(asked).others) == 2
+    (sent,) = script.requests
+    assert (sent.sampling.n, sent.sampling.logprobs) == (3, 2)
+    assert list(sent.sampling.choices.choices) == ["yes", "no"]
+    assert (sent.routing_key, sent.min_route_generation, sent.priority) == ("user-7", 4, -5)
+    for structure in ({"json_schema": "{}"}, {"regex": "a"}, {"grammar": "root ::= 'a'"}):
+        one = chat_request(ADAPTER, "hello", **structure)  # type: ignore[arg-type]
+        assert one.sampling.WhichOneof("structure") in structure
+    with pytest.raises(errors.InvalidArgument, match="at most one of regex, choices"):
+        chat_request(ADAPTER, "hello", regex="a", choices=["a"])
+
+
 def test_a_generation_is_never_sent_twice(serving: ServingClient, script: Script) -> None:
     script.error = errors.Unavailable("the engine died")
     for send in (serving.generate, lambda request: list(serving.stream_generate(request))):
@@ -213,6 +267,39 @@ def test_routes_move(serving: ServingClient) -> None:
     assert serving.rollback(ADAPTER, VERSIONS[0]).reason == "rollback"
     assert serving.get_version(VERSIONS[1]).name == VERSIONS[1]
     assert [adapter.name for adapter in serving.list_adapters("tenants/acme")] == [ADAPTER]
+
+
+def test_a_route_is_set_by_weights(serving: ServingClient, script: Script) -> None:
+    route = serving.set_route(ADAPTER, {VERSIONS[0]: 90, VERSIONS[1]: 10}, expected_generation=3)
+    assert [(one.version, one.weight) for one in route.versions] == [
+        (VERSIONS[0], 90),
+        (VERSIONS[1], 10),
+    ]
+    assert (script.requests[0].name, script.requests[0].expected_generation) == (ADAPTER, 3)
+
+
+def test_versions_are_warmed_and_deleted(serving: ServingClient, script: Script) -> None:
+    assert not serving.warm_version(VERSIONS[0]).pinned
+    assert serving.warm_version(VERSIONS[0], pin=True).pinned
+    assert [request.HasField("pin") for request in script.requests] == [False, True]
+    assert serving.delete_version(VERSIONS[1]).HasField("delete_time")
+    pages = list(serving.list_residency("tenants/acme"))
+    assert [held.name for page in pages for held in page.versions] == VERSIONS
+
+
+def test_an_adapter_is_imported_from_a_folder_or_a_uri(
+    serving: ServingClient, script: Script, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        serving.import_adapter(ADAPTER, tmp_path)
+    assert script.requests == []
+    weights = bytes(range(256)) * 2**13
+    (tmp_path / "adapter_config.json").write_bytes(b"{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+    assert serving.import_adapter(ADAPTER, tmp_path).name == VERSIONS[0]
+    assert script.files == {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+    serving.import_adapter(ADAPTER, "s3://bucket/adapter")
+    assert [getattr(one, "import").uri for one in script.requests] == ["", "s3://bucket/adapter"]
 
 
 def test_tls_with_an_authority_of_ones_own(script: Script) -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import string
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from tailorbird import errors
 from tailorbird.names import TenantName
+from tailorbird.rpc import interceptors
 from tailorbird.rpc.auth import TokenVerifier, current_caller
 from tailorbird.rpc.server import RpcServer
-from tailorbird.rpc.status import reason_of, to_status
+from tailorbird.rpc.status import reason_of, reason_of_status, stored_status, to_status
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as pb_grpc
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning_pb
@@ -28,6 +31,14 @@ from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
 
 SERVICE = "tailorbird.serving.v1.InferenceService"
 METHOD = f"/{SERVICE}/Generate"
+
+
+def ascii_of(text: str) -> str:
+    return ascii(text[:2])
+
+
+def from_trailers(trailers: Any) -> status_pb2.Status:
+    return status_pb2.Status.FromString(dict(trailers)["grpc-status-details-bin"])
 
 
 class Servicer(pb_grpc.InferenceServiceServicer):
@@ -126,6 +137,7 @@ def details(error: grpc.aio.AioRpcError) -> list[Any]:
         (errors.FailedPrecondition("no"), grpc.StatusCode.FAILED_PRECONDITION),
         (errors.AdapterRefused("no", reason="NOT_FINITE"), grpc.StatusCode.FAILED_PRECONDITION),
         (errors.LeaseLost("gone"), grpc.StatusCode.ABORTED),
+        (errors.DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
         (errors.ResourceExhausted("full", retry_after=2), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (errors.StoreUnavailable("down"), grpc.StatusCode.UNAVAILABLE),
         (errors.DataCorrupt("broken"), grpc.StatusCode.DATA_LOSS),
@@ -149,6 +161,59 @@ async def test_every_error_has_its_code_and_one_reason(
     if isinstance(error, errors.ResourceExhausted):
         (retry,) = (d for d in found if isinstance(d, error_details_pb2.RetryInfo))
         assert retry.retry_delay.seconds == 2
+
+
+LONG = [
+    "x" * 100_000,
+    "ü" * 50_000,
+    "\u4e16\U0001f600" * 30_000,
+    "%\n\0" * 30_000,
+    "\ud800" * 9_000,
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=ascii_of)
+@pytest.mark.parametrize("kind", [errors.InvalidArgument, errors.ResourceExhausted])
+async def test_an_error_of_any_length_reaches_the_caller(
+    channel: grpc.aio.Channel, servicer: Servicer, kind: type[errors.TailorbirdError], text: str
+) -> None:
+    """gRPC gives trailers about 8 kB, then breaks the call: UNKNOWN, RESOURCE_EXHAUSTED or none."""
+    more: dict[str, Any] = {f"key{i}{text[:200]}": text for i in range(40)}
+    more |= {"quota": text, "subject": text}
+    if kind is errors.InvalidArgument:
+        servicer.error = errors.InvalidArgument(text, text, reason="TOO_LONG", **more)
+    else:
+        servicer.error = kind(text, reason="TOO_LONG", **more)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await pb_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest())
+    error = caught.value
+    assert error.code().value[0] == to_status(servicer.error).code
+    assert reason_of(error) == "TOO_LONG"
+    assert (error.details() or "").endswith("…")
+    kinds = [type(detail).__name__ for detail in details(error)]
+    assert "QuotaFailure" in kinds
+    assert {"BadRequest", "RetryInfo"} & set(kinds)
+    size = sum(len(key) + len(value) for key, value in error.trailing_metadata() or ())
+    message = quote(error.details() or "", safe=string.punctuation.replace("%", "") + " ")
+    assert size * 4 / 3 + len(message) < 6500
+
+
+def test_what_fits_is_not_cut() -> None:
+    text = "süß " * 50
+    status = to_status(errors.InvalidArgument("a.b", text, limit=7))
+    assert status.message == f"a.b: {text}"
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(bad)
+    assert dict(info.metadata) == {"field": "a.b", "limit": "7"}
+    assert bad.field_violations[0].description == text
+
+
+@pytest.mark.parametrize("text", LONG, ids=ascii_of)
+def test_a_stored_error_is_bounded_too(text: str) -> None:
+    status = stored_status(text, text, {text: text})
+    assert status.ByteSize() < 3000
+    assert status.message.endswith("…")
 
 
 async def test_what_nobody_expected_tells_nothing(
@@ -251,6 +316,55 @@ class TestTokens:
     ) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.call(channel, "tenants/acme", *metadata)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    @pytest.mark.parametrize("method", ["Generate", "StreamGenerate"])
+    async def test_who_sends_no_body_hears_at_once(
+        self, server: RpcServer, registry: CollectorRegistry, method: str
+    ) -> None:
+        """As a stream of requests of which none comes, which a unary call's headers look like."""
+        never = asyncio.Event()
+
+        async def requests() -> AsyncIterator[bytes]:
+            await never.wait()
+            yield b""
+
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            raw: Any = channel
+            call = raw.stream_stream(f"/{SERVICE}/{method}")(requests())
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert reason_of_status(from_trailers(await call.trailing_metadata()))
+        labels = {"method": f"/{SERVICE}/{method}", "code": "UNAUTHENTICATED"}
+        assert registry.get_sample_value("tailorbird_rpc_handled_total", labels) == 1
+
+    async def test_the_body_of_who_is_refused_is_not_parsed(
+        self, server: RpcServer, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        parsed: list[int] = []
+
+        def decode(self: Any, data: bytes) -> Any:
+            parsed.append(len(data))
+            return pb.GenerateRequest.FromString(data)
+
+        monkeypatch.setattr(interceptors._Decoder, "__call__", decode)
+        large = pb.GenerateRequest(prompt="x" * (4 * 2**20 - 1000))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await pb_grpc.InferenceServiceStub(channel).Generate(large)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert parsed == []
+        metadata = (("authorization", "Bearer t1"),)
+        await pb_grpc.InferenceServiceStub(channel).Generate(large, metadata=metadata)
+        assert parsed == [large.ByteSize()]
+
+    async def test_uploads_are_refused_before_a_piece_is_read(
+        self, channel: grpc.aio.Channel
+    ) -> None:
+        async def pieces() -> AsyncIterator[tuning_pb.UploadDatasetRequest]:
+            while True:
+                yield tuning_pb.UploadDatasetRequest(chunk=bytes(2**20))
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await tuning_grpc.TuningServiceStub(channel).UploadDataset(pieces())
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
     async def test_health_needs_no_token(self, channel: grpc.aio.Channel) -> None:

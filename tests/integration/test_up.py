@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tailorbird.cli.preload import preload_environment
+
 SERVICE = """
 import http.server, os, pathlib, signal, sys, threading
 
@@ -33,6 +35,7 @@ here = pathlib.Path(os.environ["TAILORBIRD_DATA_DIR"])
 here.mkdir(parents=True)
 (here / "pid").write_text(str(os.getpid()))
 (here / "store").write_text(os.environ["TAILORBIRD_OBJECT_STORE"])
+(here / "environment").write_text("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
 server.serve_forever()
 print("stopped in order")
 """
@@ -75,6 +78,10 @@ class Up:
     def pid(self, service: str) -> int:
         return int((self.data / service / "pid").read_text())
 
+    def environment(self, service: str) -> dict[str, str]:
+        lines = (self.data / service / "environment").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
     def log(self, service: str) -> str:
         return (self.data / "logs" / f"{service}.log").read_text()
 
@@ -105,6 +112,31 @@ def test_up_shows_where_everything_is_and_stops_both(start: Callable[..., Up]) -
     status, stderr = up.ended()
     assert status == 0, stderr
     assert up.log("trainer") == up.log("serving") == "stopped in order\n"
+
+
+def test_serving_preloads_what_makes_it_faster_on_a_cpu(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    mine = tmp_path / "libmalloc_of_mine.so"
+    up = start(LD_PRELOAD=str(mine))
+    shown = "".join(up.until_shown())
+    preloaded = up.environment("serving")["LD_PRELOAD"]
+    assert preloaded == preload_environment({"LD_PRELOAD": str(mine)}).get("LD_PRELOAD", str(mine))
+    assert up.environment("trainer")["LD_PRELOAD"] == str(mine)
+    assert (f"preloaded     {preloaded} (serving)" in shown) == (preloaded != str(mine))
+
+
+def test_one_gpu_is_shared_and_up_says_how(start: Callable[..., Up], tmp_path: Path) -> None:
+    # vLLM's build for GPUs, as far as `up` looks.
+    (tmp_path / "vllm-0.32.0.dist-info").mkdir()
+    (tmp_path / "vllm-0.32.0.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.32.0\n")
+    up = start(CUDA_VISIBLE_DEVICES="0")
+    shown = "".join(up.until_shown())
+    assert up.environment("serving")["TAILORBIRD_GPU_MEMORY_UTILIZATION"] == "0.6"
+    assert up.environment("trainer")["TAILORBIRD_GPU_MEMORY_SHARE"] == "0.35"
+    assert "devices       GPU 0 for both: serving takes 60%" in shown
+    assert "preloaded" not in shown
+    assert "LD_PRELOAD" not in up.environment("serving")
 
 
 def test_when_one_dies_the_other_is_stopped(start: Callable[..., Up]) -> None:

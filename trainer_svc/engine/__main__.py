@@ -82,7 +82,7 @@ def main(fd: int) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from trainer_svc.engine.bank import AdapterBank
-    from trainer_svc.engine.base import load_base
+    from trainer_svc.engine.base import limit_memory, load_base
     from trainer_svc.engine.worker import Worker
 
     disable_progress_bar()
@@ -90,6 +90,7 @@ def main(fd: int) -> None:
     torch.set_num_interop_threads(1)
     Path(settings.scratch_dir).mkdir(parents=True, exist_ok=True)
     try:
+        limit_memory(settings.device, settings.gpu_memory_share)
         base = load_base(settings.base_model_path, settings.device)
     except Exception as error:
         channel.send(Unusable(error=_told(error)))

@@ -67,6 +67,15 @@ class Base:
                 parameter.data = parameter.data.to(dtype)
 
 
+def limit_memory(device: str, share: float) -> None:
+    """Let this process take no more than `share` of the GPU's memory, so that serving has its own.
+
+    More raises torch.OutOfMemoryError in whoever asks for it. The CUDA context is not counted.
+    """
+    if device == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 def load_base(path: str, device: str) -> Base:
     """Load the model and tokenizer in the folder `path`; no network is used.
 

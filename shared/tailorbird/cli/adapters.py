@@ -1,23 +1,19 @@
-"""`tailorbird adapters`: list, get, versions, version, promote, rollback."""
+"""`tailorbird adapters`: list, get, versions, version; the rest is in `routes` and `residency`."""
 
 from __future__ import annotations
-
-from typing import Annotated
 
 import typer
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as api
+from tailorbird.cli import residency, routes
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_serving
+from tailorbird.cli.names import AdapterArgument, OfAdapter, VersionArgument, version_name
 from tailorbird.cli.output import last_part, print_facts, print_json, print_rows, size, when
+from tailorbird.cli.residency import why_refused
+from tailorbird.cli.routes import shares
 from tailorbird.client import ServingClient
 
 app = typer.Typer(help="See adapters and their versions; move routes.", no_args_is_help=True)
-
-_Adapter = Annotated[str, typer.Argument(help="An adapter's name, or its id in the tenant.")]
-_Version = Annotated[str, typer.Argument(help="A version's name, or its id with --adapter.")]
-_OfAdapter = Annotated[
-    str | None, typer.Option("--adapter", help="The adapter of a version given by its id.")
-]
 
 
 @app.command("list")
@@ -45,7 +41,7 @@ def list_(serving: ServingClient, tenant: TenantOption = None, json: AsJson = Fa
 @app.command()
 @with_serving
 def get(
-    serving: ServingClient, name: _Adapter, tenant: TenantOption = None, json: AsJson = False
+    serving: ServingClient, name: AdapterArgument, tenant: TenantOption = None, json: AsJson = False
 ) -> None:
     """Show an adapter's route, and the versions this replica refuses."""
     adapter = serving.get_adapter(full_name(name, "adapters", tenant))
@@ -56,12 +52,12 @@ def get(
     print_facts(
         [
             ("name", adapter.name),
-            ("routed", last_part(route.version)),
+            ("routed", shares(route)),
             ("generation", _generation(adapter)),
             ("by", f"{route.reason} of {route.actor}" if route.reason else ""),
             ("since", when(route.create_time)),
             *(
-                ("refused", f"{last_part(refusal.version)}: {refusal.reason}: {refusal.message}")
+                ("refused", f"{last_part(refusal.version)}: {why_refused(refusal)}")
                 for refusal in adapter.refusals
             ),
         ]
@@ -71,7 +67,7 @@ def get(
 @app.command()
 @with_serving
 def versions(
-    serving: ServingClient, name: _Adapter, tenant: TenantOption = None, json: AsJson = False
+    serving: ServingClient, name: AdapterArgument, tenant: TenantOption = None, json: AsJson = False
 ) -> None:
     """List an adapter's versions, newest first."""
     found = list(serving.list_versions(full_name(name, "adapters", tenant)))
@@ -98,13 +94,13 @@ def versions(
 @with_serving
 def version(
     serving: ServingClient,
-    name: _Version,
-    adapter: _OfAdapter = None,
+    name: VersionArgument,
+    adapter: OfAdapter = None,
     tenant: TenantOption = None,
     json: AsJson = False,
 ) -> None:
     """Show one version: what it is, where it came from, how it did."""
-    found = serving.get_version(_version_name(name, adapter, tenant))
+    found = serving.get_version(version_name(name, adapter, tenant))
     if json:
         print_json(found)
         return
@@ -119,53 +115,20 @@ def version(
             ("data", found.lineage.training_dataset),
             ("parent", last_part(found.lineage.parent_version)),
             ("validation loss", _losses(found.evaluation)),
+            ("refused", why_refused(found.refusal)),
+            ("deleted", when(found.delete_time)),
             *(("file", f"{file.path} · {size(file.size_bytes)}") for file in found.files),
         ]
     )
 
 
-@app.command()
-@with_serving
-def promote(
-    serving: ServingClient,
-    name: _Version,
-    adapter: _OfAdapter = None,
-    tenant: TenantOption = None,
-    json: AsJson = False,
-) -> None:
-    """Route an adapter to a version, once the version has passed every check."""
-    _show_route(serving.promote(_version_name(name, adapter, tenant)), json)
-
-
-@app.command()
-@with_serving
-def rollback(
-    serving: ServingClient,
-    name: _Adapter,
-    to: Annotated[
-        str | None, typer.Option(help="A version's id; the one routed before if none is given.")
-    ] = None,
-    tenant: TenantOption = None,
-    json: AsJson = False,
-) -> None:
-    """Route an adapter back to an earlier version."""
-    adapter = full_name(name, "adapters", tenant)
-    _show_route(serving.rollback(adapter, _version_name(to, adapter, tenant) if to else ""), json)
-
-
-def _version_name(name: str, adapter: str | None, tenant: str | None) -> str:
-    if name.startswith("tenants/"):
-        return name
-    if adapter is None:
-        raise typer.BadParameter("name the version in full, or its adapter with --adapter")
-    return f"{full_name(adapter, 'adapters', tenant)}/versions/{name}"
-
-
-def _show_route(route: api.Route, json: bool) -> None:
-    if json:
-        print_json(route)
-        return
-    print_facts([("routed", route.version), ("generation", str(route.generation))])
+app.command("promote")(routes.promote)
+app.command("rollback")(routes.rollback)
+app.add_typer(routes.route_app, name="route")
+app.command("warm")(residency.warm)
+app.command("residency")(residency.residency)
+app.command("delete")(residency.delete)
+app.command("import")(residency.import_)
 
 
 def _generation(adapter: api.Adapter) -> str:

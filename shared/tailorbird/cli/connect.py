@@ -121,6 +121,9 @@ def _connected(command: _Command, *services: _Service) -> _Command:
 
 def _check_sendable(name: str, value: object) -> None:
     """Refuse what no message of the API can hold; InvalidArgument names the parameter."""
+    if isinstance(value, list):
+        for one in value:
+            _check_sendable(name, one)
     if isinstance(value, int) and abs(value) >= 2**31:
         raise InvalidArgument(name, f"{value} is out of range")
     if isinstance(value, str):

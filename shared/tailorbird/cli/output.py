@@ -70,7 +70,7 @@ def describe(error: TailorbirdError) -> str:
 
 def _complaint(error: CallError) -> str:
     said = [f"{violation.field}: {violation.description}" for violation in error.violations]
-    return "; ".join(said) or error.message
+    return ("; ".join(said) or error.message) + error.hints
 
 
 def when(timestamp: Timestamp) -> str:

@@ -42,7 +42,9 @@ class Plan:
     serving_metrics_port: int = 9092
     workers: int = 1
     extra: Mapping[str, str] = field(default_factory=dict)
-    """More TAILORBIRD_ variables, for both."""
+    """More variables, for both."""
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """More variables of each service, by its name: trainer, serving."""
 
     @property
     def store_url(self) -> str:
@@ -66,7 +68,7 @@ class Plan:
         }
         if self.tokens_file is not None:
             variables["TAILORBIRD_TOKENS_FILE"] = str(self.tokens_file.resolve())
-        return {**os.environ, **variables, **self.extra}
+        return {**os.environ, **variables, **self.extra, **self.own.get(name, {})}
 
 
 class Service:

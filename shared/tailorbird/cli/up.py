@@ -11,7 +11,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tailorbird.cli.gpus import divide, serving_gpus
 from tailorbird.cli.output import errors, out
+from tailorbird.cli.preload import preload_environment
 from tailorbird.cli.services import Plan, Service, Services
 from tailorbird.errors import FailedPrecondition
 
@@ -51,6 +53,9 @@ def up(
         raise FailedPrecondition(
             f"{' and '.join(missing)} not installed: `up` needs the extras trainer and serving"
         )
+    gpus = serving_gpus()
+    division = divide(gpus)
+    preload = {} if gpus else preload_environment()
     plan = Plan(
         data_dir=data_dir,
         base_model=base_model,
@@ -61,6 +66,7 @@ def up(
         serving_port=serving_port,
         serving_metrics_port=serving_metrics_port,
         workers=workers,
+        own={"trainer": division.trainer, "serving": {**division.serving, **preload}},
     )
     with Services(plan) as services:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,7 +74,7 @@ def up(
         with errors.status("starting the trainer and serving"):
             is_up = services.until_ready(ready=_say_ready)
         if is_up:
-            _show(plan, services)
+            _show(plan, services, division.told)
             services.wait()
         errors.print("stopping")
 
@@ -77,7 +83,7 @@ def _say_ready(service: Service, seconds: float) -> None:
     errors.print(Text(f"{service.name} is ready after {seconds:.0f} s", style="dim"))
 
 
-def _show(plan: Plan, services: Services) -> None:
+def _show(plan: Plan, services: Services, gpus: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("", "gRPC", "METRICS", "LOG"):
         table.add_column(head, overflow="fold")
@@ -90,4 +96,9 @@ def _show(plan: Plan, services: Services) -> None:
         out.print("tokens        none: every caller on this machine acts for every tenant")
     else:
         out.print(f"tokens        {plan.tokens_file}", soft_wrap=True)
+    preloaded = plan.own["serving"].get("LD_PRELOAD")
+    if preloaded:
+        out.print(f"preloaded     {preloaded} (serving)", soft_wrap=True)
+    if gpus:
+        out.print(f"devices       {gpus}", soft_wrap=True)
     out.print("Ctrl-C stops both")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from tailorbird.errors import InvalidArgument, TailorbirdError
-from tailorbird.rpc.auth import LOCAL_CALLER, TokenVerifier, set_current_caller
+from tailorbird.rpc.auth import LOCAL_CALLER, Caller, TokenVerifier, set_current_caller
 from tailorbird.rpc.status import to_status
 
 _log = structlog.get_logger(__name__)
@@ -41,7 +42,9 @@ class RpcMetrics:
 class EdgeInterceptor(grpc.aio.ServerInterceptor):
     """Finds the caller, runs the handler, and turns whatever it raises into one status.
 
-    Deserializers are wrapped too: malformed protobuf is the caller's INVALID_ARGUMENT, not UNKNOWN.
+    The caller is found by the call's metadata, before any of its body is read: who is refused costs
+    no parsing, and hears so at once. Deserializers are wrapped too: malformed protobuf is the
+    caller's INVALID_ARGUMENT, not UNKNOWN.
     """
 
     def __init__(self, verifier: TokenVerifier | None, metrics: RpcMetrics) -> None:
@@ -60,32 +63,55 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         method = str(details.method)
         if handler is None or method.startswith(_OPEN_SERVICES):
             return handler
+        try:
+            caller = self._caller(details)
+        except Exception as error:
+            return self._refusing(method, handler, error)
         decode = _Decoder(handler.request_deserializer)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._unary(method, handler.stream_unary, decode.stream),
+                self._unary(method, handler.stream_unary, decode.stream, caller),
                 decode,
                 handler.response_serializer,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream, decode.single),
+                self._stream(method, handler.unary_stream, decode.single, caller),
                 decode,
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary, decode.single),
+            self._unary(method, handler.unary_unary, decode.single, caller),
             decode,
             handler.response_serializer,
         )
 
+    def _caller(self, details: grpc.HandlerCallDetails) -> Caller:
+        if self._verifier is None:
+            return LOCAL_CALLER
+        return self._verifier.verify(dict(details.invocation_metadata or ()))
+
+    def _refusing(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any], error: Exception
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return a handler that refuses the call; of a stream of requests it need not read one."""
+
+        async def handle(_: Any, context: _Context) -> None:
+            with _Call(method, self._metrics) as call:
+                status = call.failed(error)
+            await context.abort_with_status(rpc_status.to_status(status))
+
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
+
     def _unary(
-        self, method: str, behavior: Any, request_of: Callable[[Any], Any]
+        self, method: str, behavior: Any, request_of: Callable[[Any], Any], caller: Caller
     ) -> Callable[[Any, _Context], Awaitable[Any]]:
         async def handle(request: Any, context: _Context) -> Any:
             with _Call(method, self._metrics) as call:
                 try:
-                    self._identify(context)
+                    set_current_caller(caller)
                     return await behavior(request_of(request), context)
                 except Exception as error:
                     status = call.failed(error)
@@ -94,14 +120,19 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         return handle
 
     def _stream(
-        self, method: str, behavior: Any, request_of: Callable[[Any], Any]
-    ) -> Callable[[Any, _Context], AsyncIterator[Any]]:
-        async def handle(request: Any, context: _Context) -> AsyncIterator[Any]:
+        self, method: str, behavior: Any, request_of: Callable[[Any], Any], caller: Caller
+    ) -> Callable[[Any, _Context], Awaitable[None]]:
+        """Wrap a generator of responses, or a coroutine that writes them itself."""
+
+        async def handle(request: Any, context: _Context) -> None:
             with _Call(method, self._metrics) as call:
                 try:
-                    self._identify(context)
-                    async for response in behavior(request_of(request), context):
-                        yield response
+                    set_current_caller(caller)
+                    responses = behavior(request_of(request), context)
+                    if isinstance(responses, AsyncGenerator):
+                        await _write_all(responses, context)
+                    else:
+                        await responses
                     return
                 except Exception as error:
                     status = call.failed(error)
@@ -109,11 +140,11 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
 
         return handle
 
-    def _identify(self, context: _Context) -> None:
-        if self._verifier is None:
-            set_current_caller(LOCAL_CALLER)
-            return
-        set_current_caller(self._verifier.verify(dict(context.invocation_metadata() or ())))
+
+async def _write_all(responses: AsyncGenerator[Any], context: _Context) -> None:
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(response)
 
 
 class _Malformed:

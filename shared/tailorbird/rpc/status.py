@@ -1,8 +1,13 @@
-"""The only map from errors to status codes, and back from a status to its reason."""
+"""The only map from errors to status codes, and back from a status to its reason.
+
+A status travels in a call's trailers, once as text and once with its details, and gRPC gives
+trailers about 8 kB: what an error says is cut here, however much of the request it repeats.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import cast
 
 import grpc
@@ -24,10 +29,21 @@ _CODES: tuple[tuple[type[errors.TailorbirdError], grpc.StatusCode], ...] = (
     (errors.AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
     (errors.FailedPrecondition, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Aborted, grpc.StatusCode.ABORTED),
+    (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
     (errors.ResourceExhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.DataCorrupt, grpc.StatusCode.DATA_LOSS),
 )
+
+# Lengths as they are on the wire, so that a status is at most 5 kB in all, whatever is in it.
+_MESSAGE_BYTES = 1024
+_REASON_BYTES = 64
+_FIELD_BYTES = 256
+_DESCRIPTION_BYTES = 512
+_KEY_BYTES = 64
+_VALUE_BYTES = 256
+_METADATA_BYTES = 1024
+_ELLIPSIS = "…"
 
 _log = structlog.get_logger(__name__)
 
@@ -43,9 +59,7 @@ def to_status(error: BaseException) -> status_pb2.Status:
             return _status(code, error.message, *_details(error))
     correlation = uuid.uuid4().hex
     _log.error("unexpected error", correlation_id=correlation, exc_info=error)
-    info = error_details_pb2.ErrorInfo(
-        reason="INTERNAL", domain=DOMAIN, metadata={"correlation_id": correlation}
-    )
+    info = _error_info("INTERNAL", {"correlation_id": correlation})
     return _status(grpc.StatusCode.INTERNAL, f"internal error {correlation}", info)
 
 
@@ -66,30 +80,75 @@ def reason_of_status(status: status_pb2.Status) -> str:
 
 def stored_status(reason: str, message: str, metadata: dict[str, str]) -> status_pb2.Status:
     """Return the status of an error that ended a job and was stored: its code is ABORTED."""
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
-    return _status(grpc.StatusCode.ABORTED, message, info)
+    return _status(grpc.StatusCode.ABORTED, message, _error_info(reason, metadata))
 
 
 def _details(error: errors.TailorbirdError) -> list[Message]:
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    ]
+    details: list[Message] = [_error_info(error.reason, error.metadata)]
     if isinstance(error, errors.InvalidArgument):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.description, reason=error.reason
+            field=_cut(error.field, _FIELD_BYTES),
+            description=_cut(error.description, _DESCRIPTION_BYTES),
+            reason=_cut(error.reason, _REASON_BYTES),
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, errors.ResourceExhausted | errors.Unavailable):
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if {"quota", "subject"} <= error.metadata.keys():
+        limit = error_details_pb2.QuotaFailure.Violation(
+            subject=_cut(error.metadata["subject"], _VALUE_BYTES),
+            quota_id=_cut(error.metadata["quota"], _VALUE_BYTES),
+            description=_cut(error.message, _DESCRIPTION_BYTES),
+        )
+        details.append(error_details_pb2.QuotaFailure(violations=[limit]))
     return details
 
 
+def _error_info(reason: str, metadata: Mapping[str, str]) -> error_details_pb2.ErrorInfo:
+    kept: dict[str, str] = {}
+    room = _METADATA_BYTES
+    for name, told in metadata.items():
+        key, value = _cut(name, _KEY_BYTES), _cut(told, _VALUE_BYTES)
+        room -= len(key.encode()) + len(value.encode())
+        if room < 0:
+            break
+        kept[key] = value
+    return error_details_pb2.ErrorInfo(
+        reason=_cut(reason, _REASON_BYTES), domain=DOMAIN, metadata=kept
+    )
+
+
 def _status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2.Status:
-    status = status_pb2.Status(code=code.value[0], message=message)
+    status = status_pb2.Status(code=code.value[0], message=_cut_message(message))
     for detail in details:
         packed = Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return `text` in at most `limit` bytes of UTF-8, whole characters, "…" where it was cut."""
+    data = text.encode(errors="replace")
+    if len(data) > limit:
+        data = data[: limit - len(_ELLIPSIS.encode())]
+        return data.decode(errors="ignore") + _ELLIPSIS
+    # What came in JSON may hold half a surrogate pair, which no message can.
+    return data.decode()
+
+
+def _cut_message(text: str) -> str:
+    """Cut a message by what it costs in the grpc-message header: 3 for what is not plain ASCII."""
+    kept: list[str] = []
+    room = _MESSAGE_BYTES - 3 * len(_ELLIPSIS.encode())
+    # No more of it can be kept than this: a long text is not read to its end.
+    text = _cut(text, 2 * _MESSAGE_BYTES)
+    for character in text:
+        plain = " " <= character <= "~" and character != "%"
+        room -= 1 if plain else 3 * len(character.encode())
+        if room < 0:
+            return "".join(kept) + _ELLIPSIS
+        kept.append(character)
+    return text

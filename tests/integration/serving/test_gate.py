@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
-from tailorbird.manifest import ADAPTER_WEIGHTS, PROBES
+from tailorbird.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES
 from tailorbird.names import AdapterName, VersionName
 from tests.integration.serving.calls import (
     ask,
@@ -53,6 +53,59 @@ def other(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name].mul_(-1.5)
 
 
+def fill(value: float) -> Callable[[Path], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for tensor in tensors.values():
+            tensor.fill_(value)
+
+    return change_weights(change)
+
+
+def without_prefix(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors[name.removeprefix("base_model.model.")] = tensors.pop(name)
+
+
+def halved(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[next(name for name in tensors if "lora_B" in name)]
+
+
+def in_float64(tensors: dict[str, torch.Tensor]) -> None:
+    for name in tensors:
+        tensors[name] = tensors[name].double()
+
+
+def with_tensor(name: str, *shape: int) -> Callable[[Path], None]:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"base_model.model.{name}"] = torch.zeros(shape)
+
+    return change_weights(add)
+
+
+def with_header(make: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Return a spoiler that puts another header before the same numbers."""
+
+    def corrupt(folder: Path) -> None:
+        path = folder / ADAPTER_WEIGHTS
+        data = path.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = make(data[8:end])
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+
+    return corrupt
+
+
+def with_config(data: bytes) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / ADAPTER_CONFIG).write_bytes(data)
+
+    return spoil
+
+
+def scaled_by(alpha: float) -> dict[str, Any]:
+    return {"spoil": change_config(lora_alpha=alpha), "manifest_changes": {"alpha": alpha}}
+
+
 def foreign_probe(folder: Path) -> None:
     probes = json.loads((folder / PROBES).read_text())
     probes["sequences"][0]["token_ids"][3] = VOCABULARY
@@ -77,6 +130,48 @@ SPOILED: dict[str, tuple[str, dict[str, Any]]] = {
         {"manifest_changes": {"chat_template_digest": f"sha256:{'0' * 64}"}},
     ),
     "rank 128": ("RANK_TOO_HIGH", {"manifest_changes": {"rank": 128}}),
+    "alpha 1e300": ("NOT_FINITE", scaled_by(1e300)),
+    "alpha 1e38": ("NOT_FINITE", scaled_by(1e38)),
+    "alpha 0": ("CONFIG_UNSUPPORTED", scaled_by(0.0)),
+    # Finite weights that overflow in the forward pass: the NaN they leave in the KV cache would be
+    # the next request's, whoever sends it.
+    "float32's largest number": ("NOT_FINITE", {"spoil": fill(torch.finfo(torch.float32).max)}),
+    "an overflow in the forward pass": ("NOT_FINITE", {"spoil": fill(1e15)}),
+    "float64": ("TENSOR_MISMATCH", {"spoil": change_weights(in_float64)}),
+    "no prefix": ("TENSOR_MISMATCH", {"spoil": change_weights(without_prefix)}),
+    "half a pair": ("TENSOR_MISMATCH", {"spoil": change_weights(halved)}),
+    "the head": ("TENSOR_MISMATCH", {"spoil": with_tensor("lm_head.lora_A.weight", 8, 64)}),
+    "an embedding": (
+        "TENSOR_MISMATCH",
+        {"spoil": with_tensor("model.embed_tokens.lora_embedding_A", 8, VOCABULARY)},
+    ),
+    "a magnitude": (
+        "TENSOR_MISMATCH",
+        {"spoil": with_tensor("model.layers.0.self_attn.q_proj.lora_magnitude_vector", 64)},
+    ),
+    "a bias": (
+        "TENSOR_MISMATCH",
+        {"spoil": with_tensor("model.layers.0.self_attn.q_proj.lora_B.bias", 64)},
+    ),
+    "a deep header": (
+        "TENSOR_MISMATCH",
+        {"corrupt": with_header(lambda _: b'{"__metadata__":' + b"[" * 50_000)},
+    ),
+    "1e999 in the header": (
+        "TENSOR_MISMATCH",
+        {"corrupt": with_header(lambda header: header.replace(b'"shape":[8', b'"shape":[1e999'))},
+    ),
+    # Long before it could be parsed: no tensor of the manifest needs it.
+    "a header of 100 MiB": (
+        "MANIFEST_INVALID",
+        {"corrupt": with_header(lambda header: header + b" " * 100 * 2**20)},
+    ),
+    "a deep config": ("CONFIG_UNSUPPORTED", {"spoil": with_config(b"[" * 100_000)}),
+    "saved modules": ("CONFIG_UNSUPPORTED", {"spoil": change_config(modules_to_save=["lm_head"])}),
+    "PiSSA": ("CONFIG_UNSUPPORTED", {"spoil": change_config(init_lora_weights="pissa")}),
+    "a rank pattern": ("CONFIG_UNSUPPORTED", {"spoil": change_config(rank_pattern={"q_proj": 4})}),
+    "a rank that is true": ("CONFIG_UNSUPPORTED", {"spoil": change_config(r=True)}),
+    "an option of tomorrow": ("CONFIG_UNSUPPORTED", {"spoil": change_config(use_tomorrow=True)}),
 }
 
 

@@ -48,6 +48,7 @@ _TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
+PROMPT = tuple(range(40, 60))
 _RANK = 8
 _TARGETS = ("q_proj", "v_proj", "down_proj")
 
@@ -103,8 +104,6 @@ class World:
     base_answer: str = ""
     """What the base answers."""
 
-    PROMPT = tuple(range(40, 60))
-
     async def publish(
         self,
         adapter: AdapterName,
@@ -112,21 +111,26 @@ class World:
         seed: int = 1,
         scale: float = 0.5,
         spoil: Callable[[Path], None] | None = None,
+        corrupt: Callable[[Path], None] | None = None,
         manifest_changes: dict[str, Any] | None = None,
         after: Callable[[VersionName], Any] | None = None,
     ) -> VersionName:
         """Publish a version, without a route.
 
-        `spoil` changes the files before they are hashed; `after` is awaited once they are stored.
+        `spoil` changes the files before the manifest is made of them, `corrupt` after it has their
+        tensors and before they are hashed; `after` is awaited once they are stored.
         """
         self._count += 1
         job = JobName(adapter.tenant, f"job-{self._count}")
         version = adapter.version(version_id(job, 1, datetime.now(UTC)))
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        self.answers[version] = self._train(folder, seed, scale)
+        self.answers[version], self.base_answer = train_adapter(self.base.path, folder, seed, scale)
         if spoil is not None:
             spoil(folder)
-        manifest = self._manifest(version, job, folder)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        if corrupt is not None:
+            corrupt(folder)
+        manifest = self._manifest(version, job, folder, tensors)
         manifest = manifest.model_copy(update=manifest_changes or {})
         for name in manifest.files:
             await self.registry.store.upload(f"{version}/{name}", folder / name)
@@ -157,28 +161,9 @@ class World:
         await self.route(version)
         return version
 
-    def _train(self, folder: Path, seed: int, scale: float) -> str:
-        # So small a model is fastest on one thread, and on a busy machine by far.
-        torch.set_num_threads(1)
-        base = AutoModelForCausalLM.from_pretrained(self.base.path, dtype=torch.float32)
-        lora = LoraConfig(r=_RANK, lora_alpha=16, target_modules=list(_TARGETS), lora_dropout=0.0)
-        torch.manual_seed(seed)
-        model = get_peft_model(base, lora)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(std=scale)
-        model.eval()
-        model.save_pretrained(folder)
-        sequences = [_probe(model, torch.randint(5, VOCABULARY, (24,)).tolist()) for _ in range(2)]
-        (folder / PROBES).write_bytes(Probes(sequences=tuple(sequences)).to_json())
-        tokenizer = AutoTokenizer.from_pretrained(self.base.path)
-        with model.disable_adapter():
-            self.base_answer = str(tokenizer.decode(_greedy(model, self.PROMPT)))
-        return str(tokenizer.decode(_greedy(model, self.PROMPT)))
-
-    def _manifest(self, version: VersionName, job: JobName, folder: Path) -> AdapterManifest:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    def _manifest(
+        self, version: VersionName, job: JobName, folder: Path, tensors: dict[str, torch.Tensor]
+    ) -> AdapterManifest:
         return AdapterManifest(
             version=str(version),
             create_time=datetime.now(UTC),
@@ -206,6 +191,31 @@ class World:
                 steps=3, training_loss=1.5, validation_loss=None, base_validation_loss=None
             ),
         )
+
+
+def train_adapter(base_path: Path, folder: Path, seed: int, scale: float) -> tuple[str, str]:
+    """Write an adapter with random weights and its probes into `folder`.
+
+    Return what PEFT answers greedily to PROMPT with it, and without: the text of 8 tokens.
+    """
+    # So small a model is fastest on one thread, and on a busy machine by far.
+    torch.set_num_threads(1)
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
+    lora = LoraConfig(r=_RANK, lora_alpha=16, target_modules=list(_TARGETS), lora_dropout=0.0)
+    torch.manual_seed(seed)
+    model = get_peft_model(base, lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=scale)
+    model.eval()
+    model.save_pretrained(folder)
+    sequences = [_probe(model, torch.randint(5, VOCABULARY, (24,)).tolist()) for _ in range(2)]
+    (folder / PROBES).write_bytes(Probes(sequences=tuple(sequences)).to_json())
+    tokenizer = AutoTokenizer.from_pretrained(base_path)
+    with model.disable_adapter():
+        base_answer = str(tokenizer.decode(_greedy(model, PROMPT)))
+    return str(tokenizer.decode(_greedy(model, PROMPT))), base_answer
 
 
 def change_weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:

@@ -94,10 +94,10 @@ class Message(_message.Message):
     content: _builtins.str
     """What is said. May be empty beside tool_calls."""
     tool_call_id: _builtins.str
-    """Which call this is the result of. Only with ROLE_TOOL."""
+    """Which call this is the result of, 1 to 256 characters. Only with ROLE_TOOL, and needed there."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Tools that the model called. Only with ROLE_ASSISTANT."""
+        """Tools that the model called, at most 128. Only with ROLE_ASSISTANT."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Tool(_message.Message):
     description: _builtins.str
     """What it does, for the model."""
     parameters_json_schema: _builtins.str
-    """JSON schema of its arguments, an object as JSON text. Empty: no arguments."""
+    """JSON schema of its arguments, an object as JSON text, at most 64 deep. Empty: no arguments."""
     def __init__(
         self,
         *,
@@ -189,8 +189,9 @@ class Chat(_message.Message):
 
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
-        """At most 128. FAILED_PRECONDITION if the base model's template takes no tools, or if this server
-        has no parser for its tool calls.
+        """At most 128, no two of one name, with at most 256 Ki characters of descriptions and schemas in all.
+        FAILED_PRECONDITION if the base model's template takes no tools (TOOLS_UNSUPPORTED), or if this
+        server has no parser for its tool calls (TOOL_PARSER_UNSET).
         """
 
     def __init__(
@@ -308,7 +309,9 @@ class SamplingParameters(_message.Message):
     it; 0 to 20. Unset: none.
     """
     n: _builtins.int
-    """Completions of one prompt, 1 to 16, each sampled for itself. Unset: 1."""
+    """Completions of one prompt, 1 to 16, each sampled for itself: more than 1 need a temperature above 0.
+    Unset: 1.
+    """
     return_token_ids: _builtins.bool
     """Returns the generated tokens' ids beside the text."""
     json_schema: _builtins.str
@@ -438,7 +441,14 @@ Global___Choices: _TypeAlias = Choices  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """What to generate."""
+    """What to generate.
+
+    The call's metadata may name the model too. `x-llm-d-model-name-rewrite` (older:
+    `x-gateway-model-name-rewrite`), set by an inference gateway, takes the place of `adapter` or `parent`;
+    a version that the request pins stays only if it is that adapter's. `x-tailorbird-adapter` is there for
+    proxies to hash on: it counts only where the request names neither, and is ignored otherwise. The
+    caller must hold the tenant, whichever way it is named.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -29,7 +29,8 @@ class InferenceServiceStub:
     """Generates text with the base model or with a tenant's adapter on it.
 
     A name whose tenant the caller does not hold is NOT_FOUND. A request that names an adapter is never
-    answered by the base model. A call's deadline and its cancellation end its generation.
+    answered by the base model. A call's deadline and its cancellation end its generation. A stream of
+    which nothing is read for a minute ends ABORTED, with the reason READER_STALLED.
     """
 
     def __init__(self, channel):
@@ -59,7 +60,8 @@ class InferenceServiceServicer:
     """Generates text with the base model or with a tenant's adapter on it.
 
     A name whose tenant the caller does not hold is NOT_FOUND. A request that names an adapter is never
-    answered by the base model. A call's deadline and its cancellation end its generation.
+    answered by the base model. A call's deadline and its cancellation end its generation. A stream of
+    which nothing is read for a minute ends ABORTED, with the reason READER_STALLED.
     """
 
     def Generate(self, request, context):
@@ -114,7 +116,8 @@ class InferenceService:
     """Generates text with the base model or with a tenant's adapter on it.
 
     A name whose tenant the caller does not hold is NOT_FOUND. A request that names an adapter is never
-    answered by the base model. A call's deadline and its cancellation end its generation.
+    answered by the base model. A call's deadline and its cancellation end its generation. A stream of
+    which nothing is read for a minute ends ABORTED, with the reason READER_STALLED.
     """
 
     @staticmethod

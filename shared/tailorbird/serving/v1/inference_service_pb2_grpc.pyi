@@ -30,7 +30,8 @@ class InferenceServiceStub:
     """Generates text with the base model or with a tenant's adapter on it.
 
     A name whose tenant the caller does not hold is NOT_FOUND. A request that names an adapter is never
-    answered by the base model. A call's deadline and its cancellation end its generation.
+    answered by the base model. A call's deadline and its cancellation end its generation. A stream of
+    which nothing is read for a minute ends ABORTED, with the reason READER_STALLED.
     """
 
     @_typing.overload
@@ -51,7 +52,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generates text with the base model or with a tenant's adapter on it.
 
     A name whose tenant the caller does not hold is NOT_FOUND. A request that names an adapter is never
-    answered by the base model. A call's deadline and its cancellation end its generation.
+    answered by the base model. A call's deadline and its cancellation end its generation. A stream of
+    which nothing is read for a minute ends ABORTED, with the reason READER_STALLED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -68,7 +70,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text with the base model or with a tenant's adapter on it.
 
     A name whose tenant the caller does not hold is NOT_FOUND. A request that names an adapter is never
-    answered by the base model. A call's deadline and its cancellation end its generation.
+    answered by the base model. A call's deadline and its cancellation end its generation. A stream of
+    which nothing is read for a minute ends ABORTED, with the reason READER_STALLED.
     """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,46 @@
+"""Brings our LoRA kernels into vLLM's processes on a CPU.
+
+vLLM calls `register` in each of its processes, through the entry point in pyproject.toml, whoever
+runs it. Ours asks for the kernels with `enable`; everybody else's vLLM stays as it is. Imported by
+all of them, so nothing heavy here.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import entry_points
+
+from tailorbird.errors import FailedPrecondition
+
+PLUGIN = "tailorbird_cpu_lora"
+WRAPPER = "serving_svc.engine.grouped_lora.GroupedLora"
+_GROUP = "vllm.general_plugins"
+_ALLOWED = "VLLM_PLUGINS"
+_ENABLED = "TAILORBIRD_CPU_LORA"
+
+
+def enable() -> None:
+    """Have engines that this process starts from now on use our kernels, if they run on a CPU.
+
+    Raises FailedPrecondition where vLLM would not find them: with its own, requests without an
+    adapter get what the last slot holds.
+    """
+    if not entry_points(group=_GROUP, name=PLUGIN):
+        raise FailedPrecondition(
+            f"the installed tailorbird has no entry point {PLUGIN} for vLLM: install it again",
+            reason="PLUGIN_MISSING",
+        )
+    allowed = os.environ.get(_ALLOWED)
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        os.environ[_ALLOWED] = f"{allowed},{PLUGIN}"
+    os.environ[_ENABLED] = "1"
+
+
+def register() -> None:
+    """Name our kernels to vLLM; does nothing unless enabled, nor away from a CPU."""
+    if os.environ.get(_ENABLED) != "1":
+        return
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        type(current_platform).get_punica_wrapper = classmethod(lambda _: WRAPPER)

@@ -1,0 +1,95 @@
+"""Prompts to token ids, off the event loop where it takes long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from jinja2 import TemplateError
+
+from serving_svc.engine.tools import Tools, template_messages, template_tools
+from serving_svc.generation.model import Chat, Input, Text, TokenIds
+from tailorbird.errors import FailedPrecondition, InvalidArgument
+
+# What tokenises in less than a change of threads takes; a message costs as much as this many
+# characters, whatever it says.
+_SHORT_CHARS = 4096
+_MESSAGE_CHARS = 128
+
+
+class Tokenizer:
+    """The base model's tokenizer and chat template; `tokenizer` is a Hugging Face one."""
+
+    def __init__(self, tokenizer: Any, tools: Tools, max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._tools = tools
+        self._max_model_len = max_model_len
+        # A tokenizer is not made for several threads at once.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
+
+    async def encode(self, prompt: Input) -> Sequence[int]:
+        """See generation.service.Engine."""
+        if isinstance(prompt, TokenIds):
+            return prompt.ids
+        if isinstance(prompt, Chat):
+            self._tools.check(prompt)
+        chars, messages = _size(prompt)
+        self._check_chars(chars)
+        if chars + _MESSAGE_CHARS * messages <= _SHORT_CHARS:
+            return self._encode(prompt)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._encode, prompt)
+
+    def close(self) -> None:
+        """End the thread; what waits for it is cancelled."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _check_chars(self, chars: int) -> None:
+        """Refuse what cannot fit the context however well it is tokenised."""
+        most = self._max_model_len * self._longest_token
+        if chars > most:
+            raise InvalidArgument(
+                "input",
+                f"the prompt has {chars} characters; the context of {self._max_model_len} tokens "
+                f"takes at most {most}",
+                reason="PROMPT_TOO_LONG",
+                limit=most,
+            )
+
+    def _encode(self, prompt: Chat | Text) -> list[int]:
+        try:
+            if isinstance(prompt, Text):
+                return list(self._tokenizer.encode(prompt.text))
+            return self._render(prompt)
+        except UnicodeEncodeError as error:
+            raise InvalidArgument("input", "it is not valid Unicode text") from error
+
+    def _render(self, chat: Chat) -> list[int]:
+        if not self._tokenizer.chat_template:
+            raise FailedPrecondition(
+                "the base model has no chat template: send prompt or token_ids",
+                reason="NO_CHAT_TEMPLATE",
+            )
+        try:
+            return list(
+                self._tokenizer.apply_chat_template(
+                    template_messages(chat),
+                    tools=template_tools(chat),
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=False,
+                )
+            )
+        except TemplateError as error:
+            raise InvalidArgument("chat", f"the chat template refuses it: {error}") from error
+
+
+def _size(prompt: Chat | Text) -> tuple[int, int]:
+    """Return characters and messages."""
+    if isinstance(prompt, Text):
+        return len(prompt.text), 0
+    chars = sum(len(message.content) for message in prompt.messages)
+    return chars, len(prompt.messages) + len(prompt.tools)

@@ -1,0 +1,269 @@
+"""Puts serving's parts together around one engine and those that follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import structlog
+
+from serving_svc.adapters.disk import AdapterDisk
+from serving_svc.adapters.gate import PROBE_FLOOR_DEFAULT, PROBE_FLOORS, ServedBase
+from serving_svc.adapters.hot import HotList
+from serving_svc.adapters.import_sources import ImportSources
+from serving_svc.adapters.importing import AdapterImporter
+from serving_svc.adapters.refusals import Refusals
+from serving_svc.adapters.residency import Residency
+from serving_svc.adapters.router import Router
+from serving_svc.adapters.routes_on_disk import RoutesOnDisk
+from serving_svc.adapters.service import Adapters
+from serving_svc.adapters.workers import Workers
+from serving_svc.api.adapter_servicer import AdapterServicer
+from serving_svc.api.convert_answers import server_info
+from serving_svc.api.inference_servicer import InferenceServicer
+from serving_svc.engine.base import ServableBase
+from serving_svc.engine.plan import EnginePlan
+from serving_svc.engine.structures import StructureChecker
+from serving_svc.engine.supervisor import Supervisor, Watch
+from serving_svc.engine.vllm_engine import VllmEngine
+from serving_svc.generation.life import Life, PresentEngine
+from serving_svc.generation.residents import Residents
+from serving_svc.generation.scheduler import Scheduler, SchedulerLimits
+from serving_svc.generation.service import Generations
+from serving_svc.generation.slot_loader import SlotLoader
+from serving_svc.generation.warming import Warmer
+from serving_svc.metrics import ServingMetrics
+from serving_svc.settings import ServingSettings
+from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
+from tailorbird.errors import StoreUnavailable, TailorbirdError
+from tailorbird.names import AdapterName, VersionName
+from tailorbird.object_store import open_store
+from tailorbird.profile import ServingProfile, write_profile
+from tailorbird.registry import AdapterRegistry
+from tailorbird.rpc.server import RpcServer
+from tailorbird.serving.v1 import inference_service_pb2_grpc as inference_grpc
+
+_log = structlog.get_logger(__name__)
+
+# How often what is in the engine is noted for a pod that comes after this one, in seconds.
+_HOT_SECONDS = 30.0
+_PROFILE_RETRY_SECONDS = 10.0
+# Failed starts, or lives that end within minutes, in a row.
+_RESTARTS = 5
+
+
+class Parts:
+    """Everything between the servicers and the engine; `open` before use, `close` after."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        base: ServableBase,
+        plan: EnginePlan,
+        engine: VllmEngine,
+        start_engine: Callable[[], Awaitable[VllmEngine]],
+        ready: Callable[[bool], Awaitable[None]],
+        metrics: ServingMetrics,
+        folder: Path,
+    ) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._metrics = metrics
+        self._registry = AdapterRegistry(open_store(settings.object_store_url))
+        self._probe_floor = PROBE_FLOORS.get(engine.dtype, PROBE_FLOOR_DEFAULT)
+        self._engine_ids = itertools.count(1)
+        self._limits = engine.limits
+        self.profile = _profile(settings, base, plan, engine)
+        served = _served(base, plan, engine)
+        self._refusals = Refusals(metrics)
+        self.disk = AdapterDisk(
+            self._registry,
+            served,
+            self._refusals,
+            folder / "adapters",
+            max_bytes=settings.adapter_cache_bytes,
+            max_weights_bytes=settings.max_adapter_bytes,
+            concurrent=settings.adapter_fetches,
+            stall_seconds=settings.fetch_stall_timeout,
+        )
+        self.supervisor = Supervisor(
+            start_engine, self._live, self._restore, ready, _watch(settings), metrics
+        )
+        self.warmer = Warmer(self.supervisor, self.disk)
+        self._saved_routes = RoutesOnDisk(folder / "routes")
+        self.router = Router(
+            self._registry,
+            self.warmer,
+            metrics,
+            self._saved_routes,
+            poll_interval=settings.route_poll_interval,
+        )
+        self._hot = HotList(
+            self._registry.store,
+            settings.profile,
+            settings.replica,
+            self._loaded,
+            interval=_HOT_SECONDS,
+        )
+        self._import_workers = Workers(settings.adapter_fetches)
+        self._importer = AdapterImporter(
+            self._registry,
+            served,
+            base.files.name,
+            PresentEngine(self.supervisor),
+            self.warmer,
+            ImportSources(settings.import_prefixes, self._import_workers, open_store),
+            self._import_workers,
+            folder / "imports",
+            max_weights_bytes=settings.max_adapter_bytes,
+            probe_floor=self._probe_floor,
+            stall_seconds=settings.fetch_stall_timeout,
+        )
+        self._structures = StructureChecker()
+        self.supervisor.begin(engine)
+        metrics.slots.set(plan.adapter_slots)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Take over what an earlier process left on disk, and begin to look after it."""
+        stack.push_async_callback(self.supervisor.close)
+        stack.push_async_callback(self._structures.close)
+        stack.push_async_callback(self._import_workers.close)
+        await self._importer.open()
+        stack.push_async_callback(self.disk.close)
+        await self.disk.open()
+        stack.push_async_callback(self._saved_routes.close)
+        stack.push_async_callback(self.router.close)
+        for work in (self.router.run(), self._hot.run(), self._write_profile()):
+            task = asyncio.create_task(work)
+            stack.callback(task.cancel)
+
+    async def warm(self) -> None:
+        """Bring into the engine what the settings name and what was hot; what fails is logged."""
+        named = [await self._version_of(name) for name in self._settings.warm]
+        hot = await self._hot.to_warm(self.disk, self._refusals, self._plan.adapter_slots)
+        await self._restore([version for version in (*named, *hot) if version is not None])
+
+    def serve(self, server: RpcServer) -> None:
+        """Add the services to `server`."""
+        generations = Generations(
+            self.supervisor, self.router, self.disk, self._structures, self._metrics, self._limits
+        )
+        adapters = Adapters(
+            self._registry,
+            self.router,
+            self.warmer,
+            self._refusals,
+            slots=self._plan.adapter_slots,
+        )
+        residents = Residents(self.supervisor, self.warmer, self.disk, self._refusals)
+        info = server_info(
+            self.profile, importlib.metadata.version("tailorbird"), self._settings.replica
+        )
+        inference_grpc.add_InferenceServiceServicer_to_server(
+            InferenceServicer(
+                generations,
+                info,
+                self._limits.vocab_size,
+                reader_patience=self._settings.stream_stall_timeout,
+            ),
+            server.grpc,
+        )
+        adapters_grpc.add_AdapterServiceServicer_to_server(
+            AdapterServicer(adapters, residents, self._importer, self._settings.replica),
+            server.grpc,
+        )
+
+    def _live(self, engine: VllmEngine) -> Life:
+        residency = Residency(
+            engine,
+            self.disk,
+            self._refusals,
+            self._metrics,
+            probe_floor=self._probe_floor,
+            engine_ids=self._engine_ids,
+        )
+        loader = SlotLoader(residency)
+        limits = scheduler_limits(self._settings, self._plan)
+        scheduler = Scheduler(loader, limits, slots=self._plan.adapter_slots)
+        return Life(engine, residency, scheduler, loader)
+
+    def _loaded(self) -> Sequence[VersionName]:
+        with suppress(TailorbirdError):
+            return self.supervisor.current().residency.versions()
+        return ()
+
+    async def _restore(self, versions: Sequence[VersionName]) -> None:
+        await self.warmer.restore(list(dict.fromkeys(versions))[: self._plan.adapter_slots])
+
+    async def _version_of(self, name: str) -> VersionName | None:
+        if "/versions/" in name:
+            return VersionName.parse(name)
+        try:
+            return (await self.router.resolve(AdapterName.parse(name))).version
+        except TailorbirdError as error:
+            _log.warning("not warmed", adapter=name, error=error.message)
+            return None
+
+    async def _write_profile(self) -> None:
+        """Tell the trainer what is served here; a store that is down is tried again."""
+        while True:
+            try:
+                await write_profile(self._registry.store, self.profile)
+                return
+            except StoreUnavailable as error:
+                _log.warning("profile not written", error=error.message)
+            await asyncio.sleep(_PROFILE_RETRY_SECONDS)
+
+
+def _profile(
+    settings: ServingSettings, base: ServableBase, plan: EnginePlan, engine: VllmEngine
+) -> ServingProfile:
+    return ServingProfile(
+        profile=settings.profile,
+        base_model=base.files.name,
+        base_model_digest=base.files.digest,
+        chat_template_digest=base.files.chat_template_digest,
+        max_model_len=engine.limits.max_model_len,
+        max_lora_rank=plan.max_lora_rank,
+        adapter_slots=plan.adapter_slots,
+        dtype=engine.dtype,
+    )
+
+
+def _served(base: ServableBase, plan: EnginePlan, engine: VllmEngine) -> ServedBase:
+    return ServedBase(
+        digest=base.files.digest,
+        chat_template_digest=base.files.chat_template_digest,
+        linear=base.linear,
+        vocab_size=engine.limits.vocab_size,
+        max_model_len=engine.limits.max_model_len,
+        max_lora_rank=plan.max_lora_rank,
+        dtype=engine.dtype,
+    )
+
+
+def _watch(settings: ServingSettings) -> Watch:
+    return Watch(
+        stall=settings.stall_timeout,
+        idle=settings.stall_timeout / 2,
+        longest_delay=settings.engine_restart_backoff_max,
+        attempts=_RESTARTS,
+    )
+
+
+def scheduler_limits(settings: ServingSettings, plan: EnginePlan) -> SchedulerLimits:
+    """Return what the scheduler holds callers to."""
+    return SchedulerLimits(
+        max_running=plan.max_running,
+        max_waiting=settings.max_waiting,
+        tenant_max_running=settings.tenant_max_running,
+        tenant_max_waiting=settings.tenant_max_waiting,
+        requests_per_second=settings.tenant_requests_per_second,
+        tokens_per_minute=settings.tenant_tokens_per_minute,
+        quantum_tokens=settings.fair_quantum_tokens,
+        slot_quantum_tokens=settings.slot_quantum_tokens,
+    )

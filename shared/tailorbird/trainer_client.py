@@ -1,0 +1,160 @@
+"""The trainer's client: see `tailorbird.client`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from tailorbird.call_error import CallError
+from tailorbird.connection import Connection
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
+from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
+
+_CHUNK_BYTES = 2**20
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+
+
+def is_terminal(state: job_pb2.JobState.ValueType) -> bool:
+    """Tell whether a job in this state has ended."""
+    return state in {
+        job_pb2.JOB_STATE_SUCCEEDED,
+        job_pb2.JOB_STATE_FAILED,
+        job_pb2.JOB_STATE_CANCELLED,
+    }
+
+
+class TrainerClient:
+    """The trainer: datasets and fine-tuning jobs.
+
+    `address` is host:port. The channel is TLS, trusting `root_certificates` (PEM; None: gRPC's
+    own), unless the address is loopback or `plaintext` is set.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        root_certificates: bytes | None = None,
+        plaintext: bool = False,
+    ) -> None:
+        self._connection = Connection(address, token, root_certificates, plaintext)
+        self._stub = TuningServiceStub(self._connection.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; calls in flight end as cancelled."""
+        self._connection.channel.close()
+
+    def upload_dataset(
+        self,
+        parent: str,
+        dataset_id: str,
+        path: Path,
+        *,
+        sent: Callable[[int], None] | None = None,
+    ) -> dataset_pb2.Dataset:
+        """Upload a JSONL file of any size in bounded memory; `sent` hears the bytes sent so far.
+
+        Raises OSError if the file cannot be opened.
+        """
+        with path.open("rb") as file:
+            header = tuning.UploadDatasetHeader(
+                parent=parent, dataset_id=dataset_id, size_bytes=path.stat().st_size
+            )
+
+            def requests() -> Iterator[tuning.UploadDatasetRequest]:
+                yield tuning.UploadDatasetRequest(header=header)
+                total = 0
+                while chunk := file.read(_CHUNK_BYTES):
+                    yield tuning.UploadDatasetRequest(chunk=chunk)
+                    total += len(chunk)
+                    if sent is not None:
+                        sent(total)
+
+            return self._connection.upload(self._stub.UploadDataset, requests()).dataset
+
+    def get_dataset(self, name: str) -> dataset_pb2.Dataset:
+        """Return one dataset's record."""
+        request = tuning.GetDatasetRequest(name=name)
+        return self._connection.call(self._stub.GetDataset, request).dataset
+
+    def create_job(
+        self,
+        parent: str,
+        spec: job_pb2.JobSpec,
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> job_pb2.Job:
+        """Ask for a job. The same `request_id` again returns the job that exists."""
+        request = tuning.CreateJobRequest(
+            parent=parent,
+            job=job_pb2.Job(spec=spec),
+            job_id=job_id,
+            request_id=request_id,
+            validate_only=validate_only,
+        )
+        return self._connection.call(self._stub.CreateJob, request).job
+
+    def get_job(self, name: str) -> job_pb2.Job:
+        """Return one job."""
+        return self._connection.call(self._stub.GetJob, tuning.GetJobRequest(name=name)).job
+
+    def list_jobs(
+        self,
+        parent: str,
+        *,
+        state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_UNSPECIFIED,
+        adapter: str = "",
+    ) -> Iterator[job_pb2.Job]:
+        """Yield a tenant's jobs, newest first; pages are fetched as they are needed."""
+        request = tuning.ListJobsRequest(parent=parent, state=state, adapter=adapter)
+        for page in self._connection.pages(self._stub.ListJobs, request):
+            yield from page.jobs
+
+    def cancel_job(self, name: str) -> job_pb2.Job:
+        """Ask for a job to be stopped."""
+        return self._connection.call(self._stub.CancelJob, tuning.CancelJobRequest(name=name)).job
+
+    def watch_job(
+        self, name: str, after_sequence: int = 0, *, patience: float = 300.0
+    ) -> Generator[job_pb2.JobEvent, None, None]:
+        """Yield a job's events, those of the past first, up to the one that ends it.
+
+        A connection that breaks is made again after the last event seen, so that none is missed
+        and none comes twice; CallError when the trainer stays away for `patience` seconds.
+        """
+        delay, give_up_at = _FIRST_DELAY, time.monotonic() + patience
+        while True:
+            request = tuning.WatchJobRequest(name=name, after_sequence=after_sequence)
+            try:
+                for response in self._connection.stream(self._stub.WatchJob, request):
+                    after_sequence = response.event.sequence
+                    delay, give_up_at = _FIRST_DELAY, time.monotonic() + patience
+                    yield response.event
+                    if is_terminal(response.event.state_changed.state):
+                        return
+                return
+            except CallError as error:
+                away = error.code is grpc.StatusCode.UNAVAILABLE
+                if not away or time.monotonic() > give_up_at:
+                    raise
+            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads reconnects
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def trainer_info(self) -> tuning.GetTrainerInfoResponse:
+        """Return what this trainer offers."""
+        return self._connection.call(self._stub.GetTrainerInfo, tuning.GetTrainerInfoRequest())

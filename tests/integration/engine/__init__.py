@@ -1,0 +1,1 @@
+"""Tests of vLLM itself under our changes."""

@@ -1,0 +1,102 @@
+"""Each wrong setting names itself and its limit; the defaults agree with one another."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from serving_svc.settings import ServingSettings
+
+
+def _read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> ServingSettings:
+    monkeypatch.setenv("TAILORBIRD_BASE_MODEL", "demo")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"TAILORBIRD_{name}", value)
+    return ServingSettings()
+
+
+def test_what_is_not_set_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _read(monkeypatch)
+    assert settings.adapter_slots is settings.adapter_memory_gib is settings.max_running is None
+    assert settings.tenant_tokens_per_minute is None
+    assert settings.warm == settings.import_prefixes == ()
+    assert settings.replica
+
+
+@pytest.mark.parametrize(
+    "name", ["my_host", "-a-", "ö.example", "x" * 100, "___", "pod-0.serving.svc"]
+)
+def test_every_host_name_makes_a_replica(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    replica = _read(monkeypatch).replica
+    assert _read(monkeypatch, REPLICA=replica).replica == replica
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _read(
+        monkeypatch,
+        WARM="tenants/acme/adapters/a, tenants/acme/adapters/a/versions/20261120T153000-job-1",
+        IMPORT_PREFIXES="s3://bucket/{tenant}/,file:///srv/adapters/{tenant}/done/",
+    )
+    assert len(settings.warm) == 2
+    assert settings.import_prefixes == (
+        "s3://bucket/{tenant}/",
+        "file:///srv/adapters/{tenant}/done/",
+    )
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "s3://bucket/{tenant}",  # tenant "ab" would have "a"'s neighbours
+        "s3://bucket/{tenant}x/../",
+        "s3://bucket/",
+        "s3://bucket/{tenant}/{tenant}/",
+        "s3://bucket/{other}/{tenant}/",
+        "/srv/{tenant}/",
+        "s3://bucket/{tenant}-adapters/",
+    ],
+)
+def test_a_prefix_that_does_not_keep_tenants_apart(
+    monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    with pytest.raises(ValidationError, match="is not a URI like"):
+        _read(monkeypatch, IMPORT_PREFIXES=prefix)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("WARM", "support", "is not the name of an adapter or a version"),
+        ("REPLICA", "a/b", "1 to 63 letters"),
+        ("ADAPTER_SLOTS", "0", "greater than or equal to 1"),
+        ("ADAPTER_SLOTS", "257", "less than or equal to 256"),
+        ("MAX_LORA_RANK", "48", "8, 16, 32, 64 or 128"),
+        ("TENSOR_PARALLEL_SIZE", "0", "greater than or equal to 1"),
+        ("ADAPTER_MEMORY_GIB", "0", "greater than 0"),
+        ("STALL_TIMEOUT", "1", "greater than or equal to 5"),
+        ("FETCH_STALL_TIMEOUT", "0", "greater than 0"),
+        ("TOOL_CALL_PARSER", "../x", "should match pattern"),
+        ("METRICS_TENANTS", "-1", "greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_value_names_its_limit(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told) as failed:
+        _read(monkeypatch, **{name: value})
+    assert failed.value.errors()[0]["loc"][0] == name.lower()
+
+
+def test_the_host_copies_hold_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="max_cpu_loras 3 is less than adapter_slots 4"):
+        _read(monkeypatch, ADAPTER_SLOTS="4", MAX_CPU_LORAS="3")
+    assert _read(monkeypatch, ADAPTER_SLOTS="4", MAX_CPU_LORAS="4").max_cpu_loras == 4
+
+
+@pytest.mark.parametrize("what", ["running", "waiting"])
+def test_one_tenant_may_not_have_more_than_all(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    own, total = f"TENANT_MAX_{what.upper()}", f"MAX_{what.upper()}"
+    with pytest.raises(ValidationError, match=f"tenant_max_{what} 5 is more than max_{what} 4"):
+        _read(monkeypatch, **{own: "5", total: "4"})
+    assert getattr(_read(monkeypatch, **{own: "4", total: "4"}), own.lower()) == 4
