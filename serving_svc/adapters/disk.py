@@ -299,8 +299,6 @@ class AdapterDisk:
         if entry.stored is not None:
             entry.used = _now()
             self._entries.move_to_end(entry.version)
-        if entry.holds:
-            return
         self._delete_if_doomed(entry)
         if entry.stored is not None and entry.used - entry.noted > _NOTE_USE_EVERY:
             entry.noted = entry.used

@@ -24,9 +24,7 @@ from serving_svc.adapters.workers import Workers
 from tailorbird.errors import AdapterRefused, DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.manifest import AdapterManifest, Probes
 from tailorbird.names import VersionName
-from tailorbird.registry import AdapterRegistry
-
-_TOMBSTONE = "tombstone.json"
+from tailorbird.registry import TOMBSTONE, AdapterRegistry
 
 
 class VersionSource:
@@ -57,7 +55,7 @@ class VersionSource:
         """
         async with self._patience(version):
             stored = await self._stored_sizes(version)
-        if _TOMBSTONE in stored:
+        if TOMBSTONE in stored:
             raise NotFound(version, reason="VERSION_DELETED")
         try:
             async with self._patience(version):

@@ -22,13 +22,13 @@ from pydantic import ValidationError
 
 from serving_svc.adapters.disk_index import delete, disk_errors
 from serving_svc.adapters.download import append
-from serving_svc.adapters.gate import ServedBase, check_files, check_manifest, check_sizes
+from serving_svc.adapters.gate import ServedBase, check_files, check_manifest
 from serving_svc.adapters.import_probes import candidates, measured, unmeasured
 from serving_svc.adapters.import_sources import IMPORTED_FILES, ImportSources
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.adapters.peft_config import MAX_CONFIG_BYTES, read_config
 from serving_svc.adapters.replay import ProbeEngine
-from serving_svc.adapters.safetensors_file import read_header
+from serving_svc.adapters.safetensors_file import header_limit, read_header
 from serving_svc.adapters.weights import target_modules
 from serving_svc.adapters.workers import Workers
 from tailorbird import __version__
@@ -104,6 +104,10 @@ class AdapterImporter:
         self._workers = workers
         self._folder = folder.resolve()
         self._limits = {ADAPTER_CONFIG: MAX_CONFIG_BYTES, ADAPTER_WEIGHTS: max_weights_bytes}
+        # What tensors for every layer of the base need.
+        self._max_header_bytes = header_limit(
+            f"base_model.model.{layer}.lora_{part}.weight" for layer in base.linear for part in "AB"
+        )
         self._probe_floor = probe_floor
         self._stall_seconds = stall_seconds
         self._tenants: set[str] = set()
@@ -201,7 +205,7 @@ class AdapterImporter:
         (folder / PROBES).write_bytes(probes.to_json())
         lora = read_config(folder / ADAPTER_CONFIG)
         try:
-            header = read_header(folder / ADAPTER_WEIGHTS)
+            header = read_header(folder / ADAPTER_WEIGHTS, self._max_header_bytes)
         except ValueError as error:
             raise AdapterRefused(f"{ADAPTER_WEIGHTS}: {error}", reason="TENSOR_MISMATCH") from error
         tensors = {name: tensor.shape for name, tensor in header.items()}
@@ -235,11 +239,9 @@ class AdapterImporter:
             raise AdapterRefused(
                 f"{ADAPTER_CONFIG} has values that no manifest holds", reason="CONFIG_UNSUPPORTED"
             ) from error
-        sizes = {name: entry.size for name, entry in files.items()}
         check_manifest(manifest, self._base)
-        check_sizes(manifest, sizes, self._limits[ADAPTER_WEIGHTS])
         check_files(folder, manifest, self._base)
-        return manifest, sum(sizes.values())
+        return manifest, sum(entry.size for entry in files.values())
 
     async def _publish(self, version: VersionName, folder: Path, manifest: AdapterManifest) -> None:
         # The version's id was drawn for this import alone: nothing is there to be overwritten.

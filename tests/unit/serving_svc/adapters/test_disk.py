@@ -375,14 +375,16 @@ async def test_a_disk_that_stays_full_harms_nobody_else(
         await stage(disk, version(1), version(2))
 
 
-async def test_a_disk_that_fails_otherwise_is_told(
+async def test_a_disk_that_fails_otherwise_is_told_and_nothing_leaves_it(
     world: World, disk: AdapterDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await stage(disk, version(2))
     monkeypatch.setattr(download, "open_unbuffered", lambda path: path.open("rb"))
     with pytest.raises(Unavailable) as caught:
         await stage(disk, version(1))
     assert caught.value.reason == "LOCAL_DISK_FAILED"
-    assert world.folders() == []
+    assert [held.version for held in disk.versions()] == [version(2)]
+    assert len(world.folders()) == 1
 
 
 # Restarts.
@@ -511,6 +513,7 @@ async def test_a_version_kept_for_another_base_is_refused(world: World) -> None:
     await stage(disk, version(1))
     await disk.close()
     disk = await world.open_disk(base=replace(served_base(), digest=f"sha256:{'b' * 64}"))
+    world.store.errors["objects"] = StoreUnavailable("down")
     with pytest.raises(AdapterRefused) as caught:
         await stage(disk, version(1))
     assert caught.value.reason == "BASE_MISMATCH"

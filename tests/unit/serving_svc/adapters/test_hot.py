@@ -71,7 +71,9 @@ async def test_a_fresh_replica_takes_the_newest_of_its_profile(
     await hot_list(world, loaded, "pod-2").write()
     await hot_list(world, Loaded([version(3)]), "pod-1").write()
     await world.store.put("replicas/other/pod-3/hot.json", b"{}")
-    await world.store.put("replicas/default/pod-3/else.json", b"{}")
+    for key in ("pod-3/else.json", "pod-3/in/hot.json", "hot.json"):
+        data = {"write_time": "2026-01-01T00:00:00Z", "versions": [str(version(4))]}
+        await world.store.put(f"replicas/default/{key}", json.dumps(data).encode())
     assert await fresh.to_warm(disk, world.refusals, 8) == [version(3)]
     # What is broken is passed over.
     await world.store.put("replicas/default/pod-1/hot.json", b"{")

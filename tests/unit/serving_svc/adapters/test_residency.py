@@ -216,7 +216,10 @@ async def test_close_lets_the_disk_have_everything_and_ends_loads(
     engine.may_add.clear()
     loading = asyncio.create_task(residency.load(version(2)))
     await engine.adding.wait()
+    # So that the hold is released by the call, not by the garbage collector.
+    residents = list(residency._residents.values())
     await residency.close()
+    assert (len(residents), holds(disk)) == (1, 1)
     engine.may_add.set()
     with pytest.raises(Unavailable):
         await loading
