@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving_svc.generation.fairness import DEBT_ROUNDS, Account, Crowd
+from serving_svc.generation.fairness import DEBT_ROUNDS, Account, Crowd, Rounds
 from serving_svc.generation.ticket import Ticket
 from tailorbird.errors import ResourceExhausted
 from tests.unit.serving_svc.generation.scheduling import World, request
@@ -109,6 +109,13 @@ def test_who_was_away_has_no_credit() -> None:
     for _ in range(6):
         w.leave(w.admitted[-1])
     assert [ticket.tenant for ticket in w.admitted[-6:]].count("away") == 2
+
+
+def test_a_credit_is_bounded() -> None:
+    rounds = Rounds(QUANTUM)
+    waited = Account("a", 0)
+    rounds.reach(10 * DEBT_ROUNDS)
+    assert rounds.of(waited) == 9 * DEBT_ROUNDS
 
 
 def test_an_idle_tenant_is_forgotten() -> None:

@@ -254,19 +254,28 @@ def test_slots_go_round_over_tenants() -> None:
     assert [int(n.adapter[-1]) for n in w.loads if n.tenant == "flood"] == [1, 2, 3, 4, 5]
 
 
-def test_who_has_others_load_and_never_runs_pays_for_it() -> None:
+def test_who_has_versions_loaded_and_never_runs_pays_for_it() -> None:
     w = world(1, quantum_tokens=32)
+    served = request("b", prompt_tokens=40)
     holder = request("x", 0)
     gone = [request("gone", number) for number in range(1, 4)]
-    for ticket in [holder, *gone, request("b", 9)]:
+    for ticket in [served, holder]:
+        w.submit(ticket)
+    for ticket in [*gone, request("b", 9)]:
         w.core.submit(ticket)
-    w.run()
-    for ticket in gone[:1]:
-        w.core.leave(holder)
-        w.finish(w.going[0])
-        w.core.leave(ticket)
+    w.core.leave(holder)
+    w.finish(w.going[0])
+    w.core.leave(gone[0])
     w.run()
     assert w.loads[1:3] == [version(1, "gone"), version(9, "b")]
+
+
+def test_no_slot_for_who_may_run_no_more() -> None:
+    w = world(1, tenant_max_running=1)
+    holder, other = request("x", 0), request("b", 2)
+    w.submit(holder, request("a"), request("a", 1), other)
+    w.leave(holder)
+    assert w.is_admitted(other)
 
 
 def test_a_flood_holds_up_another_tenant_for_a_quantum_and_what_it_has_running() -> None:
