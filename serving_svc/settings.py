@@ -24,6 +24,11 @@ def _members(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _number(value: Any) -> Any:
+    # A Literal takes no number from a string, and the environment has only strings.
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def _import_prefix(prefix: str) -> str:
     if not _PREFIX.fullmatch(prefix):
         raise ValueError(
@@ -89,7 +94,7 @@ class ServingSettings(CommonSettings):
     """Memory for adapters, in GiB of each device. None: a quarter of what the base leaves."""
     max_cpu_loras: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Adapters that vLLM keeps in host memory, those in slots among them. None: the slots."""
-    max_lora_rank: Literal[8, 16, 32, 64, 128] = 64
+    max_lora_rank: Annotated[Literal[8, 16, 32, 64, 128], BeforeValidator(_number)] = 64
     """Largest rank served. A slot's memory grows with it, whatever the adapter's own rank.
 
     64 is the largest that fine-tuning of one customer's data asks for (LoRA Without Regret); 128

@@ -100,3 +100,10 @@ def test_one_tenant_may_not_have_more_than_all(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ValidationError, match=f"tenant_max_{what} 5 is more than max_{what} 4"):
         _read(monkeypatch, **{own: "5", total: "4"})
     assert getattr(_read(monkeypatch, **{own: "4", total: "4"}), own.lower()) == 4
+
+
+def test_the_rank_cap_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _read(monkeypatch, MAX_LORA_RANK="16").max_lora_rank == 16
+    for value in ("24", "sixteen"):
+        with pytest.raises(ValidationError, match="8, 16, 32, 64 or 128"):
+            _read(monkeypatch, MAX_LORA_RANK=value)
