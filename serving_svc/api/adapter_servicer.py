@@ -13,6 +13,7 @@ from serving_svc.api import convert_adapters as convert
 from serving_svc.api.views import AdapterState, PublishedVersion, Resident
 from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as pb_grpc
+from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.registry import Route, RoutedVersion
 from tailorbird.rpc.auth import current_caller
@@ -20,8 +21,8 @@ from tailorbird.rpc.auth import current_caller
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdapterReader(Protocol):
-    """What the edge needs to show adapters."""
+class Adapters(Protocol):
+    """What the edge needs to show adapters, to move routes and to delete versions."""
 
     async def list_adapters(
         self, tenant: TenantName, page: Page
@@ -38,15 +39,6 @@ class AdapterReader(Protocol):
 
     async def get_version(self, name: VersionName) -> PublishedVersion:
         """Return a version."""
-
-    async def list_residency(
-        self, tenant: TenantName, page: Page
-    ) -> tuple[Sequence[Resident], str]:
-        """Return a page of what this replica holds, and the next page's token."""
-
-
-class AdapterChanger(Protocol):
-    """What the edge needs to move routes and to warm and delete versions."""
 
     async def promote(self, version: VersionName, actor: str) -> Route:
         """Route the adapter to `version`; return the newest route."""
@@ -65,31 +57,39 @@ class AdapterChanger(Protocol):
     ) -> Route:
         """Route the adapter to `versions`; 0 expects any generation. Return the newest route."""
 
-    async def warm_version(self, version: VersionName, pin: bool | None) -> Resident:
-        """Load a version, and pin or unpin it unless `pin` is None."""
-
     async def delete_version(self, version: VersionName, actor: str) -> PublishedVersion:
         """Delete a version."""
 
 
-class Adapters(AdapterReader, AdapterChanger, Protocol):
-    """What the edge needs of the adapters' use cases."""
+class Residents(Protocol):
+    """What the edge needs of what this replica holds."""
+
+    async def warm_version(self, version: VersionName, pin: bool | None) -> Resident:
+        """Load a version, and pin or unpin it unless `pin` is None."""
+
+    async def list_residency(
+        self, tenant: TenantName, page: Page
+    ) -> tuple[Sequence[Resident], str]:
+        """Return a page of the tenant's versions held here, and the next page's token."""
 
 
 class AdapterImporter(Protocol):
     """What the edge needs to import an adapter."""
 
     async def import_(
-        self, adapter: AdapterName, uri: str, pieces: AsyncIterator[tuple[str, bytes]], actor: str
-    ) -> PublishedVersion:
-        """Make a version of what is at `uri`, or with uri "" of the files that `pieces` are of."""
+        self, adapter: AdapterName, source: str | AsyncIterator[tuple[str, bytes]]
+    ) -> tuple[VersionName, AdapterManifest]:
+        """Make a version of the adapter at a URI, or of the one whose files' pieces come."""
 
 
 class AdapterServicer(pb_grpc.AdapterServiceServicer):
     """See adapter_service.proto."""
 
-    def __init__(self, adapters: Adapters, importer: AdapterImporter, replica: str) -> None:
+    def __init__(
+        self, adapters: Adapters, residents: Residents, importer: AdapterImporter, replica: str
+    ) -> None:
         self._adapters = adapters
+        self._residents = residents
         self._importer = importer
         self._replica = replica
 
@@ -161,7 +161,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         name = VersionName.parse(request.name)
         current_caller().check(name)
         pin = request.pin if request.HasField("pin") else None
-        held = await self._adapters.warm_version(name, pin)
+        held = await self._residents.warm_version(name, pin)
         return pb.WarmVersionResponse(resident=convert.resident(held))
 
     async def DeleteVersion(
@@ -180,8 +180,8 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         adapter, uri = await convert.import_header(request_iterator)
         current_caller().check(adapter)
         async with aclosing(convert.import_pieces(request_iterator)) as pieces:
-            imported = await self._importer.import_(adapter, uri, pieces, current_caller().subject)
-        return pb.ImportAdapterResponse(version=convert.version(imported))
+            name, manifest = await self._importer.import_(adapter, uri or pieces)
+        return pb.ImportAdapterResponse(version=convert.imported(name, manifest))
 
     async def ListResidency(
         self, request: pb.ListResidencyRequest, context: _Context
@@ -189,7 +189,7 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         """See the proto."""
         tenant, page = convert.residency_page(request)
         current_caller().check(tenant)
-        held, token = await self._adapters.list_residency(tenant, page)
+        held, token = await self._residents.list_residency(tenant, page)
         return pb.ListResidencyResponse(
             replica=self._replica, versions=map(convert.resident, held), next_page_token=token
         )
