@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import grpc
 
 from serving_svc.adapters.paging import Page
-from serving_svc.adapters.service import PublishedVersion
 from serving_svc.api import convert_adapters as convert
-from serving_svc.api.views import AdapterState, Resident
+from serving_svc.api.views import AdapterState, PublishedVersion, Resident
 from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as pb_grpc
 from tailorbird.manifest import AdapterManifest
@@ -22,8 +21,8 @@ from tailorbird.rpc.auth import current_caller
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdapterReader(Protocol):
-    """What the edge needs to show adapters."""
+class Adapters(Protocol):
+    """What the edge needs to show adapters, to move routes and to delete versions."""
 
     async def list_adapters(
         self, tenant: TenantName, page: Page
@@ -40,10 +39,6 @@ class AdapterReader(Protocol):
 
     async def get_version(self, name: VersionName) -> PublishedVersion:
         """Return a version."""
-
-
-class AdapterChanger(Protocol):
-    """What the edge needs to move routes and to warm and delete versions."""
 
     async def promote(self, version: VersionName, actor: str) -> Route:
         """Route the adapter to `version`; return the newest route."""
@@ -66,10 +61,6 @@ class AdapterChanger(Protocol):
         """Delete a version."""
 
 
-class Adapters(AdapterReader, AdapterChanger, Protocol):
-    """What the edge needs of the adapters' use cases."""
-
-
 class Residents(Protocol):
     """What the edge needs of what this replica holds."""
 
@@ -79,7 +70,7 @@ class Residents(Protocol):
     async def list_residency(
         self, tenant: TenantName, page: Page
     ) -> tuple[Sequence[Resident], str]:
-        """Return a page of what this replica holds, and the next page's token."""
+        """Return a page of the tenant's versions held here, and the next page's token."""
 
 
 class AdapterImporter(Protocol):
@@ -88,7 +79,7 @@ class AdapterImporter(Protocol):
     async def import_(
         self, adapter: AdapterName, source: str | AsyncIterator[tuple[str, bytes]]
     ) -> tuple[VersionName, AdapterManifest]:
-        """Make a version of what is at a URI, or of the files whose pieces come."""
+        """Make a version of the adapter at a URI, or of the one whose files' pieces come."""
 
 
 class AdapterServicer(pb_grpc.AdapterServiceServicer):
@@ -189,8 +180,8 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         adapter, uri = await convert.import_header(request_iterator)
         current_caller().check(adapter)
         async with aclosing(convert.import_pieces(request_iterator)) as pieces:
-            imported = PublishedVersion(*await self._importer.import_(adapter, uri or pieces))
-        return pb.ImportAdapterResponse(version=convert.version(imported))
+            name, manifest = await self._importer.import_(adapter, uri or pieces)
+        return pb.ImportAdapterResponse(version=convert.imported(name, manifest))
 
     async def ListResidency(
         self, request: pb.ListResidencyRequest, context: _Context

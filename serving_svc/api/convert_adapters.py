@@ -159,6 +159,13 @@ def version(published: PublishedVersion) -> pb.Version:
     return message
 
 
+def imported(name: VersionName, manifest: AdapterManifest) -> pb.Version:
+    """Write a version that has just been made."""
+    message = pb.Version(name=str(name))
+    _describe(message, manifest)
+    return message
+
+
 def _timestamp(time: datetime) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromDatetime(time)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from typing import Any
 
-os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+MARK = "> "
+"""Before every line of ours: vLLM writes there, too."""
 
 
 async def answer(llm: Any, asked: dict[str, Any], number: int) -> dict[str, Any]:
@@ -23,6 +22,7 @@ async def answer(llm: Any, asked: dict[str, Any], number: int) -> dict[str, Any]
     from serving_svc.generation.model import Sampling, Structure
 
     structure = asked.pop("structure", None)
+    asked["logit_bias"] = {int(id_): bias for id_, bias in asked.pop("logit_bias", {}).items()}
     max_tokens = asked.pop("max_tokens", 64)
     prompt = asked.pop("token_ids", list(range(40, 60)))
     parameters = sampling_params(Sampling(**asked), max_tokens)
@@ -65,7 +65,7 @@ async def main() -> None:
     )
     loop = asyncio.get_running_loop()
     number = 0
-    sys.stdout.write("ready\n")
+    sys.stdout.write(f"{MARK}ready\n")
     sys.stdout.flush()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         number += 1
@@ -74,7 +74,7 @@ async def main() -> None:
         except Exception as error:
             told = {"error": f"{type(error).__name__}: {error}"[:300]}
         told["dead"] = llm.errored
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(f"{MARK}{json.dumps(told)}\n")
         sys.stdout.flush()
     llm.shutdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from serving_svc.engine.structures import StructureChecker
 from serving_svc.generation.model import Structure
+from tests.integration.serving.structures_child import MARK
 from tests.integration.serving.world import make_base
 
 SCHEMA = json.dumps(
@@ -33,9 +35,14 @@ class Engine:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={
+                **os.environ,
+                "HF_HUB_OFFLINE": "1",
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_NO_USAGE_STATS": "1",
+            },
         )
-        while self._line() != "ready":
-            pass
+        assert self._line() == "ready"
 
     def ask(self, structure: Structure | None = None, **asked: Any) -> dict[str, Any]:
         if structure is not None:
@@ -52,18 +59,23 @@ class Engine:
         return found
 
     def text(self, structure: Structure | None = None, **asked: Any) -> str:
-        return "".join(self.ask(structure, **asked)["pieces"]["0"])
+        found = self.ask(structure, **asked)
+        assert "error" not in found
+        return "".join(found["pieces"]["0"])
 
     def close(self) -> None:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(60)
 
     def _line(self) -> str:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the engine is gone"
-        return line.strip()
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                return line.removeprefix(MARK)[:-1]
+        raise AssertionError("the engine is gone")
 
 
 @pytest.fixture(scope="module")

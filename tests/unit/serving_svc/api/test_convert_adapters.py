@@ -13,6 +13,7 @@ from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.registry import Route, RoutedVersion
+from tests.unit.serving_svc.api.values import MANIFEST
 
 ADAPTER = AdapterName("acme", "support")
 VERSIONS = [ADAPTER.version(f"2026010{day}T000000-job-1") for day in (1, 2)]
@@ -163,3 +164,13 @@ def test_a_version_shows_why_it_is_not_served() -> None:
 def test_residency_pages_are_the_tenants_own() -> None:
     tenant, page = convert.residency_page(pb.ListResidencyRequest(parent="tenants/acme"))
     assert (str(tenant), page.parent, page.size) == ("tenants/acme", "tenants/acme/adapters", 50)
+
+
+def test_a_version_is_described_by_its_manifest() -> None:
+    shown = convert.version(Published(manifest=MANIFEST))
+    assert shown == convert.imported(VERSIONS[0], MANIFEST)
+    assert (shown.rank, shown.alpha, list(shown.target_modules)) == (8, 16, ["q_proj"])
+    assert [(file.path, file.size_bytes) for file in shown.files] == [("adapter_config.json", 7)]
+    assert shown.lineage.job == "tenants/acme/jobs/job"
+    assert shown.evaluation.validation_loss == 0.5
+    assert not shown.evaluation.HasField("base_validation_loss")
