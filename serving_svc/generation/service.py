@@ -45,8 +45,8 @@ class Routes(Protocol):
     def named(self, version: VersionName) -> Resolved:
         """Return who answers a request that names its version; NotFound if it was deleted."""
 
-    def forget(self, adapter: AdapterName) -> None:
-        """Find the adapter's route anew at the next request."""
+    def forget(self, adapter: AdapterName, generation: int = 0) -> None:
+        """Find the adapter's route anew at the next request, if `generation` is in effect still."""
 
 
 class Structures(Protocol):
@@ -215,22 +215,22 @@ class Generations:
         if request.adapter is None or request.version is not None:
             await self._admit(life, ticket)
             return request.version, 0, ticket
+        found = await self._resolve(request, request.adapter)
+        ticket = replace(ticket, version=found.version)
         try:
-            return await self._admitted_by_route(life, request, request.adapter, ticket)
+            await self._admit(life, ticket)
         except (AdapterRefused, NotFound):
             # It had passed and left this replica; fetched again, it is no longer what it was.
-            self._routes.forget(request.adapter)
-            return await self._admitted_by_route(life, request, request.adapter, ticket)
+            self._routes.forget(request.adapter, found.generation)
+            found = await self._resolve(request, request.adapter)
+            ticket = replace(ticket, version=found.version)
+            await self._admit(life, ticket)
+        return found.version, found.generation, ticket
 
-    async def _admitted_by_route(
-        self, life: Life, request: GenerationRequest, adapter: AdapterName, ticket: Ticket
-    ) -> tuple[VersionName, int, Ticket]:
-        found = await self._routes.resolve(
+    async def _resolve(self, request: GenerationRequest, adapter: AdapterName) -> Resolved:
+        return await self._routes.resolve(
             adapter, request.routing_key, request.min_route_generation
         )
-        ticket = replace(ticket, version=found.version)
-        await self._admit(life, ticket)
-        return found.version, found.generation, ticket
 
     async def _admit(self, life: Life, ticket: Ticket) -> None:
         arrived = time.perf_counter()
