@@ -276,6 +276,7 @@ def test_no_slot_for_who_may_run_no_more() -> None:
     w.submit(holder, request("a"), request("a", 1), other)
     w.leave(holder)
     assert w.is_admitted(other)
+    assert w.loads == [version(0, "x"), version(2, "b")]
 
 
 def test_a_flood_holds_up_another_tenant_for_a_quantum_and_what_it_has_running() -> None:
