@@ -35,6 +35,7 @@ from serving_svc.generation.residents import Residents
 from serving_svc.generation.scheduler import Scheduler, SchedulerLimits
 from serving_svc.generation.service import Generations
 from serving_svc.generation.slot_loader import SlotLoader
+from serving_svc.generation.state import PresentState
 from serving_svc.generation.warming import Warmer
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
@@ -72,6 +73,7 @@ class Parts:
     ) -> None:
         self._settings = settings
         self._plan = plan
+        self._engine = engine
         self._metrics = metrics
         self._registry = AdapterRegistry(open_store(settings.object_store_url))
         self._probe_floor = PROBE_FLOORS.get(engine.dtype, PROBE_FLOOR_DEFAULT)
@@ -126,6 +128,11 @@ class Parts:
         self._structures = StructureChecker()
         self.supervisor.begin(engine)
         metrics.slots.set(plan.adapter_slots)
+        metrics.watch(
+            PresentState(
+                self.supervisor, self.warmer, base.files.name, plan.adapter_slots, self._cache
+            )
+        )
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Take over what an earlier process left on disk, and begin to look after it."""
@@ -177,7 +184,11 @@ class Parts:
             server.grpc,
         )
 
+    def _cache(self) -> tuple[float, int, int]:
+        return self._engine.kv_cache_usage, *self._engine.kv_cache_blocks
+
     def _live(self, engine: VllmEngine) -> Life:
+        self._engine = engine
         residency = Residency(
             engine,
             self.disk,

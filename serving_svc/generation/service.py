@@ -160,12 +160,13 @@ class Generations:
         version, generation, ticket = await self._admitted(
             life, request, len(token_ids), max_tokens
         )
+        self._metrics.leases.inc(version is not None)
         stream = Stream(
             self._pace,
             len(token_ids),
             sampling.n,
             partial(life.scheduler.charge, ticket),
-            partial(life.scheduler.leave, ticket),
+            partial(self._release, life, ticket),
         )
         digest = request_digest(request.tenant.tenant, version, token_ids, sampling)
         try:
@@ -189,6 +190,10 @@ class Generations:
                 self._poison.died_with(digest)
             raise
         return _Run(stream, handle, digest, version, generation)
+
+    def _release(self, life: Life, ticket: Ticket) -> None:
+        self._metrics.leases.dec(ticket.version is not None)
+        life.scheduler.leave(ticket)
 
     async def _checked(self, request: GenerationRequest) -> Sampling:
         structure = request.sampling.structure

@@ -149,6 +149,10 @@ def put_local(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_an_upload_becomes_a_version_that_serves(setup: Setup) -> None:
     version, manifest = await setup.importer.import_(ADAPTER, upload())
     assert version.adapter_name == ADAPTER
@@ -395,10 +399,10 @@ async def test_reads_from_an_allowed_folder(setup: Setup, tmp_path: Path) -> Non
     put_local(tmp_path / "srv/zeta")
     uri = (tmp_path / "srv").as_uri()
     await setup.importer.import_(ADAPTER, f"{uri}/acme/a")
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    descriptors = open_files()
     await setup.importer.import_(ADAPTER, f"{uri}/acme/a")
     await setup.importer.import_(OTHER, f"{uri}/zeta")
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_files() == descriptors
     with pytest.raises(InvalidArgument) as caught:
         await setup.importer.import_(ADAPTER, f"{uri}/acme/none")
     assert caught.value.reason == "IMPORT_NOT_FOUND"
