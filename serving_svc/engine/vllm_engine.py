@@ -26,6 +26,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.parallel_sampling import ParentRequest
+from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serving_svc.adapters.model import LoadedAdapter
 from serving_svc.engine import cpu_lora
@@ -115,7 +116,8 @@ class VllmEngine:
             enable_log_requests=False,
             disable_log_stats=True,
         )
-        return AsyncLLM.from_engine_args(arguments)
+        # With a logger of statistics, one that logs nothing, the engine sends them: how full it is.
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=[_NoLogger])
 
     @property
     def limits(self) -> ModelLimits:
@@ -316,6 +318,16 @@ class VllmEngine:
         finally:
             task.cancel()
             death.cancel()
+
+
+class _NoLogger(StatLoggerBase):
+    """Takes the engine's statistics, which our output loop reads by itself."""
+
+    def __init__(self, vllm_config: object, engine_index: int = 0) -> None: ...
+
+    def record(self, *_: object, **__: object) -> None: ...
+
+    def log_engine_initialized(self) -> None: ...
 
 
 class Request:

@@ -143,14 +143,14 @@ async def pieces(*given: tuple[str, bytes]) -> AsyncIterator[tuple[str, bytes]]:
         yield piece
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def put_local(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, data in UPLOAD.items():
         (folder / name).write_bytes(data)
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_an_upload_becomes_a_version_that_serves(setup: Setup) -> None:
@@ -399,10 +399,10 @@ async def test_reads_from_an_allowed_folder(setup: Setup, tmp_path: Path) -> Non
     put_local(tmp_path / "srv/zeta")
     uri = (tmp_path / "srv").as_uri()
     await setup.importer.import_(ADAPTER, f"{uri}/acme/a")
-    descriptors = open_files()
+    descriptors = open_descriptors()
     await setup.importer.import_(ADAPTER, f"{uri}/acme/a")
     await setup.importer.import_(OTHER, f"{uri}/zeta")
-    assert open_files() == descriptors
+    assert open_descriptors() == descriptors
     with pytest.raises(InvalidArgument) as caught:
         await setup.importer.import_(ADAPTER, f"{uri}/acme/none")
     assert caught.value.reason == "IMPORT_NOT_FOUND"
