@@ -40,6 +40,8 @@ class Engine:
                 "HF_HUB_OFFLINE": "1",
                 "VLLM_CPU_KVCACHE_SPACE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
+                # Its worker does not end by itself.
+                "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
             },
         )
         assert self._line() == "ready"
@@ -68,7 +70,10 @@ class Engine:
         assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.wait(60)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
 
     def _line(self) -> str:
         assert self.process.stdout is not None
