@@ -320,7 +320,7 @@ class VllmEngine:
             death.cancel()
 
 
-class _NoLogger(StatLoggerBase):
+class _NoLogger(StatLoggerBase):  # type: ignore[misc]  # vllm has no types for mypy here
     """Takes the engine's statistics, which our output loop reads by itself."""
 
     def __init__(self, vllm_config: object, engine_index: int = 0) -> None: ...
