@@ -53,7 +53,9 @@ class Process:
                 stdin=pipe or subprocess.DEVNULL,
                 stdout=pipe or file,
                 stderr=file,
-                start_new_session=True,
+                # A group, not a session: Linux shares the CPUs out by session, and a caller in
+                # another one than its server waits up to half a second for its turn.
+                process_group=0,
                 text=True,
             )
 

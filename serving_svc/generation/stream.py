@@ -7,23 +7,28 @@ lets go of what the request held, however slowly the reader takes the rest.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from serving_svc.generation.model import Chunk, Usage
 from tailorbird.errors import TailorbirdError
 
-# Streams that share the machine up to which each step of the engine is a message of its own; with
-# more, the messages themselves would slow the engine down.
-_STREAMS_A_STEP = 12
-_MAX_STEPS = 4
+# Up to so many streams each step of the engine is a message of its own. With more, the messages
+# themselves would slow the engine down: a stream then gets at most one in so many seconds, by how
+# many there are.
+_FEW_STREAMS = 12
+_SECONDS_A_STREAM = 0.0004
+_MAX_SECONDS = 0.025
 
 
 class Pace:
-    """How many steps of the engine make a message, by how many streams share the machine."""
+    """How often a stream gets a message, by how many streams share the machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self._streams = 0
-        self.steps = 1
+        self.seconds = 0.0
+        """Between two messages of one stream, at least."""
 
     def joined(self) -> None:
         """Count a stream that began."""
@@ -35,7 +40,8 @@ class Pace:
 
     def _set(self, streams: int) -> None:
         self._streams = streams
-        self.steps = min(1 + streams // (_STREAMS_A_STEP + 1), _MAX_STEPS)
+        crowded = streams > _FEW_STREAMS
+        self.seconds = min(streams * _SECONDS_A_STREAM, _MAX_SECONDS) if crowded else 0.0
 
 
 class Stream:
@@ -61,8 +67,8 @@ class Stream:
         self._tokens = 0
         # Chunks the reader has not taken, in order; two in a row never have the same index.
         self._pending: list[Chunk] = []
-        self._steps = 0
-        self._first = True
+        # When the next message may go; the first one at once.
+        self._next_at = 0.0
         self._error: TailorbirdError | None = None
         self._waiter: asyncio.Future[None] | None = None
         pace.joined()
@@ -82,7 +88,6 @@ class Stream:
         if self._released:
             return
         self._keep(chunk)
-        self._steps += 1
         if chunk.finish_reason is not None:
             self._open -= 1
             if not self._open:
@@ -125,12 +130,11 @@ class Stream:
                 self._waiter = None
         chunk = self._pending.pop(0)
         if not self._pending:
-            self._steps = 0
-        self._first = False
+            self._next_at = self._pace.clock() + self._pace.seconds
         return chunk
 
     def _due(self) -> bool:
-        if not self._first and self._steps < self._pace.steps:
+        if self._pace.seconds and self._pace.clock() < self._next_at:
             return False
         # Part of a character, or what may become a stop string, is nothing to show yet.
         return any(chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending)

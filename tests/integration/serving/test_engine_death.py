@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import urllib.error
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
+from tailorbird.base_model import load_base_model
+from tailorbird.names import AdapterName
+from tailorbird.object_store import open_store
+from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.status import reason_of
-from tailorbird.serving.v1 import inference_service_pb2 as pb
-from tests.integration.serving.process import Client, ServingProcess
-from tests.integration.serving.world import CONTEXT, make_base
+from tests.integration.serving.calls import LONG, ask, eventually
+from tests.integration.serving.process import START_SECONDS, Client, ServingProcess, refusal
+from tests.integration.serving.world import World, make_base
 
 pytestmark = pytest.mark.long
 
@@ -33,35 +39,72 @@ def engine_process(pid: int) -> int:
     return next(child for child, name in names.items() if name.startswith("VLLM::EngineCor"))
 
 
-async def test_requests_inside_are_aborted_and_the_process_exits(tmp_path: Path) -> None:
+def waiting(serving: ServingProcess) -> int:
+    return int(serving.metric('vllm:num_requests_waiting{model_name="base"}'))
+
+
+def resident(serving: ServingProcess) -> list[str]:
+    return re.findall(r'vllm:lora_adapter_loaded{adapter_name="([^"]+)"', serving.http("/metrics"))
+
+
+def is_ready(serving: ServingProcess) -> bool:
+    try:
+        serving.http("/readyz")
+    except urllib.error.HTTPError:
+        return False
+    return True
+
+
+async def test_requests_inside_are_aborted_and_the_engine_comes_back(tmp_path: Path) -> None:
     make_base(tmp_path / "base")
+    base = load_base_model(str(tmp_path / "base"), tmp_path)
+    registry = AdapterRegistry(open_store((tmp_path / "data" / "store").as_uri()))
+    world = World(base, registry, tmp_path)
+    adapter = AdapterName("acme", "support")
+    version = await world.publish_routed(adapter)
     serving = ServingProcess(
         {
             "TAILORBIRD_BASE_MODEL": str(tmp_path / "base"),
             "TAILORBIRD_DATA_DIR": str(tmp_path / "data"),
             "TAILORBIRD_DTYPE": "float32",
+            "TAILORBIRD_ADAPTER_SLOTS": "2",
+            "TAILORBIRD_MAX_RUNNING": "1",
         },
         tmp_path / "serving.log",
     )
     try:
         await asyncio.to_thread(serving.wait_until_serving)
         async with Client(serving.target, "none") as client:
-            request = pb.GenerateRequest(
-                parent="tenants/acme",
-                token_ids=pb.TokenIds(ids=[7, 8, 9]),
-                sampling=pb.SamplingParameters(temperature=0, max_tokens=CONTEXT - 10),
-            )
-            pieces = aiter(client.stream(request))
-            await anext(pieces)
+            inside = aiter(client.stream(ask(adapter, sampling=LONG)))
+            await anext(inside)
+            # One runs at a time: this one waits.
+            queued = asyncio.create_task(client.generate(ask(adapter)))
+
+            async def waits() -> bool:
+                return waiting(serving) == 1
+
+            await eventually(waits)
             os.kill(engine_process(serving.process.pid), signal.SIGKILL)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                _ = [piece async for piece in pieces]
+                _ = [piece async for piece in inside]
             assert caught.value.code() == grpc.StatusCode.ABORTED
             assert reason_of(caught.value) == "ENGINE_DIED"
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await client.generate(request)
-            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert await asyncio.to_thread(serving.wait) == 1
+            code, reason, _ = await refusal(queued)
+            assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_RESTARTING")
+            assert is_ready(serving) is False
+
+            async def ready() -> bool:
+                return is_ready(serving)
+
+            # What was hot is there before readiness rises.
+            await eventually(ready, seconds=START_SECONDS)
+            assert resident(serving) == [str(adapter)]
+            answer = await client.generate(ask(adapter))
+            assert answer.version == str(version)
+            assert answer.text == world.answers[version]
+        assert serving.metric("tailorbird_serving_engine_restarts_total") == 1
+        serving.terminate()
+        assert await asyncio.to_thread(serving.wait) == 0
     finally:
         serving.close()
 

@@ -28,8 +28,16 @@ class Held:
         return Stream(pace or Pace(), 3, completions, self.charge, self.release)
 
 
-def crowd(streams: int) -> Pace:
-    pace = Pace()
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def crowd(streams: int, clock: Clock | None = None) -> Pace:
+    pace = Pace(clock or Clock())
     for _ in range(streams):
         pace.joined()
     return pace
@@ -86,18 +94,32 @@ async def test_the_first_text_is_not_held_back_among_many_streams() -> None:
     assert chunk.text == "a"
 
 
-async def test_later_text_waits_for_several_steps_among_many_streams() -> None:
-    stream = Held().stream(crowd(100))
+async def test_later_text_waits_for_its_time_among_many_streams() -> None:
+    clock = Clock()
+    stream = Held().stream(crowd(31, clock))
     step(stream, "a")
     await stream.next()
     reading = asyncio.create_task(stream.next())
-    for text in "bcd":
+    for text in "bc":
+        clock.now += 0.006
         step(stream, text)
         assert await is_waiting(reading)
-    step(stream, "e")
+    clock.now += 0.006
+    step(stream, "d")
     chunk = await reading
     assert chunk is not None
-    assert chunk.text == "bcde"
+    assert chunk.text == "bcd"
+
+
+async def test_steps_that_take_long_are_a_message_each() -> None:
+    clock = Clock()
+    stream = Held().stream(crowd(31, clock))
+    for text in "abc":
+        clock.now += 0.02
+        step(stream, text)
+        chunk = await stream.next()
+        assert chunk is not None
+        assert chunk.text == text
 
 
 async def test_a_few_streams_get_each_step_as_it_comes() -> None:
@@ -216,9 +238,13 @@ async def test_a_cancelled_wait_loses_nothing() -> None:
 
 
 async def test_the_pace_falls_when_streams_end() -> None:
-    pace = crowd(25)
-    assert pace.steps == 2
+    pace = crowd(12)
+    assert pace.seconds == 0
     stream = Held().stream(pace)
-    assert pace.steps == 3
+    assert pace.seconds == pytest.approx(0.0052)
     step(stream, "", FinishReason.STOP)
-    assert pace.steps == 2
+    assert pace.seconds == 0
+
+
+def test_the_pace_is_bounded() -> None:
+    assert crowd(1000).seconds == 0.025
