@@ -252,7 +252,9 @@ class VllmEngine:
         structure: Structure | None = None,
     ) -> None:
         if self._llm.errored:
-            raise Unavailable("the engine is being restarted", reason="ENGINE_DIED", retry_after=10)
+            raise Unavailable(
+                "the engine is being restarted", reason="ENGINE_RESTARTING", retry_after=10
+            )
         # An adapter that was not added would end the engine for everyone.
         lora = None if adapter is None else self._added[adapter.engine_id]
         try:

@@ -54,7 +54,8 @@ class PresentState:
         return Snapshot(
             model=self._model,
             running=life.scheduler.running,
-            waiting=life.scheduler.waiting,
+            # Warm-ups among them: the first request to an adapter waits for one.
+            waiting=sum(seen.waiting.values()),
             running_adapters=_adapters(seen.running),
             waiting_adapters=_adapters(seen.waiting),
             loaded=self._loaded(life),

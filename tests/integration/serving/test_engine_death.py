@@ -91,11 +91,14 @@ async def test_requests_inside_are_aborted_and_the_engine_comes_back(tmp_path: P
             assert reason_of(caught.value) == "ENGINE_DIED"
             code, reason, _ = await refusal(queued)
             assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_RESTARTING")
-            assert is_ready(serving) is False
 
             async def ready() -> bool:
                 return is_ready(serving)
 
+            async def not_ready() -> bool:
+                return not is_ready(serving)
+
+            await eventually(not_ready)
             # What was hot is there before readiness rises.
             await eventually(ready, seconds=START_SECONDS)
             assert resident(serving) == [str(adapter)]
