@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from serving_svc.adapters.workers import Workers
 from tailorbird.errors import InvalidArgument, NotFound
+from tailorbird.import_uri import TENANT, is_plain_uri
 from tailorbird.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tailorbird.names import TenantName
 from tailorbird.object_store import ObjectStore
@@ -19,18 +19,13 @@ IMPORTED_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 FIELD = "import.uri"
 
-# No percent-encoding, query, user or port: one spelling for each place.
-_URI = re.compile(r"(file:///|(?:s3|gs|az)://)([A-Za-z0-9._=+-]+(?:/[A-Za-z0-9._=+-]+)*)/?")
-_TENANT = "{tenant}"
 _PIECE_BYTES = 2**20
-_MAX_URI_CHARS = 1024
 
 
 class ImportSources:
     """Reads folders under `prefixes`, URIs in which `{tenant}` stands for the caller's tenant.
 
-    A prefix without `{tenant}` is every tenant's. Raises InvalidArgument if one is not a file, s3,
-    gs or az URI. `open_store` opens the store at a prefix.
+    The settings hold them to `is_import_prefix`. `open_store` opens the store at a prefix.
     """
 
     def __init__(
@@ -42,11 +37,6 @@ class ImportSources:
         self._prefixes = tuple(prefix.removesuffix("/") for prefix in prefixes)
         self._workers = workers
         self._open_store = open_store
-        for prefix in self._prefixes:
-            if not _is_plain(prefix.replace(_TENANT, "t")):
-                raise InvalidArgument(
-                    "import_prefixes", f"{prefix!r} is not a plain file, s3, gs or az URI"
-                )
 
     def pieces(self, tenant: TenantName, uri: str) -> AsyncGenerator[tuple[str, memoryview], None]:
         """Yield (file, piece) for both files of the folder `uri`, each file's pieces in order.
@@ -55,8 +45,8 @@ class ImportSources:
         tenant, and while reading InvalidArgument (IMPORT_NOT_FOUND) and StoreUnavailable.
         """
         folder = uri.removesuffix("/")
-        for template in self._prefixes if _is_plain(uri) else ():
-            prefix = template.replace(_TENANT, tenant.tenant)
+        for template in self._prefixes if is_plain_uri(uri) else ():
+            prefix = template.replace(TENANT, tenant.tenant)
             if folder == prefix or folder.startswith(f"{prefix}/"):
                 inner = folder[len(prefix) + 1 :]
                 return self._read(prefix, inner.split("/") if inner else [])
@@ -117,11 +107,6 @@ def _read_beneath(prefix: Path, parts: Sequence[str]) -> Generator[bytes, None, 
             raise OSError("not a regular file")
         while piece := opened.read(_PIECE_BYTES):
             yield piece
-
-
-def _is_plain(uri: str) -> bool:
-    match = _URI.fullmatch(uri) if len(uri) <= _MAX_URI_CHARS else None
-    return match is not None and not {".", ".."} & set(match[2].split("/"))
 
 
 def _not_allowed(uri: str) -> InvalidArgument:

@@ -29,7 +29,6 @@ from tailorbird.errors import (
 )
 from tailorbird.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CARD, PROBES, Probes
 from tailorbird.names import TenantName
-from tailorbird.object_store import open_store
 from tests.unit.serving_svc.adapters.cancelling import CancelledAt
 from tests.unit.serving_svc.adapters.engine import FakeEngine
 from tests.unit.serving_svc.adapters.published import (
@@ -473,12 +472,6 @@ async def test_no_link_leads_out_of_a_prefix(setup: Setup, tmp_path: Path, trick
         await setup.importer.import_(ADAPTER, (tmp_path / "srv/acme/a").as_uri())
     assert caught.value.reason == "URI_NOT_ALLOWED"
     assert not setup.scratch_folders()
-
-
-@pytest.mark.parametrize("prefix", ["", "/srv", "s3://", "http://x/", "s3://a/../b", "s3://a b/"])
-def test_prefixes_that_are_no_plain_uri_are_refused(setup: Setup, prefix: str) -> None:
-    with pytest.raises(InvalidArgument, match="import_prefixes"):
-        ImportSources([prefix], setup.workers, open_store)
 
 
 async def test_a_real_store_gives_the_pieces(setup: Setup, tmp_path: Path) -> None:
