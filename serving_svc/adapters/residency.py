@@ -160,6 +160,8 @@ class Residency:
                     if self._closed:
                         raise Unavailable("the engine is stopping", reason="ENGINE_STOPPING")
             except AdapterRefused as refusal:
+                # What this engine has served is not broken: this load of it was.
+                refusal.retryable = refusal.retryable or version in self._passed
                 self._refusals.record(version, refusal)
                 if not refusal.retryable:
                     self._disk.forget(version)
@@ -185,15 +187,24 @@ class Residency:
         """Judge all probes the first time, later the one with the largest effect.
 
         The files are the same ones, by their digests, and so are base and engine: what can still
-        have gone wrong is this load, which one sequence shows.
+        have gone wrong is this load, which one sequence shows. The engine rounds otherwise in each
+        batch, so what another batch may mend is judged once more, by all.
         """
-        if version in self._passed:
-            probes = Probes(sequences=(max(probes.sequences, key=effect),))
-        ids = [probe.token_ids for probe in probes.sequences]
-        judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
+        passed = version in self._passed
+        largest = Probes(sequences=(max(probes.sequences, key=effect),))
+        try:
+            await self._judge(largest if passed else probes, adapter)
+        except AdapterRefused as refusal:
+            if not (passed or refusal.retryable):
+                raise
+            await self._judge(probes, adapter)
         self._passed[version] = None
         if len(self._passed) > _MAX_PASSED:
             self._passed.popitem(last=False)
+
+    async def _judge(self, probes: Probes, adapter: LoadedAdapter) -> None:
+        ids = [probe.token_ids for probe in probes.sequences]
+        judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
 
     async def _unload(self, resident: _Resident) -> None:
         try:

@@ -58,9 +58,8 @@ def judge_probes(
     Refused: an error above max(0.2 x the adapter's effect, 3 x the base's error but at most 0.25,
     `floor`); less than a tenth of an effect that is at least `floor`; anything that is no number.
 
-    Retryable, since the engine rounds otherwise in another batch: an error up to twice the limit
-    where the base's own is above `floor`; and a base that gives no numbers, which no adapter is to
-    blame for.
+    Retryable, since the engine rounds otherwise in another batch: an error up to twice the limit,
+    and a base that gives no numbers, which no adapter is to blame for.
     """
     told_base = [value for probe in probes.sequences for value in probe.base_logprobs]
     told = [value for probe in probes.sequences for value in probe.adapter_logprobs]
@@ -83,7 +82,7 @@ def judge_probes(
             f"the served logprobs are {error:.4g} nats a token away from training's; at most "
             f"{limit:.4g} is accepted",
             reason="PROBE_MISMATCH",
-            retryable=error <= _NEAR * limit and noise > floor,
+            retryable=error <= _NEAR * limit,
         )
 
 

@@ -22,6 +22,8 @@ class FakeEngine:
         self.probed: list[tuple[tuple[int, ...], int | None]] = []
         self.running: Counter[int] = Counter()
         self.error = 0.0
+        self.quiet_after: int | None = None
+        """After so many probes there is no more error."""
         self.add_error: Exception | None = None
         self.remove_error: Exception | None = None
         self.probe_errors: dict[tuple[int, ...], Exception] = {}
@@ -79,6 +81,8 @@ class FakeEngine:
             await self.may_probe.wait()
         finally:
             self.running[engine_id] -= 1
+        if self.quiet_after is not None and len(self.probed) > self.quiet_after:
+            self.error = 0.0
         return self.answer(tuple(token_ids), adapter)
 
     def answer(self, token_ids: tuple[int, ...], adapter: LoadedAdapter | None) -> list[float]:

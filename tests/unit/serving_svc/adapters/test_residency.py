@@ -106,8 +106,48 @@ async def test_a_load_that_goes_wrong_later_is_seen_too(
     engine.error = -1.0
     with pytest.raises(AdapterRefused) as caught:
         await residency.load(version(1))
-    assert caught.value.reason == "EFFECT_ABSENT"
+    assert caught.value.reason == "PROBE_MISMATCH"
     assert not engine.loaded
+    # It has served here: what went wrong is this load, and another may do.
+    assert caught.value.retryable
+    refusal = world.refusals.get(version(1))
+    assert refusal is not None
+    assert refusal.retryable
+    engine.error = 0.0
+    world.refusals._clock = lambda: refusal.retry_at  # type: ignore[assignment, return-value]
+    await residency.load(version(1))
+    assert world.store.calls["read"] == 3
+
+
+@pytest.mark.parametrize("passed", [False, True])
+async def test_noise_in_one_batch_refuses_nobody(
+    residency: Residency, engine: FakeEngine, world: World, passed: bool
+) -> None:
+    if passed:
+        await residency.load(version(1))
+        await residency.unload(version(1))
+        engine.probed.clear()
+    # An effect of 0.67 on the mean of both: 0.13 passes, and 0.27 is near enough to look again.
+    engine.error, engine.quiet_after = -0.22, 2 if passed else 4
+    await residency.load(version(1))
+    assert len(engine.probed) == (2 if passed else 4) + 4
+    assert world.refusals.get(version(1)) is None
+
+
+async def test_noise_that_stays_is_retryable_and_what_is_far_off_is_probed_once(
+    residency: Residency, engine: FakeEngine
+) -> None:
+    engine.error = -0.22
+    with pytest.raises(AdapterRefused) as caught:
+        await residency.load(version(1))
+    assert caught.value.retryable
+    assert len(engine.probed) == 8
+    engine.probed.clear()
+    engine.error = 0.5
+    with pytest.raises(AdapterRefused) as caught:
+        await residency.load(version(2))
+    assert not caught.value.retryable
+    assert len(engine.probed) == 4
 
 
 async def test_the_passed_versions_are_bounded(
