@@ -65,6 +65,11 @@ class VersionSource:
         await self._workers.run(self._check, manifest, stored)
         return manifest
 
+    async def check_present(self, version: VersionName) -> None:
+        """Raise NotFound if the version is deleted or vanished; StoreUnavailable."""
+        async with self._patience(version):
+            await self._registry.check_present(version)
+
     async def fetch(
         self, version: VersionName, manifest: AdapterManifest, record: bytes, path: Path
     ) -> Probes:

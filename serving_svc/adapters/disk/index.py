@@ -83,13 +83,15 @@ def scan(folder: Path) -> list[StoredVersion]:
 def delete(path: Path) -> None:
     """Delete a folder or a file; what cannot be deleted is logged and left to the next start."""
     try:
-        # The record first: a folder that is half deleted is never taken for a complete one.
-        (path / RECORD).unlink(missing_ok=True)
-        shutil.rmtree(path)
-    except NotADirectoryError:
-        path.unlink(missing_ok=True)
+        # What a link leads to is not ours.
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            # First: a folder that is half deleted is never taken for a complete one.
+            (path / RECORD).unlink(missing_ok=True)
+            shutil.rmtree(path)
     except OSError as error:
-        if path.exists():
+        if os.path.lexists(path):
             _log.warning("folder cannot be deleted", path=str(path), error=str(error))
 
 
@@ -118,11 +120,13 @@ def _stored(path: Path) -> StoredVersion | None:
     try:
         tenant, adapter, id_, number = path.name.split(".")
         version = VersionName.parse(f"tenants/{tenant}/adapters/{adapter}/versions/{id_}")
-        if path.name != folder_name(version, int(number)) or _read_record(path)[0] != str(version):
+        if path.name != folder_name(version, int(number)) or path.is_symlink():
+            return None
+        if _read_record(path)[0] != str(version):
             return None
         size = sum(file.stat().st_size for file in path.iterdir())
         used = datetime.fromtimestamp((path / RECORD).stat().st_mtime, UTC)
-    except (OSError, ValueError, DataCorrupt, InvalidArgument):
+    except (OSError, ValueError, OverflowError, DataCorrupt, InvalidArgument):
         return None
     return StoredVersion(version, int(number), path, size, used)
 
@@ -130,7 +134,7 @@ def _stored(path: Path) -> StoredVersion | None:
 def _read_record(path: Path) -> tuple[str, bytes]:
     """Return the version's name and the manifest's bytes."""
     line, _, body = (path / RECORD).read_bytes().partition(b"\n")
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         head = json.loads(line)
         if head["manifest_sha256"] == hashlib.sha256(body).hexdigest():
             return str(head["version"]), body

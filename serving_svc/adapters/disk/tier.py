@@ -3,6 +3,7 @@
 A version is fetched once however many ask for it, into a folder that no other version or fetch ever
 has. While it is held it stays. What an earlier process left is used again once its digests and the
 gate have been checked anew, without the store; if its bytes are not what they were it is fetched.
+What was deleted meanwhile leaves as soon as the store says so.
 
 The bytes on disk, those still being fetched included, never pass `max_bytes`: room is made, least
 recently used first, before a fetch begins. Fetches and checks are bounded in number, shared out
@@ -40,7 +41,13 @@ from serving_svc.adapters.model import StagedAdapter
 from serving_svc.adapters.refusals import Refusals
 from serving_svc.adapters.single_flight import SingleFlight
 from serving_svc.adapters.workers import Workers
-from tailorbird.errors import AdapterRefused, DataCorrupt, ResourceExhausted
+from tailorbird.errors import (
+    AdapterRefused,
+    DataCorrupt,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from tailorbird.local_disk import is_disk_full
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import VersionName
@@ -49,6 +56,9 @@ from tailorbird.registry import AdapterRegistry
 _log = structlog.get_logger(__name__)
 
 _NOTE_USE_EVERY = timedelta(minutes=1)
+
+# A byte that was lost or changed between the store and here shows as one of these.
+_MAY_BE_THE_WAY = frozenset({"DIGEST_MISMATCH", "MANIFEST_INVALID"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,7 @@ class AdapterDisk:
         # Least recently used first.
         self._entries: OrderedDict[VersionName, _Entry] = OrderedDict()
         self._stagings: SingleFlight[VersionName, StagedAdapter] = SingleFlight()
+        self._looks: SingleFlight[VersionName, None] = SingleFlight()
         self._deletions: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._used_bytes = 0
@@ -139,7 +150,8 @@ class AdapterDisk:
 
         Raises NotFound if it is not published or deleted, AdapterRefused if it failed a check, now
         or before, StoreUnavailable, ResourceExhausted (ADAPTER_DISK_FULL: all that is there is
-        held; DISK_FULL: the disk itself is), Unavailable if the disk fails or serving stops.
+        held; DISK_FULL: the disk itself is; ADAPTERS_WAITING: the tenant asks for too many),
+        Unavailable if the disk fails or serving stops.
         """
         self._refusals.check(version)
         entry = self._entries.get(version)
@@ -178,6 +190,7 @@ class AdapterDisk:
         if self._workers.closed:
             return
         await self._stagings.close()
+        await self._looks.close()
         if self._deletions:
             await asyncio.wait(self._deletions)
         await self._workers.run(
@@ -197,7 +210,8 @@ class AdapterDisk:
                 staged = await self._check_again(entry) or await self._fetch(entry)
         except AdapterRefused as refusal:
             self._refusals.record(entry.version, refusal)
-            await self._delete(self._detach(entry))
+            if not refusal.retryable:
+                await self._delete(self._detach(entry))
             self._refusals.check(entry.version)
             raise
         finally:
@@ -210,37 +224,63 @@ class AdapterDisk:
         if stored is None:
             return None
         async with self._checks.turn(entry.version.tenant):
+            # Beside the check and behind it: a store that is down or hangs delays nothing.
+            self._looks.begin(entry.version, partial(self._look_for_deletion, entry.version))
             try:
                 probes = await self._source.check(stored.path)
+                if entry.doomed:
+                    raise NotFound(entry.version, reason="VERSION_DELETED")
                 entry.staged = StagedAdapter(stored.version, stored.path, stored.size, probes)
                 return entry.staged
             except (OSError, DataCorrupt) as error:
                 problem = str(error)
             except AdapterRefused as refusal:
-                # These bytes passed when they were fetched: it is the disk that changed them.
-                if refusal.reason != "DIGEST_MISMATCH":
+                # These bytes passed when they were fetched: it is the disk that changed them, or
+                # does not give them.
+                if refusal.reason != "DIGEST_MISMATCH" and not isinstance(
+                    refusal.__cause__, OSError
+                ):
                     raise
                 problem = refusal.message
         _log.warning("version on disk is broken", version=str(entry.version), problem=problem)
         await self._delete(self._detach(entry))
         return None
 
+    async def _look_for_deletion(self, version: VersionName) -> None:
+        """Forget a version that was deleted while no process here heard of it."""
+        try:
+            await self._source.check_present(version)
+        except NotFound:
+            _log.info("version on disk is deleted", version=str(version))
+            self.forget(version)
+        except Unavailable as error:
+            _log.info("not looked for a deletion", version=str(version), error=error.message)
+
     async def _fetch(self, entry: _Entry) -> StagedAdapter:
         async with self._fetches.turn(entry.version.tenant):
-            manifest = await self._source.manifest(entry.version)
-            record = await self._workers.run(encode_record, manifest)
-            size = sum(manifest.files[name].size for name in NEEDED_FILES) + len(record)
-            if size > self._max_bytes:
-                raise AdapterRefused(
-                    f"it needs {size} bytes on disk; at most {self._max_bytes} are used",
-                    reason="ADAPTER_TOO_LARGE",
-                )
-            await self._make_room(size)
             try:
-                return await self._fetch_into_room(entry, manifest, record, size)
-            except BaseException:
-                self._used_bytes -= size
-                raise
+                return await self._fetch_anew(entry)
+            except AdapterRefused as refusal:
+                if refusal.reason not in _MAY_BE_THE_WAY:
+                    raise
+                _log.warning("fetched again", version=str(entry.version), problem=refusal.message)
+            return await self._fetch_anew(entry)
+
+    async def _fetch_anew(self, entry: _Entry) -> StagedAdapter:
+        manifest = await self._source.manifest(entry.version)
+        record = await self._workers.run(encode_record, manifest)
+        size = sum(manifest.files[name].size for name in NEEDED_FILES) + len(record)
+        if size > self._max_bytes:
+            raise AdapterRefused(
+                f"it needs {size} bytes on disk; at most {self._max_bytes} are used",
+                reason="ADAPTER_TOO_LARGE",
+            )
+        await self._make_room(size)
+        try:
+            return await self._fetch_into_room(entry, manifest, record, size)
+        except BaseException:
+            self._used_bytes -= size
+            raise
 
     async def _fetch_into_room(
         self, entry: _Entry, manifest: AdapterManifest, record: bytes, size: int

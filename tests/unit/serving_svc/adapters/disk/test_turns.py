@@ -3,7 +3,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import pytest
+
 from serving_svc.adapters.disk.turns import Turns
+from tailorbird.errors import ResourceExhausted
 from tests.unit.serving_svc.adapters.cancelling import CancelledAt
 
 
@@ -93,3 +96,20 @@ async def test_a_turn_granted_to_who_is_cancelled_is_given_on() -> None:
     async with turns.turn("b"):
         pass
     assert not turns._running
+
+
+async def test_a_tenant_that_waits_too_often_is_told_and_another_is_not() -> None:
+    turns = Turns(2, max_waiting=2)
+    async with turns.turn("a"):
+        waiting = [asyncio.create_task(turns.turn("a").__aenter__()) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted) as caught:
+            await turns.turn("a").__aenter__()
+        assert caught.value.reason == "ADAPTERS_WAITING"
+        async with turns.turn("b"):
+            pass
+        # Who gives up waits no more.
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert not turns._waiting
