@@ -44,7 +44,7 @@ class Refusal:
 
     def error(self) -> AdapterRefused:
         """Return it as what a caller gets."""
-        return AdapterRefused(self.message, reason=self.reason)
+        return AdapterRefused(self.message, reason=self.reason, retryable=self.retryable)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,8 +188,9 @@ async def test_what_is_refused_for_now_is_tried_again_with_back_off(parts: Parts
         parts.gate.asked.clear()
         for passed in (0.0, wait - 0.1):
             parts.clock.now += passed
-            with pytest.raises(AdapterRefused):
+            with pytest.raises(AdapterRefused) as caught:
                 await parts.router.resolve(ADAPTER)
+            assert caught.value.retryable
         assert parts.gate.asked == [version(1)]
         parts.clock.now += 0.1
     parts.gate.errors.clear()
@@ -567,6 +568,7 @@ async def test_a_named_version_is_served_until_it_is_seen_deleted(parts: Parts) 
     await parts.publish(1, 2)
     for number in (1, 2):
         assert parts.router.named(version(number)) == Resolved(version(number), 0)
+    await parts.settled()
     await bury(parts, 1)
     parts.store.count()
     assert parts.router.named(version(1)) == Resolved(version(1), 0)
@@ -585,11 +587,82 @@ async def test_a_named_version_is_served_until_it_is_seen_deleted(parts: Parts) 
 async def test_named_versions_are_looked_at_only_while_they_have_traffic(parts: Parts) -> None:
     await parts.publish(1)
     parts.router.named(version(1))
+    await parts.settled()
     parts.clock.now += 301
     parts.store.count()
     await parts.look()
     assert parts.store.count() == Counter()
     assert not parts.router._named._named
+
+
+async def test_a_version_deleted_long_ago_is_found_out_by_its_first_request(parts: Parts) -> None:
+    await parts.publish(1)
+    await bury(parts, 1)
+    # What is on disk is served without a wait for the store.
+    parts.router.named(version(1))
+    await parts.settled()
+    with pytest.raises(NotFound):
+        parts.router.named(version(1))
+    assert parts.gate.retired == [version(1)]
+
+
+async def test_names_of_nothing_cost_one_look_and_may_be_published_later(parts: Parts) -> None:
+    parts.router.named(version(1))
+    await parts.settled()
+    assert parts.store.count() == Counter(get=2)
+    assert not parts.router._named._named
+    await parts.look()
+    assert parts.store.count() == Counter()
+    await parts.publish(1)
+    parts.router.named(version(1))
+    await parts.settled()
+    await parts.look()
+    parts.router.named(version(1))
+    assert list(parts.router._named._named) == [version(1)]
+
+
+async def test_names_of_nothing_do_not_bring_a_deleted_version_back(parts: Parts) -> None:
+    parts.router._named._max_versions = 3
+    await parts.publish(1)
+    await bury(parts, 1)
+    parts.router.named(version(1))
+    await parts.settled()
+    for number in range(2, 9):
+        parts.router.named(version(number))
+    with pytest.raises(NotFound):
+        parts.router.named(version(1))
+
+
+async def test_deleted_versions_are_remembered_in_bounded_memory(parts: Parts) -> None:
+    parts.router._named._max_versions = 3
+    for number in range(6):
+        parts.router.deleted(version(number))
+    assert list(parts.router._named._deleted) == [version(3), version(4), version(5)]
+
+
+async def test_looks_at_named_versions_are_bounded_while_the_store_hangs(parts: Parts) -> None:
+    parts.router._named._max_versions = 3
+    hanging = parts.store.hang("tombstone")
+    for number in range(6):
+        parts.router.named(version(number))
+    assert len(parts.router._named._checks) == 3
+    hanging.open.set()
+    await parts.settled()
+
+
+async def test_a_version_with_a_huge_manifest_or_tombstone_is_there_or_deleted(
+    parts: Parts,
+) -> None:
+    await parts.route(1)
+    await parts.registry.append_route(ADAPTER, route(2, 2))
+    await parts.store.real.put(f"{version(2)}/manifest.json", b" " * (2**20 + 1))
+    parts.gate.errors[version(2)] = refused("MANIFEST_INVALID")
+    assert await parts.generation() == 1
+    await parts.store.real.put(f"{version(1)}/tombstone.json", b" " * (2**20 + 1))
+    parts.router.named(version(1))
+    await parts.settled()
+    with pytest.raises(NotFound):
+        parts.router.named(version(1))
 
 
 async def test_a_store_that_is_down_deletes_no_named_version(parts: Parts) -> None:
