@@ -126,13 +126,27 @@ class RoutesOnDisk:
 
     def _write(self, routes: Mapping[AdapterName, Route | None]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        failure: OSError | None = None
         for adapter, route in routes.items():
-            if route is None:
-                self._path(adapter).unlink(missing_ok=True)
-            else:
-                kept = _File(adapter=str(adapter), life=self._life, route=route)
-                _replace(self._path(adapter), kept.model_dump_json().encode())
+            try:
+                self._write_one(self._path(adapter), adapter, route)
+            except OSError as error:
+                failure = error
         self._trim()
+        if failure is not None:
+            raise failure
+
+    def _write_one(self, path: Path, adapter: AdapterName, route: Route | None) -> None:
+        if route is not None:
+            kept = _File(adapter=str(adapter), life=self._life, route=route)
+            try:
+                _replace(path, kept.model_dump_json().encode())
+                return
+            except OSError:
+                # A full disk takes no file but lets go of one: better none than an old route.
+                path.unlink(missing_ok=True)
+                raise
+        path.unlink(missing_ok=True)
 
     def _trim(self) -> None:
         files = [Path(entry) for entry in os.scandir(self._folder)]
@@ -150,8 +164,12 @@ class RoutesOnDisk:
 def _replace(path: Path, data: bytes) -> None:
     """Write a file that is there as a whole or, after a power cut, as it was."""
     fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

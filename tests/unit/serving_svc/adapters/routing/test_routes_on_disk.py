@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,3 +134,27 @@ async def test_files_are_bounded_in_number_and_the_oldest_go(folder: Path) -> No
     kept = [name for name in names if await saved.load(name) is not None]
     assert kept == names[2:]
     await saved.close()
+
+
+async def test_a_full_disk_leaves_no_older_route_and_stops_no_other(
+    saved: RoutesOnDisk, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = AdapterName("initech", "support")
+    for adapter in (ADAPTER, OTHER, third):
+        saved.save(adapter, route(1, 1))
+    await written(saved)
+    true_fsync, full = os.fsync, iter([True])
+
+    def fsync(file: int) -> None:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        true_fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    saved.save(ADAPTER, route(2, 2))
+    saved.save(OTHER, route(2, 2))
+    saved.drop(third)
+    await written(saved)
+    assert await saved.load(ADAPTER) is None
+    assert await saved.load(OTHER) == SavedRoute(route(2, 2), of_this_life=True)
+    assert [file.name for file in files(folder)] == ["globex.support.json"]
