@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from serving_svc.adapters.model import LoadedAdapter
-from tailorbird.errors import Unavailable
+from tailorbird.errors import Aborted
 from tests.unit.serving_svc.adapters.published import SEQUENCES
 
 TOLD = {probe.token_ids: probe for probe in SEQUENCES}
@@ -37,7 +37,7 @@ class FakeEngine:
         self.removing = asyncio.Event()
 
     def die(self) -> None:
-        died = Unavailable("the engine died", reason="ENGINE_DIED")
+        died = Aborted("the engine died", reason="ENGINE_DIED")
         self.loaded.clear()
         self.add_error = self.remove_error = died
         self.probe_errors = dict.fromkeys(TOLD, died)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,42 @@ async def test_the_death_of_the_engine_frees_everything(
     assert caught.value.reason == "ENGINE_DIED"
     await residency.unload(version(1))
     assert holds(disk) == 0
+
+
+async def test_a_version_that_was_loading_at_two_deaths_is_left_alone(
+    residency: Residency, disk: AdapterDisk, world: World
+) -> None:
+    waits = []
+    for _ in range(2):
+        engine = FakeEngine()
+        life = Residency(
+            engine,
+            disk,
+            world.refusals,
+            new_metrics(),
+            probe_floor=0.02,
+            engine_ids=itertools.count(1),
+        )
+        engine.may_probe.clear()
+        loading = asyncio.create_task(life.load(version(1)))
+        await engine.adding.wait()
+        engine.die()
+        engine.may_probe.set()
+        with pytest.raises(Unavailable):
+            await loading
+        refusal = world.refusals.get(version(1))
+        assert refusal is not None
+        assert refusal.retry_at is not None
+        waits.append(refusal.retry_at - datetime.now(UTC))
+        # A dead engine tells nothing of who comes after.
+        with pytest.raises(Unavailable):
+            await life.load(version(2))
+        assert world.refusals.get(version(2)) is None
+        world.refusals._clock = lambda at=refusal.retry_at: at  # type: ignore[misc]
+    assert waits[0] < timedelta(seconds=2) < timedelta(minutes=4) < waits[1]
+    assert holds(disk) == 0
+    await residency.load(version(1))
+    assert not world.refusals._adapters
 
 
 async def test_close_lets_the_disk_have_everything_and_ends_loads(
