@@ -56,6 +56,8 @@ from tailorbird.registry import AdapterRegistry
 _log = structlog.get_logger(__name__)
 
 _CONCURRENT = 4
+# Who sends a byte now and then keeps others from importing no longer than this.
+_RECEIVE_SECONDS = 3600.0
 _UPLOADED = "upload"
 
 Pieces = AsyncIterator[tuple[str, bytes | memoryview]]
@@ -147,7 +149,8 @@ class AdapterImporter:
     ) -> None:
         sizes: dict[str, int] = {}
         current = ""
-        while (piece := await self._next(pieces, from_store)) is not None:
+        until = asyncio.get_running_loop().time() + _RECEIVE_SECONDS
+        while (piece := await self._next(pieces, from_store, until)) is not None:
             name, data = piece
             if name not in self._limits:
                 raise InvalidArgument(
@@ -169,13 +172,20 @@ class AdapterImporter:
             raise InvalidArgument("chunk", f"{missing[0]} was not sent")
 
     async def _next(
-        self, pieces: AsyncIterator[tuple[str, bytes | memoryview]], from_store: bool
+        self,
+        pieces: AsyncIterator[tuple[str, bytes | memoryview]],
+        from_store: bool,
+        until: float,
     ) -> tuple[str, bytes | memoryview] | None:
+        stalled = asyncio.get_running_loop().time() + self._stall_seconds
         try:
-            async with asyncio.timeout(self._stall_seconds):
+            async with asyncio.timeout_at(min(stalled, until)):
                 return await anext(pieces, None)
         except TimeoutError as error:
-            problem = f"the adapter's files stopped coming for {self._stall_seconds:g} s"
+            problem = (
+                f"the adapter's files stopped coming for {self._stall_seconds:g} s, or took "
+                f"{_RECEIVE_SECONDS:g} s in all"
+            )
             if from_store:
                 raise StoreUnavailable(problem) from error
             raise Aborted(problem, reason="UPLOAD_STALLED") from error

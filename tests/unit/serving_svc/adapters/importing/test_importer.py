@@ -281,6 +281,22 @@ async def test_an_upload_that_stops_is_given_up(setup: Setup) -> None:
     assert not setup.scratch_folders()
 
 
+async def test_an_upload_that_never_stops_is_given_up(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving_svc.adapters.importing.importer._RECEIVE_SECONDS", 0.05)
+
+    async def trickle() -> AsyncIterator[tuple[str, bytes]]:
+        while True:
+            await asyncio.sleep(0)
+            yield ADAPTER_CONFIG, b""
+
+    with pytest.raises(Aborted) as caught:
+        await setup.importer.import_(ADAPTER, trickle())
+    assert caught.value.reason == "UPLOAD_STALLED"
+    assert not setup.scratch_folders()
+
+
 async def test_imports_are_bounded_one_a_tenant(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
