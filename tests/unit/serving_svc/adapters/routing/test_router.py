@@ -673,6 +673,18 @@ async def test_a_store_that_is_down_deletes_no_named_version(parts: Parts) -> No
     assert parts.router.named(version(1)) == Resolved(version(1), 0)
 
 
+async def test_nothing_is_looked_at_once_the_router_is_closed(parts: Parts) -> None:
+    await parts.route(1)
+    parts.gate.errors = {version(1): refused()}
+    with pytest.raises(AdapterRefused):
+        await parts.generation()
+    await parts.router.close()
+    parts.router.poll()
+    parts.router.named(version(1))
+    assert not parts.router._looks._tasks
+    assert not parts.router._named._checks._tasks
+
+
 async def test_a_scan_of_version_names_takes_bounded_memory(parts: Parts) -> None:
     parts.router._named._max_versions = 3
     for number in range(6):
