@@ -14,12 +14,10 @@ import structlog
 from serving_svc.adapters.disk import AdapterDisk
 from serving_svc.adapters.gate import PROBE_FLOOR_DEFAULT, PROBE_FLOORS, ServedBase
 from serving_svc.adapters.hot import HotList
-from serving_svc.adapters.import_sources import ImportSources
-from serving_svc.adapters.importing import AdapterImporter
+from serving_svc.adapters.importing import AdapterImporter, ImportSources
 from serving_svc.adapters.refusals import Refusals
 from serving_svc.adapters.residency import Residency
-from serving_svc.adapters.router import Router
-from serving_svc.adapters.routes_on_disk import RoutesOnDisk
+from serving_svc.adapters.routing import Router, RoutesOnDisk
 from serving_svc.adapters.service import Adapters
 from serving_svc.adapters.workers import Workers
 from serving_svc.api.adapter_servicer import AdapterServicer

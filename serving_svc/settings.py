@@ -13,10 +13,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from tailorbird.errors import InvalidArgument
+from tailorbird.import_uri import is_import_prefix
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.settings import CommonSettings, Port
 
-_PREFIX = re.compile(r"[a-z][a-z0-9]*://[^\s?#{}]*\{tenant\}(/[^\s?#{}]*)?/")
 _REPLICA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -30,10 +30,11 @@ def _number(value: Any) -> Any:
 
 
 def _import_prefix(prefix: str) -> str:
-    if not _PREFIX.fullmatch(prefix):
+    if not is_import_prefix(prefix):
         raise ValueError(
-            f"{prefix!r} is not a URI like s3://bucket/adapters/{{tenant}}/ : {{tenant}}, which "
-            "keeps tenants apart, stands once and ends a part, and a slash ends the prefix"
+            f"{prefix!r} is not a URI like s3://bucket/adapters/{{tenant}}/ of a file, s3, gs or "
+            "az store: {tenant}, which keeps tenants apart, stands once and ends a part, a slash "
+            "ends the prefix, and nothing in it is encoded"
         )
     return prefix
 
@@ -117,8 +118,6 @@ class ServingSettings(CommonSettings):
         Field(max_length=64),
     ] = ()
     """URIs that ImportAdapter may read under, each with {tenant} where the tenant's id stands."""
-    import_max_files: Annotated[int, Field(ge=3, le=10_000)] = 64
-    """Most files in a folder that ImportAdapter reads."""
     warm: Annotated[
         tuple[Annotated[str, AfterValidator(_warmed)], ...],
         NoDecode,

@@ -20,6 +20,9 @@ _LAST_BACKOFF = timedelta(minutes=5)
 _MAX_MESSAGE = 500
 _MAX_REFUSALS = 10_000
 
+ENGINE_DIED = "ENGINE_DIED"
+"""Reason of a version that was being loaded when the engine died."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -48,6 +51,8 @@ class Refusals:
     again, be it by Promote or WarmVersion, changes nothing. What is wrong with this replica's copy
     alone is no refusal: the disk fetches it again. A retryable one lapses after 1 s, and after
     twice as long each time it comes back, up to 5 minutes; it is forgotten once the version loads.
+    What was loading when the engine died may be the cause, and ends everybody's requests: the
+    second time it is left alone for the 5 minutes.
     """
 
     def __init__(self, metrics: ServingMetrics, clock: Callable[[], datetime] = _utc_now) -> None:
@@ -73,7 +78,8 @@ class Refusals:
         """Refuse `version` from now on; for good, or for longer than the last time."""
         records = self._adapters.setdefault(version.adapter_name, {})
         tries = records[version].tries + 1 if version in records else 1
-        retry_at = self._clock() + _backoff(tries) if refusal.retryable else None
+        wait = _LAST_BACKOFF if refusal.reason == ENGINE_DIED and tries > 1 else _backoff(tries)
+        retry_at = self._clock() + wait if refusal.retryable else None
         self._forget(version)
         self._adapters.setdefault(version.adapter_name, {})[version] = _Record(
             Refusal(refusal.reason, refusal.message[:_MAX_MESSAGE], refusal.retryable, retry_at),

@@ -20,11 +20,11 @@ import structlog
 from serving_svc.adapters.disk import AdapterDisk
 from serving_svc.adapters.gate import judge_probes
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
-from serving_svc.adapters.refusals import Refusals
+from serving_svc.adapters.refusals import ENGINE_DIED, Refusals
 from serving_svc.adapters.replay import effect, replay
 from serving_svc.adapters.workers import uninterrupted
 from serving_svc.metrics import ServingMetrics
-from tailorbird.errors import AdapterRefused, TailorbirdError, Unavailable
+from tailorbird.errors import Aborted, AdapterRefused, TailorbirdError, Unavailable
 from tailorbird.manifest import Probes
 from tailorbird.names import VersionName
 
@@ -81,17 +81,20 @@ class Residency:
         self._residents: dict[VersionName, _Resident] = {}
         # Versions that passed all their probes in this life of the engine, oldest first.
         self._passed: OrderedDict[VersionName, None] = OrderedDict()
-        self._closed = False
+        self._closed = self._died = False
 
     async def load(self, version: VersionName) -> None:
         """Put a version into the engine and through its probes. The caller has a slot for it.
 
         Nothing happens if it is there. Raises what holding it on disk raises, AdapterRefused if the
-        engine cannot load it or its probes differ, EngineDied, Unavailable. The engine is without
-        it then, as after a cancellation. A version is loaded or unloaded by one caller at a time.
+        engine cannot load it or its probes differ, and Unavailable, also if the engine dies. The
+        engine is without it then, as after a cancellation. A version is loaded or unloaded by one
+        caller at a time.
         """
         if version in self._residents:
             return
+        if self._died:
+            raise _died()
         started = time.perf_counter()
         try:
             await self._load(version)
@@ -160,10 +163,22 @@ class Residency:
                     if self._closed:
                         raise Unavailable("the engine is stopping", reason="ENGINE_STOPPING")
             except AdapterRefused as refusal:
+                # What this engine has served is not broken: this load of it was.
+                refusal.retryable = refusal.retryable or version in self._passed
                 self._refusals.record(version, refusal)
                 if not refusal.retryable:
                     self._disk.forget(version)
                 raise
+            except Aborted as error:
+                # The version may be what the engine died of; who waits for it is not.
+                self._died = True
+                self._refusals.record(
+                    version,
+                    AdapterRefused(
+                        "the engine died while it was loaded", reason=ENGINE_DIED, retryable=True
+                    ),
+                )
+                raise _died() from error
             # No await from here on: a cancellation would come between the engine and its record.
             self._refusals.clear(version)
             self._residents[version] = _Resident(adapter, stack.pop_all())
@@ -185,15 +200,24 @@ class Residency:
         """Judge all probes the first time, later the one with the largest effect.
 
         The files are the same ones, by their digests, and so are base and engine: what can still
-        have gone wrong is this load, which one sequence shows.
+        have gone wrong is this load, which one sequence shows. The engine rounds otherwise in each
+        batch, so what another batch may mend is judged once more, by all.
         """
-        if version in self._passed:
-            probes = Probes(sequences=(max(probes.sequences, key=effect),))
-        ids = [probe.token_ids for probe in probes.sequences]
-        judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
+        passed = version in self._passed
+        largest = Probes(sequences=(max(probes.sequences, key=effect),))
+        try:
+            await self._judge(largest if passed else probes, adapter)
+        except AdapterRefused as refusal:
+            if not (passed or refusal.retryable):
+                raise
+            await self._judge(probes, adapter)
         self._passed[version] = None
         if len(self._passed) > _MAX_PASSED:
             self._passed.popitem(last=False)
+
+    async def _judge(self, probes: Probes, adapter: LoadedAdapter) -> None:
+        ids = [probe.token_ids for probe in probes.sequences]
+        judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
 
     async def _unload(self, resident: _Resident) -> None:
         try:
@@ -214,3 +238,7 @@ class Residency:
 
     def _count(self) -> None:
         self._metrics.resident.set(len(self._residents))
+
+
+def _died() -> Unavailable:
+    return Unavailable("the engine died while an adapter was loaded", reason=ENGINE_DIED)

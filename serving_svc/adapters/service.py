@@ -10,8 +10,8 @@ from typing import Protocol
 import structlog
 
 from serving_svc.adapters.paging import Page
-from serving_svc.adapters.promotion import Promotion, Warmer
-from serving_svc.adapters.router import Router
+from serving_svc.adapters.routing import Router
+from serving_svc.adapters.routing.promotion import Promotion, Warmer
 from tailorbird.errors import DataCorrupt, FailedPrecondition, InvalidArgument, NotFound
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName

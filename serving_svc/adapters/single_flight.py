@@ -21,6 +21,9 @@ class SingleFlight(Generic[_K, _V]):
     def __init__(self) -> None:
         self._tasks: dict[_K, asyncio.Task[_V]] = {}
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     async def run(self, key: _K, start: Callable[[], Coroutine[Any, Any, _V]]) -> _V:
         """Return what the key's task returns, or raise what it raises.
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from serving_svc.adapters.model import StagedAdapter
-from serving_svc.adapters.router import Resolved
+from serving_svc.adapters.routing import Resolved
 from serving_svc.generation.life import Life, Lives
 from serving_svc.generation.model import (
     Answer,

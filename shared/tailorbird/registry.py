@@ -166,7 +166,9 @@ class AdapterRegistry:
         Two reads; what the manifest says is not looked at.
         """
         await self.check_not_deleted(version)
-        await self._manifest_bytes(version)
+        with suppress(DataCorrupt):
+            # Too long to be read, and there.
+            await self._manifest_bytes(version)
 
     async def check_not_deleted(self, version: VersionName) -> None:
         """Raise NotFound (VERSION_DELETED) if the version has a tombstone; one read."""
@@ -180,11 +182,10 @@ class AdapterRegistry:
         """
         try:
             data = await self.store.get(f"{version}/{TOMBSTONE}", _MAX_ROUTE_BYTES)
+            return Tombstone.model_validate_json(data)
         except NotFound:
             return None
-        try:
-            return Tombstone.model_validate_json(data)
-        except ValidationError:
+        except (ValidationError, DataCorrupt):
             _log.warning("tombstone cannot be read", version=str(version))
             unknown = datetime.fromtimestamp(0, UTC)
             return Tombstone(version=str(version), delete_time=unknown, actor="")

@@ -11,7 +11,7 @@ import torch
 from bench.serving.adapters import PROBE_TEXTS, RANK, TARGETS, make_adapters
 from bench.serving.publish import Publisher
 from serving_svc.adapters.gate import ServedBase, check_files, check_manifest, linear_layers
-from serving_svc.adapters.safetensors_file import read_shapes
+from serving_svc.adapters.gate.safetensors_file import read_shapes
 from tailorbird.base_model import load_base_model
 from tailorbird.names import AdapterName
 from tailorbird.object_store import open_store

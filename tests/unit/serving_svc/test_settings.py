@@ -55,6 +55,15 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         "s3://bucket/{other}/{tenant}/",
         "/srv/{tenant}/",
         "s3://bucket/{tenant}-adapters/",
+        # Importing would refuse these when its first call comes, or read another place than told.
+        "s3://{tenant}",
+        "http://host/{tenant}/",
+        "s3://bucket/../{tenant}/",
+        "s3://bucket//{tenant}/",
+        "s3://bucket/a%20b/{tenant}/",
+        "s3://user@bucket/{tenant}/",
+        "s3://bucket:80/{tenant}/",
+        f"s3://bucket/{'x' * 1024}/{{tenant}}/",
     ],
 )
 def test_a_prefix_that_does_not_keep_tenants_apart(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from serving_svc.adapters.model import LoadedAdapter
-from tailorbird.errors import Unavailable
+from tailorbird.errors import Aborted
 from tests.unit.serving_svc.adapters.published import SEQUENCES
 
 TOLD = {probe.token_ids: probe for probe in SEQUENCES}
@@ -22,6 +22,8 @@ class FakeEngine:
         self.probed: list[tuple[tuple[int, ...], int | None]] = []
         self.running: Counter[int] = Counter()
         self.error = 0.0
+        self.quiet_after: int | None = None
+        """After so many probes there is no more error."""
         self.add_error: Exception | None = None
         self.remove_error: Exception | None = None
         self.probe_errors: dict[tuple[int, ...], Exception] = {}
@@ -35,7 +37,7 @@ class FakeEngine:
         self.removing = asyncio.Event()
 
     def die(self) -> None:
-        died = Unavailable("the engine died", reason="ENGINE_DIED")
+        died = Aborted("the engine died", reason="ENGINE_DIED")
         self.loaded.clear()
         self.add_error = self.remove_error = died
         self.probe_errors = dict.fromkeys(TOLD, died)
@@ -79,6 +81,8 @@ class FakeEngine:
             await self.may_probe.wait()
         finally:
             self.running[engine_id] -= 1
+        if self.quiet_after is not None and len(self.probed) > self.quiet_after:
+            self.error = 0.0
         return self.answer(tuple(token_ids), adapter)
 
     def answer(self, token_ids: tuple[int, ...], adapter: LoadedAdapter | None) -> list[float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving_svc.adapters.paging import Page
-from serving_svc.adapters.router import Resolved
+from serving_svc.adapters.routing import Resolved
 from serving_svc.adapters.service import Adapters, Refusal
 from tailorbird.errors import (
     AdapterRefused,
@@ -24,8 +24,8 @@ from tailorbird.errors import (
 )
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.registry import AdapterRegistry, Route, RouteConflict
-from tests.unit.serving_svc.adapters import routing
-from tests.unit.serving_svc.adapters.routing import (
+from tests.unit.serving_svc.adapters import routed
+from tests.unit.serving_svc.adapters.routed import (
     ADAPTER,
     manifest,
     refused,
@@ -59,13 +59,13 @@ class Refusals:
         }
 
 
-class Parts(routing.Parts):
+class Parts(routed.Parts):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.refusals = Refusals()
         self.adapters = Adapters(self.registry, self.router, self.gate, self.refusals, slots=4)
         self.elsewhere = Adapters(
-            AdapterRegistry(self.store.real), self.new_router(), routing.Gate(), Refusals(), slots=4
+            AdapterRegistry(self.store.real), self.new_router(), routed.Gate(), Refusals(), slots=4
         )
         """Another replica, on the same store when it works."""
 
@@ -199,7 +199,7 @@ async def test_more_versions_than_slots_pass_one_after_the_other(parts: Parts) -
 async def test_slots_that_others_hold_do_not_stop_a_route(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving_svc.adapters.promotion._HOLD_MORE_SECONDS", 0.01)
+    monkeypatch.setattr("serving_svc.adapters.routing.promotion._HOLD_MORE_SECONDS", 0.01)
     await parts.publish(1, 2)
     parts.gate.slots = 1
     await parts.adapters.set_route(ADAPTER, split(v1=1, v2=1), 0, "me")

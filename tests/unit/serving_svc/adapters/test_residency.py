@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,48 @@ async def test_a_load_that_goes_wrong_later_is_seen_too(
     engine.error = -1.0
     with pytest.raises(AdapterRefused) as caught:
         await residency.load(version(1))
-    assert caught.value.reason == "EFFECT_ABSENT"
+    assert caught.value.reason == "PROBE_MISMATCH"
     assert not engine.loaded
+    # It has served here: what went wrong is this load, and another may do.
+    assert caught.value.retryable
+    refusal = world.refusals.get(version(1))
+    assert refusal is not None
+    assert refusal.retryable
+    engine.error = 0.0
+    world.refusals._clock = lambda: refusal.retry_at  # type: ignore[assignment, return-value]
+    await residency.load(version(1))
+    assert world.store.calls["read"] == 3
+
+
+@pytest.mark.parametrize("passed", [False, True])
+async def test_noise_in_one_batch_refuses_nobody(
+    residency: Residency, engine: FakeEngine, world: World, passed: bool
+) -> None:
+    if passed:
+        await residency.load(version(1))
+        await residency.unload(version(1))
+        engine.probed.clear()
+    # An effect of 0.67 on the mean of both: 0.13 passes, and 0.27 is near enough to look again.
+    engine.error, engine.quiet_after = -0.22, 2 if passed else 4
+    await residency.load(version(1))
+    assert len(engine.probed) == (2 if passed else 4) + 4
+    assert world.refusals.get(version(1)) is None
+
+
+async def test_noise_that_stays_is_retryable_and_what_is_far_off_is_probed_once(
+    residency: Residency, engine: FakeEngine
+) -> None:
+    engine.error = -0.22
+    with pytest.raises(AdapterRefused) as caught:
+        await residency.load(version(1))
+    assert caught.value.retryable
+    assert len(engine.probed) == 8
+    engine.probed.clear()
+    engine.error = 0.5
+    with pytest.raises(AdapterRefused) as caught:
+        await residency.load(version(2))
+    assert not caught.value.retryable
+    assert len(engine.probed) == 4
 
 
 async def test_the_passed_versions_are_bounded(
@@ -206,6 +247,42 @@ async def test_the_death_of_the_engine_frees_everything(
     assert caught.value.reason == "ENGINE_DIED"
     await residency.unload(version(1))
     assert holds(disk) == 0
+
+
+async def test_a_version_that_was_loading_at_two_deaths_is_left_alone(
+    residency: Residency, disk: AdapterDisk, world: World
+) -> None:
+    waits = []
+    for _ in range(2):
+        engine = FakeEngine()
+        life = Residency(
+            engine,
+            disk,
+            world.refusals,
+            new_metrics(),
+            probe_floor=0.02,
+            engine_ids=itertools.count(1),
+        )
+        engine.may_probe.clear()
+        loading = asyncio.create_task(life.load(version(1)))
+        await engine.adding.wait()
+        engine.die()
+        engine.may_probe.set()
+        with pytest.raises(Unavailable):
+            await loading
+        refusal = world.refusals.get(version(1))
+        assert refusal is not None
+        assert refusal.retry_at is not None
+        waits.append(refusal.retry_at - datetime.now(UTC))
+        # A dead engine tells nothing of who comes after.
+        with pytest.raises(Unavailable):
+            await life.load(version(2))
+        assert world.refusals.get(version(2)) is None
+        world.refusals._clock = lambda at=refusal.retry_at: at  # type: ignore[misc]
+    assert waits[0] < timedelta(seconds=2) < timedelta(minutes=4) < waits[1]
+    assert holds(disk) == 0
+    await residency.load(version(1))
+    assert not world.refusals._adapters
 
 
 async def test_close_lets_the_disk_have_everything_and_ends_loads(

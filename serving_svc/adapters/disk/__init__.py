@@ -1,0 +1,5 @@
+"""The tier on local disk, and the way there from the object store."""
+
+from serving_svc.adapters.disk.tier import AdapterDisk, HeldVersion
+
+__all__ = ["AdapterDisk", "HeldVersion"]

@@ -1,0 +1,29 @@
+"""The gate: what a version must pass before the engine sees a byte of it, and its probes after."""
+
+from serving_svc.adapters.gate.check import (
+    LINEAR_MODULES,
+    NEEDED_FILES,
+    ServedBase,
+    check_files,
+    check_manifest,
+    check_sizes,
+    linear_layers,
+)
+from serving_svc.adapters.gate.probes import (
+    PROBE_FLOOR_DEFAULT,
+    PROBE_FLOORS,
+    judge_probes,
+)
+
+__all__ = [
+    "LINEAR_MODULES",
+    "NEEDED_FILES",
+    "PROBE_FLOORS",
+    "PROBE_FLOOR_DEFAULT",
+    "ServedBase",
+    "check_files",
+    "check_manifest",
+    "check_sizes",
+    "judge_probes",
+    "linear_layers",
+]
