@@ -59,11 +59,12 @@ class Stream:
         self._release = release
         self._released = False
         self._tokens = 0
-        # Chunks the reader has not taken, in order; two in a row never have the same index.
-        self._pending: list[Chunk] = []
+        # What the reader has not taken, one chunk for each completion that has grown.
+        self._pending: dict[int, Chunk] = {}
         self._steps = 0
         self._first = True
-        self._error: TailorbirdError | None = None
+        self.error: TailorbirdError | None = None
+        """What ended it, if that was an error."""
         self._waiter: asyncio.Future[None] | None = None
         pace.joined()
 
@@ -86,8 +87,8 @@ class Stream:
         if chunk.finish_reason is not None:
             self._open -= 1
             if not self._open:
-                chunk = self._pending[-1]
-                chunk.usage = self.usage
+                # The last in order of pending, which the reader takes last.
+                list(self._pending.values())[-1].usage = self.usage
                 self.release()
         elif not self._due():
             return
@@ -97,7 +98,7 @@ class Stream:
         """See Sink."""
         if self._released:
             return
-        self._error = error
+        self.error = error
         self.release()
         self._wake()
 
@@ -115,30 +116,30 @@ class Stream:
         """
         while not self._pending or not (self._released or self._due()):
             if self._released:
-                if self._error is not None:
-                    raise self._error
+                if self.error is not None:
+                    raise self.error
                 return None
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        chunk = self._pending.pop(0)
+        chunk = self._pending.pop(next(iter(self._pending)))
         if not self._pending:
             self._steps = 0
         self._first = False
         return chunk
 
     def _due(self) -> bool:
-        if not self._first and self._steps < self._pace.steps:
+        # A step of the engine puts a chunk for each completion that is open.
+        if not self._first and self._steps < self._pace.steps * self._open:
             return False
         # Part of a character, or what may become a stop string, is nothing to show yet.
-        return any(chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending)
+        return any(chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending.values())
 
     def _keep(self, chunk: Chunk) -> None:
-        last = self._pending[-1] if self._pending else None
-        if last is None or last.index != chunk.index or last.finish_reason is not None:
-            self._pending.append(chunk)
+        last = self._pending.setdefault(chunk.index, chunk)
+        if last is chunk:
             return
         last.text += chunk.text
         last.token_ids = (*last.token_ids, *chunk.token_ids)
