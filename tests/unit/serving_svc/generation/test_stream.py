@@ -222,3 +222,30 @@ async def test_the_pace_falls_when_streams_end() -> None:
     assert pace.steps == 3
     step(stream, "", FinishReason.STOP)
     assert pace.steps == 2
+
+
+async def test_a_reader_who_is_away_finds_one_chunk_a_completion() -> None:
+    stream = Held().stream(completions=2)
+    for text in "abc":
+        step(stream, text, index=0)
+        step(stream, text.upper(), index=1)
+    found = [await stream.next() for _ in range(2)]
+    assert [chunk.text for chunk in found if chunk is not None] == ["abc", "ABC"]
+    assert await is_waiting(asyncio.create_task(stream.next()))
+
+
+async def test_among_many_streams_several_completions_wait_for_several_steps_too() -> None:
+    stream = Held().stream(crowd(100), completions=2)
+    for index in (0, 1):
+        step(stream, "a", index=index)
+        await stream.next()
+    reading = asyncio.create_task(stream.next())
+    for text in "bcd":
+        for index in (0, 1):
+            step(stream, text, index=index)
+        assert await is_waiting(reading)
+    for index in (0, 1):
+        step(stream, "e", index=index)
+    for chunk in (await reading, await stream.next()):
+        assert chunk is not None
+        assert chunk.text == "bcde"
