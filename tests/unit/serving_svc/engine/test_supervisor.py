@@ -267,19 +267,22 @@ async def test_a_check_behind_long_prompts_is_no_stall(run: Run) -> None:
     world = World(stall=0.001, idle=0)
     await world.begin()
     world.engines[0].answers.clear()
-    checking = asyncio.Event()
+    late = asyncio.Event()
 
     async def check() -> None:
         world.engines[0].checks += 1
         # It gave something meanwhile, though not to this.
         world.engines[0].quiet_seconds = 0
-        checking.set()
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            late.set()
 
     world.engines[0].check = check  # type: ignore[method-assign]
     run(world)
-    await checking.wait()
-    await asyncio.sleep(0.01)
+    await late.wait()
+    for _ in range(50):
+        await asyncio.sleep(0)
     assert world.told.empty()
 
 
