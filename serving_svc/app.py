@@ -8,7 +8,7 @@ import os
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -55,7 +55,7 @@ async def serve(settings: ServingSettings) -> int:
         await server.start()
         # Its calls find the engine: what is warm is warm before anybody is sent here.
         await _or_ended(parts.warm(), stop)
-        await server.set_ready(True)
+        await server.set_ready(not stop.is_set())
         _log.info(
             "serving",
             base_model=parts.profile.base_model,
@@ -65,7 +65,7 @@ async def serve(settings: ServingSettings) -> int:
             adapter_slots=parts.profile.adapter_slots,
         )
         watching = asyncio.create_task(parts.supervisor.run())
-        stack.callback(watching.cancel)
+        stack.push_async_callback(_cancelled, watching)
         gave_up = await _stopped_or_gave_up(stop, watching)
         if gave_up:
             _log.error("the engine cannot be kept alive; exiting, to be started again")
@@ -73,6 +73,8 @@ async def serve(settings: ServingSettings) -> int:
             _log.info("stopping", grace_seconds=settings.shutdown_grace)
         await server.stop(0 if gave_up else settings.shutdown_grace)
     _log.info("stopped")
+    if parts.supervisor.starting:
+        _exit_now()
     return 1 if gave_up else 0
 
 
@@ -130,12 +132,22 @@ async def _or_stopped(starting: Coroutine[Any, Any, _T], stop: asyncio.Event) ->
     await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         _log.info("stopped while starting")
-        for child in multiprocessing.active_children():
-            child.terminate()
-        # The thread that builds the engine cannot be interrupted.
-        os._exit(0)
+        _exit_now()
     stopped.cancel()
     return task.result()
+
+
+def _exit_now() -> NoReturn:
+    """End the process at once: the thread that builds an engine cannot be interrupted."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(0)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel `task`, and wait until it has ended."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _or_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

@@ -148,7 +148,8 @@ class Parts:
 
     async def warm(self) -> None:
         """Bring into the engine what the settings name and what was hot; what fails is logged."""
-        named = [await self._version_of(name) for name in self._settings.warm]
+        # At the same time: a store that hangs may keep each of them for seconds.
+        named = await asyncio.gather(*map(self._version_of, self._settings.warm))
         hot = await self._hot.to_warm(self.disk, self._refusals, self._plan.adapter_slots)
         await self._restore([version for version in (*named, *hot) if version is not None])
 
@@ -173,6 +174,7 @@ class Parts:
                 generations,
                 info,
                 self._limits.vocab_size,
+                max_prompt_tokens=self._limits.max_model_len,
                 reader_patience=self._settings.stream_stall_timeout,
             ),
             server.grpc,

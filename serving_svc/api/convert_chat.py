@@ -15,6 +15,7 @@ _MAX_MESSAGES = 4096
 _MAX_TOOLS = 128
 _MAX_TOOL_CALLS = 128
 _MAX_TOOLS_CHARS = 256 * 1024
+_MAX_CALLS_CHARS = 256 * 1024
 _MAX_CALL_ID = 256
 _MAX_DEPTH = 64
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -35,6 +36,13 @@ def chat(message: pb.Chat) -> Chat:
     if count > _MAX_MESSAGES:
         raise InvalidArgument(
             "chat.messages", f"{count} messages are given; at most {_MAX_MESSAGES} are allowed"
+        )
+    size = sum(len(call.arguments_json) for one in message.messages for call in one.tool_calls)
+    if size > _MAX_CALLS_CHARS:
+        raise InvalidArgument(
+            "chat.messages",
+            f"the arguments of their tool calls have {size} characters; at most "
+            f"{_MAX_CALLS_CHARS} are allowed",
         )
     messages = tuple(_message(one, index) for index, one in enumerate(message.messages))
     if messages[-1].role == "assistant":

@@ -45,10 +45,11 @@ def generation_request(
     vocab_size: int,
     metadata: Metadata = (),
     *,
+    max_prompt_tokens: int = 2**20,
     deadline: float | None = None,
     final_only: bool = False,
 ) -> GenerationRequest:
-    """Read and check a request; `vocab_size` bounds token ids.
+    """Read and check a request; `vocab_size` bounds token ids, `max_prompt_tokens` their number.
 
     A gateway's rewrite in the call's `metadata` takes the place of the model that the request
     names; `x-tailorbird-adapter` counts only where the request names none.
@@ -59,7 +60,7 @@ def generation_request(
         model.tenant,
         model.adapter,
         version,
-        _input(message, vocab_size),
+        _input(message, vocab_size, max_prompt_tokens),
         sampling(message.sampling, vocab_size),
         routing_key=_routing_key(message),
         min_route_generation=_min_route_generation(message, model),
@@ -134,7 +135,7 @@ def _priority(message: pb.GenerateRequest) -> int:
     return message.priority
 
 
-def _input(message: pb.GenerateRequest, vocab_size: int) -> Input:
+def _input(message: pb.GenerateRequest, vocab_size: int, most: int) -> Input:
     match message.WhichOneof("input"):
         case "chat":
             return chat(message.chat)
@@ -143,14 +144,22 @@ def _input(message: pb.GenerateRequest, vocab_size: int) -> Input:
                 raise InvalidArgument("prompt", "it is empty; at least 1 character is needed")
             return Text(message.prompt)
         case "token_ids":
-            return TokenIds(_token_ids(message.token_ids, vocab_size))
+            return TokenIds(_token_ids(message.token_ids, vocab_size, most))
         case _:
             raise InvalidArgument(
                 "chat", "one of chat, prompt and token_ids is needed; none is set"
             )
 
 
-def _token_ids(message: pb.TokenIds, vocab_size: int) -> tuple[int, ...]:
+def _token_ids(message: pb.TokenIds, vocab_size: int, most: int) -> tuple[int, ...]:
+    # Counted before they are looked at: a message may hold millions.
+    if len(message.ids) > most:
+        raise InvalidArgument(
+            "token_ids.ids",
+            f"{len(message.ids)} tokens are given; at most {most} are allowed",
+            reason="PROMPT_TOO_LONG",
+            limit=most,
+        )
     ids = tuple(message.ids)
     if not ids:
         raise InvalidArgument("token_ids.ids", "it is empty; at least 1 token is needed")

@@ -39,11 +39,13 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         info: pb.GetServerInfoResponse,
         vocab_size: int,
         *,
+        max_prompt_tokens: int = 2**20,
         reader_patience: float = 60.0,
     ) -> None:
         self._generations = generations
         self._info = info
         self._vocab_size = vocab_size
+        self._max_prompt_tokens = max_prompt_tokens
         self._reader_patience = reader_patience
 
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
@@ -79,6 +81,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
             message,
             self._vocab_size,
             context.invocation_metadata() or (),
+            max_prompt_tokens=self._max_prompt_tokens,
             deadline=None if remaining is None else time.monotonic() + remaining,
             final_only=final_only,
         )

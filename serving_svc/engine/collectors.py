@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -20,6 +21,8 @@ from serving_svc.generation.model import (
 )
 from tailorbird.errors import TailorbirdError, Unavailable
 
+_log = structlog.get_logger(__name__)
+
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -29,13 +32,24 @@ def died_inside() -> EngineDied:
 
 
 class ChunkCollector:
-    """Hands a request's outputs to its sink; `ended` is called once, before the last of them."""
+    """Hands a request's outputs to its sink.
 
-    def __init__(self, sink: Sink, sampling: Sampling, ended: Callable[[], None]) -> None:
+    `ended` is called once, before the last of them. `abandon` is called instead if the request
+    fails with something of it left in the engine: it ends that, before the sink hears of it.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        sampling: Sampling,
+        ended: Callable[[], None],
+        abandon: Callable[[], None],
+    ) -> None:
         self._sink = sink
         self._with_ids = sampling.return_token_ids
         self._logprobs = sampling.logprobs
         self._ended = ended
+        self._abandon = abandon
         self._closed = False
         self.count = sink.count
 
@@ -46,21 +60,30 @@ class ChunkCollector:
         if isinstance(output, Exception):
             self._fail(_cause(output))
             return
+        try:
+            chunks = [self._chunk(completion) for completion in output.outputs]
+        except Unavailable as error:
+            self._give_up(error, everything_ended=output.finished)
+            return
+        except Exception:
+            # Raised from here it would end the output loop, and the engine with it for everybody.
+            _log.exception("an output of the engine cannot be read")
+            self._give_up(_stopped("unreadable"), everything_ended=False)
+            return
         if output.finished:
             self._close()
-        for completion in output.outputs:
-            finish = completion.finish_reason
-            if finish is not None and finish not in _FINISH:
-                self._close()
-                self._sink.fail(_stopped(finish))
-                return
-            self._sink.put(self._chunk(completion, None if finish is None else _FINISH[finish]))
+        for chunk in chunks:
+            self._sink.put(chunk)
 
     def close(self) -> None:
         """Pass nothing on any more."""
         self._close()
 
-    def _chunk(self, completion: Any, finish: FinishReason | None) -> Chunk:
+    def _chunk(self, completion: Any) -> Chunk:
+        told = completion.finish_reason
+        if told is not None and told not in _FINISH:
+            raise _stopped(told)
+        finish = None if told is None else _FINISH[told]
         ids: Sequence[int] = completion.token_ids if self._with_ids else ()
         logprobs: Sequence[TokenLogprobs] = ()
         if self._logprobs is not None:
@@ -69,6 +92,19 @@ class ChunkCollector:
 
     def _fail(self, error: TailorbirdError) -> None:
         self._close()
+        self._sink.fail(error)
+
+    def _give_up(self, error: TailorbirdError, *, everything_ended: bool) -> None:
+        """Fail, of several completions also those that run on with the adapter in use."""
+        if everything_ended:
+            self._fail(error)
+            return
+        self._closed = True
+        # Later: vLLM is in the midst of the request's output.
+        asyncio.get_running_loop().call_soon(self._end_and_fail, error)
+
+    def _end_and_fail(self, error: TailorbirdError) -> None:
+        self._abandon()
         self._sink.fail(error)
 
     def _close(self) -> None:

@@ -79,6 +79,8 @@ def engine_starter(
             await engine.shutdown()
             raise
         # A full collection over what importing and starting left would stop every stream for 0.4 s.
+        # What is frozen is never collected: the engine before this one is to go.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         return engine

@@ -42,7 +42,7 @@ class OutputLoop:
         self._processor: Any = llm.output_processor
         self._clock = clock
         self._collectors: dict[str, Collector] = {}
-        self._last_sign = clock()
+        self._last_sign = self._last_output = clock()
         self.kv_cache_usage = 0.0
         self._task = asyncio.create_task(self._run(), name="engine outputs")
         # vLLM starts none beside it, and takes the engine for dead when it is done.
@@ -64,6 +64,11 @@ class OutputLoop:
         """Seconds since the engine showed a sign of life while it has work; 0 without work."""
         return self._clock() - self._last_sign if self._collectors else 0.0
 
+    @property
+    def quiet_seconds(self) -> float:
+        """Seconds since the engine's last output, or since the loop began."""
+        return self._clock() - self._last_output
+
     async def died(self) -> None:
         """Return when no output will come any more."""
         await asyncio.wait({self._task})
@@ -77,7 +82,7 @@ class OutputLoop:
         try:
             while True:
                 outputs = await self._core.get_output_async()
-                self._last_sign = self._clock()
+                self._last_sign = self._last_output = self._clock()
                 await self._process(outputs)
         except Exception as error:
             _log.error("the engine's outputs ended", error=f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from serving_svc.adapters.workers import uninterrupted
 from serving_svc.generation.life import Life
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import TailorbirdError, Unavailable
@@ -29,6 +30,10 @@ class WatchedEngine(Protocol):
     @property
     def silent_seconds(self) -> float:
         """Seconds without an output while it has work; 0 without work."""
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Seconds since its last output, with work or without."""
 
     async def died(self) -> None:
         """Return when it has died."""
@@ -60,7 +65,7 @@ class Watch:
 class Supervisor:
     """Runs one engine at a time.
 
-    `start_engine` starts one, ready to generate; `live` puts a life together around it; `restored`
+    `starting`: a thread builds another, which goes on if `run` is cancelled then. `start_engine` starts one, ready to generate; `live` puts a life together around it; `restored`
     brings back into it what the one before held; `ready` hears whether requests can be taken.
     """
 
@@ -84,6 +89,7 @@ class Supervisor:
         self._held: Sequence[VersionName] = ()
         self._born = 0.0
         self._failures = 0
+        self.starting = False
 
     def current(self) -> Life:
         """See generation.life.Lives."""
@@ -107,18 +113,21 @@ class Supervisor:
             if not await self._restart():
                 return
             self._metrics.engine_restarts.inc()
-            await self._restored(self._held)
-            await self._ready(True)
+            if await self._revived():
+                await self._ready(True)
 
     async def close(self) -> None:
-        """End the engine. Requests inside end with EngineDied."""
+        """End the engine, after `run` has returned. Requests inside end with EngineDied."""
         await self._end_life()
 
     async def _end_life(self) -> None:
         life, engine = self._life, self._engine
         self._life = self._engine = None
-        if life is None or engine is None:
-            return
+        if life is not None and engine is not None:
+            # Half ended, it would keep its processes, and those inside would wait for ever.
+            await uninterrupted(self._end(life, engine))
+
+    async def _end(self, life: Life, engine: WatchedEngine) -> None:
         self._metrics.engine_up.set(0)
         self._held = life.residency.versions()
         # Those who wait are told at once; those inside hear it from the engine.
@@ -141,12 +150,33 @@ class Supervisor:
             delay = min(_FIRST_DELAY * 2 ** (self._failures - 1), self._watch.longest_delay)
             _log.warning("the engine is started again", attempt=self._failures, delay=delay)
             await asyncio.sleep(delay)
+            self.starting = True
             try:
-                self.begin(await self._start_engine())
+                engine = await self._start_engine()
             except TailorbirdError as error:
+                self.starting = False
                 _log.error("the engine did not start", error=error.message)
                 continue
+            self.starting = False
+            self.begin(engine)
             return True
+
+    async def _revived(self) -> bool:
+        """Bring back what was held; return whether the engine outlives it."""
+        engine = self._engine
+        if engine is None:
+            return False
+        restoring = asyncio.ensure_future(self._restored(self._held))
+        death = asyncio.create_task(engine.died())
+        try:
+            await asyncio.wait({restoring, death}, return_when=asyncio.FIRST_COMPLETED)
+            if death.done():
+                return False
+            restoring.result()
+            return True
+        finally:
+            restoring.cancel()
+            death.cancel()
 
     async def _died_or_silent(self) -> None:
         engine = self._engine
@@ -165,21 +195,27 @@ class Supervisor:
             silence.cancel()
 
     async def _silent(self, engine: WatchedEngine) -> None:
-        """Return when the engine has shown no sign of life for too long."""
+        """Return when the engine has shown no sign of life for too long.
+
+        Requests that are cancelled before their first output prove nothing, and keep it from being
+        silent for long: one that is quiet, whoever comes and goes, is asked to generate a little.
+        """
         checked = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             silent = engine.silent_seconds
             if silent > self._watch.stall:
                 return
-            if silent:
-                checked = time.monotonic()
-            elif time.monotonic() - checked > self._watch.idle:
-                try:
-                    async with asyncio.timeout(self._watch.stall):
-                        await engine.check()
-                except TimeoutError:
+            asked = time.monotonic()
+            if engine.quiet_seconds <= self._watch.idle or asked - checked <= self._watch.idle:
+                continue
+            try:
+                async with asyncio.timeout(self._watch.stall - silent):
+                    await engine.check()
+            except TimeoutError:
+                # Others' long prompts may go before it.
+                if engine.quiet_seconds >= time.monotonic() - asked:
                     return
-                except TailorbirdError as error:
-                    _log.warning("the engine failed a check", error=error.message)
-                checked = time.monotonic()
+            except TailorbirdError as error:
+                _log.warning("the engine failed a check", error=error.message)
+            checked = time.monotonic()

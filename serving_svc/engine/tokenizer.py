@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from serving_svc.adapters.turns import Turns
 from serving_svc.engine.tools import Tools, template_messages, template_tools
 from serving_svc.generation.model import Chat, Input, Text, TokenIds
-from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 # What tokenises in less than a change of threads takes; a message costs as much as this many
 # characters, whatever it says.
@@ -28,23 +29,39 @@ class Tokenizer:
         self._max_model_len = max_model_len
         # A tokenizer is not made for several threads at once.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        # Tenants take turns at it: one with a thousand long prompts delays another by one of them.
+        self._turns = Turns(1)
+        self._closed = False
         self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
 
-    async def encode(self, prompt: Input) -> Sequence[int]:
-        """See generation.service.Engine."""
+    async def encode(self, prompt: Input, tenant: str) -> Sequence[int]:
+        """See generation.life.Engine; Unavailable once closed, also for what waits by then."""
         if isinstance(prompt, TokenIds):
             return prompt.ids
         if isinstance(prompt, Chat):
             self._tools.check(prompt)
-        chars, messages = _size(prompt)
-        self._check_chars(chars)
-        if chars + _MESSAGE_CHARS * messages <= _SHORT_CHARS:
+        self._check_chars(_chars(prompt))
+        if _cost(prompt) <= _SHORT_CHARS:
             return self._encode(prompt)
+        async with self._turns.turn(tenant):
+            return await self._in_thread(prompt)
+
+    async def _in_thread(self, prompt: Chat | Text) -> list[int]:
+        if self._closed:
+            raise _closed()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._encode, prompt)
+        encoding = loop.run_in_executor(self._thread, self._encode, prompt)
+        try:
+            await asyncio.wait({encoding})
+        finally:
+            encoding.cancel()
+        if encoding.cancelled():
+            raise _closed()
+        return encoding.result()
 
     def close(self) -> None:
-        """End the thread; what waits for it is cancelled."""
+        """End the thread; what waits for it fails."""
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _check_chars(self, chars: int) -> None:
@@ -87,9 +104,23 @@ class Tokenizer:
             raise InvalidArgument("chat", f"the chat template refuses it: {error}") from error
 
 
-def _size(prompt: Chat | Text) -> tuple[int, int]:
-    """Return characters and messages."""
+def _chars(prompt: Chat | Text) -> int:
+    """Return the characters that are in the prompt whatever its template makes of it."""
     if isinstance(prompt, Text):
-        return len(prompt.text), 0
-    chars = sum(len(message.content) for message in prompt.messages)
-    return chars, len(prompt.messages) + len(prompt.tools)
+        return len(prompt.text)
+    return sum(len(message.content) for message in prompt.messages)
+
+
+def _cost(prompt: Chat | Text) -> int:
+    """Return what it takes to render and tokenise, in characters."""
+    if isinstance(prompt, Text):
+        return len(prompt.text)
+    calls = [call for message in prompt.messages for call in message.tool_calls]
+    tools = sum(len(tool.description) + len(tool.parameters_json_schema) for tool in prompt.tools)
+    arguments = sum(len(call.arguments_json) for call in calls)
+    parts = len(prompt.messages) + len(prompt.tools) + len(calls)
+    return _chars(prompt) + tools + arguments + _MESSAGE_CHARS * parts
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the engine is being restarted", reason="ENGINE_RESTARTING", retry_after=10)

@@ -136,6 +136,11 @@ class VllmEngine:
         return self._loop.silent_seconds
 
     @property
+    def quiet_seconds(self) -> float:
+        """Seconds since its last output, or since it was built."""
+        return self._loop.quiet_seconds
+
+    @property
     def kv_cache_usage(self) -> float:
         """Share of the key-value cache in use, 0 to 1."""
         return self._loop.kv_cache_usage
@@ -168,9 +173,9 @@ class VllmEngine:
         # What closes its sockets was left to this loop.
         await asyncio.sleep(0)
 
-    async def encode(self, prompt: Input) -> Sequence[int]:
-        """See generation.service.Engine."""
-        return await self._tokenizer.encode(prompt)
+    async def encode(self, prompt: Input, tenant: str) -> Sequence[int]:
+        """See generation.life.Engine."""
+        return await self._tokenizer.encode(prompt, tenant)
 
     async def start(self, request: EngineRequest, sink: Sink) -> Request:
         """See generation.service.Engine."""
@@ -183,7 +188,7 @@ class VllmEngine:
         if request.tools:
             sink = self._tools.holding_back(sink, request.tools)
         started = Request(self)
-        collector = ChunkCollector(sink, request.sampling, started.ended)
+        collector = ChunkCollector(sink, request.sampling, started.ended, started.abort)
         started.collector = collector
         await self._submit(
             started,
@@ -255,8 +260,7 @@ class VllmEngine:
             raise Unavailable(
                 "the engine is being restarted", reason="ENGINE_RESTARTING", retry_after=10
             )
-        # An adapter that was not added would end the engine for everyone.
-        lora = None if adapter is None else self._added[adapter.engine_id]
+        lora = self._lora(adapter)
         try:
             request = self._inputs.process_inputs(
                 str(next(self._request_ids)),
@@ -270,14 +274,14 @@ class VllmEngine:
         if structure is not None:
             request.sampling_params.structured_outputs = structured_outputs(structure)
         self._inputs.assign_request_id(request)
-        for child, parent, index in _fanned_out(request):
-            if parent is not None and not index:
-                started.parent_id = parent.request_id
-            started.ids.append(child.request_id)
-            self._processor.add_request(child, None, parent, index, collector)
-            self._loop.add(child.request_id, collector)
-            started.requests.append(child)
         try:
+            for child, parent, index in _fanned_out(request):
+                if parent is not None and not index:
+                    started.parent_id = parent.request_id
+                started.ids.append(child.request_id)
+                self._processor.add_request(child, None, parent, index, collector)
+                self._loop.add(child.request_id, collector)
+                started.requests.append(child)
             for child in started.requests:
                 await self._core.add_request_async(child)
         except EngineDeadError as error:
@@ -286,6 +290,17 @@ class VllmEngine:
         except BaseException:
             started.abort()
             raise
+
+    def _lora(self, adapter: LoadedAdapter | None) -> LoRARequest | None:
+        """Return what vLLM calls `adapter`; one that was not added would end it for everyone."""
+        if adapter is None:
+            return None
+        if adapter.engine_id not in self._added:
+            # Of an earlier life of the engine, most likely.
+            raise Unavailable(
+                f"{adapter.name} is not in the engine", reason="ADAPTER_NOT_LOADED", retry_after=1
+            )
+        return self._added[adapter.engine_id]
 
     def forget(self, ids: Sequence[str]) -> None:
         """Expect no more of these requests."""

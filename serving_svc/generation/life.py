@@ -16,11 +16,11 @@ from serving_svc.generation.slot_loader import SlotLoader
 class Engine(Protocol):
     """What generating needs of the engine."""
 
-    async def encode(self, prompt: Input) -> Sequence[int]:
-        """Return the prompt's token ids.
+    async def encode(self, prompt: Input, tenant: str) -> Sequence[int]:
+        """Return the prompt's token ids; tenants with long prompts take turns.
 
-        Raises InvalidArgument if it is far too long or the chat cannot be rendered, and
-        FailedPrecondition if the base has no chat template.
+        Raises InvalidArgument if it is far too long or the chat cannot be rendered,
+        FailedPrecondition if the base has no chat template, and Unavailable if the engine ended.
         """
 
     async def start(self, request: EngineRequest, sink: Sink) -> Handle:

@@ -127,8 +127,13 @@ class Scheduler:
     async def discard(self, version: VersionName) -> None:
         """Take `version` out of the engine unless somebody holds it; return when it is out."""
         self._core.discard(version)
-        while (slot := self._core.slots.get(version)) and slot.state is SlotState.UNLOADING:
+        # Without tasks: it was cancelled by `close` before it had begun.
+        while self._tasks and self._is_unloading(version):
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def _is_unloading(self, version: VersionName) -> bool:
+        slot = self._core.slots.get(version)
+        return slot is not None and slot.state is SlotState.UNLOADING
 
     @property
     def waiting(self) -> int:

@@ -131,11 +131,6 @@ class Generations:
                 if chunk.usage is not None:
                     outcome = "ok"
                 yield chunk
-        except EngineDied as error:
-            outcome = error.reason
-            if run is not None:
-                self._poison.died_with(run.digest)
-            raise
         except TailorbirdError as error:
             outcome = error.reason
             raise
@@ -146,6 +141,9 @@ class Generations:
             if run is not None:
                 run.handle.abort()
                 run.stream.release()
+                # Also if its reader left before it heard of it.
+                if isinstance(run.stream.error, EngineDied):
+                    self._poison.died_with(run.digest)
                 self._metrics.messages.inc(messages)
                 self._count_tokens(request, run, first_at)
             self._metrics.requests.labels(request.tenant.tenant, outcome).inc()
@@ -153,7 +151,7 @@ class Generations:
     async def _begin(self, request: GenerationRequest) -> _Run:
         life = self._lives.current()
         sampling = await self._checked(request)
-        token_ids = await life.engine.encode(request.input)
+        token_ids = await life.engine.encode(request.input, request.tenant.tenant)
         max_tokens = room_for_answer(
             len(token_ids), sampling.max_tokens, self._limits.max_model_len
         )
@@ -168,8 +166,9 @@ class Generations:
             partial(life.scheduler.charge, ticket),
             partial(self._release, life, ticket),
         )
-        digest = request_digest(request.tenant.tenant, version, token_ids, sampling)
+        digest = b""
         try:
+            digest = request_digest(request.tenant.tenant, version, token_ids, sampling)
             self._poison.check(digest)
             adapter = None if version is None else life.residency.loaded(version)
             handle = await life.engine.start(

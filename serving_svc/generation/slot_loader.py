@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, suppress
 
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.adapters.residency import Residency
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import TailorbirdError, Unavailable
 from tailorbird.names import VersionName
 
 
@@ -26,6 +26,9 @@ class SlotLoader:
             return
         async with AsyncExitStack() as stack:
             adapter = await stack.enter_async_context(self._residency.scratch(staged))
+            if self._scratch.get(version) is not staged:
+                # Nobody would unload it, and its folder goes.
+                raise Unavailable(f"{version} was given up meanwhile", reason="ADAPTER_NOT_LOADED")
             self._loaded[version] = stack.pop_all(), adapter
 
     async def unload(self, version: VersionName) -> None:

@@ -65,11 +65,12 @@ class Stream:
         self._release = release
         self._released = False
         self._tokens = 0
-        # Chunks the reader has not taken, in order; two in a row never have the same index.
-        self._pending: list[Chunk] = []
+        # What the reader has not taken, one chunk for each completion that has grown.
+        self._pending: dict[int, Chunk] = {}
         # When the next message may go; the first one at once.
         self._next_at = 0.0
-        self._error: TailorbirdError | None = None
+        self.error: TailorbirdError | None = None
+        """What ended it, if that was an error."""
         self._waiter: asyncio.Future[None] | None = None
         pace.joined()
 
@@ -91,8 +92,8 @@ class Stream:
         if chunk.finish_reason is not None:
             self._open -= 1
             if not self._open:
-                chunk = self._pending[-1]
-                chunk.usage = self.usage
+                # The last in order of pending, which the reader takes last.
+                list(self._pending.values())[-1].usage = self.usage
                 self.release()
         elif not self._due():
             return
@@ -102,7 +103,7 @@ class Stream:
         """See Sink."""
         if self._released:
             return
-        self._error = error
+        self.error = error
         self.release()
         self._wake()
 
@@ -120,15 +121,15 @@ class Stream:
         """
         while not self._pending or not (self._released or self._due()):
             if self._released:
-                if self._error is not None:
-                    raise self._error
+                if self.error is not None:
+                    raise self.error
                 return None
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        chunk = self._pending.pop(0)
+        chunk = self._pending.pop(next(iter(self._pending)))
         if not self._pending:
             self._next_at = self._pace.clock() + self._pace.seconds
         return chunk
@@ -137,12 +138,13 @@ class Stream:
         if self._pace.seconds and self._pace.clock() < self._next_at:
             return False
         # Part of a character, or what may become a stop string, is nothing to show yet.
-        return any(chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending)
+        return any(
+            chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending.values()
+        )
 
     def _keep(self, chunk: Chunk) -> None:
-        last = self._pending[-1] if self._pending else None
-        if last is None or last.index != chunk.index or last.finish_reason is not None:
-            self._pending.append(chunk)
+        last = self._pending.setdefault(chunk.index, chunk)
+        if last is chunk:
             return
         last.text += chunk.text
         last.token_ids = (*last.token_ids, *chunk.token_ids)

@@ -261,7 +261,7 @@ async def test_scoring_may_be_cancelled(case: Case) -> None:
 
 
 async def test_token_ids_are_passed_on_as_they_are(case: Case) -> None:
-    assert tuple(await case.engine.encode(TokenIds(PROMPT))) == PROMPT
+    assert tuple(await case.engine.encode(TokenIds(PROMPT), "acme")) == PROMPT
 
 
 async def test_a_dead_engine_ends_what_is_inside_and_takes_nothing_more(case: Case) -> None:

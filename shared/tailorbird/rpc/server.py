@@ -46,6 +46,7 @@ class RpcServer:
         self._services = ("", *services)
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.ready = False
+        self._stopping = False
         self.port = 0
 
     async def start(self) -> None:
@@ -60,7 +61,11 @@ class RpcServer:
         await self.grpc.start()
 
     async def set_ready(self, ready: bool) -> None:
-        """Say whether the service takes requests, to grpc.health.v1 and /readyz."""
+        """Say whether the service takes requests, to grpc.health.v1 and /readyz.
+
+        Once it stops, it takes none, whatever is said.
+        """
+        ready = ready and not self._stopping
         self.ready = ready
         status = health_pb2.HealthCheckResponse
         for service in self._services:
@@ -68,7 +73,7 @@ class RpcServer:
 
     async def stop(self, grace: float) -> None:
         """Say NOT_SERVING, then refuse new calls, and give those in flight `grace` seconds."""
-        self.ready = False
+        self.ready, self._stopping = False, True
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace)
 

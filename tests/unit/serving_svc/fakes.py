@@ -148,7 +148,7 @@ class FakeEngine:
     def text(self, adapter: LoadedAdapter | None) -> str:
         return "b" if adapter is None else chr(ord("A") + adapter.engine_id % 26)
 
-    async def encode(self, prompt: Input) -> Sequence[int]:
+    async def encode(self, prompt: Input, tenant: str) -> Sequence[int]:
         match prompt:
             case Text(text=text):
                 return [ord(letter) for letter in text]

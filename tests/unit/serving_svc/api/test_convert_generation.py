@@ -293,3 +293,19 @@ def test_a_prompt_and_its_answer_must_fit() -> None:
     assert much.value.field == "sampling.max_tokens"
     with pytest.raises(InvalidArgument):
         room_for_answer(0, None, 16)
+
+
+def test_too_many_token_ids_are_counted_and_not_looked_at() -> None:
+    request = pb.GenerateRequest(adapter=str(ADAPTER), token_ids=pb.TokenIds(ids=[1, 2, -1]))
+    with pytest.raises(InvalidArgument, match=r"3 tokens.*at most 2") as caught:
+        generation_request(request, 100, max_prompt_tokens=2)
+    assert caught.value.reason == "PROMPT_TOO_LONG"
+
+
+def test_the_arguments_of_all_calls_together_are_bounded() -> None:
+    arguments = '{"a": "' + "x" * 150_000 + '"}'
+    call = pb.ToolCall(id="c1", name="weather", arguments_json=arguments)
+    message = pb.Message(role=pb.ROLE_ASSISTANT, tool_calls=[call])
+    assert read(**chat(message, USER)).input.messages[0].tool_calls
+    with pytest.raises(InvalidArgument, match=r"300018 characters; at most 262144"):
+        read(**chat(message, message, USER))

@@ -21,10 +21,14 @@ class Engine:
         self.number = number
         self.dead = asyncio.Event()
         self.silent_seconds = 0.0
+        self.quiet_seconds = 1e6
         self.checks = 0
         self.answers = asyncio.Event()
         self.answers.set()
         self.ended = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.ending = asyncio.Event()
 
     async def died(self) -> None:
         await self.dead.wait()
@@ -34,6 +38,8 @@ class Engine:
         await self.answers.wait()
 
     async def shutdown(self) -> None:
+        self.ending.set()
+        await self.may_end.wait()
         self.ended.set()
 
 
@@ -63,6 +69,10 @@ class World:
         self.failures: list[TailorbirdError] = []
         self.told: asyncio.Queue[bool] = asyncio.Queue()
         self.restored: list[VersionName] = []
+        self.may_restore = asyncio.Event()
+        self.may_restore.set()
+        self.may_start = asyncio.Event()
+        self.may_start.set()
         watch = Watch(stall=stall, idle=idle, longest_delay=0, attempts=attempts)
         self.metrics = new_metrics()
         self.supervisor = Supervisor(
@@ -70,6 +80,7 @@ class World:
         )
 
     async def start(self) -> Engine:
+        await self.may_start.wait()
         if self.failures:
             raise self.failures.pop(0)
         self.engines.append(Engine(len(self.engines)))
@@ -86,6 +97,7 @@ class World:
         self.restored.extend(versions)
         # What was hot is brought back before anybody is told.
         assert self.told.empty()
+        await self.may_restore.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +183,7 @@ async def test_a_busy_engine_that_talks_is_left_alone(run: Run) -> None:
     await world.begin()
     run(world)
     world.engines[0].silent_seconds = 4.9
+    world.engines[0].quiet_seconds = 0
     for _ in range(50):
         await asyncio.sleep(0)
     assert world.told.empty()
@@ -237,3 +250,100 @@ async def test_close_ends_the_engine() -> None:
     assert world.engines[0].ended.is_set()
     with pytest.raises(Unavailable):
         world.supervisor.current()
+
+
+async def test_a_quiet_engine_is_checked_though_requests_come_and_go(run: Run) -> None:
+    world = World(stall=5, idle=0)
+    await world.begin()
+    world.engines[0].answers.clear()
+    world.engines[0].silent_seconds = 4.99
+    run(world)
+    assert await world.told.get() is False
+    assert await world.told.get() is True
+    assert world.engines[0].checks == 1
+
+
+async def test_a_check_behind_long_prompts_is_no_stall(run: Run) -> None:
+    world = World(stall=0.001, idle=0)
+    await world.begin()
+    world.engines[0].answers.clear()
+    late = asyncio.Event()
+
+    async def check() -> None:
+        world.engines[0].checks += 1
+        # It gave something meanwhile, though not to this.
+        world.engines[0].quiet_seconds = 0
+        try:
+            await asyncio.Event().wait()
+        finally:
+            late.set()
+
+    world.engines[0].check = check  # type: ignore[method-assign]
+    run(world)
+    await late.wait()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert world.told.empty()
+
+
+async def test_an_engine_that_dies_while_it_is_warmed_is_followed_at_once(run: Run) -> None:
+    world = World()
+    await world.begin()
+    world.may_restore.clear()
+    run(world)
+    world.engines[0].dead.set()
+    assert await world.told.get() is False
+    while not world.restored:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    world.engines[1].dead.set()
+    # Never told that it takes requests.
+    assert await world.told.get() is False
+    world.may_restore.set()
+    assert await world.told.get() is True
+    assert len(world.engines) == 3
+
+
+async def test_cancelled_while_an_engine_ends_it_ends_wholly(run: Run) -> None:
+    world = World()
+    await world.begin()
+    life = world.supervisor.current()
+    world.engines[0].may_end.clear()
+    task = run(world)
+    world.engines[0].dead.set()
+    await world.engines[0].ending.wait()
+    task.cancel()
+    world.engines[0].may_end.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert world.engines[0].ended.is_set()
+    assert cast("Part", life.residency).closed
+    await world.supervisor.close()
+
+
+async def test_cancelled_while_an_engine_starts_it_says_so(run: Run) -> None:
+    world = World()
+    await world.begin()
+    task = run(world)
+    world.may_start.clear()
+    world.engines[0].dead.set()
+    assert not world.supervisor.starting
+    while not world.supervisor.starting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert world.supervisor.starting
+
+
+async def test_once_it_has_started_or_failed_it_says_so_no_more(run: Run) -> None:
+    world = World(attempts=2)
+    await world.begin()
+    world.failures = [FailedPrecondition("not yet")]
+    task = run(world)
+    world.engines[0].dead.set()
+    assert await world.told.get() is False
+    assert await world.told.get() is True
+    assert not world.supervisor.starting
+    world.failures = [FailedPrecondition("never")] * 2
+    world.engines[1].dead.set()
+    await task
+    assert not world.supervisor.starting

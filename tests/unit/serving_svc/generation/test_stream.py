@@ -248,3 +248,33 @@ async def test_the_pace_falls_when_streams_end() -> None:
 
 def test_the_pace_is_bounded() -> None:
     assert crowd(1000).seconds == 0.025
+
+
+async def test_a_reader_who_is_away_finds_one_chunk_a_completion() -> None:
+    stream = Held().stream(completions=2)
+    for text in "abc":
+        step(stream, text, index=0)
+        step(stream, text.upper(), index=1)
+    found = [await stream.next() for _ in range(2)]
+    assert [chunk.text for chunk in found if chunk is not None] == ["abc", "ABC"]
+    assert await is_waiting(asyncio.create_task(stream.next()))
+
+
+async def test_among_many_streams_all_completions_come_when_their_time_has() -> None:
+    clock = Clock()
+    stream = Held().stream(crowd(100, clock), completions=2)
+    for index in (0, 1):
+        step(stream, "a", index=index)
+    for _ in range(2):
+        await stream.next()
+    reading = asyncio.create_task(stream.next())
+    for text in "bc":
+        for index in (0, 1):
+            step(stream, text, index=index)
+        assert await is_waiting(reading)
+    clock.now += 0.026
+    for index in (0, 1):
+        step(stream, "d", index=index)
+    for chunk in (await reading, await stream.next()):
+        assert chunk is not None
+        assert chunk.text == "bcd"
