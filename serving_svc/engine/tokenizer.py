@@ -123,6 +123,4 @@ def _cost(prompt: Chat | Text) -> int:
 
 
 def _closed() -> Unavailable:
-    return Unavailable(
-        "the engine is being restarted", reason="ENGINE_RESTARTING", retry_after=10
-    )
+    return Unavailable("the engine is being restarted", reason="ENGINE_RESTARTING", retry_after=10)

@@ -135,7 +135,9 @@ class Stream:
         if not self._first and self._steps < self._pace.steps * self._open:
             return False
         # Part of a character, or what may become a stop string, is nothing to show yet.
-        return any(chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending.values())
+        return any(
+            chunk.text or chunk.token_ids or chunk.logprobs for chunk in self._pending.values()
+        )
 
     def _keep(self, chunk: Chunk) -> None:
         last = self._pending.setdefault(chunk.index, chunk)
