@@ -208,7 +208,7 @@ class Parts:
         return ()
 
     async def _restore(self, versions: Sequence[VersionName]) -> None:
-        await self.warmer.restore(list(dict.fromkeys(versions))[: self._plan.adapter_slots])
+        await self.warmer.restore(versions, self._plan.adapter_slots)
 
     async def _version_of(self, name: str) -> VersionName | None:
         if "/versions/" in name:

@@ -65,8 +65,9 @@ class Watch:
 class Supervisor:
     """Runs one engine at a time.
 
-    `starting`: a thread builds another, which goes on if `run` is cancelled then. `start_engine` starts one, ready to generate; `live` puts a life together around it; `restored`
+    `start_engine` starts one, ready to generate; `live` puts a life together around it; `restored`
     brings back into it what the one before held; `ready` hears whether requests can be taken.
+    `starting` tells that a thread builds another engine, which goes on if `run` is cancelled then.
     """
 
     def __init__(
@@ -135,7 +136,10 @@ class Supervisor:
             Unavailable("the engine is being restarted", reason="ENGINE_RESTARTING", retry_after=10)
         )
         await self._ready(False)
-        await engine.shutdown()
+        try:
+            await engine.shutdown()
+        except Exception:
+            _log.exception("the engine did not end well")
         await life.scheduler.aclose()
         await life.residency.close()
 
@@ -153,9 +157,9 @@ class Supervisor:
             self.starting = True
             try:
                 engine = await self._start_engine()
-            except TailorbirdError as error:
+            except Exception as error:
                 self.starting = False
-                _log.error("the engine did not start", error=error.message)
+                _log.error("the engine did not start", error=f"{type(error).__name__}: {error}")
                 continue
             self.starting = False
             self.begin(engine)

@@ -74,13 +74,14 @@ class Warmer:
         """Tell whether it was pinned and not unpinned."""
         return version in self._pinned
 
-    async def restore(self, versions: Iterable[VersionName]) -> None:
-        """Bring `versions` and what is pinned into a new life of the engine; what fails is logged.
+    async def restore(self, versions: Iterable[VersionName], most: int) -> None:
+        """Bring what is pinned and `versions`, `most` in all, into a new life of the engine.
 
+        What fails is logged. More than there are slots would push each other out.
         Gives up after a minute: what is not back by then comes with its first request.
         """
         pinned = sorted(self._pinned)
-        ordered = dict.fromkeys([*pinned, *versions])
+        ordered = list(dict.fromkeys([*pinned, *versions]))[:most]
         with suppress(TimeoutError):
             async with asyncio.timeout(_RESTORE_SECONDS):
                 await asyncio.gather(*map(self._restore, ordered))

@@ -1,4 +1,4 @@
-"""An engine that has ended is let go of, though what an engine leaves is kept from the collector."""
+"""An engine that has ended is let go of, though what a start leaves is never collected."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Part:
 class World:
     def __init__(self, stall: float = 60, idle: float = 60, attempts: int = 3) -> None:
         self.engines: list[Engine] = []
-        self.failures: list[TailorbirdError] = []
+        self.failures: list[Exception] = []
         self.told: asyncio.Queue[bool] = asyncio.Queue()
         self.restored: list[VersionName] = []
         self.may_restore = asyncio.Event()
@@ -213,7 +213,7 @@ async def test_an_idle_engine_that_can_is_left_alone(run: Run) -> None:
 async def test_a_start_that_fails_is_tried_again(run: Run) -> None:
     world = World()
     await world.begin()
-    world.failures = [FailedPrecondition("not yet")]
+    world.failures = [FailedPrecondition("not yet"), OSError("nor yet")]
     run(world)
     world.engines[0].dead.set()
     assert await world.told.get() is False
@@ -347,3 +347,19 @@ async def test_once_it_has_started_or_failed_it_says_so_no_more(run: Run) -> Non
     world.engines[1].dead.set()
     await task
     assert not world.supervisor.starting
+
+
+async def test_an_engine_that_does_not_end_well_is_followed_all_the_same(run: Run) -> None:
+    world = World()
+    await world.begin()
+    life = world.supervisor.current()
+
+    async def shutdown() -> None:
+        raise OSError("no such process")
+
+    world.engines[0].shutdown = shutdown  # type: ignore[method-assign]
+    run(world)
+    world.engines[0].dead.set()
+    assert await world.told.get() is False
+    assert await world.told.get() is True
+    assert cast("Part", life.residency).closed

@@ -73,7 +73,7 @@ class Serving:
     def __init__(self, folder: Path, slots: int = 2, **limits: int) -> None:
         self.world = World(folder)
         self.slots = slots
-        self.limits = SchedulerLimits(**limits)  # type: ignore[arg-type]
+        self.limits = SchedulerLimits(**limits)
         self.metrics = new_metrics()
         self.routes = Routes()
         self.structures = Structures()

@@ -173,7 +173,7 @@ async def test_who_waits_when_the_engine_ends_is_told_to_come_again(narrow: Serv
 async def dies_with(serving: Serving, text: str, *, reader_leaves: bool) -> None:
     serving.engine.may_step.clear()
     stream = serving.generations.stream(request(text=text, sampling={"max_tokens": 9}))
-    first: asyncio.Task[Chunk] = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
+    first: asyncio.Task[Chunk] = asyncio.create_task(anext(stream))
     await inside(serving)
     if reader_leaves:
         serving.engine.may_step.set()

@@ -66,7 +66,7 @@ async def test_what_is_pinned_comes_back_and_stays(serving: Serving) -> None:
     serving.warmer.pin(version(1))
     await serving.end()
     serving.begin()
-    await serving.warmer.restore([version(2)])
+    await serving.warmer.restore([version(2)], 2)
     assert set(serving.residency.versions()) == {version(1), version(2)}
     assert serving.scheduler.pinned() == {version(1)}
     assert serving.warmer.is_pinned(version(1))
@@ -92,14 +92,24 @@ async def test_while_the_engine_restarts_a_version_may_be_unpinned_and_retired(
     serving.warmer.unpin(version(1))
     serving.warmer.retire(version(1))
     serving.begin()
-    await serving.warmer.restore([])
+    await serving.warmer.restore([], 2)
     assert not serving.warmer.is_pinned(version(1))
     assert serving.residency.versions() == []
 
 
 async def test_what_cannot_be_restored_keeps_nothing_else_out(serving: Serving) -> None:
-    await serving.warmer.restore([version(8), version(2)])
+    await serving.warmer.restore([version(8), version(2)], 2)
     assert serving.residency.versions() == [version(2)]
+
+
+async def test_no_more_is_restored_than_there_are_slots(serving: Serving) -> None:
+    await serving.warmer.warm(version(3))
+    serving.warmer.pin(version(3))
+    await serving.end()
+    serving.begin()
+    await serving.warmer.restore([version(1), version(1), version(2)], 2)
+    assert set(serving.residency.versions()) == {version(3), version(1)}
+    assert len(serving.engine.ids) == 2
 
 
 async def test_restoring_does_not_wait_for_ever(
@@ -107,7 +117,7 @@ async def test_restoring_does_not_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(module, "_RESTORE_SECONDS", 0.05)
     serving.world.store.hangs.add("get")
-    await serving.warmer.restore([version(1)])
+    await serving.warmer.restore([version(1)], 2)
     serving.world.store.hangs.clear()
     serving.check_nothing_is_held()
 
