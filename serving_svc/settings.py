@@ -103,8 +103,8 @@ class ServingSettings(CommonSettings):
     """
 
     # Adapters on disk and their way there.
-    adapter_cache_bytes: Annotated[int, Field(ge=0)] = 10 * 2**30
-    """Adapters kept on local disk beside those in the engine, in bytes."""
+    adapter_cache_bytes: Annotated[int, Field(ge=1)] = 10 * 2**30
+    """Adapters on local disk, those in the engine among them, in bytes."""
     max_adapter_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
     """Largest adapter_model.safetensors accepted, in bytes; imported ones too."""
     adapter_fetches: Annotated[int, Field(ge=1, le=64)] = 4
@@ -165,6 +165,11 @@ class ServingSettings(CommonSettings):
             raise ValueError(
                 f"max_cpu_loras {cached} is less than adapter_slots {slots}: what is in a slot is "
                 "kept in host memory too"
+            )
+        if self.adapter_cache_bytes < self.max_adapter_bytes:
+            raise ValueError(
+                f"adapter_cache_bytes {self.adapter_cache_bytes} has no room for one adapter of "
+                f"max_adapter_bytes {self.max_adapter_bytes}"
             )
         for name, total in (("running", self.max_running), ("waiting", self.max_waiting)):
             own = getattr(self, f"tenant_max_{name}")

@@ -125,7 +125,10 @@ class Refusals:
         }
 
     def _stands(self, refusal: Refusal) -> bool:
-        return refusal.retry_at is None or self._clock() < refusal.retry_at
+        if refusal.retry_at is None:
+            return True
+        # A clock that is set back makes no refusal longer than the longest.
+        return timedelta(0) < refusal.retry_at - self._clock() <= _LAST_BACKOFF
 
     def _forget(self, version: VersionName) -> None:
         self._permanent.pop(version, None)

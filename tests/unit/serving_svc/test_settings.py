@@ -103,6 +103,13 @@ def test_the_host_copies_hold_every_slot(monkeypatch: pytest.MonkeyPatch) -> Non
     assert _read(monkeypatch, ADAPTER_SLOTS="4", MAX_CPU_LORAS="4").max_cpu_loras == 4
 
 
+def test_the_disk_holds_the_largest_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match=r"adapter_cache_bytes 9 has no room .* 10"):
+        _read(monkeypatch, ADAPTER_CACHE_BYTES="9", MAX_ADAPTER_BYTES="10")
+    settings = _read(monkeypatch, ADAPTER_CACHE_BYTES="10", MAX_ADAPTER_BYTES="10")
+    assert settings.adapter_cache_bytes == 10
+
+
 @pytest.mark.parametrize("what", ["running", "waiting"])
 def test_one_tenant_may_not_have_more_than_all(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     own, total = f"TENANT_MAX_{what.upper()}", f"MAX_{what.upper()}"

@@ -65,6 +65,12 @@ def test_a_retryable_refusal_lapses_later_each_time(refusals: Refusals, clock: C
         assert not refusals.of(ADAPTER)
 
 
+def test_a_clock_that_is_set_back_keeps_nothing_refused(refusals: Refusals, clock: Clock) -> None:
+    refusals.record(version(1), FULL)
+    clock.advance(-3600)
+    refusals.check(version(1))
+
+
 def test_a_version_that_loaded_begins_anew(refusals: Refusals, clock: Clock) -> None:
     for _ in range(5):
         refusals.record(version(1), FULL)
