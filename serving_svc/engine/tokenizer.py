@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from serving_svc.adapters.turns import Turns
+from serving_svc.adapters.disk.turns import Turns
 from serving_svc.engine.tools import Tools, template_messages, template_tools
 from serving_svc.generation.model import Chat, Input, Text, TokenIds
 from tailorbird.errors import FailedPrecondition, InvalidArgument, Unavailable

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from serving_svc.adapters.router import Resolved
-
 from serving_svc.adapters.residency import Residency
+from serving_svc.adapters.routing.router import Resolved
 from serving_svc.generation.life import Life
 from serving_svc.generation.model import GenerationRequest, ModelLimits, Sampling, Structure, Text
 from serving_svc.generation.scheduler import Scheduler, SchedulerLimits
