@@ -20,10 +20,14 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 PIECE = 4096
 
 
+def header(source: pb.ImportAdapterRequest.Import) -> pb.ImportAdapterRequest:
+    request = pb.ImportAdapterRequest()
+    getattr(request, "import").CopyFrom(source)
+    return request
+
+
 def upload(adapter: AdapterName, folder: Path) -> Iterator[pb.ImportAdapterRequest]:
-    yield pb.ImportAdapterRequest(
-        **{"import": pb.ImportAdapterRequest.Import(adapter=str(adapter))}
-    )
+    yield header(pb.ImportAdapterRequest.Import(adapter=str(adapter)))
     for name in FILES:
         data = (folder / name).read_bytes()
         for start in range(0, len(data), PIECE):
@@ -79,7 +83,7 @@ async def test_another_tenants_name_and_a_uri_that_is_not_allowed_are_refused(
     code, _, _ = await refusal(import_(client, AdapterName("globex", "stolen"), tmp_path))
     assert code == grpc.StatusCode.NOT_FOUND
     source = pb.ImportAdapterRequest.Import(adapter=str(adapter), uri=tmp_path.as_uri())
-    asked = iter([pb.ImportAdapterRequest(**{"import": source})])
+    asked = iter([header(source)])
     call = client.adapters.ImportAdapter(asked, metadata=client.metadata)
     code, reason, _ = await refusal(call)
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "URI_NOT_ALLOWED")
