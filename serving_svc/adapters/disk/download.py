@@ -24,7 +24,7 @@ from serving_svc.adapters.workers import Workers
 from tailorbird.errors import AdapterRefused, DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.manifest import AdapterManifest, Probes
 from tailorbird.names import VersionName
-from tailorbird.registry import TOMBSTONE, AdapterRegistry
+from tailorbird.registry import AdapterRegistry
 
 
 class VersionSource:
@@ -55,8 +55,6 @@ class VersionSource:
         """
         async with self._patience(version):
             stored = await self._stored_sizes(version)
-        if TOMBSTONE in stored:
-            raise NotFound(version, reason="VERSION_DELETED")
         try:
             async with self._patience(version):
                 manifest = await self._registry.manifest(version)

@@ -634,6 +634,20 @@ async def test_what_was_deleted_between_two_processes_leaves_the_disk(
     assert len(world.folders()) == 1
 
 
+async def test_a_look_for_a_deletion_keeps_nobody_waiting_and_ends_with_the_disk(
+    world: World,
+) -> None:
+    disk = await world.open_disk()
+    await stage(disk, version(1))
+    await disk.close()
+    world.store.hangs.add("get")
+    disk = await world.open_disk()
+    await stage(disk, version(1))
+    await world.store.hanging.wait()
+    await disk.close()
+    assert not disk._looks._tasks
+
+
 async def test_a_deletion_that_is_seen_before_the_check_ends_serves_nobody(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

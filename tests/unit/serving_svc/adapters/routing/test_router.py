@@ -638,6 +638,9 @@ async def test_deleted_versions_are_remembered_in_bounded_memory(parts: Parts) -
     for number in range(6):
         parts.router.deleted(version(number))
     assert list(parts.router._named._deleted) == [version(3), version(4), version(5)]
+    parts.gate.retired.clear()
+    parts.router.deleted(version(5))
+    assert not parts.gate.retired
 
 
 async def test_looks_at_named_versions_are_bounded_while_the_store_hangs(parts: Parts) -> None:

@@ -154,7 +154,9 @@ async def test_a_full_disk_leaves_no_older_route_and_stops_no_other(
     saved.save(ADAPTER, route(2, 2))
     saved.save(OTHER, route(2, 2))
     saved.drop(third)
-    await written(saved)
+    with capture_logs() as logs:
+        await written(saved)
+    assert [entry["event"] for entry in logs] == ["routes cannot be kept on disk"]
     assert await saved.load(ADAPTER) is None
     assert await saved.load(OTHER) == SavedRoute(route(2, 2), of_this_life=True)
     assert [file.name for file in files(folder)] == ["globex.support.json"]
