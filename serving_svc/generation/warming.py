@@ -70,6 +70,12 @@ class Warmer:
         with suppress(Unavailable):
             self._lives.current().scheduler.unpin(version)
 
+    def drop(self, version: VersionName) -> None:
+        """Let go of a version that was deleted: its pin, its slot, its files here."""
+        self.unpin(version)
+        self.retire(version)
+        self._disk.forget(version)
+
     def is_pinned(self, version: VersionName) -> bool:
         """Tell whether it was pinned and not unpinned."""
         return version in self._pinned

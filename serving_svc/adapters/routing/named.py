@@ -41,6 +41,7 @@ class NamedVersions:
         self,
         registry: AdapterRegistry,
         retire: Callable[[VersionName], None],
+        drop: Callable[[VersionName], None],
         reads: BoundedReads,
         clock: Callable[[], float],
         *,
@@ -48,6 +49,7 @@ class NamedVersions:
     ) -> None:
         self._registry = registry
         self._retire = retire
+        self._drop = drop
         self._reads = reads
         self._clock = clock
         self._max_versions = max_versions
@@ -79,8 +81,8 @@ class NamedVersions:
         self._deleted[version] = None
         if len(self._deleted) > self._max_versions:
             self._deleted.popitem(last=False)
-        self._retire(version)
-        _log.info("deleted version retired", version=str(version))
+        self._drop(version)
+        _log.info("deleted version dropped", version=str(version))
 
     def poll(self, used_since: float) -> None:
         """Begin to look for tombstones of the versions named since then; forget the others."""

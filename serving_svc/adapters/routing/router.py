@@ -54,6 +54,9 @@ class Warmer(Protocol):
     def retire(self, version: VersionName) -> None:
         """Let a version that is no longer routed be the first to leave."""
 
+    def drop(self, version: VersionName) -> None:
+        """Let go of a version that was deleted: its pin, its slot, its files here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -91,7 +94,7 @@ class Router:
         self._clock = clock
         self._reads = BoundedReads(read_timeout)
         self._walk = RouteWalk(registry, warmer, self._reads)
-        self._named = NamedVersions(registry, warmer.retire, self._reads, clock)
+        self._named = NamedVersions(registry, warmer.retire, warmer.drop, self._reads, clock)
         self._known = EffectiveRoutes(warmer.retire, saved, metrics, clock)
         self._absent = AbsentAdapters(clock)
         self._looks: SingleFlight[AdapterName, None] = SingleFlight()

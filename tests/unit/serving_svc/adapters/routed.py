@@ -199,6 +199,7 @@ class Gate:
         self.errors: dict[VersionName, Exception] = {}
         self.asked: list[VersionName] = []
         self.retired: list[VersionName] = []
+        self.dropped: list[VersionName] = []
         self.held: list[VersionName] = []
         self.most_held = 0
         self.replaced: list[VersionName | None] = []
@@ -240,6 +241,10 @@ class Gate:
 
     def retire(self, asked: VersionName) -> None:
         self.retired.append(asked)
+
+    def drop(self, asked: VersionName) -> None:
+        self.retired.append(asked)
+        self.dropped.append(asked)
 
 
 class Parts:

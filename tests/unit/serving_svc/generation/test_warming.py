@@ -175,3 +175,16 @@ async def test_an_import_may_end_as_the_engine_does(
         asyncio.get_running_loop().call_soon(serving.scheduler.close, Unavailable("restarting"))
     await serving.end()
     assert not serving.engine.inside
+
+
+async def test_a_deleted_version_gives_up_its_pin_its_slot_and_its_files(serving: Serving) -> None:
+    for number in (1, 2):
+        await serving.warmer.warm(version(number))
+    serving.warmer.pin(version(1))
+    await serving.generations.generate(request(version=version(1)))
+    serving.warmer.drop(version(1))
+    assert not serving.warmer.is_pinned(version(1))
+    await serving.warmer.warm(version(3))
+    # It was used last and leaves first all the same.
+    assert set(serving.residency.versions()) == {version(2), version(3)}
+    assert version(1) not in {held.version for held in serving.disk.versions()}

@@ -578,7 +578,7 @@ async def test_a_named_version_is_served_until_it_is_seen_deleted(parts: Parts) 
     with pytest.raises(NotFound) as caught:
         parts.router.named(version(1))
     assert caught.value.reason == "VERSION_DELETED"
-    assert parts.gate.retired == [version(1)]
+    assert parts.gate.dropped == [version(1)]
     await parts.look()
     assert parts.store.count() == Counter(get=1)
     assert parts.router.named(version(2)) == Resolved(version(2), 0)
