@@ -151,9 +151,11 @@ async def case(
         train_adapter(folder / "base", folder / f"adapter-{seed}", seed, scale=0.5)
         paths.append(folder / f"adapter-{seed}")
     engine = await real_engine(folder / "base")
-    yield Case(engine, paths, numbers)
+    case = Case(engine, paths, numbers)
+    yield case
     await engine.shutdown()
     del engine
+    case.engine = None
     # What vLLM leaves to the collector warns of itself here, and not in somebody else's test.
     gc.collect()
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
@@ -37,6 +37,8 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool
 def tokenizer(template: str | None) -> Any:
     alphabet = {c: i for i, c in enumerate(["<end>", *sorted(ByteLevel.alphabet())])}
     model = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    model.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    model.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=model, eos_token="<end>", chat_template=template
     )
