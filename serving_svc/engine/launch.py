@@ -51,7 +51,8 @@ def engine_starter(
     async def start() -> VllmEngine:
         # Seconds, and from here on vLLM has read the environment.
         await asyncio.to_thread(_import)
-        from serving_svc.engine.vllm_engine import EngineConfig, VllmEngine
+        from serving_svc.engine.processes import EngineConfig
+        from serving_svc.engine.vllm_engine import VllmEngine
 
         config = EngineConfig(
             model=Path(base.path),

@@ -10,29 +10,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Coroutine, Sequence
-from copy import copy
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from vllm import SamplingParams
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.engine.parallel_sampling import ParentRequest
-from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serving_svc.adapters.model import LoadedAdapter
-from serving_svc.engine import cpu_lora
 from serving_svc.engine.collectors import ChunkCollector, ScoreCollector, died_inside
 from serving_svc.engine.output_loop import Collector, OutputLoop
-from serving_svc.engine.sampling import STRUCTURE_BACKEND, sampling_params, structured_outputs
+from serving_svc.engine.processes import EngineConfig, start_processes
+from serving_svc.engine.request import Request, fanned_out
+from serving_svc.engine.sampling import sampling_params, structured_outputs
 from serving_svc.engine.tokenizer import Tokenizer
 from serving_svc.engine.tools import Tools
 from serving_svc.generation.model import EngineRequest, Input, ModelLimits, Sink, Structure
@@ -46,25 +40,6 @@ _T = TypeVar("_T")
 _PROBE_SALT = "tailorbird:probe"
 _DEATH_POLL_SECONDS = 0.1
 _TASKS = ("generate",)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What the engine is built from; None leaves the choice to vLLM or to the platform."""
-
-    model: Path
-    dtype: str
-    max_model_len: int | None
-    adapter_slots: int
-    max_cpu_loras: int
-    max_lora_rank: int
-    lora_modules: Sequence[str]
-    """Last parts of the names of the layers that adapters may change."""
-    max_running: int
-    gpu_memory_utilization: float
-    tensor_parallel_size: int
-    enforce_eager: bool | None
-    tool_call_parser: str | None = None
 
 
 class VllmEngine:
@@ -87,37 +62,8 @@ class VllmEngine:
     @classmethod
     async def build(cls, config: EngineConfig) -> VllmEngine:
         """Start the engine's processes and load the model: seconds to minutes."""
-        llm = await asyncio.to_thread(cls._start_processes, config)
+        llm = await asyncio.to_thread(start_processes, config)
         return cls(llm, config.tool_call_parser)
-
-    @staticmethod
-    def _start_processes(config: EngineConfig) -> AsyncLLM:
-        on_cpu = current_platform.is_cpu()
-        # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
-        if on_cpu:
-            cpu_lora.enable()
-        arguments = AsyncEngineArgs(
-            model=str(config.model.resolve()),
-            dtype=config.dtype,
-            max_model_len=config.max_model_len,
-            enable_lora=True,
-            max_loras=config.adapter_slots,
-            max_cpu_loras=config.max_cpu_loras,
-            max_lora_rank=config.max_lora_rank,
-            # Without the head: vLLM 0.32 dies of prompt logprobs in a batch of several requests
-            # when the head takes adapters, and our probes are such requests.
-            lora_target_modules=sorted(config.lora_modules),
-            max_num_seqs=config.max_running,
-            enforce_eager=on_cpu if config.enforce_eager is None else config.enforce_eager,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            tensor_parallel_size=config.tensor_parallel_size,
-            structured_outputs_config={"backend": STRUCTURE_BACKEND},
-            enable_prefix_caching=True,
-            enable_log_requests=False,
-            disable_log_stats=True,
-        )
-        # With a logger of statistics, one that logs nothing, the engine sends them: how full it is.
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[_NoLogger])
 
     @property
     def limits(self) -> ModelLimits:
@@ -275,7 +221,7 @@ class VllmEngine:
             request.sampling_params.structured_outputs = structured_outputs(structure)
         self._inputs.assign_request_id(request)
         try:
-            for child, parent, index in _fanned_out(request):
+            for child, parent, index in fanned_out(request):
                 if parent is not None and not index:
                     started.parent_id = parent.request_id
                 started.ids.append(child.request_id)
@@ -335,54 +281,3 @@ class VllmEngine:
         finally:
             task.cancel()
             death.cancel()
-
-
-class _NoLogger(StatLoggerBase):  # type: ignore[misc]  # vllm has no types for mypy here
-    """Takes the engine's statistics, which our output loop reads by itself."""
-
-    def __init__(self, vllm_config: object, engine_index: int = 0) -> None: ...
-
-    def record(self, *_: object, **__: object) -> None: ...
-
-    def log_engine_initialized(self) -> None: ...
-
-
-class Request:
-    """One request inside the engine, of one or several completions. See generation.model.Handle."""
-
-    def __init__(self, engine: VllmEngine) -> None:
-        self._engine = engine
-        self.ids: list[str] = []
-        self.requests: list[Any] = []
-        self.parent_id = ""
-        self.collector: ChunkCollector | None = None
-        self._ended = False
-
-    def ended(self) -> None:
-        """Hear that it ended by itself."""
-        self._ended = True
-        self._engine.forget(self.ids)
-
-    def abort(self) -> None:
-        """See generation.model.Handle."""
-        if self._ended:
-            return
-        if self.collector is not None:
-            self.collector.close()
-        self.ended()
-        # The parent last: vLLM drops it when no child is left.
-        self._engine.abort([*self.ids, self.parent_id] if self.parent_id else self.ids)
-
-
-def _fanned_out(request: Any) -> list[tuple[Any, ParentRequest | None, int]]:
-    """Return the engine's requests for one of ours: one for each completion."""
-    count = request.sampling_params.n
-    if count == 1:
-        return [(request, None, 0)]
-    parent = ParentRequest(request)
-    children = []
-    for index in range(count):
-        child = copy(request)
-        child.request_id, child.sampling_params = parent.get_child_info(index)
-        children.append((child, parent, index))
-    return children

@@ -116,7 +116,8 @@ async def real_engine(base: Path) -> Any:
         ("OMP_NUM_THREADS", "1"),
     ):
         os.environ.setdefault(name, value)
-    from serving_svc.engine.vllm_engine import EngineConfig, VllmEngine
+    from serving_svc.engine.processes import EngineConfig
+    from serving_svc.engine.vllm_engine import VllmEngine
 
     return await VllmEngine.build(
         EngineConfig(

@@ -236,7 +236,7 @@ async def test_a_dead_engine_takes_nothing(case: Case) -> None:
     case.core.resources.engine_dead = True
     with pytest.raises(Unavailable) as caught:
         await case.start()
-    assert caught.value.reason == "ENGINE_DIED"
+    assert caught.value.reason == "ENGINE_RESTARTING"
     await case.check_nothing_is_held()
 
 
