@@ -6,7 +6,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,22 @@ async def real_engine(base: Path) -> Any:
     )
 
 
+@contextmanager
+def vllm_left_as_it_was() -> Iterator[None]:
+    """Undo what an engine does to the process that starts it, for the tests that come after."""
+    from vllm.platforms import current_platform
+
+    platform, before = type(current_platform), dict(os.environ)
+    wrapper = platform.__dict__["get_punica_wrapper"]
+    try:
+        yield
+    finally:
+        platform.get_punica_wrapper = wrapper
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", "vllm"])
 async def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -151,14 +168,15 @@ async def case(
         (folder / f"adapter-{seed}").mkdir()
         train_adapter(folder / "base", folder / f"adapter-{seed}", seed, scale=0.5)
         paths.append(folder / f"adapter-{seed}")
-    engine = await real_engine(folder / "base")
-    case = Case(engine, paths, numbers)
-    yield case
-    await engine.shutdown()
-    del engine
-    case.engine = None
-    # What vLLM leaves to the collector warns of itself here, and not in somebody else's test.
-    gc.collect()
+    with vllm_left_as_it_was():
+        engine = await real_engine(folder / "base")
+        case = Case(engine, paths, numbers)
+        yield case
+        await engine.shutdown()
+        del engine
+        case.engine = None
+        # What vLLM leaves to the collector warns of itself here, and not in somebody else's test.
+        gc.collect()
 
 
 async def test_every_token_is_counted_and_the_last_chunk_says_why(case: Case) -> None:
