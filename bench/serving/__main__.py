@@ -37,6 +37,8 @@ def main() -> int:
     arguments = _arguments()
     # So that every child is stopped also when a supervisor ends the bench.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Found out now, and not after a quarter of an hour.
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="tailorbird-bench-"))
     folders = Folders(work, arguments.base.resolve())
     failed = True
