@@ -141,7 +141,7 @@ class ServingSettings(CommonSettings):
     """Tokens of one tenant a minute, prompts and answers. None: no limit."""
     fair_quantum_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Tokens a tenant is granted in each round of the queue. Smaller takes turns more often."""
-    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 512
     """Tokens after which an adapter that others wait for admits nobody more to its slot."""
 
     # Giving up, and coming back.
