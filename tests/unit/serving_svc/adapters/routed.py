@@ -17,13 +17,12 @@ from prometheus_client import CollectorRegistry
 from serving_svc.adapters.routing import Router, RoutesOnDisk
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused, StoreUnavailable
-from tailorbird.manifest import AdapterManifest, EvaluationSummary, Lineage
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.object_store import ObjectInfo, ObstoreStore, open_store
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion, RouteReason
+from tests.unit.serving_svc.fakes import manifest as manifest
 
 ADAPTER = AdapterName("acme", "support")
-DIGEST = f"sha256:{'a' * 64}"
 T = TypeVar("T")
 
 
@@ -52,33 +51,6 @@ def route(
         actor="test",
         create_time=datetime(2026, 1, 1, tzinfo=UTC),
         nonce=f"{generation}-{number}",
-    )
-
-
-def manifest(of: VersionName) -> AdapterManifest:
-    return AdapterManifest(
-        version=str(of),
-        create_time=datetime(2026, 1, 1, tzinfo=UTC),
-        base_model="base",
-        base_model_digest=DIGEST,
-        chat_template_digest=DIGEST,
-        rank=8,
-        alpha=16,
-        use_rslora=False,
-        target_modules=("q_proj",),
-        tensors={},
-        files={},
-        lineage=Lineage(
-            job=f"tenants/{of.tenant}/jobs/job",
-            training_dataset=f"tenants/{of.tenant}/datasets/data",
-            training_dataset_sha256="0" * 64,
-            spec_sha256="1" * 64,
-            parent_version="",
-            code_version="test",
-        ),
-        evaluation=EvaluationSummary(
-            steps=1, training_loss=1, validation_loss=0.5, base_validation_loss=None
-        ),
     )
 
 
