@@ -108,7 +108,8 @@ async def test_a_stream_is_what_was_generated(stub: Any, scripted: Scripted) -> 
     (asked,) = scripted.asked
     assert not asked.final_only
     assert asked.deadline is not None
-    assert 0 < asked.deadline - time.monotonic() <= 60
+    # gRPC rounds a timeout up, and counts it by the wall clock.
+    assert 0 < asked.deadline - time.monotonic() < 90
     assert scripted.running == 0
 
 
