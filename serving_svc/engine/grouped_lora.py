@@ -5,7 +5,9 @@ Here they are multiplied in one of two ways, whichever is less work:
 
 - dense: all tokens by the A of all adapters, other adapters' results cleared, then by all B. Few
   calls, for the few tokens of a decoding step.
-- grouped: each adapter's tokens by its own A and B. Nothing computed in vain, for prompts.
+- grouped: each adapter's tokens by its own A and B. Little computed in vain, for prompts.
+
+Both in few sizes (sizes.py): oneDNN prepares a kernel for each, which takes longer than to run it.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from serving_svc.engine.packed_weights import LinearWeights, Packed, SliceRun
+from serving_svc.engine.sizes import few_sizes
 from serving_svc.engine.token_groups import TokenGroups
 
 # Multiplications that take as long as the calls which grouping costs for one adapter: for a small
@@ -31,6 +35,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._groups = TokenGroups(torch.empty(0, dtype=torch.int64))
+        self._ids: list[int | None] = []
         self._layers: dict[int, LinearWeights] = {}
 
     def update_metadata(
@@ -44,6 +49,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
         """Take the adapters of the next step's tokens."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **options)
         self._groups = TokenGroups(self.token_lora_indices)
+        self._ids = list(lora_index_to_id)
 
     def add_lora_linear(
         self,
@@ -69,7 +75,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
             layer = LinearWeights(lora_a_stacked, lora_b_stacked)
             # It holds the tensor, whose id nothing else gets meanwhile.
             self._layers[id(lora_a_stacked[0])] = layer
-        packed = layer.packed(groups.slots, y.dtype)
+        packed = layer.packed(groups.slots, y.dtype, self._ids)
         if not packed.columns:
             return
         if _is_dense(packed, groups):
@@ -80,7 +86,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
 
 def _is_dense(packed: Packed, groups: TokenGroups) -> bool:
     # An adapter that is not finite would reach the others' tokens as 0 × NaN.
-    if len(groups.slots) == 1 or not packed.finite:
+    if len(groups.slots) == 1 or packed.not_finite:
         return False
     cost = _GROUP_COST.get(packed.a.dtype, _GROUP_COST_HALF)
     return groups.tokens * packed.size <= cost * len(groups.slots)
@@ -89,10 +95,11 @@ def _is_dense(packed: Packed, groups: TokenGroups) -> bool:
 def _add_dense(
     y: torch.Tensor, x: torch.Tensor, packed: Packed, groups: TokenGroups, scale: float
 ) -> None:
-    tokens = groups.tokens
-    h = torch.mm(x, packed.a_flat).view(tokens, packed.a.size(0), -1)
+    rows = few_sizes(groups.tokens)
+    x = functional.pad(x, (0, 0, 0, rows - groups.tokens))
+    h = torch.mm(x, packed.a_flat).view(rows, packed.a.size(0), -1)
     # By their bits: 0 × infinity is not 0, and a slot's infinity may be in another's row.
-    h.view(packed.bits).bitwise_and_(groups.mask(packed.slot_of_column, packed.bits))
+    h.view(packed.bits).bitwise_and_(groups.mask(rows, packed.slot_of_column, packed.bits))
     for run in packed.runs:
         _expand(y, h[:, run.first : run.past].transpose(0, 1), run, run.b, scale)
 
@@ -112,15 +119,18 @@ def _add_grouped(
         a = packed.a[:, first:past].transpose(1, 2)
         h = torch.bmm(x[begin:end].expand(a.size(0), -1, -1), a)
         for run in packed.runs:
-            _expand(target[begin:end], h[run.first : run.past], run, run.b[:, first:past], scale)
+            b = run.b[:, first:past]
+            _expand(target[begin:end], h[run.first : run.past], run, b, scale)
     if laid.places is not None:
         y.copy_(target.index_select(0, laid.places))
 
 
 def _expand(y: torch.Tensor, h: torch.Tensor, run: SliceRun, b: torch.Tensor, scale: float) -> None:
-    """Add h (slices, tokens, columns) times b (slices, columns, width) to the run's part of y."""
-    part = y[:, run.begin : run.end]
-    if b.size(0) == 1:
-        part.addmm_(h[0], b[0], alpha=scale)
-    else:
-        part.view(y.size(0), b.size(0), -1).transpose(0, 1).baddbmm_(h, b, alpha=scale)
+    """Add h (slices, rows, columns) times b (slices, columns, width) to the run's part of y.
+
+    Rows past those of y are left out.
+    """
+    tokens = y.size(0)
+    # Two calls, and faster than one: oneDNN adds to what is there by a copy of it.
+    made = torch.bmm(h, b)[:, :tokens].transpose(0, 1)
+    y[:, run.begin : run.end].view(tokens, b.size(0), -1).add_(made, alpha=scale)
