@@ -42,14 +42,15 @@ def zipf_plan(tenants: Sequence[str], streams: int, rounds: int, tokens: int, se
 def flood_plan(flooding: str, other: str, seconds: float) -> Plan:
     """Return four open requests of 128 tokens of one tenant, and one at a time of another.
 
-    The other's group is "other".
+    The other's group is "other". The four begin apart, as callers do that know nothing of each
+    other: begun together they would end together, with nothing open for that moment.
     """
-    flood = tuple((_ask(flooding, 128),) for _ in range(4))
+    flood = [
+        Group("flood", ((_ask(flooding, 128),),), repeat_seconds=seconds, delay=number / 4)
+        for number in range(4)
+    ]
     quiet = ((_ask(other, 8),),)
-    groups = (
-        Group("flood", flood, repeat_seconds=seconds),
-        Group("other", quiet, repeat_seconds=seconds, delay=1.0, pause=1.0),
-    )
+    groups = (*flood, Group("other", quiet, repeat_seconds=seconds, delay=1.0, pause=1.0))
     return Plan(groups, seconds + _LIMIT_SECONDS)
 
 
