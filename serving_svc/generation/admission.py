@@ -7,7 +7,6 @@ removed) and at once does all that has become possible. Given a clock it is dete
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Protocol
 
 import structlog
@@ -46,10 +45,9 @@ class Admission:
         self._effects = effects
         self._max_running = limits.max_running
         self._clock = clock
-        self._numbers = count(1)
-        self._contended = False
+        self._last_number = 0
         self._closed: TailorbirdError | None = None
-        self.slots = SlotTable(slots, limits.slot_quantum_tokens)
+        self.slots = SlotTable(slots, limits.quantum_tokens, limits.slot_quantum_tokens)
         self.queue = Queue(limits, self.slots)
         self.quotas = Quotas(limits)
         self.bounds = Bounds(limits, self.queue.crowd)
@@ -63,7 +61,8 @@ class Admission:
             raise self._closed
         if ticket.state is not TicketState.NEW:
             raise ValueError("a ticket is used once")
-        ticket.number, ticket.since = next(self._numbers), self._clock()
+        self._last_number += 1
+        ticket.number, ticket.since = self._last_number, self._clock()
         if ticket.deadline is not None and ticket.deadline <= ticket.since:
             raise DeadlineExceeded("the deadline had passed before the queue was reached")
         if ticket.swap:
@@ -105,7 +104,7 @@ class Admission:
 
     def loaded(self, slot: Slot) -> None:
         """The slot's version is in the engine and may be used."""
-        self.slots.open(slot, self.total)
+        self.slots.open(slot, self.total, self._last_number)
         for ticket in self.queue.take_swaps(slot.version):
             self._admit_swap(ticket, slot)
             self._effects.wake(ticket, None)
@@ -234,7 +233,7 @@ class Admission:
             return
         self._share_slots()
         while self._admit_next():
-            # Each admission counts: against its slot's quantum, and its tenant's places.
+            # Each admission counts: against its slot's turn, and its tenant's places.
             self._share_slots()
 
     def _admit_next(self) -> bool:
@@ -274,11 +273,8 @@ class Admission:
             self.queue.sort(slot.version)
             self._effects.load(slot)
         demand = self.queue.demand
-        if not demand and not self._contended:
+        if not demand and not self.slots.draining():
             return
-        if not self._contended:
-            self.slots.mark(self.total)
-        self._contended = demand > 0
         freeing = self.slots.freeing(self.total)
         if freeing < demand:
             freeing = self._free_more(demand, freeing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import count
 
 from serving_svc.generation.ticket import Ticket
@@ -103,13 +104,17 @@ class Rounds:
 
 
 class Ring:
-    """The tenants that wait for one kind of thing, in the order of their turns."""
+    """The tenants that wait for one kind of thing, in the order of their turns.
 
-    def __init__(self, rounds: Rounds) -> None:
+    `place` gives a tenant's place in its round as it lines up, a number; None: behind the others.
+    """
+
+    def __init__(self, rounds: Rounds, place: Callable[[Account], int] | None = None) -> None:
         self._rounds = rounds
+        self._place = place
         self._numbers = count()
-        self._turns: list[tuple[int, int, Account]] = []
-        self._keys: dict[Account, tuple[int, int]] = {}
+        self._turns: list[tuple[int, int, int, Account]] = []
+        self._keys: dict[Account, tuple[int, int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -126,7 +131,7 @@ class Ring:
     def first(self) -> Account | None:
         """Return whose turn it is; None if nobody waits."""
         while self._turns:
-            round_, _, account = self._turns[0]
+            round_, *_, account = self._turns[0]
             if self._rounds.of(account) <= round_:
                 return account
             # It was charged since it lined up.
@@ -135,14 +140,15 @@ class Ring:
         return None
 
     def served(self, account: Account) -> None:
-        """The first has had its turn and paid for it; among those of its next round it is last."""
+        """The first has had its turn and paid for it; it lines up for its next one."""
         if len(self._turns) > 1:
             self._rounds.reach(self._turns[0][0])
         self._remove(account)
         self._insert(account)
 
     def _insert(self, account: Account) -> None:
-        key = self._rounds.of(account), next(self._numbers)
+        place = self._place(account) if self._place is not None else 0
+        key = self._rounds.of(account), place, next(self._numbers)
         self._keys[account] = key
         insort(self._turns, (*key, account))
 

@@ -11,7 +11,7 @@ from serving_svc.generation.slots import Slot, SlotState, SlotTable
 from serving_svc.generation.ticket import Ticket
 from tailorbird.names import VersionName
 
-LOAD_TOKENS = 32
+LOAD_TOKENS = 128
 """What a load costs the tenant for whom it is done: about what the engine serves in its time."""
 
 
@@ -23,7 +23,7 @@ class Queue:
         self._slots = slots
         self._rounds = Rounds(limits.quantum_tokens)
         self._for_place = Ring(self._rounds)
-        self._for_slot = Ring(self._rounds)
+        self._for_slot = Ring(Rounds(2 * limits.slot_quantum_tokens), _oldest_wanting)
         self._wanted = 0
         self._swap_was_last = False
         self._swaps_wanted: OrderedDict[VersionName, None] = OrderedDict()
@@ -84,6 +84,9 @@ class Queue:
     def remove(self, ticket: Ticket, account: Account) -> None:
         """Take a request out."""
         del account.waiting[ticket.number]
+        slot = self._slots.get(ticket.version) if ticket.version is not None else None
+        if slot is not None and ticket.number <= slot.last_early:
+            slot.early -= 1
         self.crowd.removed(account)
         lane = account.lanes[ticket.version]
         lane.remove(ticket)
@@ -180,7 +183,8 @@ class Queue:
     def next_for_slot(self) -> VersionName:
         """Return the version to get the next slot; `demand` is not 0.
 
-        Swaps go first, but not twice in a row while requests wait. A tenant pays for its turn.
+        Swaps go first, but not twice in a row while requests wait. A tenant pays for its turn. Of
+        the tenants in one round, the one goes first whose request has waited longest.
         """
         account = self._for_slot.first()
         self._swap_was_last = account is None or (
@@ -189,8 +193,10 @@ class Queue:
         if account is None or self._swap_was_last:
             return next(iter(self._swaps_wanted))
         account.served += LOAD_TOKENS
+        # Out of line before its tenant lines up for its next turn, which is another version's.
+        version, _ = account.wanting.popitem(last=False)
         self._for_slot.served(account)
-        return next(iter(account.wanting))
+        return version
 
     def _lanes_of(self, version: VersionName | None) -> dict[Lane, None]:
         lanes = self.lanes.get(version)
@@ -222,3 +228,9 @@ class Queue:
             else:
                 account.wanting.pop(version, None)
         self.refresh(account)
+
+
+def _oldest_wanting(account: Account) -> int:
+    """Return the number of the request that has waited longest for a slot."""
+    lane = next(iter(account.wanting.values()), None)
+    return lane.first.number if lane is not None else 0

@@ -28,9 +28,11 @@ class Slot:
 
     __slots__ = (
         "closed_at",
+        "early",
         "holders",
         "lanes",
-        "marked_at",
+        "last_early",
+        "opened_at",
         "retired",
         "served",
         "state",
@@ -47,10 +49,14 @@ class Slot:
         """Admitted tickets that have not left, swaps among them."""
         self.swaps = 0
         self.served = 0
-        """Tokens served on it since it was marked."""
-        self.marked_at = 0
-        """Tokens that the whole engine had served by then."""
+        """Tokens served on it."""
+        self.opened_at = 0
+        """Tokens that the whole engine had served when the version was loaded."""
         self.closed_at = 0
+        self.last_early = 0
+        """Number of the last ticket that had come by then."""
+        self.early = 0
+        """How many that had come by then wait still; kept by the queue."""
         self.used = 0
         """Order of last use."""
         self.retired = False
@@ -63,13 +69,16 @@ class Slot:
 class SlotTable:
     """All slots of one life of the engine. `total` is what the whole engine has served, in tokens.
 
-    A slot's quantum is used up when it has served so many tokens since it was marked, or when the
-    engine has served as many for each slot: one that is slow or idle does not keep its slot longer.
+    A version that others wait for has its turn in the slot: it serves who waited for it when it was
+    loaded, for the batch takes them together, and who comes until it has served `least` tokens; but
+    nobody any more after `most`. As much counts as served when the engine has served so much for
+    each slot: one that is slow or idle does not keep its slot longer.
     """
 
-    def __init__(self, count: int, quantum: int) -> None:
+    def __init__(self, count: int, least: int, most: int) -> None:
         self.count = count
-        self._quantum = quantum
+        self._least = min(least, most)
+        self._most = most
         self._slots: dict[VersionName, Slot] = {}
         self._by_state: dict[SlotState, dict[Slot, None]] = {state: {} for state in SlotState}
         self._pins: set[VersionName] = set()
@@ -108,10 +117,11 @@ class SlotTable:
         slot.state = state
         self._by_state[state][slot] = None
 
-    def open(self, slot: Slot, total: int) -> None:
-        """The slot's version was loaded: its quantum begins."""
+    def open(self, slot: Slot, total: int, last_ticket: int) -> None:
+        """The slot's version was loaded, when `last_ticket` had come: its turn begins."""
         self.move(slot, SlotState.READY)
-        slot.served, slot.marked_at = 0, total
+        slot.opened_at, slot.last_early = total, last_ticket
+        slot.early = sum(map(len, slot.lanes))
         self.touch(slot)
 
     def release(self, slot: Slot) -> None:
@@ -123,11 +133,6 @@ class SlotTable:
         """The slot is the one used last."""
         self._uses += 1
         slot.used = self._uses
-
-    def mark(self, total: int) -> None:
-        """A version begins to wait for a slot: what was served before is not counted."""
-        for slot in self:
-            slot.served, slot.marked_at = 0, total
 
     def pin(self, version: VersionName) -> None:
         """Keep `version` once it is loaded; FailedPrecondition if that would leave no slot."""
@@ -155,17 +160,18 @@ class SlotTable:
     def freeing(self, total: int) -> int:
         """Return how many slots are about to be free.
 
-        One that drains for longer than a quantum lasts is not counted: a long answer in it does not
-        keep those who wait from another slot.
+        One that drains for longer than the shortest turn lasts is not counted: a long answer in it
+        does not keep those who wait from another slot.
         """
         draining = self._by_state[SlotState.DRAINING]
         return len(self._by_state[SlotState.UNLOADING]) + sum(
-            not self._lasted(total - slot.closed_at) for slot in draining
+            total - slot.closed_at < self._least * self.count for slot in draining
         )
 
-    def over_quantum(self, slot: Slot, total: int) -> bool:
-        """Whether the slot has used up its quantum."""
-        return slot.served >= self._quantum or self._lasted(total - slot.marked_at)
+    def had_turn(self, slot: Slot, total: int) -> bool:
+        """Whether the slot's version has had its turn."""
+        served = max(slot.served, (total - slot.opened_at) // self.count)
+        return served >= (self._most if slot.early else self._least)
 
     def idle(self, usable: Callable[[Slot], bool]) -> list[Slot]:
         """Return the loaded slots that nobody uses, in the order in which to empty them.
@@ -178,19 +184,19 @@ class SlotTable:
         return sorted(found, key=lambda slot: (not slot.retired, slot.used))
 
     def spent(self, usable: Callable[[Slot], bool], total: int) -> list[Slot]:
-        """Return the slots whose quantum is used up, in the order in which to close them.
+        """Return the slots whose turn is over, in the order in which to close them.
 
-        Retired before routed, rather not one that a swap holds, then the one that served most.
+        Retired before routed, rather not one that a swap holds, then the one loaded first.
         """
         ready = self._by_state[SlotState.READY]
-        found = self._leaving([slot for slot in ready if self.over_quantum(slot, total)], usable)
-        return sorted(found, key=lambda slot: (not slot.retired, slot.swaps > 0, -slot.served))
+        found = self._leaving([slot for slot in ready if self.had_turn(slot, total)], usable)
+        return sorted(found, key=lambda slot: (not slot.retired, slot.swaps > 0, slot.opened_at))
 
     def giving_way(self, replaced: Set[VersionName], usable: Callable[[Slot], bool]) -> list[Slot]:
-        """Return the slots that may be closed for a swap, which waits for no quantum, in order.
+        """Return the slots that may be closed for a swap, which waits for no turn, in order.
 
-        First what a swap replaces; the others as for a request, and of those that have served as
-        much the one whose last admission is the longest ago.
+        First what a swap replaces; the others as for a request, but the one first whose last
+        admission is the longest ago.
         """
         return sorted(
             self._leaving(self._by_state[SlotState.READY], usable),
@@ -198,7 +204,6 @@ class SlotTable:
                 slot.version not in replaced,
                 not slot.retired,
                 slot.swaps > 0,
-                -slot.served,
                 slot.used,
             ),
         )
@@ -210,6 +215,3 @@ class SlotTable:
             for slot in slots
             if not (slot.unserved and usable(slot)) and slot.version not in self._pins
         ]
-
-    def _lasted(self, tokens: int) -> bool:
-        return tokens >= self._quantum * self.count

@@ -97,8 +97,8 @@ class Machine(RuleBasedStateMachine):
             tenant_max_waiting,
             rate,
             tokens,
-            quantum_tokens=16,
-            slot_quantum_tokens=8,
+            quantum_tokens=8,
+            slot_quantum_tokens=24,
         )
         self.engine = Engine(slots)
         self.scheduler = Scheduler(self.engine, self.limits, slots=slots, clock=lambda: self.now)
@@ -253,6 +253,8 @@ class Machine(RuleBasedStateMachine):
             held = [t for t in self.admitted if t.version == slot.version]
             assert slot.holders == len(held) == self.scheduler.leases(slot.version)
             assert slot.swaps == sum(ticket.swap for ticket in held)
+            of_it = [t for t in waiting if t.version == slot.version]
+            assert slot.early == sum(ticket.number <= slot.last_early for ticket in of_it)
         for ticket in self.admitted:
             assert ticket.version is None or ticket.version in self.engine.loaded
             assert ticket.version not in self.engine.pending

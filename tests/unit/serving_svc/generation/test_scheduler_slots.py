@@ -1,10 +1,11 @@
-"""Which versions are in the engine: slots, quanta, pins, swaps."""
+"""Which versions are in the engine: slots, turns, pins, swaps."""
 
 from __future__ import annotations
 
 import pytest
 import structlog.testing
 
+from serving_svc.generation.queue import LOAD_TOKENS
 from serving_svc.generation.slots import SlotState
 from serving_svc.generation.ticket import Ticket
 from tailorbird.errors import AdapterRefused, FailedPrecondition
@@ -99,26 +100,67 @@ def test_a_load_that_everybody_left_is_kept() -> None:
 
 def test_a_busy_version_leaves_after_its_quantum_and_not_before() -> None:
     w = world()
-    holder, other = request("a", 1, prompt_tokens=500), request("b", 2)
+    holder, other = request("a", 1, prompt_tokens=QUANTUM // 2), request("b", 2)
     w.submit(holder, other)
-    late = [request("a", 1, prompt_tokens=QUANTUM // 2) for _ in range(3)]
+    late = [request("a", 1, prompt_tokens=QUANTUM // 2) for _ in range(2)]
     w.submit(*late)
-    # What was served before anybody waited is not counted; two halves are the quantum.
-    assert [w.is_admitted(ticket) for ticket in late] == [True, True, False]
+    assert [w.is_admitted(ticket) for ticket in late] == [True, False]
     assert w.state(version(1, "a")) is SlotState.DRAINING
-    w.leave(holder, late[0])
+    w.leave(holder)
     assert not w.is_admitted(other)
-    w.leave(late[1])
+    w.leave(late[0])
     assert w.is_admitted(other)
     w.leave(other)
-    assert w.is_admitted(late[2])
+    assert w.is_admitted(late[1])
+
+
+def test_a_version_that_had_its_turn_before_anybody_waited_leaves_at_once() -> None:
+    w = world()
+    w.submit(request("a", 1, prompt_tokens=QUANTUM), request("b", 2))
+    assert w.state(version(1, "a")) is SlotState.DRAINING
+
+
+def turn(*early: int, late: int = 0) -> tuple[list[bool], list[bool]]:
+    """Whether those of a version are admitted that wait for it before its load, and after it.
+
+    The short quantum is 10 tokens, the long one 50; `early` and `late` are prompts' tokens.
+    """
+    w = World(1, quantum_tokens=10, slot_quantum_tokens=50)
+    before = [request("a", 1, prompt_tokens=tokens) for tokens in early]
+    for ticket in [*before, request("b", 2)]:
+        w.core.submit(ticket)
+    w.run()
+    after = [request("a", 1, prompt_tokens=late)] if late else []
+    w.submit(*after)
+    return [w.is_admitted(ticket) for ticket in before], [w.is_admitted(t) for t in after]
+
+
+def test_who_waited_for_the_load_is_served_in_the_same_turn() -> None:
+    assert turn(9, 9, 9, 9) == ([True] * 4, [])
+    assert turn(3, 3, late=3) == ([True] * 2, [True])
+    assert turn(9, 9, late=3) == ([True] * 2, [False])
+
+
+def test_a_turn_ends_after_the_long_quantum_whoever_waits() -> None:
+    assert turn(20, 20, 20, 20) == ([True] * 3 + [False], [])
+
+
+def test_who_waited_for_the_load_and_left_lengthens_no_turn() -> None:
+    w = World(1, quantum_tokens=10, slot_quantum_tokens=50, max_running=1)
+    served, gone, other = request("a", 1, prompt_tokens=10), request("a", 1), request("b", 2)
+    for ticket in (served, gone, other):
+        w.core.submit(ticket)
+    w.run()
+    assert w.state(version(1, "a")) is SlotState.READY
+    w.leave(gone)
+    assert w.state(version(1, "a")) is SlotState.DRAINING
 
 
 def test_generated_tokens_use_up_the_quantum() -> None:
     w = world()
     holder, other = request("a", 1), request("b", 2)
     w.submit(holder, other)
-    w.core.charge(holder, QUANTUM - 1)
+    w.core.charge(holder, QUANTUM - 2)
     early = request("a", 1)
     w.submit(early)
     assert w.is_admitted(early)
@@ -157,8 +199,8 @@ def test_no_more_slots_drain_than_are_wanted() -> None:
     for number, holder in enumerate(holders):
         w.core.charge(holder, QUANTUM + number)
     w.submit(*(request("a", number) for number in range(3)))
-    # The one that was served most.
-    assert [slot.version for slot in w.core.slots.draining()] == [version(2, "a")]
+    # The one whose turn began first.
+    assert [slot.version for slot in w.core.slots.draining()] == [version(0, "a")]
 
 
 def test_a_long_answer_in_a_draining_slot_holds_up_nobody() -> None:
@@ -249,9 +291,20 @@ def test_slots_go_round_over_tenants() -> None:
     w.leave(holder)
     while w.core.running:
         w.leave(w.admitted[-1])
+    # A load is paid for: after so many it is the next round.
     assert [name.tenant for name in w.loads][1:4] == ["flood", "b", "flood"]
     # Within a tenant the one that has waited longest.
     assert [int(n.adapter[-1]) for n in w.loads if n.tenant == "flood"] == [1, 2, 3, 4, 5]
+
+
+def test_of_the_tenants_in_one_round_the_one_that_waited_longest_gets_the_slot() -> None:
+    w = world(1, slot_quantum_tokens=10 * LOAD_TOKENS)
+    holder = request("x", 0)
+    w.submit(holder, request("b", 1), request("a", 2), request("a", 3), request("b", 4))
+    w.leave(holder)
+    while w.core.running:
+        w.leave(w.admitted[-1])
+    assert [int(name.adapter[-1]) for name in w.loads] == [0, 1, 2, 3, 4]
 
 
 def test_who_has_versions_loaded_and_never_runs_pays_for_it() -> None:
@@ -417,22 +470,13 @@ def test_a_swap_closes_a_busy_slot_at_once() -> None:
     w = world(2)
     holders = [request("a", 1), request("b", 2)]
     w.submit(*holders)
-    w.submit(request("a", 1))
+    w.submit(request("a", 1, prompt_tokens=9))
     promoted = swap(3)
     w.submit(promoted)
     # The one whose last admission is the longest ago.
     assert [slot.version for slot in w.core.slots.draining()] == [version(2, "b")]
     w.leave(holders[1])
     assert w.is_admitted(promoted)
-
-
-def test_a_swap_closes_the_slot_that_served_most_while_others_waited() -> None:
-    w = world(2)
-    holders = [request("a", 1), request("b", 2)]
-    w.submit(*holders, request("c", 3))
-    w.core.charge(holders[1], 1)
-    w.submit(swap(4))
-    assert [slot.version for slot in w.core.slots.draining()] == [version(2, "b")]
 
 
 def test_a_swap_closes_a_retired_version_and_rather_not_one_that_a_swap_holds() -> None:
