@@ -123,6 +123,7 @@ def _asked(settings: ServingSettings) -> Asked:
         adapter_memory=None if budget is None else int(budget * 2**30),
         max_cpu_loras=settings.max_cpu_loras,
         max_running=settings.max_running,
+        max_step_tokens=settings.max_step_tokens,
     )
 
 

@@ -137,7 +137,7 @@ class ServingMetrics:
         )
         self.loads = Counter(
             "tailorbird_serving_adapter_loads",
-            "Adapter loads, by result: ok, refused or failed.",
+            "Adapter loads, by result: ok, kept (in host memory already), refused or failed.",
             ["result"],
             registry=registry,
         )
@@ -174,8 +174,9 @@ class ServingMetrics:
 class Snapshot:
     """What serving is doing at one moment; adapters by resource name, versions left out.
 
-    `loaded` has one entry a taken slot: its adapter, and whether it is pinned. `kv_usage` is a
-    fraction of the key-value cache. What is None is not exported.
+    `loaded` has one entry a taken slot: its adapter, and whether it is pinned; `kept` one a version
+    in host memory only. `kv_usage` is a fraction of the key-value cache. What is None is not
+    exported.
     """
 
     model: str
@@ -185,6 +186,7 @@ class Snapshot:
     waiting_adapters: Sequence[str]
     loaded: Sequence[tuple[str, bool]]
     slots: int
+    kept: Sequence[str] = ()
     kv_usage: float | None = None
     block_size: int | None = None
     blocks: int | None = None
@@ -200,8 +202,8 @@ class ServingState(Protocol):
 class _PlatformCollector(Collector):
     """Names and labels as the Gateway API inference extension, llm-d and KEDA read them.
 
-    Residency is told as in vllm#54830. A slot is its level "gpu", on a CPU too; what is in a slot
-    is in vLLM's host memory as well, and nothing else is: what leaves a slot leaves the engine.
+    Residency is told as in vllm#54830. A slot is its level "gpu", on a CPU too, and host memory its
+    level "cpu". What is in a slot is in host memory as well; of the two it is told as "gpu".
     """
 
     def __init__(
@@ -226,7 +228,11 @@ class _PlatformCollector(Collector):
             ("kv_cache_usage_perc", "Share of the key-value cache in use, 0 to 1.", now.kv_usage),
             ("max_gpu_lora_adapters", "Adapters that the engine can hold.", now.slots),
             ("num_gpu_loaded_lora_adapters", "Versions of adapters in slots.", held),
-            ("num_cpu_loaded_lora_adapters", "Versions of adapters in host memory.", held),
+            (
+                "num_cpu_loaded_lora_adapters",
+                "Versions of adapters in host memory, those in slots among them.",
+                held + len(now.kept),
+            ),
         ):
             if value is not None:
                 yield _gauge(name, text, model, value)
@@ -235,7 +241,7 @@ class _PlatformCollector(Collector):
             yield _gauge(
                 "cache_config_info", "The key-value cache, in tokens and blocks.", sizes, 1
             )
-        yield _loaded(now.loaded)
+        yield _loaded(now.loaded, now.kept)
         requests = {
             "max_lora": str(now.slots),
             "running_lora_adapters": _listed(now.running_adapters),
@@ -252,7 +258,7 @@ def _gauge(name: str, text: str, labels: Mapping[str, str], value: float) -> Met
     return family
 
 
-def _loaded(loaded: Sequence[tuple[str, bool]]) -> Metric:
+def _loaded(loaded: Sequence[tuple[str, bool]], kept: Sequence[str]) -> Metric:
     """Return one series an adapter: during a swap two versions of it are in slots."""
     pinned: dict[str, bool] = {}
     for adapter, pin in loaded:
@@ -264,6 +270,9 @@ def _loaded(loaded: Sequence[tuple[str, bool]]) -> Metric:
     )
     for adapter, pin in pinned.items():
         family.add_metric((adapter, "gpu", str(pin).lower()), 1)
+    for adapter in dict.fromkeys(kept):
+        if adapter not in pinned:
+            family.add_metric((adapter, "cpu", "false"), 1)
     return family
 
 

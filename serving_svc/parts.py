@@ -196,6 +196,7 @@ class Parts:
             self._metrics,
             probe_floor=self._probe_floor,
             engine_ids=self._engine_ids,
+            most_kept=self._plan.max_cpu_loras - self._plan.adapter_slots,
         )
         loader = SlotLoader(residency)
         limits = scheduler_limits(self._settings, self._plan)

@@ -85,6 +85,12 @@ class ServingSettings(CommonSettings):
     """Run the model without compiling it. None: on a CPU yes, on a GPU no."""
     max_running: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Requests in the engine at the same time. None: 128 on a CPU, 256 on a GPU."""
+    max_step_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Tokens of prompts and answers in one step of the engine; a longer prompt takes several.
+
+    Fewer keep streams even beside long prompts, more read prompts faster. At least max_running.
+    None: 256 on a CPU, vLLM's choice on a GPU.
+    """
     tool_call_parser: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")] | None = None
     """vLLM's parser for the base's tool calls, like hermes or llama3_json. None: no tools."""
 
@@ -94,7 +100,11 @@ class ServingSettings(CommonSettings):
     adapter_memory_gib: Annotated[float, Field(gt=0, le=1024)] | None = None
     """Memory for adapters, in GiB of each device. None: a quarter of what the base leaves."""
     max_cpu_loras: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Adapters that vLLM keeps in host memory, those in slots among them. None: the slots."""
+    """Adapters that the engine keeps in host memory, those in slots among them.
+
+    One that is kept takes a slot without being read or probed again. None: eight for each slot, as
+    far as they fit into adapter_memory_gib (on a GPU into a quarter of the host's free memory).
+    """
     max_lora_rank: Annotated[Literal[8, 16, 32, 64, 128], BeforeValidator(_number)] = 64
     """Largest rank served. A slot's memory grows with it, whatever the adapter's own rank.
 
@@ -140,9 +150,12 @@ class ServingSettings(CommonSettings):
     tenant_tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Tokens of one tenant a minute, prompts and answers. None: no limit."""
     fair_quantum_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """Tokens a tenant is granted in each round of the queue. Smaller takes turns more often."""
-    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 512
-    """Tokens after which an adapter that others wait for admits nobody more to its slot."""
+    """Tokens a tenant is granted in each round of the queue. Smaller takes turns more often.
+
+    So many has an adapter in its slot too, beside the requests that waited for it, if others wait.
+    """
+    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    """Tokens after which an adapter that others wait for admits nobody more to its slot at all."""
 
     # Giving up, and coming back.
     stream_stall_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60.0

@@ -1,13 +1,18 @@
 """What one life of the engine holds: which versions, under which ids, all of them proven.
 
-A version that is loaded is held on disk, since the engine may read its folder again. Its id, name
-and path are its own for the life of the process. After a failure or a cancellation, wherever it
-comes, the engine is told to remove the adapter: it may answer to the id of a failed load with the
-base's weights.
+A version in a slot is held on disk, since the engine may read its folder again. Its id, name and
+path are its own for the life of the process. After a failure or a cancellation, wherever it comes,
+the engine is told to remove the adapter: it may answer to the id of a failed load with the base's
+weights.
+
+A version that gives its slot up is kept in the engine's host memory, proven as it is, and back in a
+slot without a call to the engine, which moves it there with its first step. The engine never holds
+more than it was built for, or it would choose by itself what goes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -50,6 +55,8 @@ class AdapterEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Resident:
+    """A version in a slot."""
+
     adapter: LoadedAdapter
     held: AsyncExitStack
     """The version's hold on disk."""
@@ -60,6 +67,7 @@ class Residency:
 
     `engine_ids` counts up for the life of the process, over all lives of the engine: vLLM keys on
     the id alone, and dies of one of 2**31 or more. `probe_floor` is the gate's, in nats per token.
+    `most_kept`: versions in the engine's host memory beside those in slots.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Residency:
         *,
         probe_floor: float,
         engine_ids: Iterator[int],
+        most_kept: int = 0,
     ) -> None:
         self._engine = engine
         self._disk = disk
@@ -78,7 +87,12 @@ class Residency:
         self._metrics = metrics
         self._probe_floor = probe_floor
         self._engine_ids = engine_ids
+        self._most_kept = most_kept
         self._residents: dict[VersionName, _Resident] = {}
+        # In host memory only, the one longest without a slot first.
+        self._kept: OrderedDict[VersionName, LoadedAdapter] = OrderedDict()
+        self._unwanted: set[VersionName] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         # Versions that passed all their probes in this life of the engine, oldest first.
         self._passed: OrderedDict[VersionName, None] = OrderedDict()
         self._closed = self._died = False
@@ -97,6 +111,8 @@ class Residency:
             raise _died()
         started = time.perf_counter()
         try:
+            if await self._take_back(version):
+                return
             await self._load(version)
         except AdapterRefused:
             raise
@@ -109,16 +125,31 @@ class Residency:
         _log.info("adapter loaded", version=str(version), seconds=round(seconds, 3))
 
     async def unload(self, version: VersionName) -> None:
-        """Take a version out of the engine, if it is there, and let the disk have it.
+        """Take a version out of its slot, if it is in one, and let the disk have it.
 
-        Never raises for the engine: a dead one holds nothing. Once begun it goes to its end.
+        It is kept in host memory, unless nothing is. Never raises for the engine: a dead one holds
+        nothing. Once begun it goes to its end.
         """
         resident = self._residents.pop(version, None)
         if resident is None:
             return
+        is_kept = self._most_kept > 0 and version not in self._unwanted
+        if is_kept:
+            self._kept[version] = resident.adapter
+        self._unwanted.discard(version)
         self._count()
-        await uninterrupted(self._unload(resident))
-        _log.info("adapter unloaded", version=str(version))
+        await uninterrupted(self._give_up(version, resident, is_kept))
+
+    def forget(self, version: VersionName) -> None:
+        """Take a version out of host memory, now or with its slot; it will not be asked for."""
+        if version in self._residents:
+            self._unwanted.add(version)
+        adapter = self._kept.pop(version, None)
+        if adapter is not None:
+            task = asyncio.get_running_loop().create_task(self._remove(adapter))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            _log.info("adapter unloaded", version=str(version))
 
     def loaded(self, version: VersionName) -> LoadedAdapter:
         """Return what the engine knows a version as; Unavailable if it does not hold it."""
@@ -128,12 +159,16 @@ class Residency:
         return resident.adapter
 
     def holds(self, version: VersionName) -> bool:
-        """Tell whether a version is in the engine."""
-        return version in self._residents
+        """Tell whether a version is in the engine, in a slot or in host memory."""
+        return version in self._residents or version in self._kept
 
     def versions(self) -> Sequence[VersionName]:
-        """Return the versions in the engine."""
+        """Return the versions in slots."""
         return list(self._residents)
+
+    def kept(self) -> Sequence[VersionName]:
+        """Return the versions in host memory only."""
+        return list(self._kept)
 
     @asynccontextmanager
     async def scratch(self, staged: StagedAdapter) -> AsyncIterator[LoadedAdapter]:
@@ -141,6 +176,7 @@ class Residency:
 
         The caller has a slot for it. Raises what adding an adapter raises.
         """
+        await self._make_room()
         async with self._added(staged) as adapter:
             yield adapter
         await uninterrupted(self._remove(adapter))
@@ -150,13 +186,38 @@ class Residency:
         self._closed = True
         residents = list(self._residents.values())
         self._residents.clear()
+        self._kept.clear()
         self._count()
+        for task in self._leaving:
+            task.cancel()
         for resident in residents:
             await resident.held.aclose()
+
+    async def _take_back(self, version: VersionName) -> bool:
+        """Put a version that is kept into a slot; False if it is not, or its files are others."""
+        if version not in self._kept:
+            return False
+        async with AsyncExitStack() as stack:
+            staged = await stack.enter_async_context(self._disk.hold(version))
+            # It may have left meanwhile.
+            adapter = self._kept.get(version)
+            if adapter is None or self._closed:
+                return False
+            if adapter.path != staged.path:
+                # Fetched anew: the engine knows a folder that is gone.
+                self.forget(version)
+                return False
+            # No await from here on.
+            del self._kept[version]
+            self._residents[version] = _Resident(adapter, stack.pop_all())
+            self._count()
+            self._metrics.loads.labels("kept").inc()
+        return True
 
     async def _load(self, version: VersionName) -> None:
         async with AsyncExitStack() as stack:
             staged = await stack.enter_async_context(self._disk.hold(version))
+            await self._make_room()
             try:
                 async with self._added(staged) as adapter:
                     await self._probe(version, staged.probes, adapter)
@@ -219,9 +280,21 @@ class Residency:
         ids = [probe.token_ids for probe in probes.sequences]
         judge_probes(probes, *await replay(self._engine, ids, adapter), self._probe_floor)
 
-    async def _unload(self, resident: _Resident) -> None:
+    async def _make_room(self) -> None:
+        """Have what is too much in host memory leave the engine, before one more comes.
+
+        Not when a slot is given up: what comes next may be the one that would have left.
+        """
+        while len(self._kept) + len(self._leaving) > self._most_kept:
+            if self._kept:
+                self.forget(next(iter(self._kept)))
+            await asyncio.wait(self._leaving, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _give_up(self, version: VersionName, resident: _Resident, is_kept: bool) -> None:
         try:
-            await self._remove(resident.adapter)
+            if not is_kept:
+                await self._remove(resident.adapter)
+                _log.info("adapter unloaded", version=str(version))
         finally:
             await resident.held.aclose()
 

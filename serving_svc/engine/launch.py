@@ -63,6 +63,7 @@ def engine_starter(
             max_lora_rank=plan.max_lora_rank,
             lora_modules=lora_modules,
             max_running=plan.max_running,
+            max_step_tokens=plan.max_step_tokens,
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=plan.tensor_parallel_size,
             enforce_eager=enforce_eager,

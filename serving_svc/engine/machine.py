@@ -18,7 +18,9 @@ def read_machine(kv_cache_gib: int, gpu_memory_utilization: float) -> Machine:
     if current_platform.is_cpu():
         return Machine(on_cpu=True, memory=free_memory(), kv_cache=kv_cache_gib * _GIB)
     total = int(current_platform.get_device_total_memory())
-    return Machine(on_cpu=False, memory=total, share=gpu_memory_utilization)
+    return Machine(
+        on_cpu=False, memory=total, share=gpu_memory_utilization, host_memory=free_memory()
+    )
 
 
 def free_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:

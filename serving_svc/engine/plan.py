@@ -22,6 +22,11 @@ _ADAPTER_SHARE = 0.25
 # What is planned where nothing is set. More is a choice: each slot takes from the cache, and a step
 # with more distinct adapters is a slower step.
 _MOST_PLANNED_SLOTS = 32
+# Adapters kept in host memory for each slot, where nothing is set and they fit.
+_KEPT_PER_SLOT = 7
+# A long prompt is read in steps, and a step of so many tokens delays the streams by no more than
+# two or three of their own steps on a few cores. A GPU is fast enough for what vLLM takes.
+_STEP_TOKENS_ON_CPU = 256
 _MAX_RUNNING_ON_CPU = 128
 _MAX_RUNNING_ON_GPU = 256
 _SPLIT_INPUTS = frozenset({"o_proj", "down_proj"})
@@ -87,13 +92,14 @@ class Machine:
     """Where the engine runs. `memory`: bytes free on a CPU, bytes that one GPU has in all.
 
     `share` is the part of it that the engine may take; `kv_cache` the bytes of the key-value cache,
-    None where it takes what is left.
+    None where it takes what is left. `host_memory`: bytes free on the host of a GPU.
     """
 
     on_cpu: bool
     memory: int
     share: float = 1.0
     kv_cache: int | None = None
+    host_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +112,22 @@ class Asked:
     adapter_memory: int | None = None
     max_cpu_loras: int | None = None
     max_running: int | None = None
+    max_step_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """What the engine is built with. `slot_bytes`: of one slot on one device."""
+    """What the engine is built with. `slot_bytes`: of one slot on one device.
+
+    `max_step_tokens` None leaves it to vLLM.
+    """
 
     adapter_slots: int
     max_cpu_loras: int
     max_lora_rank: int
     tensor_parallel_size: int
     max_running: int
+    max_step_tokens: int | None
     slot_bytes: int
     lines: tuple[str, ...]
     """The arithmetic, for people."""
@@ -126,21 +137,24 @@ def plan_engine(base: BaseDimensions, machine: Machine, asked: Asked) -> EngineP
     """Divide the memory. Raises FailedPrecondition where the base or the settings do not fit.
 
     TENSOR_PARALLEL_INVALID: the devices do not divide the base. ADAPTER_MEMORY_TOO_SMALL: the
-    memory has no room for one slot, or for those asked for.
+    memory has no room for one slot, or for those asked for. STEP_TOO_SMALL: a step would have no
+    room for every request that runs.
     """
     ways = asked.tensor_parallel_size
     _check_divides(base, ways)
     memory = _memory(base, machine, asked)
     running = asked.max_running or (_MAX_RUNNING_ON_CPU if machine.on_cpu else _MAX_RUNNING_ON_GPU)
     slots = _slots(asked, memory, running)
+    kept = _kept(base, machine, asked, memory, slots)
     return EnginePlan(
         adapter_slots=slots,
-        max_cpu_loras=max(slots, asked.max_cpu_loras or 0),
+        max_cpu_loras=slots + kept,
         max_lora_rank=asked.max_lora_rank,
         tensor_parallel_size=ways,
         max_running=running,
+        max_step_tokens=_step_tokens(machine, asked, running),
         slot_bytes=memory.slot,
-        lines=tuple(_lines(base, machine, asked, memory, slots)),
+        lines=tuple(_lines(base, machine, asked, memory, slots, kept)),
     )
 
 
@@ -243,8 +257,37 @@ def _slots(asked: Asked, memory: _Memory, running: int) -> int:
     return asked.adapter_slots or min(fitting, _MOST_PLANNED_SLOTS, running)
 
 
+def _step_tokens(machine: Machine, asked: Asked, running: int) -> int | None:
+    step = asked.max_step_tokens
+    if step is None:
+        return max(running, _STEP_TOKENS_ON_CPU) if machine.on_cpu else None
+    if step < running:
+        raise FailedPrecondition(
+            f"max_step_tokens {step} is less than max_running {running}: a step has a token of "
+            "each request that runs",
+            reason="STEP_TOO_SMALL",
+            max_step_tokens=step,
+            max_running=running,
+        )
+    return step
+
+
+def _kept(base: BaseDimensions, machine: Machine, asked: Asked, memory: _Memory, slots: int) -> int:
+    """Return how many adapters beside those in slots are kept in host memory."""
+    if asked.max_cpu_loras is not None:
+        return max(0, asked.max_cpu_loras - slots)
+    whole = slot_bytes(base, asked.max_lora_rank)
+    if machine.on_cpu:
+        left = min(memory.budget, memory.room) - slots * memory.adapter
+    else:
+        # Every rank's process has a copy of its own, of what is in slots too.
+        share = int(machine.host_memory * _ADAPTER_SHARE) // asked.tensor_parallel_size
+        left = share - slots * whole
+    return max(0, min(_KEPT_PER_SLOT * slots, left // whole))
+
+
 def _lines(
-    base: BaseDimensions, machine: Machine, asked: Asked, memory: _Memory, slots: int
+    base: BaseDimensions, machine: Machine, asked: Asked, memory: _Memory, slots: int, kept: int
 ) -> Iterator[str]:
     ways = asked.tensor_parallel_size
     where = f" on each of {ways} devices" if ways > 1 else ""
@@ -262,6 +305,9 @@ def _lines(
     )
     taken = slots * memory.adapter
     yield f"{slots} slots = {_shown(taken)}; the budget is {_shown(memory.budget)}, {of}"
+    if kept:
+        copies = kept * slot_bytes(base, asked.max_lora_rank)
+        yield f"{kept} adapters without a slot are kept in host memory = {_shown(copies)} at most"
     token = 2 * base.layers * max(1, base.kv_heads // ways) * base.head_dim * base.dtype_bytes
     if token:
         most = "at most " if machine.kv_cache is None else ""

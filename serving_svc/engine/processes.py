@@ -28,6 +28,7 @@ class EngineConfig:
     lora_modules: Sequence[str]
     """Last parts of the names of the layers that adapters may change."""
     max_running: int
+    max_step_tokens: int | None
     gpu_memory_utilization: float
     tensor_parallel_size: int
     enforce_eager: bool | None
@@ -52,6 +53,7 @@ def start_processes(config: EngineConfig) -> AsyncLLM:
         # when the head takes adapters, and our probes are such requests.
         lora_target_modules=sorted(config.lora_modules),
         max_num_seqs=config.max_running,
+        max_num_batched_tokens=config.max_step_tokens,
         enforce_eager=on_cpu if config.enforce_eager is None else config.enforce_eager,
         gpu_memory_utilization=config.gpu_memory_utilization,
         tensor_parallel_size=config.tensor_parallel_size,

@@ -55,7 +55,7 @@ class Residents:
 
     def _of(self, tenant: str) -> dict[VersionName, Resident]:
         life = self._life()
-        loaded = set(life.residency.versions()) if life else set()
+        loaded = {*life.residency.versions(), *life.residency.kept()} if life else set()
         sizes = {held.version: held.size for held in self._disk.versions()}
         refused = self._refusals.of_tenant(TenantName(tenant))
         return {

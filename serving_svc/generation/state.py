@@ -59,6 +59,7 @@ class PresentState:
             running_adapters=_adapters(seen.running),
             waiting_adapters=_adapters(seen.waiting),
             loaded=self._loaded(life),
+            kept=[str(version.adapter_name) for version in life.residency.kept()],
             slots=self._slots,
             kv_usage=usage,
             block_size=block_size,

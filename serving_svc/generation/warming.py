@@ -71,9 +71,11 @@ class Warmer:
             self._lives.current().scheduler.unpin(version)
 
     def drop(self, version: VersionName) -> None:
-        """Let go of a version that was deleted: its pin, its slot, its files here."""
+        """Let go of a version that was deleted: its pin, its slot, its copies here."""
         self.unpin(version)
         self.retire(version)
+        with suppress(Unavailable):
+            self._lives.current().residency.forget(version)
         self._disk.forget(version)
 
     def is_pinned(self, version: VersionName) -> bool:

@@ -29,6 +29,9 @@ from tailorbird.errors import AdapterRefused, TailorbirdError, Unavailable
 from tests.integration.serving.world import PROMPT, make_base, train_adapter
 from tests.unit.serving_svc.fakes import FakeEngine, stage, version
 
+SLOTS = 2
+HOST_MEMORY = 4
+
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     # vLLM's own, when it is imported.
@@ -125,11 +128,12 @@ async def real_engine(base: Path) -> Any:
             model=base,
             dtype="float32",
             max_model_len=None,
-            adapter_slots=3,
-            max_cpu_loras=3,
+            adapter_slots=SLOTS,
+            max_cpu_loras=HOST_MEMORY,
             max_lora_rank=8,
             lora_modules=["q_proj", "v_proj", "down_proj"],
             max_running=16,
+            max_step_tokens=256,
             gpu_memory_utilization=0.9,
             tensor_parallel_size=1,
             enforce_eager=None,
@@ -160,7 +164,7 @@ async def case(
     folder = tmp_path_factory.mktemp("engine")
     numbers = iter(range(1, 1000))
     if request.param == "fake":
-        yield Case(FakeEngine(3), [stage(folder, version(n)) for n in (1, 2)], numbers)
+        yield Case(FakeEngine(HOST_MEMORY), [stage(folder, version(n)) for n in (1, 2)], numbers)
         return
     make_base(folder / "base")
     paths = []
@@ -232,6 +236,30 @@ async def test_adapters_answer_as_themselves_side_by_side(case: Case) -> None:
         *(case.answer(adapter) for adapter in (None, *adapters) for _ in range(3))
     )
     assert [sink.text() for sink in together] == [text for text in (base, *alone) for _ in range(3)]
+    for adapter in adapters:
+        await case.engine.remove_adapter(adapter)
+
+
+async def test_what_is_added_while_all_slots_stream_crosses_nobody(case: Case) -> None:
+    """vllm#47724: it takes a slot from those that stream, who take theirs back with a step."""
+    adapters = [case.adapter(which % 2) for which in range(HOST_MEMORY)]
+    streaming = adapters[:SLOTS]
+    for adapter in streaming:
+        await case.engine.add_adapter(adapter)
+    alone = [(await case.answer(adapter, max_tokens=100)).text() for adapter in streaming]
+    sinks = [Sink() for _ in streaming]
+    for adapter, sink in zip(streaming, sinks, strict=True):
+        await case.start(sink, adapter, max_tokens=100)
+    for sink in sinks:
+        await sink.heard.wait()
+    for adapter in adapters[SLOTS:]:
+        await case.engine.add_adapter(adapter)
+    assert [(await sink.ended()).text() for sink in sinks] == alone
+    # One after the other from host memory into a slot, with nothing asked of the engine for it.
+    for adapter, text in [*zip(streaming, alone, strict=True)] * 2:
+        for other in adapters[SLOTS:]:
+            await case.answer(other)
+        assert (await case.answer(adapter, max_tokens=100)).text() == text
     for adapter in adapters:
         await case.engine.remove_adapter(adapter)
 

@@ -19,6 +19,7 @@ _PROMTOOL = shutil.which("promtool") or shutil.which(
     "promtool", path=str(Path(sys.executable).parent)
 )
 SUPPORT, INVOICES = "tenants/acme/adapters/support", "tenants/globex/adapters/invoices"
+RETURNS = "tenants/globex/adapters/returns"
 
 
 class State:
@@ -95,14 +96,19 @@ def test_the_names_in_a_label_are_bounded(registry: CollectorRegistry, state: St
 def test_slots_and_what_is_in_them(registry: CollectorRegistry, state: State) -> None:
     ServingMetrics(registry).watch(state)
     # During a swap two versions of one adapter are loaded.
-    state.now = replace(state.now, loaded=[(SUPPORT, True), (SUPPORT, False), (INVOICES, False)])
+    state.now = replace(
+        state.now,
+        loaded=[(SUPPORT, True), (SUPPORT, False), (INVOICES, False)],
+        kept=[RETURNS, INVOICES, RETURNS],
+    )
     assert _series(registry, "vllm:lora_adapter_loaded") == [
         {"adapter_name": SUPPORT, "level": "gpu", "pinned": "true"},
         {"adapter_name": INVOICES, "level": "gpu", "pinned": "false"},
+        {"adapter_name": RETURNS, "level": "cpu", "pinned": "false"},
     ]
     for name, value in (
         ("vllm:num_gpu_loaded_lora_adapters", 3),
-        ("vllm:num_cpu_loaded_lora_adapters", 3),
+        ("vllm:num_cpu_loaded_lora_adapters", 6),
         ("vllm:max_gpu_lora_adapters", 8),
     ):
         assert registry.get_sample_value(name, {"model_name": "demo"}) == value

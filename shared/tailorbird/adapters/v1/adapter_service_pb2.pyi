@@ -1002,7 +1002,7 @@ class ResidentVersion(_message.Message):
         TIER_DISK: ResidentVersion._Tier.ValueType  # 1
         """On local disk, checked."""
         TIER_ENGINE: ResidentVersion._Tier.ValueType  # 2
-        """In the engine."""
+        """In the engine: in a slot, or in its host memory, from where it takes one at once."""
 
     class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
         """How near to its first token a version is."""
@@ -1012,7 +1012,7 @@ class ResidentVersion(_message.Message):
     TIER_DISK: ResidentVersion.Tier.ValueType  # 1
     """On local disk, checked."""
     TIER_ENGINE: ResidentVersion.Tier.ValueType  # 2
-    """In the engine."""
+    """In the engine: in a slot, or in its host memory, from where it takes one at once."""
 
     NAME_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int

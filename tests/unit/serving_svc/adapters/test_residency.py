@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -382,3 +383,120 @@ async def test_a_scratch_folder_is_in_the_engine_for_a_block(
 async def _scratch(residency: Residency, staged: StagedAdapter) -> None:
     async with residency.scratch(staged):
         await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def keeping(
+    world: World, disk: AdapterDisk, engine: FakeEngine, metrics: ServingMetrics
+) -> Residency:
+    await world.publish(version(3))
+    return Residency(
+        engine,
+        disk,
+        world.refusals,
+        metrics,
+        probe_floor=0.02,
+        engine_ids=itertools.count(1),
+        most_kept=1,
+    )
+
+
+async def test_what_gives_its_slot_up_is_back_without_the_engine(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk, metrics: ServingMetrics
+) -> None:
+    await keeping.load(version(1))
+    adapter = keeping.loaded(version(1))
+    await keeping.unload(version(1))
+    assert engine.loaded == {adapter.engine_id: adapter}
+    assert (keeping.versions(), keeping.kept()) == ([], [version(1)])
+    assert keeping.holds(version(1))
+    assert (holds(disk), resident(metrics)) == (0, 0)
+    with pytest.raises(Unavailable):
+        keeping.loaded(version(1))
+    asked = len(engine.probed)
+    await keeping.load(version(1))
+    assert keeping.loaded(version(1)) is adapter
+    assert (keeping.versions(), keeping.kept()) == ([version(1)], [])
+    assert (holds(disk), resident(metrics), len(engine.probed)) == (1, 1, asked)
+
+
+async def test_the_engine_holds_no_more_than_it_was_built_for(
+    keeping: Residency, engine: FakeEngine
+) -> None:
+    for number in (1, 2, 3):
+        await keeping.load(version(number))
+        assert len(engine.loaded) <= 2
+        await keeping.unload(version(number))
+    # What comes next may be the one that would have left.
+    assert keeping.kept() == [version(2), version(3)]
+    await keeping.load(version(2))
+    assert len(engine.added) == 3
+    await keeping.load(version(1))
+    assert (keeping.versions(), keeping.kept()) == ([version(2), version(1)], [version(3)])
+    assert len(engine.loaded) == 3
+
+
+async def test_who_comes_waits_until_there_is_room(keeping: Residency, engine: FakeEngine) -> None:
+    for number in (1, 2):
+        await keeping.load(version(number))
+    for number in (1, 2):
+        await keeping.unload(version(number))
+    engine.may_remove.clear()
+    loading = asyncio.create_task(keeping.load(version(3)))
+    await engine.removing.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(engine.added) == 2
+    engine.may_remove.set()
+    await loading
+    assert keeping.kept() == [version(2)]
+
+
+async def test_a_deleted_version_leaves_host_memory(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk
+) -> None:
+    await keeping.load(version(1))
+    keeping.forget(version(1))
+    assert keeping.loaded(version(1))
+    await keeping.unload(version(1))
+    assert not engine.loaded
+    await keeping.load(version(1))
+    await keeping.unload(version(1))
+    assert keeping.holds(version(1))
+    engine.may_remove.clear()
+    keeping.forget(version(1))
+    assert not keeping.holds(version(1))
+    await engine.removing.wait()
+    engine.may_remove.set()
+    await asyncio.gather(*keeping._leaving)
+    assert not engine.loaded
+
+
+async def test_a_version_that_was_fetched_anew_is_loaded_anew(
+    keeping: Residency, engine: FakeEngine, world: World, disk: AdapterDisk
+) -> None:
+    await keeping.load(version(1))
+    before = keeping.loaded(version(1))
+    await keeping.unload(version(1))
+    kept = keeping._kept[version(1)]
+    keeping._kept[version(1)] = replace(kept, path=kept.path / "elsewhere")
+    await keeping.load(version(1))
+    after = keeping.loaded(version(1))
+    assert after.engine_id != before.engine_id
+    await asyncio.gather(*keeping._leaving)
+    assert list(engine.loaded) == [after.engine_id]
+
+
+async def test_a_kept_version_whose_files_are_refused_or_gone_stays_kept(
+    keeping: Residency, world: World, disk: AdapterDisk
+) -> None:
+    await keeping.load(version(1))
+    await keeping.unload(version(1))
+    disk.forget(version(1))
+    world.store.hangs.add("get")
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await world.store.hanging.wait()
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert keeping.kept() == [version(1)]

@@ -48,7 +48,12 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 def starter() -> Any:
     base = SimpleNamespace(path=Path("base"), name="base")
     plan = SimpleNamespace(
-        adapter_slots=1, max_cpu_loras=1, max_lora_rank=8, max_running=1, tensor_parallel_size=1
+        adapter_slots=1,
+        max_cpu_loras=1,
+        max_lora_rank=8,
+        max_running=1,
+        max_step_tokens=None,
+        tensor_parallel_size=1,
     )
     return engine_starter(
         cast("Any", base),

@@ -146,6 +146,31 @@ def test_host_copies_hold_at_least_every_slot() -> None:
         assert plan.max_cpu_loras == planned
 
 
+def test_adapters_are_kept_in_host_memory_as_far_as_they_fit() -> None:
+    asked = Asked(RANK, adapter_slots=4)
+    assert plan_engine(base(), CPU, asked).max_cpu_loras == 4 + 28
+    # A slot and its copy, and then copies alone.
+    told = replace(asked, adapter_memory=(4 * 2 + 5) * SLOT)
+    assert plan_engine(base(), CPU, told).max_cpu_loras == 4 + 5
+    host = replace(GPU, host_memory=4 * (4 + 6) * SLOT)
+    assert plan_engine(base(), host, asked).max_cpu_loras == 4 + 6
+    # Each rank has copies of its own.
+    assert plan_engine(base(), host, replace(asked, tensor_parallel_size=2)).max_cpu_loras == 4 + 1
+    assert "28 adapters without a slot" in "\n".join(plan_engine(base(), CPU, asked).lines)
+
+
+def test_a_step_is_short_on_a_cpu_and_vllms_on_a_gpu() -> None:
+    def planned(machine: Machine, **values: int) -> int | None:
+        return plan_engine(base(), machine, Asked(RANK, **values)).max_step_tokens
+
+    assert planned(CPU) == 256
+    assert planned(CPU, max_running=300) == 300
+    assert planned(GPU) is None
+    assert planned(GPU, max_step_tokens=4096) == 4096
+    with pytest.raises(FailedPrecondition, match="max_step_tokens 9 is less than max_running 10"):
+        planned(CPU, max_running=10, max_step_tokens=9)
+
+
 def test_requests_at_the_same_time_by_platform() -> None:
     assert plan_engine(base(), GPU, Asked(RANK)).max_running == 256
     assert plan_engine(base(), CPU, Asked(RANK)).max_running == 128
@@ -201,6 +226,7 @@ def test_the_arithmetic_is_told() -> None:
         "(bfloat16) = 0.3 MiB",
         "1 adapter = its slot and a copy in host memory = 0.6 MiB",
         "8 slots = 5.2 MiB; the budget is 128.0 MiB, 25% of the 512.0 MiB that the base leaves",
+        "56 adapters without a slot are kept in host memory = 18.0 MiB at most",
         "key-value cache = 512.0 MiB at 768 bytes a token = 699,050 tokens; a slot is as much as "
         "440",
     )
@@ -247,7 +273,8 @@ def test_the_platform_says_which_memory_counts(
         assert (machine.on_cpu, machine.share, machine.kv_cache) == (True, 1.0, 2 * GIB)
         assert machine.memory < 2**50
     else:
-        assert machine == Machine(on_cpu=False, memory=7 * GIB, share=0.6)
+        assert replace(machine, host_memory=0) == Machine(False, memory=7 * GIB, share=0.6)
+        assert 0 < machine.host_memory < 2**50
 
 
 def test_free_memory_of_this_machine() -> None:

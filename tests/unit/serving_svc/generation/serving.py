@@ -69,9 +69,10 @@ class Structures:
 class Serving:
     """One process of serving, whose engine may end and begin anew."""
 
-    def __init__(self, folder: Path, slots: int = 2, **limits: int) -> None:
+    def __init__(self, folder: Path, slots: int = 2, kept: int = 0, **limits: int) -> None:
         self.world = World(folder)
         self.slots = slots
+        self.kept = kept
         self.limits = SchedulerLimits(**limits)
         self.metrics = new_metrics()
         self.routes = Routes()
@@ -96,7 +97,7 @@ class Serving:
 
     def begin(self) -> None:
         """Begin a life, as the supervisor does."""
-        self.engine = FakeEngine(self.slots)
+        self.engine = FakeEngine(self.slots + self.kept)
         self.residency = Residency(
             self.engine,
             self.disk,
@@ -104,6 +105,7 @@ class Serving:
             self.metrics,
             probe_floor=0.02,
             engine_ids=self._ids,
+            most_kept=self.kept,
         )
         self.loader = SlotLoader(self.residency)
         self.scheduler = Scheduler(self.loader, self.limits, slots=self.slots)

@@ -84,3 +84,14 @@ async def test_while_the_engine_restarts_the_disk_is_shown(
     assert [(one.version, one.tier) for one in found] == [(version(1), "disk")]
     with pytest.raises(Unavailable):
         await residents.warm_version(version(1), None)
+
+
+async def test_what_is_kept_in_host_memory_is_in_the_engine(tmp_path: Path) -> None:
+    serving = await Serving(tmp_path, slots=1, kept=1).open(version(1), version(2))
+    residents = Residents(serving, serving.warmer, serving.disk, serving.world.refusals)
+    for number in (1, 2):
+        await residents.warm_version(version(number), None)
+    found, _ = await residents.list_residency(ACME, page())
+    assert [one.tier for one in found] == ["engine", "engine"]
+    assert serving.residency.kept() == [version(1)]
+    await serving.close()

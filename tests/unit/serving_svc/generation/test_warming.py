@@ -11,7 +11,13 @@ import pytest
 
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.generation import warming as module
-from tailorbird.errors import AdapterRefused, FailedPrecondition, NotFound, Unavailable
+from tailorbird.errors import (
+    AdapterRefused,
+    FailedPrecondition,
+    NotFound,
+    StoreUnavailable,
+    Unavailable,
+)
 from tests.unit.serving_svc.adapters.published import version
 from tests.unit.serving_svc.fakes import PROBES, stage
 from tests.unit.serving_svc.generation.serving import Serving, request
@@ -188,3 +194,25 @@ async def test_a_deleted_version_gives_up_its_pin_its_slot_and_its_files(serving
     # It was used last and leaves first all the same.
     assert set(serving.residency.versions()) == {version(2), version(3)}
     assert version(1) not in {held.version for held in serving.disk.versions()}
+
+
+async def test_a_deleted_version_leaves_host_memory(tmp_path: Path) -> None:
+    serving = await Serving(tmp_path, slots=1, kept=2).open(*map(version, (1, 2)))
+    for number in (1, 2):
+        await serving.warmer.warm(version(number))
+    serving.warmer.drop(version(1))
+    assert serving.residency.kept() == []
+    await serving.close()
+
+
+async def test_a_request_for_what_is_kept_asks_neither_store_nor_engine(tmp_path: Path) -> None:
+    serving = await Serving(tmp_path, slots=1, kept=1).open(*map(version, (1, 2)))
+    for number in (1, 2):
+        await serving.generations.generate(request(version=version(number)))
+    added = len(serving.engine.ids)
+    serving.world.store.errors["get"] = StoreUnavailable("down")
+    answer = await serving.generations.generate(request(version=version(1)))
+    assert answer.version == version(1)
+    assert len(serving.engine.ids) == added
+    assert serving.residency.kept() == [version(2)]
+    await serving.close()
