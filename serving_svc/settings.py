@@ -154,7 +154,7 @@ class ServingSettings(CommonSettings):
 
     So many has an adapter in its slot too, beside the requests that waited for it, if others wait.
     """
-    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 1024
     """Tokens after which an adapter that others wait for admits nobody more to its slot at all."""
 
     # Giving up, and coming back.

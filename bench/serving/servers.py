@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.serving.client_peer import BASE_NAME
@@ -53,10 +54,18 @@ class Folders:
 
 
 class Ours:
-    """`python -m serving_svc`, with identity on, and every other setting as shipped."""
+    """`python -m serving_svc`, with identity on, and every other setting as shipped.
+
+    `settings` are changes to that, by the name of the setting's environment variable.
+    """
 
     def __init__(
-        self, folders: Folders, name: str, slots: int, max_lora_rank: int | None = None
+        self,
+        folders: Folders,
+        name: str,
+        slots: int,
+        max_lora_rank: int | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.slots = slots
         data = folders.work / name
@@ -64,7 +73,7 @@ class Ours:
         self.token = add_token(data / "tokens.json", "bench", None)
         self.address = f"{HOST}:{free_port()}"
         self._health_port = free_port()
-        settings = {
+        told = {
             "TAILORBIRD_DATA_DIR": str(data),
             "TAILORBIRD_OBJECT_STORE": folders.store_url,
             "TAILORBIRD_BASE_MODEL": str(folders.base),
@@ -75,10 +84,9 @@ class Ours:
             "TAILORBIRD_ADAPTER_SLOTS": str(slots),
         }
         if max_lora_rank is not None:
-            settings["TAILORBIRD_MAX_LORA_RANK"] = str(max_lora_rank)
-        self.process = Process(
-            name, ["-m", "serving_svc"], common_environment() | settings, folders.log(name)
-        )
+            told["TAILORBIRD_MAX_LORA_RANK"] = str(max_lora_rank)
+        environment = common_environment() | told | dict(settings)
+        self.process = Process(name, ["-m", "serving_svc"], environment, folders.log(name))
 
     def wait_until_ready(self) -> None:
         """Return when it takes requests; BenchFailed."""

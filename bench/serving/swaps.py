@@ -32,7 +32,9 @@ def run_swaps(folders: Folders, publisher: Publisher, *, quick: bool) -> dict[st
     say(f"training {2 * (slots + 1)} adapters to answer their markers")
     _make(folders, slots + 1)
     versions, markers = asyncio.run(_publish(folders, publisher, slots + 1))
-    server = Ours(folders, "ours-swaps", slots)
+    # Nothing is kept in host memory: every swap reads a version from disk and probes it.
+    settings = {"TAILORBIRD_MAX_CPU_LORAS": str(slots)}
+    server = Ours(folders, "ours-swaps", slots, settings=settings)
     try:
         server.wait_until_ready()
         plan = SwapPlan(

@@ -19,9 +19,8 @@ class SchedulerLimits:
     `max_running` is how many requests the engine takes into one batch: more would queue inside it,
     unfairly. `quantum_tokens`: what a tenant is served before it is the next one's turn, and an
     adapter in its slot, beside those who waited for it, while another waits for one.
-    `slot_quantum_tokens`: what an adapter is served in its slot at most then, and how much a tenant
-    may be ahead of another in turns for slots; a smaller one shortens the wait for one behind long
-    queues, a larger one fills the batch.
+    `slot_quantum_tokens`: what an adapter is served in its slot at most then; a smaller one
+    shortens the wait for one behind long queues, a larger one fills the batch.
     """
 
     max_running: int = 256
@@ -31,7 +30,7 @@ class SchedulerLimits:
     requests_per_second: float | None = None
     tokens_per_minute: int | None = None
     quantum_tokens: int = 256
-    slot_quantum_tokens: int = 2048
+    slot_quantum_tokens: int = 1024
 
 
 def limit_reached(

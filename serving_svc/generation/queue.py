@@ -14,6 +14,10 @@ from tailorbird.names import VersionName
 LOAD_TOKENS = 128
 """What a load costs the tenant for whom it is done: about what the engine serves in its time."""
 
+_TURNS_A_ROUND = 4
+"""Longest turns in slots that a tenant may be ahead by, before others go first who came later: what
+many wait for is then loaded when it has waited longest, and not after all that few wait for."""
+
 
 class Queue:
     """Waiting requests and swaps. Nothing here looks at all of them: there may be thousands."""
@@ -23,7 +27,8 @@ class Queue:
         self._slots = slots
         self._rounds = Rounds(limits.quantum_tokens)
         self._for_place = Ring(self._rounds)
-        self._for_slot = Ring(Rounds(2 * limits.slot_quantum_tokens), _oldest_wanting)
+        rounds = Rounds(_TURNS_A_ROUND * limits.slot_quantum_tokens)
+        self._for_slot = Ring(rounds, _oldest_wanting)
         self._wanted = 0
         self._swap_was_last = False
         self._swaps_wanted: OrderedDict[VersionName, None] = OrderedDict()

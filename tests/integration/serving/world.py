@@ -140,6 +140,21 @@ class World:
         shutil.rmtree(folder)
         return version
 
+    async def publish_copy(self, source: VersionName, adapter: AdapterName) -> VersionName:
+        """Publish what `source` is as a version of `adapter`, without a route."""
+        self._count += 1
+        job = JobName(adapter.tenant, f"job-{self._count}")
+        version = adapter.version(version_id(job, 1, datetime.now(UTC)))
+        manifest = await self.registry.manifest(source)
+        for name in manifest.files:
+            await self.registry.store.put(
+                f"{version}/{name}", await self.registry.store.get(f"{source}/{name}")
+            )
+        changes = {"version": str(version), "create_time": datetime.now(UTC)}
+        await self.registry.publish(version, manifest.model_copy(update=changes))
+        self.answers[version] = self.answers[source]
+        return version
+
     async def route(self, version: VersionName) -> Route:
         """Append a route to `version`."""
         adapter = version.adapter_name

@@ -285,7 +285,7 @@ def test_a_tenant_uses_a_slot_that_it_was_given() -> None:
 
 
 def test_slots_go_round_over_tenants() -> None:
-    w = world(1)
+    w = world(1, slot_quantum_tokens=LOAD_TOKENS // 4)
     holder = request("x", 0)
     w.submit(holder, *(request("flood", number) for number in range(1, 6)), request("b", 9))
     w.leave(holder)
@@ -308,7 +308,7 @@ def test_of_the_tenants_in_one_round_the_one_that_waited_longest_gets_the_slot()
 
 
 def test_who_has_versions_loaded_and_never_runs_pays_for_it() -> None:
-    w = world(1, quantum_tokens=32)
+    w = world(1, slot_quantum_tokens=LOAD_TOKENS // 4)
     served = request("b", prompt_tokens=40)
     holder = request("x", 0)
     gone = [request("gone", number) for number in range(1, 4)]
