@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ START_SECONDS = 240.0
 class ServingProcess:
     """Serving in a process of its own, with JSON logs in a file."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        log: Path,
+        command: Sequence[str] = ("-m", "serving_svc"),
+    ) -> None:
         self.log = log
         self._serving: dict[str, Any] = {}
         self._seen = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving_svc"],
+            [sys.executable, *command],
             env=os.environ
             | {
                 "TAILORBIRD_PORT": "0",
