@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -54,6 +54,7 @@ class Churn:
         self._adapters = adapters
         self._client = client
         self._random = random.Random(7)
+        self._turns = self._all_in_turn()
         self.until = time.monotonic() + SECONDS
         self.answered: set[AdapterName] = set()
         self.answers = self.left = self.promoted = 0
@@ -61,7 +62,7 @@ class Churn:
     async def call(self) -> None:
         """Ask a tenant's adapter after the other; leave some answers unread."""
         while time.monotonic() < self.until:
-            adapter = self._random.choice(self._adapters)
+            adapter = next(self._turns)
             if self._random.random() < 0.2:
                 stream = self._client.stream(ask(adapter))
                 await anext(aiter(stream))
@@ -74,6 +75,11 @@ class Churn:
             assert answer.text == self._world.answers[version]
             self.answered.add(adapter)
             self.answers += 1
+
+    def _all_in_turn(self) -> Iterator[AdapterName]:
+        """Yield all adapters, in another order each time."""
+        while True:
+            yield from self._random.sample(self._adapters, len(self._adapters))
 
     async def publish(self) -> None:
         """Give a tenant another version now and then."""
