@@ -23,7 +23,8 @@ class Queue:
         self._slots = slots
         self._rounds = Rounds(limits.quantum_tokens)
         self._for_place = Ring(self._rounds)
-        self._for_slot = Ring(Rounds(2 * limits.slot_quantum_tokens), _oldest_wanting)
+        # Both with one floor: a tenant's tokens are on its scale.
+        self._for_slot = Ring(self._rounds, 2 * limits.slot_quantum_tokens, _oldest_wanting)
         self._wanted = 0
         self._swap_was_last = False
         self._swaps_wanted: OrderedDict[VersionName, None] = OrderedDict()
