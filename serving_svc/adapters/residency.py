@@ -286,7 +286,8 @@ class Residency:
         Not when a slot is given up: what comes next may be the one that would have left.
         """
         while len(self._kept) + len(self._leaving) > self._most_kept:
-            if self._kept:
+            # Others may be on their way out already, for who else comes.
+            if len(self._kept) > self._most_kept:
                 self.forget(next(iter(self._kept)))
             await asyncio.wait(self._leaving, return_when=asyncio.FIRST_COMPLETED)
 

@@ -12,7 +12,7 @@ import pytest
 
 from serving_svc.adapters import residency as module
 from serving_svc.adapters.disk import AdapterDisk
-from serving_svc.adapters.model import StagedAdapter
+from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.adapters.residency import Residency
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused, StoreUnavailable, Unavailable
@@ -450,6 +450,27 @@ async def test_who_comes_waits_until_there_is_room(keeping: Residency, engine: F
     engine.may_remove.set()
     await loading
     assert keeping.kept() == [version(2)]
+
+
+async def test_who_come_together_push_out_one_each(
+    keeping: Residency, engine: FakeEngine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.publish(version(4), version(5))
+    for number in (1, 2, 3):
+        await keeping.load(version(number))
+    for number in (1, 2, 3):
+        await keeping.unload(version(number))
+    one_at_a_time, remove = asyncio.Lock(), engine.remove_adapter
+
+    async def remove_adapter(adapter: LoadedAdapter) -> None:
+        async with one_at_a_time:
+            await asyncio.sleep(0)
+            await remove(adapter)
+
+    monkeypatch.setattr(engine, "remove_adapter", remove_adapter)
+    await asyncio.gather(keeping.load(version(4)), keeping.load(version(5)))
+    assert keeping.kept() == [version(3)]
+    assert len(engine.loaded) == 3
 
 
 async def test_a_deleted_version_leaves_host_memory(
