@@ -159,8 +159,8 @@ class Residency:
         return resident.adapter
 
     def holds(self, version: VersionName) -> bool:
-        """Tell whether a version is in the engine, in a slot or in host memory."""
-        return version in self._residents or version in self._kept
+        """Tell whether a version is in a slot, and its files held: not so what is only kept."""
+        return version in self._residents
 
     def versions(self) -> Sequence[VersionName]:
         """Return the versions in slots."""
