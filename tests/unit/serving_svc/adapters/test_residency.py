@@ -521,3 +521,67 @@ async def test_a_kept_version_whose_files_are_refused_or_gone_stays_kept(
     with pytest.raises(asyncio.CancelledError):
         await loading
     assert keeping.kept() == [version(1)]
+
+
+async def test_a_version_deleted_while_it_is_loaded_is_not_kept(
+    keeping: Residency, engine: FakeEngine
+) -> None:
+    engine.may_add.clear()
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await engine.adding.wait()
+    keeping.forget(version(1))
+    engine.may_add.set()
+    await loading
+    await keeping.unload(version(1))
+    assert (engine.loaded, keeping.kept()) == ({}, [])
+    engine.add_error = Unavailable("once only")
+    engine.adding.clear()
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await engine.adding.wait()
+    keeping.forget(version(1))
+    with pytest.raises(Unavailable):
+        await loading
+    assert not keeping._unwanted
+
+
+async def test_who_waits_for_room_when_the_engine_dies_is_not_suspected(
+    keeping: Residency, engine: FakeEngine, world: World, disk: AdapterDisk
+) -> None:
+    for number in (1, 2):
+        await keeping.load(version(number))
+    for number in (1, 2):
+        await keeping.unload(version(number))
+    engine.may_remove.clear()
+    loading = asyncio.create_task(keeping.load(version(3)))
+    await engine.removing.wait()
+    engine.die()
+    engine.may_remove.set()
+    with pytest.raises(Unavailable) as caught:
+        await loading
+    assert caught.value.reason == "ENGINE_DIED"
+    assert world.refusals.get(version(3)) is None
+    assert len(engine.added) == 2
+    assert holds(disk) == 0
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_taking_back_cancelled_anywhere_leaves_it_kept_or_gone(
+    keeping: Residency, disk: AdapterDisk, engine: FakeEngine, anew: bool
+) -> None:
+    for at in itertools.count(1):
+        await keeping.load(version(1))
+        await keeping.unload(version(1))
+        if anew:
+            disk.forget(version(1))
+        watched = CancelledAt(keeping.load(version(1)), at)
+        task = asyncio.create_task(watched.run())
+        await asyncio.wait({task})
+        if keeping._leaving:
+            await asyncio.wait(keeping._leaving)
+        inside = [*keeping.versions(), *keeping.kept()]
+        assert len(engine.loaded) == len(inside) <= 1
+        assert holds(disk) == len(keeping.versions())
+        await keeping.unload(version(1))
+        if watched.suspensions < at:
+            break
+    assert at > (3 if anew else 0)
