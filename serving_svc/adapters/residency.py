@@ -200,9 +200,9 @@ class Residency:
             return False
         async with AsyncExitStack() as stack:
             staged = await stack.enter_async_context(self._disk.hold(version))
-            # It may have left meanwhile.
+            # It may have left meanwhile, or everything may have.
             adapter = self._kept.get(version)
-            if adapter is None or self._closed:
+            if adapter is None:
                 return False
             if adapter.path != staged.path:
                 # Fetched anew: the engine knows a folder that is gone.

@@ -585,3 +585,45 @@ async def test_taking_back_cancelled_anywhere_leaves_it_kept_or_gone(
         if watched.suspensions < at:
             break
     assert at > (3 if anew else 0)
+
+
+async def test_what_is_kept_may_leave_while_its_files_are_fetched(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk, world: World
+) -> None:
+    await keeping.load(version(1))
+    await keeping.unload(version(1))
+    disk.forget(version(1))
+    world.store.called.clear()
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await world.store.called.wait()
+    keeping.forget(version(1))
+    await loading
+    assert list(engine.loaded) == [2]
+    assert keeping.loaded(version(1)).engine_id == 2
+
+
+async def test_nothing_is_taken_back_from_an_engine_that_died(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk
+) -> None:
+    await keeping.load(version(1))
+    await keeping.unload(version(1))
+    engine.die()
+    for number in (2, 1):
+        with pytest.raises(Unavailable) as caught:
+            await keeping.load(version(number))
+        assert caught.value.reason == "ENGINE_DIED"
+    assert holds(disk) == 0
+
+
+async def test_a_scratch_folder_comes_into_a_full_engine(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        await keeping.load(version(number))
+    for number in (1, 2):
+        await keeping.unload(version(number))
+    async with disk.hold(version(1)) as version_staged:
+        pass
+    async with keeping.scratch(StagedAdapter(version(3), tmp_path, 1, version_staged.probes)):
+        assert sorted(engine.loaded) == [2, 3]
+    assert keeping.kept() == [version(2)]
