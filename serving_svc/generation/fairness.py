@@ -80,12 +80,16 @@ class Account:
 
 
 class Rounds:
-    """How far the turns have come; shared by what is shared out in turns."""
+    """How far the turns have come; shared by what is shared out in turns.
 
-    def __init__(self, quantum: int) -> None:
+    `longest`: tokens of a round in the ring that has the longest. Less of a debt would end in the
+    round in which it was made, and never be paid there.
+    """
+
+    def __init__(self, quantum: int, longest: int = 0) -> None:
         self.quantum = quantum
         """Tokens of a round, where a ring has none of its own."""
-        self._debt = DEBT_ROUNDS * quantum
+        self._debt = max(DEBT_ROUNDS * quantum, longest)
         self.floor = 0
         """Tokens that a tenant which comes now counts as served: no credit for having been away."""
 

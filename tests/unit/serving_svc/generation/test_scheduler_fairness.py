@@ -13,7 +13,8 @@ QUANTUM = 100
 
 
 def world(**limits: int | float) -> World:
-    return World(1, **({"max_running": 1, "quantum_tokens": QUANTUM} | limits))
+    given = {"max_running": 1, "quantum_tokens": QUANTUM, "slot_quantum_tokens": QUANTUM}
+    return World(1, **(given | limits))
 
 
 def order(w: World, holder: Ticket, tokens: int = 0) -> list[str]:
