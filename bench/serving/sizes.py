@@ -17,8 +17,8 @@ class Sizes:
     tokens: int = 32
     base_rounds: int = 8
     rounds: int = 4
-    capped_rounds: int = 2
-    """At a cap of 64, where the peer takes ten seconds a round."""
+    capped_rounds: int = 4
+    """At a cap of 64, where the peer takes three to five seconds a round."""
     adapters: int = 8
     many_adapters: int = 64
     many_slots: int = 16

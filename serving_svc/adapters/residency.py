@@ -91,6 +91,7 @@ class Residency:
         self._residents: dict[VersionName, _Resident] = {}
         # In host memory only, the one longest without a slot first.
         self._kept: OrderedDict[VersionName, LoadedAdapter] = OrderedDict()
+        self._coming: set[VersionName] = set()
         self._unwanted: set[VersionName] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         # Versions that passed all their probes in this life of the engine, oldest first.
@@ -110,6 +111,7 @@ class Residency:
         if self._died:
             raise _died()
         started = time.perf_counter()
+        self._coming.add(version)
         try:
             if await self._take_back(version):
                 return
@@ -119,6 +121,10 @@ class Residency:
         except Exception:
             self._metrics.loads.labels("failed").inc()
             raise
+        finally:
+            self._coming.remove(version)
+            if version not in self._residents:
+                self._unwanted.discard(version)
         seconds = time.perf_counter() - started
         self._metrics.loads.labels("ok").inc()
         self._metrics.load_seconds.observe(seconds)
@@ -142,14 +148,9 @@ class Residency:
 
     def forget(self, version: VersionName) -> None:
         """Take a version out of host memory, now or with its slot; it will not be asked for."""
-        if version in self._residents:
+        if version in self._residents or version in self._coming:
             self._unwanted.add(version)
-        adapter = self._kept.pop(version, None)
-        if adapter is not None:
-            task = asyncio.get_running_loop().create_task(self._remove(adapter))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
-            _log.info("adapter unloaded", version=str(version))
+        self._evict(version)
 
     def loaded(self, version: VersionName) -> LoadedAdapter:
         """Return what the engine knows a version as; Unavailable if it does not hold it."""
@@ -159,8 +160,8 @@ class Residency:
         return resident.adapter
 
     def holds(self, version: VersionName) -> bool:
-        """Tell whether a version is in the engine, in a slot or in host memory."""
-        return version in self._residents or version in self._kept
+        """Tell whether a version is in a slot, and its files held: not so what is only kept."""
+        return version in self._residents
 
     def versions(self) -> Sequence[VersionName]:
         """Return the versions in slots."""
@@ -199,13 +200,13 @@ class Residency:
             return False
         async with AsyncExitStack() as stack:
             staged = await stack.enter_async_context(self._disk.hold(version))
-            # It may have left meanwhile.
+            # It may have left meanwhile, or everything may have.
             adapter = self._kept.get(version)
-            if adapter is None or self._closed:
+            if adapter is None:
                 return False
             if adapter.path != staged.path:
                 # Fetched anew: the engine knows a folder that is gone.
-                self.forget(version)
+                self._evict(version)
                 return False
             # No await from here on.
             del self._kept[version]
@@ -283,12 +284,24 @@ class Residency:
     async def _make_room(self) -> None:
         """Have what is too much in host memory leave the engine, before one more comes.
 
-        Not when a slot is given up: what comes next may be the one that would have left.
+        Not when a slot is given up: what comes next may be the one that would have left. Raises
+        Unavailable if the engine has died.
         """
         while len(self._kept) + len(self._leaving) > self._most_kept:
-            if self._kept:
-                self.forget(next(iter(self._kept)))
+            # Others may be on their way out already, for who else comes.
+            if len(self._kept) > self._most_kept:
+                self._evict(next(iter(self._kept)))
             await asyncio.wait(self._leaving, return_when=asyncio.FIRST_COMPLETED)
+        if self._died:
+            raise _died()
+
+    def _evict(self, version: VersionName) -> None:
+        adapter = self._kept.pop(version, None)
+        if adapter is not None:
+            task = asyncio.get_running_loop().create_task(self._remove(adapter))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            _log.info("adapter unloaded", version=str(version))
 
     async def _give_up(self, version: VersionName, resident: _Resident, is_kept: bool) -> None:
         try:
@@ -302,6 +315,8 @@ class Residency:
         try:
             await self._engine.remove_adapter(adapter)
         except Exception as error:
+            # Who is loaded next is not what it died of.
+            self._died = self._died or isinstance(error, Aborted)
             _log.warning(
                 "adapter not removed",
                 name=adapter.name,

@@ -80,37 +80,49 @@ class Account:
 
 
 class Rounds:
-    """How far the turns have come; shared by what is shared out in turns."""
+    """How far the turns have come; shared by what is shared out in turns.
 
-    def __init__(self, quantum: int) -> None:
-        self._quantum = quantum
-        self._debt = DEBT_ROUNDS * quantum
+    `longest`: tokens of a round in the ring that has the longest. Less of a debt would end in the
+    round in which it was made, and never be paid there.
+    """
+
+    def __init__(self, quantum: int, longest: int = 0) -> None:
+        self.quantum = quantum
+        """Tokens of a round, where a ring has none of its own."""
+        self._debt = max(DEBT_ROUNDS * quantum, longest)
         self.floor = 0
         """Tokens that a tenant which comes now counts as served: no credit for having been away."""
 
-    def of(self, account: Account) -> int:
-        """Return the round of the account's next turn; bounds its debt and its credit first."""
+    def served(self, account: Account) -> int:
+        """Return what the account was served, its debt and its credit bounded first."""
         bounded = min(account.served, self.floor + self._debt)
         account.served = max(bounded, self.floor - self._debt)
-        return account.served // self._quantum
+        return account.served
 
     def rejoin(self, account: Account) -> None:
         """Begin to wait again: what it could have had meanwhile is not owed to it."""
         account.served = max(account.served, self.floor)
 
-    def reach(self, round_: int) -> None:
-        """A tenant was served in `round_` while others waited: nobody who comes now is earlier."""
-        self.floor = max(self.floor, round_ * self._quantum)
+    def reach(self, tokens: int) -> None:
+        """The round that begins at `tokens` served one while others waited: none comes earlier."""
+        self.floor = max(self.floor, tokens)
 
 
 class Ring:
     """The tenants that wait for one kind of thing, in the order of their turns.
 
-    `place` gives a tenant's place in its round as it lines up, a number; None: behind the others.
+    `quantum`: tokens of a round here. `place` gives a tenant's place in its round as it lines up, a
+    number; None: behind the others.
     """
 
-    def __init__(self, rounds: Rounds, place: Callable[[Account], int] | None = None) -> None:
+    def __init__(
+        self,
+        rounds: Rounds,
+        quantum: int | None = None,
+        place: Callable[[Account], int] | None = None,
+    ) -> None:
         self._rounds = rounds
+        self._quantum = quantum or rounds.quantum
         self._place = place
         self._numbers = count()
         self._turns: list[tuple[int, int, int, Account]] = []
@@ -132,7 +144,7 @@ class Ring:
         """Return whose turn it is; None if nobody waits."""
         while self._turns:
             round_, *_, account = self._turns[0]
-            if self._rounds.of(account) <= round_:
+            if self._round_of(account) <= round_:
                 return account
             # It was charged since it lined up.
             self._remove(account)
@@ -142,13 +154,16 @@ class Ring:
     def served(self, account: Account) -> None:
         """The first has had its turn and paid for it; it lines up for its next one."""
         if len(self._turns) > 1:
-            self._rounds.reach(self._turns[0][0])
+            self._rounds.reach(self._turns[0][0] * self._quantum)
         self._remove(account)
         self._insert(account)
 
+    def _round_of(self, account: Account) -> int:
+        return self._rounds.served(account) // self._quantum
+
     def _insert(self, account: Account) -> None:
         place = self._place(account) if self._place is not None else 0
-        key = self._rounds.of(account), place, next(self._numbers)
+        key = self._round_of(account), place, next(self._numbers)
         self._keys[account] = key
         insort(self._turns, (*key, account))
 

@@ -25,10 +25,11 @@ class Queue:
     def __init__(self, limits: SchedulerLimits, slots: SlotTable) -> None:
         self._tenant_max_running = limits.tenant_max_running
         self._slots = slots
-        self._rounds = Rounds(limits.quantum_tokens)
+        slot_round = _TURNS_A_ROUND * limits.slot_quantum_tokens
+        self._rounds = Rounds(limits.quantum_tokens, slot_round)
         self._for_place = Ring(self._rounds)
-        rounds = Rounds(_TURNS_A_ROUND * limits.slot_quantum_tokens)
-        self._for_slot = Ring(rounds, _oldest_wanting)
+        # Both with one floor: a tenant's tokens are on its scale.
+        self._for_slot = Ring(self._rounds, slot_round, _oldest_wanting)
         self._wanted = 0
         self._swap_was_last = False
         self._swaps_wanted: OrderedDict[VersionName, None] = OrderedDict()

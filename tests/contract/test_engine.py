@@ -31,6 +31,7 @@ from tests.unit.serving_svc.fakes import FakeEngine, stage, version
 
 SLOTS = 2
 HOST_MEMORY = 4
+STEP_TOKENS = 256
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -133,7 +134,7 @@ async def real_engine(base: Path) -> Any:
             max_lora_rank=8,
             lora_modules=["q_proj", "v_proj", "down_proj"],
             max_running=16,
-            max_step_tokens=256,
+            max_step_tokens=STEP_TOKENS,
             gpu_memory_utilization=0.9,
             tensor_parallel_size=1,
             enforce_eager=None,
@@ -297,6 +298,22 @@ async def test_a_prompts_logprobs_are_one_fewer_than_its_tokens(case: Case) -> N
     assert len(base) == len(tuned) == len(PROMPT) - 1
     assert all(value <= 0 for value in (*base, *tuned))
     assert base != tuned
+    await case.engine.remove_adapter(adapter)
+
+
+async def test_what_is_longer_than_a_step_is_scored_whole(case: Case) -> None:
+    adapter, whole = case.adapter(), PROMPT * (2 * STEP_TOKENS // len(PROMPT))
+    await case.engine.add_adapter(adapter)
+    scores = await asyncio.gather(
+        *(
+            case.engine.prompt_logprobs(ids, one)
+            for one in (None, adapter)
+            for ids in (whole, whole[: STEP_TOKENS // 2])
+        )
+    )
+    for long, short in (scores[:2], scores[2:]):
+        assert len(long) == len(whole) - 1
+        assert long[: len(short)] == pytest.approx(short, abs=1e-3)
     await case.engine.remove_adapter(adapter)
 
 

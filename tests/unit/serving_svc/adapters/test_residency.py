@@ -12,7 +12,7 @@ import pytest
 
 from serving_svc.adapters import residency as module
 from serving_svc.adapters.disk import AdapterDisk
-from serving_svc.adapters.model import StagedAdapter
+from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.adapters.residency import Residency
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused, StoreUnavailable, Unavailable
@@ -409,7 +409,7 @@ async def test_what_gives_its_slot_up_is_back_without_the_engine(
     await keeping.unload(version(1))
     assert engine.loaded == {adapter.engine_id: adapter}
     assert (keeping.versions(), keeping.kept()) == ([], [version(1)])
-    assert keeping.holds(version(1))
+    assert not keeping.holds(version(1))
     assert (holds(disk), resident(metrics)) == (0, 0)
     with pytest.raises(Unavailable):
         keeping.loaded(version(1))
@@ -452,6 +452,27 @@ async def test_who_comes_waits_until_there_is_room(keeping: Residency, engine: F
     assert keeping.kept() == [version(2)]
 
 
+async def test_who_come_together_push_out_one_each(
+    keeping: Residency, engine: FakeEngine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.publish(version(4), version(5))
+    for number in (1, 2, 3):
+        await keeping.load(version(number))
+    for number in (1, 2, 3):
+        await keeping.unload(version(number))
+    one_at_a_time, remove = asyncio.Lock(), engine.remove_adapter
+
+    async def remove_adapter(adapter: LoadedAdapter) -> None:
+        async with one_at_a_time:
+            await asyncio.sleep(0)
+            await remove(adapter)
+
+    monkeypatch.setattr(engine, "remove_adapter", remove_adapter)
+    await asyncio.gather(keeping.load(version(4)), keeping.load(version(5)))
+    assert keeping.kept() == [version(3)]
+    assert len(engine.loaded) == 3
+
+
 async def test_a_deleted_version_leaves_host_memory(
     keeping: Residency, engine: FakeEngine, disk: AdapterDisk
 ) -> None:
@@ -462,10 +483,10 @@ async def test_a_deleted_version_leaves_host_memory(
     assert not engine.loaded
     await keeping.load(version(1))
     await keeping.unload(version(1))
-    assert keeping.holds(version(1))
+    assert keeping.kept() == [version(1)]
     engine.may_remove.clear()
     keeping.forget(version(1))
-    assert not keeping.holds(version(1))
+    assert keeping.kept() == []
     await engine.removing.wait()
     engine.may_remove.set()
     await asyncio.gather(*keeping._leaving)
@@ -500,3 +521,109 @@ async def test_a_kept_version_whose_files_are_refused_or_gone_stays_kept(
     with pytest.raises(asyncio.CancelledError):
         await loading
     assert keeping.kept() == [version(1)]
+
+
+async def test_a_version_deleted_while_it_is_loaded_is_not_kept(
+    keeping: Residency, engine: FakeEngine
+) -> None:
+    engine.may_add.clear()
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await engine.adding.wait()
+    keeping.forget(version(1))
+    engine.may_add.set()
+    await loading
+    await keeping.unload(version(1))
+    assert (engine.loaded, keeping.kept()) == ({}, [])
+    engine.add_error = Unavailable("once only")
+    engine.adding.clear()
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await engine.adding.wait()
+    keeping.forget(version(1))
+    with pytest.raises(Unavailable):
+        await loading
+    assert not keeping._unwanted
+
+
+async def test_who_waits_for_room_when_the_engine_dies_is_not_suspected(
+    keeping: Residency, engine: FakeEngine, world: World, disk: AdapterDisk
+) -> None:
+    for number in (1, 2):
+        await keeping.load(version(number))
+    for number in (1, 2):
+        await keeping.unload(version(number))
+    engine.may_remove.clear()
+    loading = asyncio.create_task(keeping.load(version(3)))
+    await engine.removing.wait()
+    engine.die()
+    engine.may_remove.set()
+    with pytest.raises(Unavailable) as caught:
+        await loading
+    assert caught.value.reason == "ENGINE_DIED"
+    assert world.refusals.get(version(3)) is None
+    assert len(engine.added) == 2
+    assert holds(disk) == 0
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_taking_back_cancelled_anywhere_leaves_it_kept_or_gone(
+    keeping: Residency, disk: AdapterDisk, engine: FakeEngine, anew: bool
+) -> None:
+    for at in itertools.count(1):
+        await keeping.load(version(1))
+        await keeping.unload(version(1))
+        if anew:
+            disk.forget(version(1))
+        watched = CancelledAt(keeping.load(version(1)), at)
+        task = asyncio.create_task(watched.run())
+        await asyncio.wait({task})
+        if keeping._leaving:
+            await asyncio.wait(keeping._leaving)
+        inside = [*keeping.versions(), *keeping.kept()]
+        assert len(engine.loaded) == len(inside) <= 1
+        assert holds(disk) == len(keeping.versions())
+        await keeping.unload(version(1))
+        if watched.suspensions < at:
+            break
+    assert at > (3 if anew else 0)
+
+
+async def test_what_is_kept_may_leave_while_its_files_are_fetched(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk, world: World
+) -> None:
+    await keeping.load(version(1))
+    await keeping.unload(version(1))
+    disk.forget(version(1))
+    world.store.called.clear()
+    loading = asyncio.create_task(keeping.load(version(1)))
+    await world.store.called.wait()
+    keeping.forget(version(1))
+    await loading
+    assert list(engine.loaded) == [2]
+    assert keeping.loaded(version(1)).engine_id == 2
+
+
+async def test_nothing_is_taken_back_from_an_engine_that_died(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk
+) -> None:
+    await keeping.load(version(1))
+    await keeping.unload(version(1))
+    engine.die()
+    for number in (2, 1):
+        with pytest.raises(Unavailable) as caught:
+            await keeping.load(version(number))
+        assert caught.value.reason == "ENGINE_DIED"
+    assert holds(disk) == 0
+
+
+async def test_a_scratch_folder_comes_into_a_full_engine(
+    keeping: Residency, engine: FakeEngine, disk: AdapterDisk, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        await keeping.load(version(number))
+    for number in (1, 2):
+        await keeping.unload(version(number))
+    async with disk.hold(version(1)) as version_staged:
+        pass
+    async with keeping.scratch(StagedAdapter(version(3), tmp_path, 1, version_staged.probes)):
+        assert sorted(engine.loaded) == [2, 3]
+    assert keeping.kept() == [version(2)]

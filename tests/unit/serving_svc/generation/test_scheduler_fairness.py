@@ -13,7 +13,8 @@ QUANTUM = 100
 
 
 def world(**limits: int | float) -> World:
-    return World(1, **({"max_running": 1, "quantum_tokens": QUANTUM} | limits))
+    given = {"max_running": 1, "quantum_tokens": QUANTUM, "slot_quantum_tokens": QUANTUM}
+    return World(1, **(given | limits))
 
 
 def order(w: World, holder: Ticket, tokens: int = 0) -> list[str]:
@@ -114,8 +115,8 @@ def test_who_was_away_has_no_credit() -> None:
 def test_a_credit_is_bounded() -> None:
     rounds = Rounds(QUANTUM)
     waited = Account("a", 0)
-    rounds.reach(10 * DEBT_ROUNDS)
-    assert rounds.of(waited) == 9 * DEBT_ROUNDS
+    rounds.reach(10 * DEBT_ROUNDS * QUANTUM)
+    assert rounds.served(waited) == 9 * DEBT_ROUNDS * QUANTUM
 
 
 def test_an_idle_tenant_is_forgotten() -> None:

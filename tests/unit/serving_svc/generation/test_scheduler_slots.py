@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import count
+
 import pytest
 import structlog.testing
 
@@ -305,6 +308,26 @@ def test_of_the_tenants_in_one_round_the_one_that_waited_longest_gets_the_slot()
     while w.core.running:
         w.leave(w.admitted[-1])
     assert [int(name.adapter[-1]) for name in w.loads] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("base", "quantum"), [(False, 256), (True, 256), (False, 16)])
+def test_a_flood_of_versions_gains_nothing_in_the_long_run(base: bool, quantum: int) -> None:
+    w = world(2, max_running=2, slot_quantum_tokens=1024, quantum_tokens=quantum)
+    turns, versions = Counter[str](), count()
+    asked: dict[str, list[Ticket]] = {"flood": [], "modest": []}
+    for _ in range(600):
+        while len(asked["flood"]) < 60:
+            asked["flood"].append(request("flood", next(versions)))
+            w.submit(asked["flood"][-1])
+        while len(asked["modest"]) < 5:
+            asked["modest"].append(request("modest", None if base else next(versions)))
+            w.submit(asked["modest"][-1])
+        ticket = next(ticket for ticket in w.admitted[-9:] if w.is_admitted(ticket))
+        turns[ticket.tenant] += 1
+        w.core.charge(ticket, 300)
+        w.leave(ticket)
+        asked[ticket.tenant].remove(ticket)
+    assert turns["modest"] >= 260
 
 
 def test_who_has_versions_loaded_and_never_runs_pays_for_it() -> None:

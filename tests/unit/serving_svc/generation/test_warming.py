@@ -216,3 +216,21 @@ async def test_a_request_for_what_is_kept_asks_neither_store_nor_engine(tmp_path
     assert len(serving.engine.ids) == added
     assert serving.residency.kept() == [version(2)]
     await serving.close()
+
+
+async def test_no_slot_waits_while_the_files_of_what_is_kept_are_fetched(tmp_path: Path) -> None:
+    serving = await Serving(tmp_path, slots=1, kept=1).open(*map(version, (1, 2)))
+    for number in (1, 2):
+        await serving.warmer.warm(version(number))
+    # They left the disk for others' meanwhile.
+    serving.disk.forget(version(1))
+    store = serving.world.store
+    store.hangs.add("get")
+    waiting = asyncio.create_task(serving.generations.generate(request(version=version(1))))
+    await store.hanging.wait()
+    async with asyncio.timeout(10):
+        await serving.generations.generate(request(version=version(2)))
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert serving.residency.versions() == [version(2)]
+    await serving.close()
