@@ -82,7 +82,7 @@ def _grammar(kind: str, value: str, choices: list[str]) -> str:
 
 
 def _object_schema(schema: str) -> str:
-    """Return `schema`, checked; the engine's compiler takes no `true`, which admits all that {} does."""
+    """Return `schema`, checked; the engine takes no `true`, which admits all that {} does."""
     parsed = json.loads(schema)
     _check_depth(parsed)
     return "{}" if parsed is True else schema

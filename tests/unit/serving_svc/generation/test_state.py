@@ -41,7 +41,7 @@ async def test_what_runs_and_waits_is_seen_from_another_thread(serving: Serving)
     # Without an engine nothing is loaded, and nobody waits for it.
     seen = await asyncio.to_thread(state.snapshot)
     assert (seen.running, seen.waiting, seen.slots) == (0, 0, 1)
-    assert not (seen.running_adapters or seen.waiting_adapters or seen.loaded)
+    assert not [*seen.running_adapters, *seen.waiting_adapters, *seen.loaded]
     assert seen.kv_usage is None
 
 
