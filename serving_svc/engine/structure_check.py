@@ -23,8 +23,6 @@ _MAX_DEPTH = 64
 # Some grammars compile and then fail as soon as they have seen a few characters.
 _WALKS, _STEPS = 3, 16
 _EOS = 256
-# As the engine compiles a schema: with options it takes less than without.
-_OPTIONS = {"whitespace_flexible": True}
 
 
 class _Bytes:
@@ -72,7 +70,11 @@ def _checked(tokenizer: Any, request: dict[str, Any]) -> dict[str, str]:
 def _grammar(kind: str, value: str, choices: list[str]) -> str:
     match kind:
         case "json_schema":
-            return str(llguidance.LLMatcher.grammar_from_json_schema(value, defaults=_OPTIONS))
+            # As the engine compiles it: with options it takes less than without.
+            compiled = llguidance.LLMatcher.grammar_from_json_schema(
+                value, defaults={"whitespace_flexible": True}
+            )
+            return str(compiled)
         case "regex":
             return str(llguidance.LLMatcher.grammar_from_regex(value))
         case "choices":
