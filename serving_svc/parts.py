@@ -165,7 +165,7 @@ class Parts:
             self._refusals,
             slots=self._plan.adapter_slots,
         )
-        residents = Residents(self.supervisor, self.warmer, self.disk, self._refusals)
+        residents = Residents(self.supervisor, self.router, self.warmer, self.disk, self._refusals)
         info = server_info(
             self.profile, importlib.metadata.version("tailorbird"), self._settings.replica
         )

@@ -1,7 +1,7 @@
-"""Brings our LoRA kernels into vLLM's processes on a CPU.
+"""Brings our LoRA kernels into vLLM's processes on a CPU, and has them end with serving's process.
 
 vLLM calls `register` in each of its processes, through the entry point in pyproject.toml, whoever
-runs it. Ours asks for the kernels with `enable`; everybody else's vLLM stays as it is. Imported by
+runs it. Ours asks for it with `enable`; everybody else's vLLM stays as it is. Imported by
 all of them, so nothing heavy here.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import entry_points
 
+from serving_svc.engine.orphans import end_with_parent
 from tailorbird.errors import FailedPrecondition
 
 PLUGIN = "tailorbird_cpu_lora"
@@ -20,10 +21,10 @@ _ENABLED = "TAILORBIRD_CPU_LORA"
 
 
 def enable() -> None:
-    """Have engines that this process starts from now on use our kernels, if they run on a CPU.
+    """Have engines that this process starts from now on end with it, and use our kernels on a CPU.
 
-    Raises FailedPrecondition where vLLM would not find them: with its own, requests without an
-    adapter get what the last slot holds.
+    Raises FailedPrecondition where vLLM would not find the kernels: with its own, requests without
+    an adapter get what the last slot holds.
     """
     if not entry_points(group=_GROUP, name=PLUGIN):
         raise FailedPrecondition(
@@ -37,9 +38,10 @@ def enable() -> None:
 
 
 def register() -> None:
-    """Name our kernels to vLLM; does nothing unless enabled, nor away from a CPU."""
+    """End with the parent process, and on a CPU name our kernels; nothing unless enabled."""
     if os.environ.get(_ENABLED) != "1":
         return
+    end_with_parent()
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():

@@ -39,8 +39,7 @@ def start_processes(config: EngineConfig) -> AsyncLLM:
     """Start the engine's processes and load the model. Blocking: seconds to minutes."""
     on_cpu = current_platform.is_cpu()
     # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
-    if on_cpu:
-        cpu_lora.enable()
+    cpu_lora.enable()
     arguments = AsyncEngineArgs(
         model=str(config.model.resolve()),
         dtype=config.dtype,

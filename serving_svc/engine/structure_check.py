@@ -57,6 +57,8 @@ def _checked(tokenizer: Any, request: dict[str, Any]) -> dict[str, str]:
     try:
         if request["kind"] == "grammar":
             value = gbnf_to_lark(value)
+        if request["kind"] == "json_schema":
+            value = _object_schema(value)
         error = _error(tokenizer, _grammar(request["kind"], value, request["choices"]))
     except RecursionError:
         error = f"it nests too deep; at most {_MAX_DEPTH} is sure to work"
@@ -68,14 +70,24 @@ def _checked(tokenizer: Any, request: dict[str, Any]) -> dict[str, str]:
 def _grammar(kind: str, value: str, choices: list[str]) -> str:
     match kind:
         case "json_schema":
-            _check_depth(json.loads(value))
-            return str(llguidance.LLMatcher.grammar_from_json_schema(value))
+            # As the engine compiles it: with options it takes less than without.
+            compiled = llguidance.LLMatcher.grammar_from_json_schema(
+                value, defaults={"whitespace_flexible": True}
+            )
+            return str(compiled)
         case "regex":
             return str(llguidance.LLMatcher.grammar_from_regex(value))
         case "choices":
             return str(llguidance.grammar_from("choice", json.dumps(choices)))
         case _:
             return str(llguidance.LLMatcher.grammar_from_lark(value))
+
+
+def _object_schema(schema: str) -> str:
+    """Return `schema`, checked; the engine takes no `true`, which admits all that {} does."""
+    parsed = json.loads(schema)
+    _check_depth(parsed)
+    return "{}" if parsed is True else schema
 
 
 def _check_depth(value: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from serving_svc.adapters.disk import AdapterDisk
 from serving_svc.adapters.paging import Page
@@ -26,11 +26,21 @@ class Resident:
     refusal: Refusal | None
 
 
+class Named(Protocol):
+    """Who knows which versions are deleted."""
+
+    def named(self, version: VersionName) -> object:
+        """Note that the version is used; NotFound (VERSION_DELETED) if it is known as deleted."""
+
+
 class Residents:
     """The use cases WarmVersion and ListResidency."""
 
-    def __init__(self, lives: Lives, warmer: Warmer, disk: AdapterDisk, refusals: Refusals) -> None:
+    def __init__(
+        self, lives: Lives, routes: Named, warmer: Warmer, disk: AdapterDisk, refusals: Refusals
+    ) -> None:
         self._lives = lives
+        self._routes = routes
         self._warmer = warmer
         self._disk = disk
         self._refusals = refusals
@@ -41,6 +51,8 @@ class Residents:
         Raises what `Warmer.hold` raises, and FailedPrecondition (PINS_EXHAUSTED).
         """
         async with self._warmer.hold(version):
+            # Deleted meanwhile or before, it may be in its slot until another needs that.
+            self._routes.named(version)
             if pin:
                 self._warmer.pin(version)
             elif pin is not None:

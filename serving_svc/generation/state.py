@@ -19,7 +19,8 @@ class PresentState:
     """Reads the present life of the engine, on its event loop.
 
     `cache` gives the share of the key-value cache in use, its blocks' size in tokens, and their
-    number. A loop that does not answer in time, or has no engine, shows what was seen last.
+    number. A loop that does not answer in time shows what was seen last; without an engine nothing
+    runs, waits or is loaded.
     """
 
     def __init__(
@@ -36,14 +37,16 @@ class PresentState:
         self._slots = slots
         self._cache = cache
         self._loop = asyncio.get_running_loop()
-        self._last = Snapshot(model, 0, 0, (), (), (), slots)
+        self._nothing = self._last = Snapshot(model, 0, 0, (), (), (), slots)
 
     def snapshot(self) -> Snapshot:
         """See metrics.ServingState."""
         read = asyncio.run_coroutine_threadsafe(self._read(), self._loop)
         try:
             self._last = read.result(_SECONDS)
-        except (Late, Unavailable):
+        except Unavailable:
+            self._last = self._nothing
+        except Late:
             read.cancel()
         return self._last
 

@@ -22,7 +22,7 @@ class CommonSettings(BaseSettings):
 
     data_dir: Path = Path(".tailorbird")
     """Folder of everything a service keeps on local disk."""
-    object_store: str = ""
+    object_store: Annotated[str, Field(pattern=r"^((?i:file|s3|gs|az):.*)?$")] = ""
     """file://, s3://, gs:// or az:// URL. Empty: the folder `store` under data_dir."""
     base_model: str
     """Local folder or Hugging Face id."""
@@ -32,6 +32,8 @@ class CommonSettings(BaseSettings):
     """Name of the serving profile that serving writes and the trainer heeds."""
     host: str = "127.0.0.1"
     """Address both ports bind to."""
+    port: Port
+    metrics_port: Port
     tokens_file: Path | None = None
     """Static tokens (see tailorbird.rpc.auth). Without it only loopback addresses are served."""
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -46,6 +48,12 @@ class CommonSettings(BaseSettings):
             raise ValueError(
                 f"host {self.host!r} is not a loopback address: set TAILORBIRD_TOKENS_FILE first"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.port and self.port == self.metrics_port:
+            raise ValueError(f"port and metrics_port are both {self.port}: each needs its own")
         return self
 
     @property

@@ -39,6 +39,13 @@ def engine_process(pid: int) -> int:
     return next(child for child, name in names.items() if name.startswith("VLLM::EngineCor"))
 
 
+def lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def waiting(serving: ServingProcess) -> int:
     return int(serving.metric('vllm:num_requests_waiting{model_name="base"}'))
 
@@ -127,5 +134,30 @@ async def test_sigterm_while_starting_ends_the_process(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
         serving.terminate()
         assert await asyncio.to_thread(serving.wait) == 0
+    finally:
+        serving.close()
+
+
+async def test_a_killed_server_leaves_no_engine(tmp_path: Path) -> None:
+    """It would keep its memory for ever: on a GPU the next server could not start."""
+    make_base(tmp_path / "base")
+    serving = ServingProcess(
+        {
+            "TAILORBIRD_BASE_MODEL": str(tmp_path / "base"),
+            "TAILORBIRD_DATA_DIR": str(tmp_path / "data"),
+            "TAILORBIRD_DTYPE": "float32",
+        },
+        tmp_path / "serving.log",
+    )
+    try:
+        await asyncio.to_thread(serving.wait_until_serving)
+        engine = engine_process(serving.process.pid)
+        inside = [engine, *children(engine)]
+        serving.process.kill()
+
+        async def gone() -> bool:
+            return not any(map(lives, inside))
+
+        await eventually(gone)
     finally:
         serving.close()

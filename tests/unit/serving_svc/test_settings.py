@@ -97,6 +97,20 @@ def test_a_wrong_value_names_its_limit(
     assert failed.value.errors()[0]["loc"][0] == name.lower()
 
 
+def test_no_port_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be found out once the engine has started, minutes later."""
+    with pytest.raises(ValidationError, match="port and metrics_port are both 9092"):
+        _read(monkeypatch, PORT="9092")
+    assert _read(monkeypatch, PORT="0", METRICS_PORT="0").port == 0
+
+
+def test_the_object_store_is_of_a_known_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("", "file:///x", "s3://bucket/x", "GS://x", "az://x"):
+        assert _read(monkeypatch, OBJECT_STORE=url).object_store == url
+    with pytest.raises(ValidationError, match="object_store"):
+        _read(monkeypatch, OBJECT_STORE="ftp://x")
+
+
 def test_the_host_copies_hold_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError, match="max_cpu_loras 3 is less than adapter_slots 4"):
         _read(monkeypatch, ADAPTER_SLOTS="4", MAX_CPU_LORAS="3")

@@ -53,6 +53,12 @@ async def test_a_grammar_is_returned_as_the_engine_takes_it(checker: StructureCh
     assert 'start: "yes"' in found.value
 
 
+async def test_a_schema_that_is_true_admits_everything(checker: StructureChecker) -> None:
+    """The engine's compiler refuses it, after the request has been let in."""
+    found = await checker.check(Structure("json_schema", " true"), "acme")
+    assert found.value == "{}"
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -62,6 +68,7 @@ async def test_a_grammar_is_returned_as_the_engine_takes_it(checker: StructureCh
         ("json_schema", '{"a":' * 65 + "1" + "}" * 65),
         ("json_schema", '{"$ref": "#"}'),
         ("json_schema", "false"),
+        ("json_schema", "null"),
         ("json_schema", '{"type": "string", "pattern": "(?=x)"}'),
         ("json_schema", WIDE),
         ("json_schema", NESTED_ARRAYS),

@@ -9,7 +9,7 @@ import pytest
 
 from serving_svc.adapters.paging import Page
 from serving_svc.generation.residents import Residents
-from tailorbird.errors import AdapterRefused, FailedPrecondition, Unavailable
+from tailorbird.errors import AdapterRefused, FailedPrecondition, NotFound, Unavailable
 from tailorbird.names import TenantName
 from tests.unit.serving_svc.adapters.published import NEEDED_BYTES, OTHER, version
 from tests.unit.serving_svc.generation.serving import Serving
@@ -26,7 +26,7 @@ async def serving(tmp_path: Path) -> AsyncIterator[Serving]:
 
 @pytest.fixture
 def residents(serving: Serving) -> Residents:
-    return Residents(serving, serving.warmer, serving.disk, serving.world.refusals)
+    return Residents(serving, serving.routes, serving.warmer, serving.disk, serving.world.refusals)
 
 
 def page(size: int = 10, token: str = "") -> Page:
@@ -46,6 +46,19 @@ async def test_a_version_is_warmed_and_pinned_and_unpinned(
     assert not (await residents.warm_version(version(1), False)).pinned
     assert serving.scheduler.pinned() == frozenset()
     serving.check_nothing_is_held()
+
+
+async def test_a_deleted_version_is_not_warmed_from_its_slot(
+    serving: Serving, residents: Residents
+) -> None:
+    await residents.warm_version(version(1), True)
+    serving.warmer.drop(version(1))
+    serving.routes.deleted[version(1)] = NotFound(version(1), reason="VERSION_DELETED")
+    for pin in (None, True, False):
+        with pytest.raises(NotFound) as caught:
+            await residents.warm_version(version(1), pin)
+        assert caught.value.reason == "VERSION_DELETED"
+    assert serving.scheduler.pinned() == frozenset()
 
 
 async def test_a_tenant_sees_its_own(serving: Serving, residents: Residents) -> None:
@@ -88,7 +101,9 @@ async def test_while_the_engine_restarts_the_disk_is_shown(
 
 async def test_what_is_kept_in_host_memory_is_in_the_engine(tmp_path: Path) -> None:
     serving = await Serving(tmp_path, slots=1, kept=1).open(version(1), version(2))
-    residents = Residents(serving, serving.warmer, serving.disk, serving.world.refusals)
+    residents = Residents(
+        serving, serving.routes, serving.warmer, serving.disk, serving.world.refusals
+    )
     for number in (1, 2):
         await residents.warm_version(version(number), None)
     found, _ = await residents.list_residency(ACME, page())

@@ -38,8 +38,11 @@ async def test_what_runs_and_waits_is_seen_from_another_thread(serving: Serving)
     assert (seen.kv_usage, seen.block_size, seen.blocks) == (0.5, 16, 64)
     await serving.end()
     await asyncio.gather(*tasks, return_exceptions=True)
-    # Without an engine, what was seen last.
-    assert await asyncio.to_thread(state.snapshot) == seen
+    # Without an engine nothing is loaded, and nobody waits for it.
+    seen = await asyncio.to_thread(state.snapshot)
+    assert (seen.running, seen.waiting, seen.slots) == (0, 0, 1)
+    assert not [*seen.running_adapters, *seen.waiting_adapters, *seen.loaded]
+    assert seen.kv_usage is None
 
 
 async def test_a_loop_that_does_not_answer_shows_what_was_seen_last(
