@@ -131,6 +131,6 @@ def _expand(y: torch.Tensor, h: torch.Tensor, run: SliceRun, b: torch.Tensor, sc
     Rows past those of y are left out.
     """
     tokens = y.size(0)
-    # Two calls, and faster than one: oneDNN adds to what is there by a copy of it.
+    # Not added in place: the product has more rows than y.
     made = torch.bmm(h, b)[:, :tokens].transpose(0, 1)
     y[:, run.begin : run.end].view(tokens, b.size(0), -1).add_(made, alpha=scale)

@@ -30,10 +30,10 @@ class _Service(inference_grpc.InferenceServiceServicer):
         self.refused = False
 
     async def Generate(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the bench streams")
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the bench does not ask")
 
     async def StreamGenerate(self, request: Any, context: Any) -> Any:
         self.requests.append(request.request)

@@ -242,9 +242,11 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], field: str, told: str) 
 
 
 def test_the_largest_that_is_allowed_is_allowed() -> None:
-    read(**chat(*[USER] * 4096))
-    read(**tool(parameters_json_schema=DEEP))
-    read(**choices(*(f"{i:01024}" for i in range(64))))
+    assert len(read(**chat(*[USER] * 4096)).input.messages) == 4096
+    assert read(**tool(parameters_json_schema=DEEP)).input.tools[0].parameters_json_schema == DEEP
+    structure = read(**choices(*(f"{i:01024}" for i in range(64)))).sampling.structure
+    assert structure is not None
+    assert len(structure.choices) == 64
 
 
 @pytest.mark.parametrize("header", [REWRITE, "x-gateway-model-name-rewrite"])

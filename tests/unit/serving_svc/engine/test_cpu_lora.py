@@ -379,3 +379,17 @@ def test_the_plugin_is_light() -> None:
     )
     environment = {k: v for k, v in os.environ.items() if k != cpu_lora._ENABLED}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_process_of_the_engine_ends_with_its_parent(
+    platform: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[bool] = []
+    monkeypatch.setattr(cpu_lora, "end_with_parent", lambda: watched.append(True))
+    cpu_lora.register()
+    assert not watched
+    cpu_lora.enable()
+    # On a GPU too, where our kernels are not used.
+    monkeypatch.setattr(type(platform), "is_cpu", lambda _: False)
+    cpu_lora.register()
+    assert watched

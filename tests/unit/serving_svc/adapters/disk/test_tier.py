@@ -773,6 +773,8 @@ async def test_a_hold_after_close_is_released_in_peace(world: World) -> None:
         await stack.enter_async_context(disk.hold(version(1)))
         disk._entries[version(1)].noted = disk._entries[version(1)].noted.replace(year=2000)
         await disk.close()
+        assert disk._entries[version(1)].holds == 1
+    assert disk._entries[version(1)].holds == 0
 
 
 async def test_a_closed_disk_fetches_nothing(world: World) -> None:

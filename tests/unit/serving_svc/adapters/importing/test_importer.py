@@ -245,8 +245,8 @@ async def test_any_rank_up_to_the_cap_is_taken(setup: Setup) -> None:
     version, _ = await setup.importer.import_(
         ADAPTER, upload({ADAPTER_CONFIG: config, ADAPTER_WEIGHTS: weights})
     )
-    async with setup.disk.hold(version):
-        pass
+    async with setup.disk.hold(version) as staged:
+        assert json.loads((staged.path / ADAPTER_CONFIG).read_bytes())["r"] == 3
 
 
 @pytest.mark.parametrize(
