@@ -99,3 +99,13 @@ def test_an_adapter_that_is_no_longer_finite_and_is_again() -> None:
     assert weights.packed((0, 1), torch.float32, [11, 70]).not_finite == {1}
     layer.fill(1, RANKS[1], seed=3)
     assert not weights.packed((0, 1), torch.float32, [11, 71]).not_finite
+
+
+def test_an_adapter_that_leaves_the_layer_alone_gives_way_to_another_such() -> None:
+    layer = Layer()
+    layer.fill(0, 4)
+    weights = LinearWeights(layer.lora_a_stacked, layer.lora_b_stacked)
+    before = weights.packed((0, 1), torch.float32, IDS)
+    layer.reset_lora(1)
+    assert weights.packed((0, 1), torch.float32, [11, 90]) is before
+    assert set(before.columns) == {0}
