@@ -166,17 +166,21 @@ class ObstoreStore:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
 
+def is_store_url(url: str) -> bool:
+    """Return whether a store of a kind that open_store knows answers to `url`."""
+    return urlsplit(url).scheme in {"file", "s3", "gs", "az"}
+
+
 def open_store(url: str) -> ObstoreStore:
     """Open the store at `url`; a file:// folder is made if it is missing.
 
     Raises InvalidArgument for a URL no store answers to. Credentials come from the environment, as
     obstore documents them.
     """
-    scheme = urlsplit(url).scheme
-    if scheme not in {"file", "s3", "gs", "az"}:
+    if not is_store_url(url):
         raise InvalidArgument("object_store", f"{url!r} is not a file, s3, gs or az URL")
     try:
-        if scheme == "file":
+        if urlsplit(url).scheme == "file":
             path = Path(unquote(urlsplit(url).path))
             return ObstoreStore(LocalStore(path, mkdir=True, automatic_cleanup=True))
         return ObstoreStore(from_url(url))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tailorbird.address import is_loopback
+from tailorbird.object_store import is_store_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -22,7 +23,7 @@ class CommonSettings(BaseSettings):
 
     data_dir: Path = Path(".tailorbird")
     """Folder of everything a service keeps on local disk."""
-    object_store: Annotated[str, Field(pattern=r"^((?i:file|s3|gs|az):.*)?$")] = ""
+    object_store: str = ""
     """file://, s3://, gs:// or az:// URL. Empty: the folder `store` under data_dir."""
     base_model: str
     """Local folder or Hugging Face id."""
@@ -41,6 +42,13 @@ class CommonSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_grace: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """Seconds that calls in flight have to end after SIGTERM."""
+
+    @field_validator("object_store")
+    @classmethod
+    def _store_is_known(cls, url: str) -> str:
+        if url and not is_store_url(url):
+            raise ValueError(f"{url!r} is not a file, s3, gs or az URL")
+        return url
 
     @model_validator(mode="after")
     def _only_loopback_without_tokens(self) -> Self:
