@@ -12,6 +12,7 @@ from itertools import groupby, zip_longest
 
 import torch
 
+from serving_svc.engine import vnni
 from serving_svc.engine.sizes import few_sizes
 
 _NO_SLOT = -2
@@ -32,6 +33,8 @@ class SliceRun:
     end: int
     b: torch.Tensor
     """(slices, columns, width)"""
+    b_laid: torch.Tensor | None
+    """The same as (slices, width, columns), laid out (vnni.py); None where it cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class Packed:
     a: torch.Tensor
     """(slices, columns, inputs)"""
     a_flat: torch.Tensor
-    """The same as (inputs, slices × columns)."""
+    """The same as (slices × columns, inputs)."""
+    a_laid: torch.Tensor | None
+    """The same, laid out (vnni.py); None where it or a run's B cannot be."""
     runs: tuple[SliceRun, ...]
     size: int
     """Numbers in A and B together: multiplications a token."""
@@ -138,6 +143,7 @@ class LinearWeights:
         for run in packed.runs:
             for part, i in zip(run.b, range(run.first, run.past), strict=True):
                 part[first:past].copy_(self._b[i][slot, :, : past - first].t())
+        _lay_out_again(packed, first, past)
         packed.not_finite.discard(slot)
         if not _is_finite(packed, slot):
             packed.not_finite.add(slot)
@@ -150,7 +156,7 @@ class LinearWeights:
             columns[slot] = (begin, begin + rank)
             begin += rank
         inputs = self._a[0].size(-1)
-        padding = few_sizes(begin) - begin if begin else 0
+        padding = few_sizes(begin, vnni.BLOCK) - begin if begin else 0
         slot_of_column += (_NO_SLOT,) * padding
         zeros = self._a[0].new_zeros((padding, inputs))
         rows = [
@@ -158,12 +164,14 @@ class LinearWeights:
         ]
         flat = torch.cat(rows).to(dtype)
         runs = tuple(self._runs(ranks, padding, dtype)) if begin else ()
+        laid = bool(runs) and all(run.b_laid is not None for run in runs)
         packed = Packed(
             slots=frozenset(slots),
             columns=columns,
             slot_of_column=slot_of_column,
             a=flat.view(len(self._a), len(slot_of_column), inputs),
-            a_flat=flat.t(),
+            a_flat=flat,
+            a_laid=vnni.lay_out(flat) if laid and vnni.can_multiply(dtype, *flat.shape) else None,
             runs=runs,
             size=flat.numel() + sum(run.b.numel() for run in runs),
             not_finite=set(),
@@ -186,9 +194,23 @@ class LinearWeights:
             ]
             b = torch.cat(columns).to(dtype).view(len(slices), -1, width)
             end = begin + len(slices) * width
-            runs.append(SliceRun(slices[0], slices[-1] + 1, begin, end, b))
+            can = vnni.can_multiply(dtype, width, b.size(1))
+            laid = vnni.lay_out(b.transpose(1, 2)) if can else None
+            runs.append(SliceRun(slices[0], slices[-1] + 1, begin, end, b, laid))
             begin = end
         return runs
+
+
+def _lay_out_again(packed: Packed, first: int, past: int) -> None:
+    """Lay out anew the blocks that some columns lie in."""
+    if packed.a_laid is None:
+        return
+    first, past = first // vnni.BLOCK * vnni.BLOCK, -(-past // vnni.BLOCK) * vnni.BLOCK
+    for rows, laid in zip(packed.a, packed.a_laid.view(packed.a.shape), strict=True):
+        laid[first:past].copy_(vnni.lay_out(rows[first:past]))
+    for run in packed.runs:
+        if run.b_laid is not None:
+            vnni.lay_inputs_anew(run.b_laid, first, run.b[:, first:past].transpose(1, 2))
 
 
 def _is_finite(packed: Packed, slot: int) -> bool:

@@ -11,8 +11,11 @@ _TILE = 16
 """Rows that a core multiplies at once: fewer take as long."""
 
 
-def few_sizes(count: int) -> int:
-    """Return the size to use for `count`: the next of 16, 32, 48, 64, 96, 128, 192, 256, …"""
-    octave = max(_TILE, 1 << (count - 1).bit_length())
+def few_sizes(count: int, tile: int = _TILE) -> int:
+    """Return the size to use for `count`: the next of 16, 32, 48, 64, 96, 128, 192, 256, …
+
+    Only multiples of `tile`, which is a power of 2.
+    """
+    octave = max(tile, 1 << (count - 1).bit_length())
     between = octave * 3 // 4
-    return between if count <= between and between % _TILE == 0 else octave
+    return between if count <= between and between % tile == 0 else octave

@@ -38,18 +38,18 @@ class TokenGroups:
         self.tokens = slot_of_token.size(0)
         self.slots = tuple(sorted(set(slot_of_token.tolist()) - {NO_ADAPTER}))
         """Slots with tokens in this step."""
-        self._masks: dict[tuple[int, ...], torch.Tensor] = {}
+        self._masks: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
 
     def mask(self, rows: int, slot_of_column: tuple[int, ...], bits: torch.dtype) -> torch.Tensor:
         """Return (rows, 1, columns) of an integer type: all bits where both have one slot.
 
         Rows past the tokens have none.
         """
-        found = self._masks.get(slot_of_column)
+        found = self._masks.get((rows, slot_of_column))
         if found is None:
             same = self._slot_of_token[:, None] == torch.tensor(slot_of_column)
             padded = functional.pad(same.to(bits).neg_(), (0, 0, 0, rows - self.tokens))
-            found = self._masks[slot_of_column] = padded.unsqueeze(1)
+            found = self._masks[rows, slot_of_column] = padded.unsqueeze(1)
         return found
 
     @cached_property

@@ -23,12 +23,13 @@ from serving_svc.engine.grouped_lora import GroupedLora
 from serving_svc.engine.packed_weights import LinearWeights
 from tailorbird.errors import FailedPrecondition
 
-SLOTS, CAP, INPUTS = 4, 32, 48
+SLOTS, CAP, INPUTS = 4, 32, 64
 IDS: list[int | None] = [11, 12, 13, 14]
 RANKS = (8, 3, 32, 16)
 FULL = tuple(range(SLOTS))
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-WIDTHS = [(40,), (40, 24, 24), (24, 24)]
+# Those whose products vLLM's own kernels can make in bfloat16 (vnni.py), and those they cannot.
+WIDTHS = [(64,), (64, 32, 32), (32, 32), (40,), (40, 24, 24), (24, 24), (64, 24, 24)]
 
 
 class Layer:
@@ -108,6 +109,7 @@ BATCHES = {
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     cost = 10**12 if request.param == "dense" else 0
     monkeypatch.setattr(grouped_lora, "_GROUP_COST", dict.fromkeys(DTYPES, cost))
+    monkeypatch.setattr(grouped_lora, "_GROUP_COST_LAID", cost)
     return str(request.param)
 
 
@@ -222,8 +224,8 @@ def test_only_true_ranks_are_multiplied() -> None:
     weights = LinearWeights(layer.lora_a_stacked, layer.lora_b_stacked)
     packed = weights.packed((0, 1), torch.float32)
     assert packed.columns == {0: (0, 8), 1: (8, 11)}
-    # The next of the few sizes after 11: 16.
-    assert packed.size == 16 * (3 * INPUTS + 40 + 24 + 24)
+    # The next of the few sizes after 11 that vLLM's products can have: 32.
+    assert packed.size == 32 * (3 * INPUTS + 40 + 24 + 24)
 
 
 def test_slots_are_packed_again_only_for_need() -> None:

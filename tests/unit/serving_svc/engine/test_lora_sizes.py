@@ -17,6 +17,7 @@ def test_sizes_are_few_and_little_larger() -> None:
     for count, size in enumerate(sizes, 1):
         assert count <= size <= max(16, 2 * count - 1)
         assert few_sizes(size) == size
+    assert {few_sizes(count, 32) for count in range(1, 129)} == {32, 64, 96, 128}
 
 
 @pytest.mark.parametrize("slots", [[0] * 16 + [1] * 32, [0] * 5 + [-1] * 3 + [1] * 40])
@@ -41,7 +42,7 @@ def test_columns_are_padded_with_zeros() -> None:
         (0, 1, 2), torch.float32, IDS
     )
     used = sum(RANKS[:3])
-    assert packed.a.size(1) == few_sizes(used) == len(packed.slot_of_column)
+    assert packed.a.size(1) == few_sizes(used, 32) == len(packed.slot_of_column)
     assert not packed.a[:, used:].any()
     for run in packed.runs:
         assert not run.b[:, used:].any()
