@@ -10,7 +10,6 @@ from typing import Any
 
 from bench.serving.load import RequestFailed
 from bench.serving.plan import Answer, Ask
-from serving_svc.engine import cpu_lora
 
 # Those that our service names: without the head, which the peer's default has.
 _LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -73,12 +72,10 @@ class EngineClient:
 
 
 def _build_engine(base: Path, slots: int, max_lora_rank: int) -> Any:
-    # Before vLLM is imported, as our service does it.
-    cpu_lora.enable()
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     from bench.serving.servers import MAX_NUM_SEQS
+    from serving_svc.engine.processes import launch
 
     arguments = AsyncEngineArgs(
         model=str(base),
@@ -92,4 +89,4 @@ def _build_engine(base: Path, slots: int, max_lora_rank: int) -> Any:
         enable_log_requests=False,
         disable_log_stats=True,
     )
-    return AsyncLLM.from_engine_args(arguments)
+    return launch(arguments)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serving_svc.engine import cpu_lora
 from serving_svc.engine.sampling import STRUCTURE_BACKEND
+
+_BIND = "VLLM_CPU_OMP_THREADS_BIND"
+_FEW_CORES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,6 @@ class EngineConfig:
 def start_processes(config: EngineConfig) -> AsyncLLM:
     """Start the engine's processes and load the model. Blocking: seconds to minutes."""
     on_cpu = current_platform.is_cpu()
-    # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
-    cpu_lora.enable()
     arguments = AsyncEngineArgs(
         model=str(config.model.resolve()),
         dtype=config.dtype,
@@ -62,7 +69,47 @@ def start_processes(config: EngineConfig) -> AsyncLLM:
         disable_log_stats=True,
     )
     # With a logger of statistics, one that logs nothing, the engine sends them: how full it is.
-    return AsyncLLM.from_engine_args(arguments, stat_loggers=[_NoLogger])
+    return launch(arguments, stat_loggers=[_NoLogger])
+
+
+def launch(arguments: AsyncEngineArgs, **options: Any) -> AsyncLLM:
+    """Start vLLM as serving does: with our kernels and, on one CPU socket, as one process.
+
+    vLLM 0.32 would make the worker a process of its own there, to give it other OpenMP settings
+    than its scheduler; each waits for the other's answer twice a step, spinning. As one they take
+    15% less CPU a token and answer 14% more tokens/s (bench/serving on two cores).
+    """
+    # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
+    cpu_lora.enable()
+    config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    if not current_platform.is_cpu() or config.parallel_config.world_size > 1:
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True, **options)
+    config.parallel_config.distributed_executor_backend = "uni"
+    with _openmp(config):
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True, **options)
+
+
+@contextmanager
+def _openmp(config: VllmConfig) -> Iterator[None]:
+    """Set what the engine's process reads of OpenMP: as vLLM would for its worker.
+
+    But vLLM keeps a core for its scheduler. Of two cores both compute: the server beside them takes
+    a quarter of one.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if cores > _FEW_CORES or _BIND in os.environ:
+        with OMPProcessManager(config).configure_omp_envs(rank=0, local_rank=0):
+            yield
+        return
+    # The milliseconds that a thread spins for more work: vLLM's choice.
+    chosen = {"OMP_NUM_THREADS": str(cores), "KMP_BLOCKTIME": "5"}
+    chosen = {name: value for name, value in chosen.items() if name not in os.environ}
+    os.environ.update(chosen)
+    try:
+        yield
+    finally:
+        for name in chosen:
+            del os.environ[name]
 
 
 class _NoLogger(StatLoggerBase):  # type: ignore[misc]  # vllm has no types for mypy here
