@@ -89,30 +89,30 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
 
 def _is_dense(packed: Packed, groups: TokenGroups) -> bool:
     # An adapter that is not finite would reach the others' tokens as 0 × NaN.
-    if len(groups.slots) == 1 or packed.not_finite:
+    if packed.not_finite:
         return False
+    if packed.laid is not None:
+        return groups.tokens * packed.size <= _GROUP_COST_LAID * len(groups.slots)
     cost = _GROUP_COST.get(packed.a.dtype, _GROUP_COST_HALF)
-    if packed.a_laid is not None:
-        cost = _GROUP_COST_LAID
-    return groups.tokens * packed.size <= cost * len(groups.slots)
+    return len(groups.slots) > 1 and groups.tokens * packed.size <= cost * len(groups.slots)
 
 
 def _add_dense(
     y: torch.Tensor, x: torch.Tensor, packed: Packed, groups: TokenGroups, scale: float
 ) -> None:
-    laid = packed.a_laid
-    rows = groups.tokens if laid is not None else few_sizes(groups.tokens)
+    laid = packed.laid
     if laid is not None:
-        h = vnni.multiply(x, laid)
+        h = vnni.multiply(x, laid.a)
     else:
-        h = torch.mm(functional.pad(x, (0, 0, 0, rows - groups.tokens)), packed.a_flat.t())
-    h = h.view(rows, packed.a.size(0), -1)
+        padding = few_sizes(groups.tokens) - groups.tokens
+        h = torch.mm(functional.pad(x, (0, 0, 0, padding)), packed.a_flat.t())
+    h = h.view(h.size(0), packed.a.size(0), -1)
     # By their bits: 0 × infinity is not 0, and a slot's infinity may be in another's row.
-    h.view(packed.bits).bitwise_and_(groups.mask(rows, packed.slot_of_column, packed.bits))
-    for run in packed.runs:
+    h.view(packed.bits).bitwise_and_(groups.mask(h.size(0), packed.slot_of_column, packed.bits))
+    for i, run in enumerate(packed.runs):
         part = h[:, run.first : run.past]
-        if laid is not None and run.b_laid is not None:
-            made = vnni.multiply_slices(part, run.b_laid)
+        if laid is not None:
+            made = vnni.multiply_slices(part, laid.b[i])
             y[:, run.begin : run.end].view(made.shape).add_(made, alpha=scale)
         else:
             _expand(y, part.transpose(0, 1), run, run.b, scale)

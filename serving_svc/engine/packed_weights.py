@@ -33,8 +33,16 @@ class SliceRun:
     end: int
     b: torch.Tensor
     """(slices, columns, width)"""
-    b_laid: torch.Tensor | None
-    """The same as (slices, width, columns), laid out (vnni.py); None where it cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """The weights as vLLM's products for small matrices take them (vnni.py)."""
+
+    a: torch.Tensor
+    """(slices × columns, inputs)"""
+    b: tuple[torch.Tensor, ...]
+    """(slices, width, columns) of each run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +60,9 @@ class Packed:
     """(slices, columns, inputs)"""
     a_flat: torch.Tensor
     """The same as (slices × columns, inputs)."""
-    a_laid: torch.Tensor | None
-    """The same, laid out (vnni.py); None where it or a run's B cannot be."""
     runs: tuple[SliceRun, ...]
+    laid: LaidOut | None
+    """The same once more; None where one of the products could not be made so."""
     size: int
     """Numbers in A and B together: multiplications a token."""
     not_finite: set[int]
@@ -164,15 +172,14 @@ class LinearWeights:
         ]
         flat = torch.cat(rows).to(dtype)
         runs = tuple(self._runs(ranks, padding, dtype)) if begin else ()
-        laid = bool(runs) and all(run.b_laid is not None for run in runs)
         packed = Packed(
             slots=frozenset(slots),
             columns=columns,
             slot_of_column=slot_of_column,
             a=flat.view(len(self._a), len(slot_of_column), inputs),
             a_flat=flat,
-            a_laid=vnni.lay_out(flat) if laid and vnni.can_multiply(dtype, *flat.shape) else None,
             runs=runs,
+            laid=_lay_out(flat, runs),
             size=flat.numel() + sum(run.b.numel() for run in runs),
             not_finite=set(),
             bits=_BITS[dtype],
@@ -194,23 +201,27 @@ class LinearWeights:
             ]
             b = torch.cat(columns).to(dtype).view(len(slices), -1, width)
             end = begin + len(slices) * width
-            can = vnni.can_multiply(dtype, width, b.size(1))
-            laid = vnni.lay_out(b.transpose(1, 2)) if can else None
-            runs.append(SliceRun(slices[0], slices[-1] + 1, begin, end, b, laid))
+            runs.append(SliceRun(slices[0], slices[-1] + 1, begin, end, b))
             begin = end
         return runs
 
 
+def _lay_out(a: torch.Tensor, runs: Sequence[SliceRun]) -> LaidOut | None:
+    products = [a, *(run.b[0].t() for run in runs)]
+    if not runs or not all(vnni.can_multiply(one.dtype, *one.shape) for one in products):
+        return None
+    return LaidOut(vnni.lay_out(a), tuple(vnni.lay_out(run.b.transpose(1, 2)) for run in runs))
+
+
 def _lay_out_again(packed: Packed, first: int, past: int) -> None:
     """Lay out anew the blocks that some columns lie in."""
-    if packed.a_laid is None:
+    if packed.laid is None:
         return
     first, past = first // vnni.BLOCK * vnni.BLOCK, -(-past // vnni.BLOCK) * vnni.BLOCK
-    for rows, laid in zip(packed.a, packed.a_laid.view(packed.a.shape), strict=True):
+    for rows, laid in zip(packed.a, packed.laid.a.view(packed.a.shape), strict=True):
         laid[first:past].copy_(vnni.lay_out(rows[first:past]))
-    for run in packed.runs:
-        if run.b_laid is not None:
-            vnni.lay_inputs_anew(run.b_laid, first, run.b[:, first:past].transpose(1, 2))
+    for run, laid in zip(packed.runs, packed.laid.b, strict=True):
+        vnni.lay_inputs_anew(laid, first, run.b[:, first:past].transpose(1, 2))
 
 
 def _is_finite(packed: Packed, slot: int) -> bool:

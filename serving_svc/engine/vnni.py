@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from vllm.platforms import current_platform
 
 _KERNELS = torch.ops._C  # noqa: SLF001 - vLLM's name for them
 
@@ -20,14 +21,11 @@ BLOCK = 32
 
 @cache
 def _is_here() -> bool:
-    try:
-        import vllm._C  # noqa: F401 - defines the operations
-    except ImportError:
+    if not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - as vLLM asks
         return False
-    return torch.cpu._is_avx512_bf16_supported() and all(  # noqa: SLF001 - as vLLM asks
-        hasattr(_KERNELS, name)
-        for name in ("convert_weight_packed", "weight_packed_linear", "bmm_cpu")
-    )
+    current_platform.import_kernels()
+    names = ("convert_weight_packed", "weight_packed_linear", "bmm_cpu")
+    return all(hasattr(_KERNELS, name) for name in names)
 
 
 def can_multiply(dtype: torch.dtype, outputs: int, inputs: int) -> bool:

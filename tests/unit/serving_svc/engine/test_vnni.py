@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from serving_svc.engine import vnni
+from serving_svc.engine import grouped_lora, vnni
 from serving_svc.engine.grouped_lora import GroupedLora
 from serving_svc.engine.packed_weights import LinearWeights
 from tests.unit.serving_svc.engine.test_cpu_lora import FULL, IDS, RANKS, Layer, ours
@@ -99,7 +99,7 @@ def packed_of(layer: Layer) -> LinearWeights:
 )
 def test_which_layers_are_laid_out(widths: tuple[int, ...], dtype: torch.dtype, laid: bool) -> None:
     packed = packed_of(Layer(widths, dtype).filled()).packed(FULL, dtype, IDS)
-    assert (packed.a_laid is not None) == laid
+    assert (packed.laid is not None) == laid
 
 
 @needs_kernels
@@ -113,13 +113,24 @@ def test_a_swapped_adapter_is_laid_out_anew(slot: int) -> None:
     ids = [99 if at == slot else one for at, one in enumerate(IDS)]
     after, fresh = weights.packed(FULL, BF16, ids), packed_of(layer).packed(FULL, BF16, IDS)
     assert after is before
-    assert after.a_laid is not None
-    assert fresh.a_laid is not None
-    assert torch.equal(after.a_laid, fresh.a_laid)
-    for run, expected in zip(after.runs, fresh.runs, strict=True):
-        assert run.b_laid is not None
-        assert expected.b_laid is not None
-        assert torch.equal(run.b_laid, expected.b_laid)
+    assert after.laid is not None
+    assert fresh.laid is not None
+    assert torch.equal(after.laid.a, fresh.laid.a)
+    for laid, expected in zip(after.laid.b, fresh.laid.b, strict=True):
+        assert torch.equal(laid, expected)
+
+
+@needs_kernels
+def test_the_way_depends_on_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for name in ("_add_dense", "_add_grouped"):
+        monkeypatch.setattr(grouped_lora, name, lambda *_, name=name: taken.append(name))
+    layer = Layer((64, 32, 32), BF16).filled()
+    for slots in ([2] * 4, [0, 1, 2, 3], [0, 1] * 60):
+        layer.added(ours(slots), *layer.inputs(len(slots)))
+    monkeypatch.setattr(grouped_lora, "_GROUP_COST_LAID", 10_000)
+    layer.added(ours([0, 1] * 60), *layer.inputs(120))
+    assert taken == ["_add_dense", "_add_dense", "_add_dense", "_add_grouped"]
 
 
 def _answers(slots: list[int]) -> list[torch.Tensor]:
