@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
@@ -19,9 +17,6 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serving_svc.engine import cpu_lora
 from serving_svc.engine.sampling import STRUCTURE_BACKEND
-
-_BIND = "VLLM_CPU_OMP_THREADS_BIND"
-_FEW_CORES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,43 +68,21 @@ def start_processes(config: EngineConfig) -> AsyncLLM:
 
 
 def launch(arguments: AsyncEngineArgs, **options: Any) -> AsyncLLM:
-    """Start vLLM as serving does: with our kernels and, on one CPU socket, as one process.
+    """Start vLLM as serving does: with our kernels, and on a CPU without tensor parallelism as one.
 
-    vLLM 0.32 would make the worker a process of its own there, to give it other OpenMP settings
-    than its scheduler; each waits for the other's answer twice a step, spinning. As one they take
-    15% less CPU a token and answer 14% more tokens/s (bench/serving on two cores).
+    vLLM 0.32 would make the worker a process of its own there, to give it OpenMP's settings, and
+    the two would wait for each other twice a step, spinning. As one process, given the same
+    settings, they make a quarter more tokens/s of a third less CPU a token (bench/serving).
     """
     # On a CPU vLLM 0.32 takes "no adapter", -1, for the last slot; our kernels do not.
     cpu_lora.enable()
     config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
-    if not current_platform.is_cpu() or config.parallel_config.world_size > 1:
+    settings: AbstractContextManager[None] = nullcontext()
+    if current_platform.is_cpu() and config.parallel_config.world_size == 1:
+        config.parallel_config.distributed_executor_backend = "uni"
+        settings = OMPProcessManager(config).configure_omp_envs(rank=0, local_rank=0)
+    with settings:
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True, **options)
-    config.parallel_config.distributed_executor_backend = "uni"
-    with _openmp(config):
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True, **options)
-
-
-@contextmanager
-def _openmp(config: VllmConfig) -> Iterator[None]:
-    """Set what the engine's process reads of OpenMP: as vLLM would for its worker.
-
-    But vLLM keeps a core for its scheduler. Of two cores both compute: the server beside them takes
-    a quarter of one.
-    """
-    cores = len(os.sched_getaffinity(0))
-    if cores > _FEW_CORES or _BIND in os.environ:
-        with OMPProcessManager(config).configure_omp_envs(rank=0, local_rank=0):
-            yield
-        return
-    # The milliseconds that a thread spins for more work: vLLM's choice.
-    chosen = {"OMP_NUM_THREADS": str(cores), "KMP_BLOCKTIME": "5"}
-    chosen = {name: value for name, value in chosen.items() if name not in os.environ}
-    os.environ.update(chosen)
-    try:
-        yield
-    finally:
-        for name in chosen:
-            del os.environ[name]
 
 
 class _NoLogger(StatLoggerBase):  # type: ignore[misc]  # vllm has no types for mypy here
