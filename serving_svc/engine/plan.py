@@ -224,13 +224,18 @@ def _memory(base: BaseDimensions, machine: Machine, asked: Asked) -> _Memory:
     total = int(machine.memory * machine.share)
     slot = adapter = slot_bytes(base, asked.max_lora_rank, ways)
     if machine.on_cpu:
-        # The processes of all ranks share the machine's memory; each has a cache of its own and
-        # keeps whole what is in its slots.
+        # The processes of all ranks share the machine's memory; each has a cache of its own, keeps
+        # whole what is in its slots, and packs it for our kernels.
         total //= ways
-        adapter += slot_bytes(base, asked.max_lora_rank)
+        adapter += slot_bytes(base, asked.max_lora_rank) + _packed_copies(base) * slot
     room = max(0, total - base.weight_bytes // ways - (machine.kv_cache or 0))
     budget = asked.adapter_memory
     return _Memory(slot, adapter, room, int(room * _ADAPTER_SHARE) if budget is None else budget)
+
+
+def _packed_copies(base: BaseDimensions) -> int:
+    # At the true rank, so these are the most: as they are, and laid out for bfloat16 (vnni.py).
+    return 2 if base.dtype == "bfloat16" else 1
 
 
 def _slots(asked: Asked, memory: _Memory, running: int) -> int:
@@ -297,7 +302,10 @@ def _lines(
         f"= {_shown(memory.slot)}{where}"
     )
     if machine.on_cpu:
-        yield f"1 adapter = its slot and a copy in host memory = {_shown(memory.adapter)}"
+        yield (
+            f"1 adapter = its slot, a copy in host memory and {_packed_copies(base)} for our "
+            f"kernels = {_shown(memory.adapter)} at most"
+        )
     of = (
         f"{_ADAPTER_SHARE:.0%} of the {_shown(memory.room)} that the base leaves"
         if asked.adapter_memory is None

@@ -1,13 +1,14 @@
 """vLLM's own products for small matrices in bfloat16, one factor laid out beforehand.
 
 The layout is VNNI's: blocks of 32 outputs, in them pairs of inputs side by side. For a decoding
-step they take half as long as torch's, a call costs 5 µs where oneDNN's costs 25, and no new number
-of tokens has a kernel prepared for it (one core of an EPYC 9004). They need AVX-512 with bfloat16;
-in float16 they would end the process.
+step they take half as long as torch's: a call costs 5 µs where oneDNN's costs 25 (one core of an
+EPYC 9004), and the tokens come in blocks of 32, so that few kernels are prepared. They need AVX-512
+with bfloat16; in float16 they would end the process.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -19,8 +20,18 @@ BLOCK = 32
 """Outputs, and inputs, that come together."""
 
 
+# With fewer threads than asked for they leave parts of the result as they found them, and on a
+# processor made out to be older they end the process.
+_AGAINST = (
+    *("OMP_DYNAMIC", "OMP_THREAD_LIMIT", "KMP_DYNAMIC_MODE"),
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
+)
+
+
 @cache
 def _is_here() -> bool:
+    if any(os.environ.get(name) for name in _AGAINST):
+        return False
     if not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - as vLLM asks
         return False
     current_platform.import_kernels()

@@ -19,7 +19,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serving_svc.engine import cpu_lora
+from serving_svc.engine.processes import launch
 
 SLOTS = 2
 MAX_RANK = 32
@@ -55,7 +55,6 @@ class Answers:
 
 
 async def main() -> None:
-    cpu_lora.enable()
     arguments = AsyncEngineArgs(
         model=sys.argv[1],
         dtype="float32",
@@ -67,7 +66,7 @@ async def main() -> None:
         enforce_eager=True,
         disable_log_stats=True,
     )
-    answers = Answers(AsyncLLM.from_engine_args(arguments))
+    answers = Answers(launch(arguments))
     for line in sys.stdin:
         found = json.dumps(await answers.round(json.loads(line)))
         sys.stdout.write(f"ANSWERS {found}\n")

@@ -89,18 +89,23 @@ def test_a_quarter_of_what_the_base_leaves_is_for_adapters() -> None:
     assert plan_engine(heavy, machine, Asked(RANK)).adapter_slots == 1
 
 
-def test_on_a_cpu_each_slot_costs_its_copy_as_well() -> None:
-    machine = replace(CPU, memory=16 * SLOT, kv_cache=0)
+def test_on_a_cpu_each_slot_costs_its_copies_as_well() -> None:
+    # In host memory, packed for our kernels, and in bfloat16 once more as they multiply it.
+    machine = replace(CPU, memory=32 * SLOT, kv_cache=0)
     assert plan_engine(base(), machine, Asked(RANK)).adapter_slots == 2
-    assert plan_engine(base(), replace(machine, on_cpu=False), Asked(RANK)).adapter_slots == 4
+    half = base(config=CONFIG | {"torch_dtype": "float16"})
+    assert plan_engine(half, replace(machine, memory=24 * SLOT), Asked(RANK)).adapter_slots == 2
+    with pytest.raises(FailedPrecondition, match="adapter_slots 9 at max_lora_rank 16 take"):
+        plan_engine(base(), machine, Asked(RANK, adapter_slots=9))
+    assert plan_engine(base(), replace(machine, on_cpu=False), Asked(RANK)).adapter_slots == 8
 
 
 def test_on_a_cpu_the_cache_and_all_ranks_share_the_memory() -> None:
-    machine = replace(CPU, memory=32 * SLOT, kv_cache=16 * SLOT)
+    machine = replace(CPU, memory=48 * SLOT, kv_cache=16 * SLOT)
     assert plan_engine(base(), machine, Asked(RANK)).adapter_slots == 2
     halves = Asked(RANK, tensor_parallel_size=2, adapter_slots=1)
     with pytest.raises(FailedPrecondition, match=r"the base leaves 0\.0 MiB"):
-        plan_engine(base(), machine, halves)
+        plan_engine(base(), replace(machine, memory=32 * SLOT), halves)
 
 
 def test_no_more_slots_are_planned_than_are_of_use() -> None:
@@ -149,8 +154,8 @@ def test_host_copies_hold_at_least_every_slot() -> None:
 def test_adapters_are_kept_in_host_memory_as_far_as_they_fit() -> None:
     asked = Asked(RANK, adapter_slots=4)
     assert plan_engine(base(), CPU, asked).max_cpu_loras == 4 + 28
-    # A slot and its copy, and then copies alone.
-    told = replace(asked, adapter_memory=(4 * 2 + 5) * SLOT)
+    # A slot, its copy and what our kernels pack, and then copies alone.
+    told = replace(asked, adapter_memory=(4 * 4 + 5) * SLOT)
     assert plan_engine(base(), CPU, told).max_cpu_loras == 4 + 5
     host = replace(GPU, host_memory=4 * (4 + 6) * SLOT)
     assert plan_engine(base(), host, asked).max_cpu_loras == 4 + 6
@@ -224,8 +229,8 @@ def test_the_arithmetic_is_told() -> None:
     assert lines == (
         "1 slot = 21 linear layers with 10,560 inputs and outputs × rank cap 16 × 2 bytes "
         "(bfloat16) = 0.3 MiB",
-        "1 adapter = its slot and a copy in host memory = 0.6 MiB",
-        "8 slots = 5.2 MiB; the budget is 128.0 MiB, 25% of the 512.0 MiB that the base leaves",
+        "1 adapter = its slot, a copy in host memory and 2 for our kernels = 1.3 MiB at most",
+        "8 slots = 10.3 MiB; the budget is 128.0 MiB, 25% of the 512.0 MiB that the base leaves",
         "56 adapters without a slot are kept in host memory = 18.0 MiB at most",
         "key-value cache = 512.0 MiB at 768 bytes a token = 699,050 tokens; a slot is as much as "
         "440",

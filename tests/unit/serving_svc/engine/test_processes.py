@@ -48,7 +48,7 @@ def _launch(monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> dict[str, A
     """Return what the engine's processes are started with."""
     seen: dict[str, Any] = {}
 
-    def start(_: type, config: Any, **options: Any) -> None:
+    def start(_: type, /, config: Any, **options: Any) -> None:
         seen.update(options, backend=config.parallel_config.distributed_executor_backend)
         seen["threads"] = os.environ.get(_THREADS)
 

@@ -83,6 +83,17 @@ def test_other_machines_are_left_to_torch(another_machine: None) -> None:
     assert not vnni.can_multiply(BF16, 32, 32)
 
 
+@needs_kernels
+@pytest.mark.parametrize("name", ["OMP_DYNAMIC", "OMP_THREAD_LIMIT", "ONEDNN_MAX_CPU_ISA"])
+def test_settings_under_which_they_go_wrong(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    vnni._is_here.cache_clear()
+    assert not vnni.can_multiply(BF16, 32, 32)
+    monkeypatch.undo()
+    vnni._is_here.cache_clear()
+    assert vnni.can_multiply(BF16, 32, 32)
+
+
 def packed_of(layer: Layer) -> LinearWeights:
     return LinearWeights(layer.lora_a_stacked, layer.lora_b_stacked)
 
