@@ -105,6 +105,12 @@ def test_a_sound_header_stays_under_its_limit(tmp_path: Path) -> None:
     assert length < header_limit(names) - header_limit([])
 
 
+def test_metadata_of_text_is_no_tensor(tmp_path: Path) -> None:
+    # As PEFT writes it.
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "x", metadata={"format": "pt"})
+    assert read_header(tmp_path / "x").keys() == {"a"}
+
+
 def test_other_formats_of_numbers_are_read_without_their_width(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(changed(dtype="F8_E4M3", shape=[4]))
     assert read_shapes(tmp_path) == {"a": (4,)}
