@@ -8,7 +8,7 @@ import torch
 from serving_svc.engine.packed_weights import LinearWeights
 from serving_svc.engine.sizes import few_sizes
 from serving_svc.engine.token_groups import TokenGroups
-from tests.unit.serving_svc.engine.test_cpu_lora import IDS, RANKS, Layer
+from tests.unit.serving_svc.engine.test_grouped_lora import IDS, RANKS, Layer
 
 
 def test_sizes_are_few_and_little_larger() -> None:

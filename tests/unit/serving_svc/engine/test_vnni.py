@@ -10,7 +10,7 @@ import torch
 from serving_svc.engine import grouped_lora, vnni
 from serving_svc.engine.grouped_lora import GroupedLora
 from serving_svc.engine.packed_weights import LinearWeights
-from tests.unit.serving_svc.engine.test_cpu_lora import FULL, IDS, RANKS, Layer, ours
+from tests.unit.serving_svc.engine.test_grouped_lora import FULL, IDS, RANKS, Layer, ours
 
 BF16 = torch.bfloat16
 needs_kernels = pytest.mark.skipif(

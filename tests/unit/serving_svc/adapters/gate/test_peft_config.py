@@ -75,8 +75,6 @@ def test_what_peft_writes_by_default_is_served(tmp_path: Path) -> None:
     "change",
     [
         {"base_model_name_or_path": "somebody/else"},
-        {"lora_alpha": 0.5},
-        {"use_rslora": True},
         {"target_modules": "all-linear"},
         {"init_lora_weights": "gaussian"},
         {"init_lora_weights": False},
@@ -89,7 +87,14 @@ def test_what_peft_writes_by_default_is_served(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_changes_nothing_is_served(tmp_path: Path, change: dict[str, Any]) -> None:
-    read_config(write(tmp_path, CONFIG | change))
+    (tmp_path / "plain").mkdir()
+    plain = read_config(write(tmp_path / "plain", CONFIG))
+    assert read_config(write(tmp_path, CONFIG | change)) == plain
+
+
+def test_alpha_and_its_scaling_are_read(tmp_path: Path) -> None:
+    found = read_config(write(tmp_path, CONFIG | {"lora_alpha": 0.5, "use_rslora": True}))
+    assert (found.alpha, found.use_rslora) == (0.5, True)
 
 
 @pytest.mark.parametrize(
