@@ -48,7 +48,7 @@ def test_people_read_what_is_printed_as_it_is() -> None:
         env={"TAILORBIRD_LOG_FORMAT": "console", "PYTHONPATH": ":".join(sys.path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "half a line\n10%\r20%" in done.stderr
+    assert "half a line\n10%\n20%" in done.stderr
 
 
 def test_a_log_that_cannot_be_written_is_not_complained_of_for_ever() -> None:
