@@ -1,0 +1,66 @@
+{{/*
+Names, labels and images. Templates of one service are given a "part":
+(dict "root" $ "name" "trainer" "values" .Values.trainer).
+*/}}
+
+{{- define "tailorbird.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* At most 40 characters: "-serving-headless" and a revision's hash still fit into a label. */}}
+{{- define "tailorbird.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "tailorbird.name" . -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tailorbird.partName" -}}
+{{- printf "%s-%s" (include "tailorbird.fullname" .root) .name -}}
+{{- end -}}
+
+{{/* What selectors hold: it can never change. */}}
+{{- define "tailorbird.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tailorbird.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .name }}
+{{- end -}}
+
+{{- define "tailorbird.labels" -}}
+{{- $own := dict
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "app.kubernetes.io/part-of" "tailorbird"
+-}}
+{{- toYaml (mergeOverwrite (deepCopy .root.Values.commonLabels) $own (include "tailorbird.selectorLabels" . | fromYaml)) -}}
+{{- end -}}
+
+{{/* metadata of an object: (dict "part" $part "name" NAME "annotations" DICT "labels" DICT) */}}
+{{- define "tailorbird.metadata" -}}
+name: {{ .name }}
+namespace: {{ .part.root.Release.Namespace }}
+labels:
+  {{- toYaml (mergeOverwrite (deepCopy (.labels | default dict)) (include "tailorbird.labels" .part | fromYaml)) | nindent 2 }}
+{{- with mergeOverwrite (deepCopy .part.root.Values.commonAnnotations) (.annotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "tailorbird.image" -}}
+{{- $image := .values.image -}}
+{{- $tag := coalesce $image.tag .root.Values.image.tag .root.Chart.AppVersion -}}
+{{- with .root.Values.image.registry }}{{ . }}/{{ end -}}
+{{ $image.repository }}:{{ $tag }}
+{{- with $image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{- define "tailorbird.serviceAccountName" -}}
+{{- default (include "tailorbird.partName" .) .values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "tailorbird.appProtocol" -}}
+{{- .values.service.appProtocol | default (ternary "https" "kubernetes.io/h2c" (ne .root.Values.tls.existingSecret "")) -}}
+{{- end -}}

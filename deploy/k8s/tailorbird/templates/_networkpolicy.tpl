@@ -1,0 +1,64 @@
+{{- define "tailorbird.networkPolicy" -}}
+{{- $policy := .root.Values.networkPolicy -}}
+{{- if $policy.enabled -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  {{- include "tailorbird.metadata" (dict "part" . "name" (include "tailorbird.partName" .)) | nindent 2 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "tailorbird.selectorLabels" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from:
+        - podSelector:
+            matchLabels:
+              {{- include "tailorbird.selectorLabels" (dict "root" .root "name" "test") | nindent 14 }}
+        {{- with $policy.ingress.clients }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        - port: grpc
+          protocol: TCP
+    {{- with $policy.ingress.metrics }}
+    - from:
+        {{- toYaml . | nindent 8 }}
+      ports:
+        - port: http
+          protocol: TCP
+    {{- end }}
+  egress:
+    {{- include "tailorbird.egress" (dict "rule" $policy.egress.dns "protocols" (list "UDP" "TCP")) | nindent 4 }}
+    {{- if not (include "tailorbird.fileStore" .root) }}
+    {{- include "tailorbird.egress" (dict "rule" $policy.egress.objectStore) | nindent 4 }}
+    {{- end }}
+    {{- if and (eq .name "trainer") .root.Values.trainer.database.existingSecret }}
+    {{- include "tailorbird.egress" (dict "rule" $policy.egress.database) | nindent 4 }}
+    {{- end }}
+    {{- with .root.Values.baseModel.huggingFace }}
+    {{- if and .id (not .offline) }}
+    {{- include "tailorbird.egress" (dict "rule" $policy.egress.hub) | nindent 4 }}
+    {{- end }}
+    {{- end }}
+    {{- with $policy.egress.extra }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* One opening. Without peers it is none: an empty `to` would mean everywhere. */}}
+{{- define "tailorbird.egress" -}}
+{{- if .rule.to -}}
+- to:
+    {{- toYaml .rule.to | nindent 4 }}
+  ports:
+    {{- $protocols := .protocols | default (list "TCP") }}
+    {{- range $port := .rule.ports }}
+    {{- range $protocols }}
+    - port: {{ $port }}
+      protocol: {{ . }}
+    {{- end }}
+    {{- end }}
+{{- end -}}
+{{- end -}}
