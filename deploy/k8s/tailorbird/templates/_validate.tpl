@@ -11,6 +11,8 @@ key; all that there are end the rendering together.
   (include "tailorbird.problems.engine" . | fromYamlArray)
   (include "tailorbird.problems.adapters" . | fromYamlArray)
   (include "tailorbird.problems.openings" . | fromYamlArray)
+  (include "tailorbird.problems.traffic" . | fromYamlArray)
+  (include "tailorbird.problems.scaling" . | fromYamlArray)
 -}}
 {{- range $parts -}}
 {{- $problems = concat $problems (include "tailorbird.problems.part" . | fromYamlArray) -}}
