@@ -39,6 +39,7 @@ check: setup $(BUF) ## Format, lint, types, import directions, proto lint and st
 	@tools/protos.sh lint $(BIN) $(BUF)
 	@tools/protos.sh drift $(BIN)
 	@$(BIN)/python -m tests.chart.lint
+	@$(BIN)/python tools/dashboards.py check
 
 bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
 	@mkdir -p build/bench
