@@ -64,3 +64,12 @@ annotations:
 {{- define "tailorbird.appProtocol" -}}
 {{- .values.service.appProtocol | default (ternary "https" "kubernetes.io/h2c" (ne .root.Values.tls.existingSecret "")) -}}
 {{- end -}}
+
+{{/* Where clients dial a part inside the cluster; the certificate names this host. */}}
+{{- define "tailorbird.host" -}}
+{{- printf "%s.%s.svc" (include "tailorbird.partName" .) .root.Release.Namespace -}}
+{{- end -}}
+
+{{- define "tailorbird.address" -}}
+{{- printf "%s:%d" (include "tailorbird.host" .) (int .values.service.port) -}}
+{{- end -}}

@@ -19,27 +19,30 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       ports:
-        - port: grpc
+        - port: {{ .values.ports.grpc }}
           protocol: TCP
     {{- with $policy.ingress.metrics }}
     - from:
         {{- toYaml . | nindent 8 }}
       ports:
-        - port: http
+        - port: {{ .values.ports.http }}
           protocol: TCP
     {{- end }}
   egress:
-    {{- include "tailorbird.egress" (dict "rule" $policy.egress.dns "protocols" (list "UDP" "TCP")) | nindent 4 }}
+    {{- $openings := list (include "tailorbird.egress" (dict "rule" $policy.egress.dns "protocols" (list "UDP" "TCP"))) }}
     {{- if not (include "tailorbird.fileStore" .root) }}
-    {{- include "tailorbird.egress" (dict "rule" $policy.egress.objectStore) | nindent 4 }}
+    {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.objectStore)) }}
     {{- end }}
     {{- if and (eq .name "trainer") .root.Values.trainer.database.existingSecret }}
-    {{- include "tailorbird.egress" (dict "rule" $policy.egress.database) | nindent 4 }}
+    {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.database)) }}
     {{- end }}
     {{- with .root.Values.baseModel.huggingFace }}
     {{- if and .id (not .offline) }}
-    {{- include "tailorbird.egress" (dict "rule" $policy.egress.hub) | nindent 4 }}
+    {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.hub)) }}
     {{- end }}
+    {{- end }}
+    {{- range compact $openings }}
+    {{- . | nindent 4 }}
     {{- end }}
     {{- with $policy.egress.extra }}
     {{- toYaml . | nindent 4 }}
