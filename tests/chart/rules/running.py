@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tests.chart.environment import environment
 from tests.chart.helm import Object, Rendered, named
 from tests.chart.pods import Pod, pods, selects, services
 from tests.chart.rules.rule import rule
 
 PROBES = {"startupProbe": "/readyz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
-HTTP_PORT = "metrics"
+HTTP_PORT = "http"
 # A model is read from a disk or a registry, and compiled.
 _LEAST_START_SECONDS = 300
 _LEAST_LIVENESS_SECONDS = 30
@@ -26,7 +27,6 @@ def every_container_says_what_it_needs(rendered: Rendered) -> Iterator[str]:
                 ("requests", "memory"),
                 ("requests", "ephemeral-storage"),
                 ("limits", "memory"),
-                ("limits", "ephemeral-storage"),
             ):
                 if name not in (resources.get(kind) or {}):
                     yield f"{pod}: {container['name']}: no {kind} of {name}"
@@ -96,8 +96,8 @@ def stopping_fits_into_the_grace_period(rendered: Rendered) -> Iterator[str]:
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
         if grace <= needed:
             yield f"{pod}: is killed after {grace} s, and stops in {needed} s"
-        if delay <= 0:
-            yield f"{pod}: refuses calls before the endpoints say so"
+        if delay + _pre_stop(pod) <= 0 and pod.owner["kind"] == "Deployment":
+            yield f"{pod}: refuses calls before its endpoints are gone"
 
 
 def _pre_stop(pod: Pod) -> float:
@@ -105,18 +105,6 @@ def _pre_stop(pod: Pod) -> float:
     if not hook:
         return 0.0
     return float(hook["sleep"]["seconds"])
-
-
-def environment(rendered: Rendered, pod: Pod) -> dict[str, str]:
-    """Return the variables that the pod's first container has and that are no secrets."""
-    settings: dict[str, str] = {}
-    for each in pod.service.get("envFrom") or []:
-        if "configMapRef" in each:
-            name = each["configMapRef"]["name"]
-            (found,) = (m for m in rendered.of_kind("ConfigMap") if m["metadata"]["name"] == name)
-            settings |= found["data"]
-    own = pod.service.get("env") or []
-    return settings | {each["name"]: each["value"] for each in own if "value" in each}
 
 
 @rule

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.chart.environment import environment
 from tests.chart.helm import Rendered, named
 from tests.chart.pods import WORKLOADS, Pod, pods, selects, services
 from tests.chart.rules.rule import rule
 
-WRITABLE = {"/var/lib/tailorbird", "/tmp", "/var/cache/huggingface", "/dev/shm"}
+WRITABLE = {"/var/lib/tailorbird", "/store", "/tmp", "/var/cache/huggingface", "/dev/shm"}
 _LABELS = ("name", "instance", "component", "version", "managed-by", "part-of")
 _SELECTORS = {f"app.kubernetes.io/{each}" for each in ("name", "instance", "component")}
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -46,12 +47,14 @@ def services_lead_to_ports_that_exist(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def grpc_ports_say_so(rendered: Rendered) -> Iterator[str]:
+    running = services(rendered)
     for service in rendered.of_kind("Service"):
+        pod = running[service["metadata"]["labels"]["app.kubernetes.io/component"]]
+        secure = "TAILORBIRD_TLS_KEY_FILE" in environment(rendered, pod)
         for port in service["spec"]["ports"]:
-            wanted = "kubernetes.io/h2c" if port["targetPort"] == "grpc" else "http"
-            secure = "TAILORBIRD_TLS_KEY_FILE" in str(rendered.of_kind("ConfigMap"))
-            if port["targetPort"] == "grpc" and secure:
-                continue
+            wanted = (
+                ("https" if secure else "kubernetes.io/h2c") if port["name"] == "grpc" else "http"
+            )
             if port.get("appProtocol") != wanted:
                 yield f"{named(service)}: port {port['name']} is {port.get('appProtocol')}"
 
