@@ -25,7 +25,7 @@ spec:
     - from:
         {{- toYaml . | nindent 8 }}
       ports:
-        - port: {{ .values.ports.http }}
+        - port: {{ $.values.ports.http }}
           protocol: TCP
     {{- end }}
   egress:
