@@ -40,8 +40,9 @@ key; all that there are end the rendering together.
 {{- $problems = append $problems (printf "serving.config.gpuMemoryUtilization: is %v, and trainer.config.gpuMemoryShare %v; on a shared GPU they may be 0.95 together, because each process needs some memory beside" $config.gpuMemoryUtilization .Values.trainer.config.gpuMemoryShare) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $config.maxStepTokens $config.maxRunning (lt $config.maxStepTokens $config.maxRunning) -}}
-{{- $problems = append $problems (printf "serving.config.maxStepTokens: is %v, less than serving.config.maxRunning %v; a step has a token of each request that runs" (int64 $config.maxStepTokens) (int64 $config.maxRunning)) -}}
+{{- $running := $config.maxRunning | default (ternary 128 256 (eq $gpu.driver "none")) | int64 -}}
+{{- if and $config.maxStepTokens (lt (int64 $config.maxStepTokens) $running) -}}
+{{- $problems = append $problems (printf "serving.config.maxStepTokens: is %d, less than serving.config.maxRunning %d; a step has a token of each request that runs" (int64 $config.maxStepTokens) $running) -}}
 {{- end -}}
 {{- toYaml $problems -}}
 {{- end -}}
@@ -55,13 +56,13 @@ key; all that there are end the rendering together.
 {{- if gt $trained $served -}}
 {{- $problems = append $problems (printf "trainer.config.maxLoraRank: is %d, and serving.config.maxLoraRank %d; what is trained must be servable" $trained $served) -}}
 {{- end -}}
-{{- if and $config.adapterSlots $config.maxCpuLoras (lt $config.maxCpuLoras $config.adapterSlots) -}}
+{{- if and $config.adapterSlots $config.maxCpuLoras (lt (int64 $config.maxCpuLoras) (int64 $config.adapterSlots)) -}}
 {{- $problems = append $problems (printf "serving.config.maxCpuLoras: is %v, less than serving.config.adapterSlots %v; what is in a slot is kept in host memory too" (int64 $config.maxCpuLoras) (int64 $config.adapterSlots)) -}}
 {{- end -}}
-{{- range $what := list "Running" "Waiting" -}}
+{{- range $what, $default := dict "Running" nil "Waiting" 1024 -}}
 {{- $own := get $config (printf "tenantMax%s" $what) -}}
-{{- $all := get $config (printf "max%s" $what) -}}
-{{- if and $own $all (gt $own $all) -}}
+{{- $all := get $config (printf "max%s" $what) | default $default -}}
+{{- if and $own $all (gt (int64 $own) (int64 $all)) -}}
 {{- $problems = append $problems (printf "serving.config.tenantMax%s: is %v, more than serving.config.max%s %v, which holds for all tenants together" $what (int64 $own) $what (int64 $all)) -}}
 {{- end -}}
 {{- end -}}
