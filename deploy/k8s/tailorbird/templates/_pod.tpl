@@ -114,7 +114,7 @@ securityContext:
   {{- include "tailorbird.containerSecurityContext" . | nindent 2 }}
 {{- include "tailorbird.env" . }}
 resources:
-  {{- toYaml .values.resources | nindent 2 }}
+  {{- include "tailorbird.ownResources" . | nindent 2 }}
 volumeMounts:
   {{- include "tailorbird.volumeMounts" . | trim | nindent 2 }}
 {{- end -}}
@@ -176,9 +176,30 @@ readinessProbe:
 {{- .values.shutdown.terminationGracePeriodSeconds | default (include "tailorbird.shutdownSeconds" .) | int -}}
 {{- end -}}
 
-{{/* `resources`, and the devices of `gpu`. */}}
-{{- define "tailorbird.resources" -}}
+{{/* `resources`, and a request of the node's disk for what the pod's folders there may take, so that the
+scheduler counts them. */}}
+{{- define "tailorbird.ownResources" -}}
 {{- $resources := deepCopy .values.resources -}}
+{{- $folders := list .values.temporary.sizeLimit -}}
+{{- if and (eq .name "serving") (eq .values.cache.type "emptyDir") -}}
+{{- $folders = append $folders .values.cache.size -}}
+{{- end -}}
+{{- with .root.Values.baseModel.huggingFace -}}
+{{- if and .id (not .cache.existingClaim) -}}
+{{- $folders = append $folders .cache.sizeLimit -}}
+{{- end -}}
+{{- end -}}
+{{- $disk := 0 -}}
+{{- range $folders -}}
+{{- $disk = add $disk (include "tailorbird.bytes" . | int64) -}}
+{{- end -}}
+{{- $requests := merge (default dict $resources.requests) (dict "ephemeral-storage" (toString $disk)) -}}
+{{- toYaml (set $resources "requests" $requests) -}}
+{{- end -}}
+
+{{/* The same, and the devices of `gpu`. */}}
+{{- define "tailorbird.resources" -}}
+{{- $resources := include "tailorbird.ownResources" . | fromYaml -}}
 {{- $gpu := .values.gpu -}}
 {{- if eq $gpu.driver "devicePlugin" -}}
 {{- $_ := set $resources "limits" (set (default dict $resources.limits) $gpu.resourceName ($gpu.count | int)) -}}

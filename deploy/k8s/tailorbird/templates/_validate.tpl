@@ -11,6 +11,7 @@ key; all that there are end the rendering together.
   (include "tailorbird.problems.engine" . | fromYamlArray)
   (include "tailorbird.problems.adapters" . | fromYamlArray)
   (include "tailorbird.problems.openings" . | fromYamlArray)
+  (include "tailorbird.problems.names" . | fromYamlArray)
   (include "tailorbird.problems.traffic" . | fromYamlArray)
   (include "tailorbird.problems.scaling" . | fromYamlArray)
 -}}
@@ -97,6 +98,23 @@ key; all that there are end the rendering together.
 {{- if not (get $.Values.networkPolicy.egress $name).to -}}
 {{- $problems = append $problems (printf "networkPolicy.egress.%s.to: names no peer, which %s cannot be reached without; name it, or anywhere: [{ipBlock: {cidr: 0.0.0.0/0}}]" $name $why) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $problems -}}
+{{- end -}}
+
+{{/* Names that objects and variables cannot have. */}}
+{{- define "tailorbird.problems.names" -}}
+{{- $problems := list -}}
+{{- $name := include "tailorbird.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- $problems = append $problems (printf "fullnameOverride: is empty, and names would begin with %s; a Service's has letters, digits and hyphens and begins with a letter: give one, or another release name" $name) -}}
+{{- end -}}
+{{- range $variable, $_ := .Values.objectStore.env -}}
+{{- if hasPrefix "TAILORBIRD_" $variable -}}
+{{- $problems = append $problems (printf "objectStore.env.%s: is a setting of the services; it has a key of its own" $variable) -}}
+{{- else if regexMatch "SECRET|PASSWORD|_SAS|(ACCOUNT|STORAGE|SHARED)_KEY|TOKEN$" $variable -}}
+{{- $problems = append $problems (printf "objectStore.env.%s: is a credential; put it into a Secret and name that in objectStore.existingSecret" $variable) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $problems -}}
