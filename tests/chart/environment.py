@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tests.chart.helm import Rendered, named
+from tests.chart.helm import NAMESPACE, Rendered, named
 from tests.chart.pods import Pod
 
 PREFIX = "TAILORBIRD_"
@@ -75,7 +75,10 @@ def _value(pod: Pod, variable: Mapping[str, Any], secrets: Secrets | None) -> st
         ref = source["secretKeyRef"]
         return None if secrets is None else secrets[ref["name"]][ref["key"]]
     field = source["fieldRef"]["fieldPath"]
-    of_pod = {"metadata.name": f"{pod.owner['metadata']['name']}-0", "status.podIP": "10.0.0.7"}
+    of_pod = {
+        "metadata.name": f"{pod.owner['metadata']['name']}-0",
+        "metadata.namespace": NAMESPACE,
+    }
     assert field in of_pod, f"{pod}: {variable}"
     return of_pod[field]
 

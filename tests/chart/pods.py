@@ -74,8 +74,12 @@ def _pods(documents: Iterable[Object]) -> Iterator[Pod]:
 
 
 def services(rendered: Rendered) -> dict[str, Pod]:
-    """Return the pods that run until they are stopped, by component."""
-    return {pod.component: pod for pod in pods(rendered) if pod.is_service}
+    """Return the trainer's and serving's pods, by component."""
+    return {
+        pod.component: pod
+        for pod in pods(rendered)
+        if pod.is_service and pod.component in ("trainer", "serving")
+    }
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

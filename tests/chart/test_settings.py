@@ -40,7 +40,11 @@ SAMPLES |= {"tenantMaxRunning": 4000, "tenantMaxWaiting": 900_000}
 
 # What must be changed with a setting for it to make sense.
 COMPANIONS: dict[str, Values] = {
-    "serving.config.maxAdapterBytes": nested("serving.config.adapterCacheBytes", 12_345_678_901),
+    "trainer.config.maxLoraRank": nested("serving.config.maxLoraRank", 128),
+    "serving.config.adapterCacheBytes": nested("serving.cache.size", "20Gi"),
+    "serving.config.maxAdapterBytes": {
+        "serving": {"config": {"adapterCacheBytes": 12_345_678_901}, "cache": {"size": "20Gi"}}
+    },
     "trainer.config.device": nested("trainer.gpu.driver", "devicePlugin"),
     "serving.config.tenantMaxRunning": nested("serving.config.maxRunning", 4096),
     "serving.config.tenantMaxWaiting": nested("serving.config.maxWaiting", 1_000_000),
@@ -195,7 +199,7 @@ def test_every_profile_s_environment_is_what_its_services_take(
 
         settings = read(service, variables, monkeypatch)
 
-        assert settings.host == "0.0.0.0"
+        assert settings.host in ("0.0.0.0", "::")
         assert settings.tokens_file is not None
 
 

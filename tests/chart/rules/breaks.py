@@ -113,6 +113,8 @@ _SCALER = {
     },
 }
 
+_OF_THE_PICKER = {"name": "shop-picker", "labels": {"app.kubernetes.io/component": "picker"}}
+
 BREAKS: dict[str, list[tuple[Change, ...]]] = {
     "runs_as_a_numeric_user_that_is_not_root": [
         (serving(f"{POD} securityContext runAsUser", 0),),
@@ -146,6 +148,8 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
     ],
     "asks_for_no_rights_in_the_cluster": [
         (add({"kind": "RoleBinding", "metadata": {"name": "shop-admin"}}),),
+        (add({"kind": "Role", "metadata": _OF_THE_PICKER, "rules": [{"verbs": ["create"]}]}),),
+        (add({"kind": "ClusterRole", "metadata": _OF_THE_PICKER, "rules": [{"verbs": ["get"]}]}),),
     ],
     "has_no_variables_of_other_services": [
         (drop("Deployment", "-serving", f"{POD} enableServiceLinks"),)
@@ -215,6 +219,7 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
     "every_container_says_what_it_needs": [
         (drop("Deployment", "-serving", f"{MAIN} resources requests cpu"),),
         (drop("StatefulSet", "-trainer", f"{MAIN} resources limits memory"),),
+        (drop("StatefulSet", "-trainer", f"{MAIN} resources requests ephemeral-storage"),),
     ],
     "folders_in_memory_and_on_the_node_are_bounded": [
         (append("Deployment", "-serving", f"{POD} volumes", {"name": "a", "emptyDir": {}}),),
@@ -224,7 +229,12 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
             serving(f"{MAIN} resources limits nvidia.com/gpu", 2),
             serving(f"{MAIN} resources requests nvidia.com/gpu", 1),
         ),
-        (serving(f"{POD} resourceClaims", [{"name": "gpu", "resourceClaimTemplateName": "a"}]),),
+        (
+            serving(
+                f"{POD} resourceClaims",
+                [{"name": "gpu", "resourceClaimTemplateName": "shop-tailorbird-gone"}],
+            ),
+        ),
     ],
     "probes_are_on_the_plain_port": [
         (drop("Deployment", "-serving", f"{MAIN} livenessProbe"),),
@@ -336,6 +346,8 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
     "only_these_folders_are_writable": [mount("more", "/root"), mount("more", "/tmp", subPath="a")],
     "what_a_pod_names_is_in_the_release": [
         (remove("ConfigMap", "-serving"),),
+        (remove("ServiceAccount", "-serving"),),
+        (remove("PersistentVolumeClaim", "-trainer"),),
         (remove("Service", "-trainer-headless"),),
         (
             append(
@@ -345,7 +357,12 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
                 {"name": "a", "configMap": {"name": "shop-tailorbird-gone"}},
             ),
         ),
-        (serving(f"{POD} resourceClaims", [{"name": "gpu", "resourceClaimTemplateName": "a"}]),),
+        (
+            serving(
+                f"{POD} resourceClaims",
+                [{"name": "gpu", "resourceClaimTemplateName": "shop-tailorbird-gone"}],
+            ),
+        ),
     ],
     "variables_and_ports_have_one_meaning": [
         (serving(_ENV, [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),),

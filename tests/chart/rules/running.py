@@ -12,6 +12,7 @@ from tests.chart.rules.rule import rule
 
 PROBES = {"startupProbe": "/readyz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 HTTP_PORT = "http"
+_FOLDERS = [("requests", "ephemeral-storage")]
 # A model is read from a disk or a registry, and compiled.
 _LEAST_START_SECONDS = 300
 _LEAST_LIVENESS_SECONDS = 30
@@ -25,11 +26,18 @@ def every_container_says_what_it_needs(rendered: Rendered) -> Iterator[str]:
             for kind, name in (
                 ("requests", "cpu"),
                 ("requests", "memory"),
-                ("requests", "ephemeral-storage"),
                 ("limits", "memory"),
+                *(_FOLDERS if _has_folders_on_its_node(pod) else ()),
             ):
                 if name not in (resources.get(kind) or {}):
                     yield f"{pod}: {container['name']}: no {kind} of {name}"
+
+
+def _has_folders_on_its_node(pod: Pod) -> bool:
+    return any(
+        (each.get("emptyDir") or {"medium": "Memory"}).get("medium") != "Memory"
+        for each in pod.volumes.values()
+    )
 
 
 @rule
@@ -144,6 +152,8 @@ def disruption_budgets_let_nodes_be_drained(rendered: Rendered) -> Iterator[str]
             continue
         if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield f"{named(budget)}: a pod that never becomes ready holds its node for ever"
+        if found[0].component == "trainer":
+            continue  # One pod, and a budget by choice: test_reliability.py.
         replicas = _least_replicas(rendered, found[0])
         if not _may_evict(spec, replicas):
             yield f"{named(budget)}: none of {replicas} pods may be evicted"

@@ -12,6 +12,8 @@ from tests.chart.rules.rule import rule
 
 # Below it are the users that a node's own system has.
 _LEAST_USER = 10_000
+# The endpoint picker of the Gateway API inference extension.
+_WATCHES_THE_CLUSTER = "picker"
 _OF_THE_HOST = ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers")
 _SECRET_NAME = re.compile(r"(password|passwd|secret|token|credential|api_?key|private_?key)", re.I)
 _SECRET_VALUE = re.compile(
@@ -89,9 +91,10 @@ def has_nothing_of_its_node(rendered: Rendered) -> Iterator[str]:
 @rule
 def has_no_token_of_the_cluster(rendered: Rendered) -> Iterator[str]:
     for pod in pods(rendered):
-        if pod.spec.get("automountServiceAccountToken") is not False:
+        mounted = pod.spec.get("automountServiceAccountToken") is not False
+        if mounted and pod.component != _WATCHES_THE_CLUSTER:
             yield f"{pod}: automountServiceAccountToken is not false"
-        if pod.spec.get("serviceAccountName", "default") == "default":
+        if pod.is_service and pod.spec.get("serviceAccountName", "default") == "default":
             yield f"{pod}: has the namespace's default service account"
     for account in rendered.of_kind("ServiceAccount"):
         if account.get("automountServiceAccountToken") is not False:
@@ -101,8 +104,14 @@ def has_no_token_of_the_cluster(rendered: Rendered) -> Iterator[str]:
 @rule
 def asks_for_no_rights_in_the_cluster(rendered: Rendered) -> Iterator[str]:
     for document in rendered:
-        if "Role" in document["kind"]:
+        if "Role" not in document["kind"]:
+            continue
+        component = document["metadata"]["labels"]["app.kubernetes.io/component"]
+        verbs = {verb for each in document.get("rules") or [] for verb in each["verbs"]}
+        if component != _WATCHES_THE_CLUSTER or document["kind"].startswith("Cluster"):
             yield f"{named(document)}: nothing here calls the cluster's API"
+        elif not verbs <= {"get", "list", "watch"}:
+            yield f"{named(document)}: may {', '.join(sorted(verbs))}"
 
 
 @rule

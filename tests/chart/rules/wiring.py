@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.chart.environment import environment
-from tests.chart.helm import Rendered, named
+from tests.chart.helm import RELEASE, Rendered, named
 from tests.chart.pods import WORKLOADS, Pod, pods, selects, services
 from tests.chart.rules.rule import rule
 
@@ -49,8 +49,8 @@ def services_lead_to_ports_that_exist(rendered: Rendered) -> Iterator[str]:
 def grpc_ports_say_so(rendered: Rendered) -> Iterator[str]:
     running = services(rendered)
     for service in rendered.of_kind("Service"):
-        pod = running[service["metadata"]["labels"]["app.kubernetes.io/component"]]
-        secure = "TAILORBIRD_TLS_KEY_FILE" in environment(rendered, pod)
+        pod = running.get(service["metadata"]["labels"]["app.kubernetes.io/component"])
+        secure = pod is not None and "TAILORBIRD_TLS_KEY_FILE" in environment(rendered, pod)
         for port in service["spec"]["ports"]:
             wanted = (
                 ("https" if secure else "kubernetes.io/h2c") if port["name"] == "grpc" else "http"
@@ -111,11 +111,11 @@ def only_these_folders_are_writable(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def what_a_pod_names_is_in_the_release(rendered: Rendered) -> Iterator[str]:
-    """Secrets and claims may be the user's own; all else is the chart's."""
+    """What begins with the release's name is the chart's; all else is the user's own."""
     there = {(each["kind"], each["metadata"]["name"]) for each in rendered}
     for pod in pods(rendered):
         for kind, name in _named_by(pod):
-            if (kind, name) not in there:
+            if name.startswith(RELEASE + "-") and (kind, name) not in there:
                 yield f"{pod}: there is no {kind} {name}"
 
 
@@ -123,6 +123,10 @@ def _named_by(pod: Pod) -> Iterator[tuple[str, str]]:
     for volume in pod.volumes.values():
         if "configMap" in volume:
             yield "ConfigMap", volume["configMap"]["name"]
+        if "persistentVolumeClaim" in volume:
+            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+        if "secret" in volume:
+            yield "Secret", volume["secret"]["secretName"]
     for claim in pod.spec.get("resourceClaims") or []:
         if "resourceClaimTemplateName" in claim:
             yield "ResourceClaimTemplate", claim["resourceClaimTemplateName"]
@@ -130,6 +134,8 @@ def _named_by(pod: Pod) -> Iterator[tuple[str, str]]:
         for each in container.get("envFrom") or []:
             if "configMapRef" in each:
                 yield "ConfigMap", each["configMapRef"]["name"]
+    if "serviceAccountName" in pod.spec:
+        yield "ServiceAccount", pod.spec["serviceAccountName"]
     if pod.owner["kind"] == "StatefulSet":
         yield "Service", pod.owner["spec"]["serviceName"]
 
