@@ -23,8 +23,8 @@ Names, labels and images. Templates of one service are given a "part":
 
 {{/* What selectors hold: it can never change. */}}
 {{- define "tailorbird.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "tailorbird.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "tailorbird.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .name }}
 {{- end -}}
 
@@ -39,8 +39,8 @@ app.kubernetes.io/component: {{ .name }}
 
 {{/* metadata of an object: (dict "part" $part "name" NAME "annotations" DICT "labels" DICT) */}}
 {{- define "tailorbird.metadata" -}}
-name: {{ .name }}
-namespace: {{ .part.root.Release.Namespace }}
+name: {{ .name | quote }}
+namespace: {{ .part.root.Release.Namespace | quote }}
 labels:
   {{- toYaml (mergeOverwrite (deepCopy (.labels | default dict)) (include "tailorbird.labels" .part | fromYaml)) | nindent 2 }}
 {{- with mergeOverwrite (deepCopy .part.root.Values.commonAnnotations) (.annotations | default dict) }}

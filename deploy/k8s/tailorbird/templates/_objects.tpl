@@ -39,7 +39,7 @@ spec:
       port: {{ ternary .part.values.ports.grpc .part.values.service.port .headless }}
       targetPort: grpc
       protocol: TCP
-      appProtocol: {{ include "tailorbird.appProtocol" .part }}
+      appProtocol: {{ include "tailorbird.appProtocol" .part | quote }}
 {{- end -}}
 
 {{- define "tailorbird.podDisruptionBudget" -}}
@@ -60,11 +60,10 @@ spec:
 
 {{- define "tailorbird.resourceClaimTemplate" -}}
 {{- if eq .values.gpu.driver "dra" -}}
-{{- $gpu := .values.gpu -}}
 apiVersion: resource.k8s.io/v1
 kind: ResourceClaimTemplate
 metadata:
-  {{- include "tailorbird.metadata" (dict "part" . "name" (include "tailorbird.partName" .)) | nindent 2 }}
+  {{- include "tailorbird.metadata" (dict "part" . "name" (include "tailorbird.claimTemplateName" .)) | nindent 2 }}
 spec:
   metadata:
     labels:
@@ -74,17 +73,26 @@ spec:
       requests:
         - name: gpu
           exactly:
-            deviceClassName: {{ $gpu.dra.deviceClassName }}
-            allocationMode: ExactCount
-            count: {{ $gpu.count }}
-            {{- with $gpu.dra.selectors }}
-            selectors:
-              {{- range . }}
-              - cel:
-                  expression: {{ . | quote }}
-              {{- end }}
-            {{- end }}
+            {{- include "tailorbird.deviceRequest" . | nindent 12 }}
 {{- end -}}
+{{- end -}}
+
+{{- define "tailorbird.deviceRequest" -}}
+deviceClassName: {{ .values.gpu.dra.deviceClassName | quote }}
+allocationMode: ExactCount
+count: {{ .values.gpu.count }}
+{{- with .values.gpu.dra.selectors }}
+selectors:
+  {{- range . }}
+  - cel:
+      expression: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A template of claims can never change: other devices take a template of another name. */}}
+{{- define "tailorbird.claimTemplateName" -}}
+{{- printf "%s-%s" (include "tailorbird.partName" .) (include "tailorbird.deviceRequest" . | sha256sum | trunc 8) -}}
 {{- end -}}
 
 {{/* A claim that an uninstall leaves: (dict "part" $part "name" NAME "claim" VALUES) */}}
@@ -98,7 +106,7 @@ spec:
   accessModes:
     {{- toYaml .claim.accessModes | nindent 4 }}
   {{- with .claim.storageClassName }}
-  storageClassName: {{ . }}
+  storageClassName: {{ . | quote }}
   {{- end }}
   resources:
     requests:
@@ -108,9 +116,9 @@ spec:
 
 {{- define "tailorbird.workloadLabels" -}}
 {{- with .values.queue.name }}
-kueue.x-k8s.io/queue-name: {{ . }}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
 {{- end }}
 {{- with .values.queue.priorityClass }}
-kueue.x-k8s.io/priority-class: {{ . }}
+kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
 {{- end -}}

@@ -19,14 +19,14 @@ capabilities:
 
 {{- define "tailorbird.podMetadata" -}}
 labels:
-  {{- toYaml (mergeOverwrite (deepCopy .values.podLabels) (include "tailorbird.labels" . | fromYaml)) | nindent 2 }}
+  {{- toYaml (mergeOverwrite (include "tailorbird.labels" . | fromYaml) (deepCopy .values.podLabels) (include "tailorbird.selectorLabels" . | fromYaml)) | nindent 2 }}
 annotations:
   {{- $own := dict "checksum/config" (include "tailorbird.environment" . | sha256sum) }}
   {{- toYaml (mergeOverwrite (deepCopy .root.Values.commonAnnotations) .values.podAnnotations $own) | nindent 2 }}
 {{- end -}}
 
 {{- define "tailorbird.podSpec" -}}
-serviceAccountName: {{ include "tailorbird.serviceAccountName" . }}
+serviceAccountName: {{ include "tailorbird.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 # A Service named tailorbird would set TAILORBIRD_PORT.
 enableServiceLinks: false
@@ -38,10 +38,10 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector:
@@ -57,14 +57,16 @@ affinity:
 {{- end }}
 {{- with .values.topologySpreadConstraints }}
 topologySpreadConstraints:
+  {{- /* Old and new pods of a roll-out spread apart from each other. */}}
+  {{- $own := dict "labelSelector" (dict "matchLabels" (include "tailorbird.selectorLabels" $ | fromYaml)) "matchLabelKeys" (list "pod-template-hash") }}
   {{- range . }}
-  - {{ toYaml (mergeOverwrite (dict "labelSelector" (dict "matchLabels" (include "tailorbird.selectorLabels" $ | fromYaml))) .) | nindent 4 | trim }}
+  - {{ toYaml (ternary . (mergeOverwrite (deepCopy $own) .) (hasKey . "labelSelector")) | nindent 4 | trim }}
   {{- end }}
 {{- end }}
 {{- if eq .values.gpu.driver "dra" }}
 resourceClaims:
   - name: gpu
-    resourceClaimTemplateName: {{ include "tailorbird.partName" . }}
+    resourceClaimTemplateName: {{ include "tailorbird.claimTemplateName" . }}
 {{- end }}
 {{- if .root.Values.baseModel.digest }}
 initContainers:
@@ -125,7 +127,7 @@ envFrom:
       name: {{ include "tailorbird.partName" . }}
   {{- with .root.Values.objectStore.existingSecret }}
   - secretRef:
-      name: {{ . }}
+      name: {{ . | quote }}
   {{- end }}
 {{- $env := list }}
 {{- if eq .name "serving" }}

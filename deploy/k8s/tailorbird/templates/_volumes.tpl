@@ -8,21 +8,21 @@
     sizeLimit: {{ .values.temporary.sizeLimit }}
 - name: tokens
   secret:
-    secretName: {{ .root.Values.auth.existingSecret }}
+    secretName: {{ .root.Values.auth.existingSecret | quote }}
     defaultMode: 0440
     items:
-      - key: {{ .root.Values.auth.key }}
+      - key: {{ .root.Values.auth.key | quote }}
         path: tokens.json
 {{- with .root.Values.tls }}
 {{- if .existingSecret }}
 - name: tls
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     items:
-      - key: {{ .certificateKey }}
+      - key: {{ .certificateKey | quote }}
         path: tls.crt
-      - key: {{ .privateKeyKey }}
+      - key: {{ .privateKeyKey | quote }}
         path: tls.key
 {{- end }}
 {{- end }}
@@ -30,7 +30,7 @@
 {{- if include "tailorbird.fileStore" .root }}
 - name: store
   persistentVolumeClaim:
-    claimName: {{ include "tailorbird.storeClaim" .root }}
+    claimName: {{ include "tailorbird.storeClaim" .root | quote }}
 {{- end }}
 {{- if include "tailorbird.sharedMemory" . }}
 - name: shared-memory
@@ -86,17 +86,17 @@
 {{- define "tailorbird.dataVolume" -}}
 {{- if eq .name "trainer" -}}
 persistentVolumeClaim:
-  claimName: {{ .values.storage.existingClaim | default (include "tailorbird.partName" .) }}
+  claimName: {{ .values.storage.existingClaim | default (include "tailorbird.partName" .) | quote }}
 {{- else if eq .values.cache.type "ephemeral" -}}
 ephemeral:
   volumeClaimTemplate:
     metadata:
       labels:
-        {{- include "tailorbird.selectorLabels" . | nindent 8 }}
+        {{- include "tailorbird.labels" . | nindent 8 }}
     spec:
       accessModes: [ReadWriteOnce]
       {{- with .values.cache.storageClassName }}
-      storageClassName: {{ . }}
+      storageClassName: {{ . | quote }}
       {{- end }}
       resources:
         requests:
@@ -114,7 +114,7 @@ emptyDir:
   {{- with .huggingFace.cache }}
   {{- if .existingClaim }}
   persistentVolumeClaim:
-    claimName: {{ .existingClaim }}
+    claimName: {{ .existingClaim | quote }}
   {{- else }}
   emptyDir:
     sizeLimit: {{ .sizeLimit }}
@@ -123,7 +123,7 @@ emptyDir:
 {{- else if .claim.existingClaim }}
 - name: base-model
   persistentVolumeClaim:
-    claimName: {{ .claim.existingClaim }}
+    claimName: {{ .claim.existingClaim | quote }}
     readOnly: true
 {{- else }}
 - name: base-model
