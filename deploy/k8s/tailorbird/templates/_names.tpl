@@ -4,16 +4,25 @@ Names, labels and images. Templates of one service are given a "part":
 */}}
 
 {{- define "tailorbird.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
-{{/* At most 40 characters: "-serving-headless" and a revision's hash still fit into a label. */}}
 {{- define "tailorbird.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "tailorbird.short" .Values.fullnameOverride -}}
 {{- else -}}
 {{- $name := include "tailorbird.name" . -}}
-{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- include "tailorbird.short" (ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* At most 40 characters: "-serving-headless" and a revision's hash still fit into a label. What is cut
+off leaves a hash, which keeps names apart that end differently. */}}
+{{- define "tailorbird.short" -}}
+{{- if gt (len .) 40 -}}
+{{- printf "%s-%s" (trunc 31 . | trimSuffix "-") (sha256sum . | trunc 8) -}}
+{{- else -}}
+{{- . -}}
 {{- end -}}
 {{- end -}}
 
