@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -13,6 +13,14 @@ from tailorbird.address import is_loopback
 from tailorbird.object_store import is_store_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _number(value: Any) -> Any:
+    # A Literal takes no number from a string, and the environment has only strings.
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Rank = Annotated[Literal[8, 16, 32, 64, 128], BeforeValidator(_number)]
 
 
 def wrong_setting(setting: str, problem: str) -> PydanticCustomError:
