@@ -74,12 +74,13 @@ def _pods(documents: Iterable[Object]) -> Iterator[Pod]:
 
 
 def services(rendered: Rendered) -> dict[str, Pod]:
-    """Return the trainer's and serving's pods, by component."""
-    return {
-        pod.component: pod
-        for pod in pods(rendered)
-        if pod.is_service and pod.component in ("trainer", "serving")
-    }
+    """Return the pods that run until they are stopped, by component."""
+    return {pod.component: pod for pod in pods(rendered) if pod.is_service}
+
+
+def both(rendered: Rendered) -> dict[str, Pod]:
+    """Return the pods of the trainer and of serving, by component."""
+    return {name: pod for name, pod in services(rendered).items() if name in ("trainer", "serving")}
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -9,8 +9,25 @@ from tests.chart.helm import PROFILES, Rendered, lint, profile_values
 from tests.chart.kinds import NEWEST, OLDEST, is_built_in, problems
 
 
+def valid(rendered: Rendered, version: str = NEWEST) -> list[str]:
+    """Return what an API server would say of the objects of Kubernetes' own kinds."""
+    return [
+        problem
+        for document in rendered
+        if is_built_in(document)
+        for problem in problems(document, version)
+    ]
+
+
 def test_there_is_a_profile_for_each_way_to_run() -> None:
-    assert set(PROFILES) >= {"cpu"}
+    assert set(PROFILES) == {
+        "cpu",
+        "dra",
+        "everything",
+        "replicated",
+        "shared-gpu",
+        "tensor-parallel",
+    }
 
 
 def test_a_profile_lints_without_a_warning(profile: str) -> None:

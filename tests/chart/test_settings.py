@@ -19,7 +19,7 @@ from tests.chart.helm import (
     render,
     values_schema,
 )
-from tests.chart.pods import services
+from tests.chart.pods import both
 from tests.chart.settings import MODELS, STRUCTURAL, Setting, missing, settings_in
 from trainer_svc.settings import TrainerSettings
 
@@ -80,7 +80,7 @@ def test_a_value_reaches_its_setting(setting: Setting, monkeypatch: pytest.Monke
             nested(setting.path, value),
         )
     )
-    variables = environment(rendered, services(rendered)[setting.service])
+    variables = environment(rendered, both(rendered)[setting.service])
 
     settings = read(setting.service, variables, monkeypatch)
 
@@ -88,7 +88,7 @@ def test_a_value_reaches_its_setting(setting: Setting, monkeypatch: pytest.Monke
     assert (list(read_back) if isinstance(value, list) else read_back) == value
     assert f"{setting.name.upper()}={setting.path}" in variables[KEYS].split(",")
     other = next(name for name in MODELS if name != setting.service)
-    assert variables[setting.variable] != environment(rendered, services(rendered)[other]).get(
+    assert variables[setting.variable] != environment(rendered, both(rendered)[other]).get(
         setting.variable
     )
 
@@ -153,7 +153,7 @@ def test_every_setting_is_the_service_s_own_until_it_is_set() -> None:
 
 
 def test_no_variable_is_rendered_that_no_setting_reads(rendered: Rendered) -> None:
-    for service, pod in services(rendered).items():
+    for service, pod in both(rendered).items():
         known = {f"TAILORBIRD_{name}".upper() for name in MODELS[service].model_fields}
         assert set(settings_of(environment(rendered, pod))) <= known
 
@@ -161,7 +161,7 @@ def test_no_variable_is_rendered_that_no_setting_reads(rendered: Rendered) -> No
 def test_every_variable_says_where_it_was_set(rendered: Rendered) -> None:
     """TAILORBIRD_VALUES_KEYS names keys that exist, and leaves out no variable."""
     values = default_values()
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         variables = environment(rendered, pod, secrets=AnySecrets())
         keys = dict(each.split("=") for each in variables[KEYS].split(","))
         assert {f"TAILORBIRD_{name}" for name in keys} >= settings_of(variables).keys() - UNSET
@@ -194,7 +194,7 @@ class AnyKeys(dict[str, str]):
 def test_every_profile_s_environment_is_what_its_services_take(
     rendered: Rendered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for service, pod in services(rendered).items():
+    for service, pod in both(rendered).items():
         variables = environment(rendered, pod, secrets=AnySecrets())
 
         settings = read(service, variables, monkeypatch)

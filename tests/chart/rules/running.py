@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.chart.environment import environment
 from tests.chart.helm import Object, Rendered, named
-from tests.chart.pods import Pod, pods, selects, services
+from tests.chart.pods import Pod, both, pods, selects
 from tests.chart.rules.rule import rule
 
 PROBES = {"startupProbe": "/readyz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
@@ -66,7 +66,7 @@ def a_gpu_is_asked_for_once_and_whole(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def probes_are_on_the_plain_port(rendered: Rendered) -> Iterator[str]:
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         ports = {each["name"] for each in pod.service["ports"]}
         for name, path in PROBES.items():
             probe = pod.service.get(name) or {}
@@ -81,7 +81,7 @@ def probes_are_on_the_plain_port(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def probes_give_time(rendered: Rendered) -> Iterator[str]:
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         start, live = pod.service["startupProbe"], pod.service["livenessProbe"]
         if _patience(start) < _LEAST_START_SECONDS:
             yield f"{pod}: a start may take {_patience(start)} s only"
@@ -97,7 +97,7 @@ def _patience(probe: dict[str, Any]) -> int:
 
 @rule
 def stopping_fits_into_the_grace_period(rendered: Rendered) -> Iterator[str]:
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         settings = environment(rendered, pod)
         delay = float(settings["TAILORBIRD_DRAIN_DELAY"])
         needed = _pre_stop(pod) + delay + float(settings["TAILORBIRD_SHUTDOWN_GRACE"])
@@ -117,7 +117,7 @@ def _pre_stop(pod: Pod) -> float:
 
 @rule
 def one_trainer_and_never_two(rendered: Rendered) -> Iterator[str]:
-    trainer = services(rendered).get("trainer")
+    trainer = both(rendered).get("trainer")
     if trainer is None:
         return
     spec = trainer.owner["spec"]
@@ -143,7 +143,7 @@ def a_roll_out_can_go_on(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def disruption_budgets_let_nodes_be_drained(rendered: Rendered) -> Iterator[str]:
-    running = services(rendered)
+    running = both(rendered)
     for budget in rendered.of_kind("PodDisruptionBudget"):
         spec = budget["spec"]
         found = [pod for pod in running.values() if selects(spec["selector"], pod.labels)]
@@ -171,7 +171,7 @@ def _may_evict(spec: dict[str, Any], replicas: int) -> bool:
 
 @rule
 def several_replicas_have_a_budget_and_are_spread(rendered: Rendered) -> Iterator[str]:
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         if _least_replicas(rendered, pod) < 2:
             continue
         budgets = rendered.of_kind("PodDisruptionBudget")
@@ -201,7 +201,7 @@ def spreading_selects_the_pod_itself(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def replicas_are_set_by_one_side(rendered: Rendered) -> Iterator[str]:
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         scalers = _scalers(rendered, pod.owner)
         if scalers and "replicas" in pod.owner["spec"]:
             yield f"{pod}: each upgrade undoes what {named(scalers[0])} has set"
@@ -211,7 +211,7 @@ def replicas_are_set_by_one_side(rendered: Rendered) -> Iterator[str]:
         target = scaler["spec"]["scaleTargetRef"]
         if not any(
             pod.owner["metadata"]["name"] == target["name"] and pod.owner["kind"] == target["kind"]
-            for pod in services(rendered).values()
+            for pod in both(rendered).values()
         ):
             yield f"{named(scaler)}: scales {target}, which is not here"
 

@@ -182,7 +182,11 @@ def secrets_are_named_and_must_exist(rendered: Rendered) -> Iterator[str]:
                     yield f"{pod}: {container['name']}: envFrom {ref}"
         for name, volume in pod.volumes.items():
             secret = volume.get("secret")
-            if secret is not None and (not secret.get("secretName") or secret.get("optional")):
+            if secret is None:
+                continue
+            # Without these two the service itself ends, and says which key names them.
+            told = name in ("tokens", "tls")
+            if not secret.get("secretName") or (secret.get("optional") and not told):
                 yield f"{pod}: volume {name}: secret {secret}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.chart.environment import environment
 from tests.chart.helm import RELEASE, Rendered, named
-from tests.chart.pods import WORKLOADS, Pod, pods, selects, services
+from tests.chart.pods import WORKLOADS, Pod, both, pods, selects
 from tests.chart.rules.rule import rule
 
 WRITABLE = {"/var/lib/tailorbird", "/store", "/tmp", "/var/cache/huggingface", "/dev/shm"}
@@ -47,7 +47,7 @@ def services_lead_to_ports_that_exist(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def grpc_ports_say_so(rendered: Rendered) -> Iterator[str]:
-    running = services(rendered)
+    running = both(rendered)
     for service in rendered.of_kind("Service"):
         pod = running.get(service["metadata"]["labels"]["app.kubernetes.io/component"])
         secure = pod is not None and "TAILORBIRD_TLS_KEY_FILE" in environment(rendered, pod)
@@ -182,7 +182,7 @@ def names_are_valid_and_unique(rendered: Rendered) -> Iterator[str]:
 
 @rule
 def a_changed_config_restarts_its_pods(rendered: Rendered) -> Iterator[str]:
-    for pod in services(rendered).values():
+    for pod in both(rendered).values():
         if not any(key.startswith("checksum/") for key in pod.annotations):
             yield f"{pod}: has no checksum of its ConfigMap"
 
