@@ -2,9 +2,16 @@
 
 {{- define "tailorbird.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- range $field, $id := .Values.podSecurity }}
+{{- if kindIs "slice" $id }}
+{{- with $id }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- else }}
+{{ $field }}: {{ int64 $id }}
+{{- end }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
@@ -32,7 +39,7 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ include "tailorbird.gracePeriod" . }}
 securityContext:
-  {{- include "tailorbird.podSecurityContext" . | nindent 2 }}
+  {{- include "tailorbird.podSecurityContext" .root | nindent 2 }}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}

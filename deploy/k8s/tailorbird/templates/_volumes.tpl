@@ -1,4 +1,8 @@
-{{/* What a pod mounts, and where. Secrets are mounted as directories: a subPath is never updated. */}}
+{{/*
+What a pod mounts, and where. Secrets are mounted as directories: a subPath is never updated. Tokens and
+certificate are optional for the kubelet alone: without them the service ends with a line that names the
+key in values.yaml, where a pod would else hang in ContainerCreating and say nothing in its log.
+*/}}
 
 {{- define "tailorbird.volumes" -}}
 - name: data
@@ -9,6 +13,7 @@
 - name: tokens
   secret:
     secretName: {{ .root.Values.auth.existingSecret | quote }}
+    optional: true
     defaultMode: 0440
     items:
       - key: {{ .root.Values.auth.key | quote }}
@@ -18,6 +23,7 @@
 - name: tls
   secret:
     secretName: {{ .existingSecret | quote }}
+    optional: true
     defaultMode: 0440
     items:
       - key: {{ .certificateKey | quote }}
