@@ -28,6 +28,9 @@ spec:
         - port: {{ $.values.ports.http }}
           protocol: TCP
     {{- end }}
+    {{- with $policy.ingress.extra }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   egress:
     {{- $openings := list (include "tailorbird.egress" (dict "rule" $policy.egress.dns "protocols" (list "UDP" "TCP"))) }}
     {{- if not (include "tailorbird.fileStore" .root) }}
