@@ -184,8 +184,8 @@ def secrets_are_named_and_must_exist(rendered: Rendered) -> Iterator[str]:
             secret = volume.get("secret")
             if secret is None:
                 continue
-            # Without these two the service itself ends, and says which key names them.
-            told = name in ("tokens", "tls")
+            # Without these the process itself ends, and says what is missing.
+            told = name in ("tokens", "tls", "authority")
             if not secret.get("secretName") or (secret.get("optional") and not told):
                 yield f"{pod}: volume {name}: secret {secret}"
 
