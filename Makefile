@@ -31,13 +31,15 @@ test: setup ## Every test but the long ones
 test-long: setup ## The long tests
 	@$(BIN)/python -m pytest -m long
 
-check: setup $(BUF) ## Format, lint, types, import directions, proto lint and stub drift
+check: setup $(BUF) ## Format, lint, types, import directions, proto lint and stub drift, chart lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@tools/protos.sh lint $(BIN) $(BUF)
 	@tools/protos.sh drift $(BIN)
+	@$(BIN)/python -m tests.chart.lint
+	@$(BIN)/python tools/dashboards.py check
 
 bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
 	@mkdir -p build/bench

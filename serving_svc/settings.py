@@ -15,7 +15,7 @@ from pydantic_settings import NoDecode
 from tailorbird.errors import InvalidArgument
 from tailorbird.import_uri import is_import_prefix
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.settings import CommonSettings, LoraRank, Port, wrong_setting
+from tailorbird.settings import CommonSettings, Port, Rank, wrong_setting
 
 _REPLICA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 
@@ -100,7 +100,7 @@ class ServingSettings(CommonSettings):
     One that is kept takes a slot without being read or probed again. None: eight for each slot, as
     far as they fit into adapter_memory_gib (on a GPU into a quarter of the host's free memory).
     """
-    max_lora_rank: LoraRank = 64
+    max_lora_rank: Rank = 64
     """Largest rank served. A slot's memory grows with it, whatever the adapter's own rank.
 
     64 is the largest that fine-tuning of one customer's data asks for (LoRA Without Regret); 128

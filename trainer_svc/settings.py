@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tailorbird.settings import CommonSettings, LoraRank, Port
+from tailorbird.settings import CommonSettings, Port, Rank
 
 
 class TrainerSettings(CommonSettings):
@@ -32,7 +32,7 @@ class TrainerSettings(CommonSettings):
     """Largest dataset accepted."""
     max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20
     """Longest line of a dataset accepted."""
-    max_lora_rank: LoraRank = 64
+    max_lora_rank: Rank = 64
     """Largest rank accepted while no serving replica has written its profile."""
     progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds between two progress events of a job, at least."""

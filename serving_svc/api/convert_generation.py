@@ -52,7 +52,8 @@ def generation_request(
     """Read and check a request; `vocab_size` bounds token ids, `max_prompt_tokens` their number.
 
     A gateway's rewrite in the call's `metadata` takes the place of the model that the request
-    names; `x-tailorbird-adapter` counts only where the request names none.
+    names, unless it is the same name; `x-tailorbird-adapter` counts only where the request names
+    none.
     """
     told = {key: value for key, value in metadata if isinstance(value, str)}
     model, version = _model(message, told)
@@ -74,9 +75,14 @@ def _model(
     message: pb.GenerateRequest, metadata: Mapping[str, str]
 ) -> tuple[_Model, VersionName | None]:
     for field in REWRITE_METADATA:
-        if metadata.get(field):
-            model = _Model.parse(metadata[field], field)
-            return model, _pinned_elsewhere(message, model)
+        rewrite = metadata.get(field)
+        if not rewrite:
+            continue
+        # Our client names the request's own model there: what is wrong with it is the field's.
+        if rewrite == (message.adapter or message.parent):
+            break
+        model = _Model.parse(rewrite, field)
+        return model, _pinned_elsewhere(message, model)
     model = _named(message, metadata)
     if not message.version:
         return model, None

@@ -17,7 +17,9 @@ Response = TypeVar("Response")
 
 Metadata = tuple[tuple[str, str], ...]
 _TIMEOUT = 60.0
-_MODEL_METADATA = "x-tailorbird-adapter"
+# For proxies that hash, and for inference gateways that cannot parse our messages: llm-d's router
+# takes a request's model from the second name.
+_MODEL_METADATA = ("x-tailorbird-adapter", "x-llm-d-model-name-rewrite")
 # Longer than every name; gRPC gives all of a call's metadata 8 kB.
 _MAX_MODEL_CHARS = 256
 
@@ -120,7 +122,7 @@ class Connection:
             call.cancel()
 
     def _metadata(self, model: str = "") -> Metadata:
-        """Return what a call carries: who calls, and the model that a proxy may hash on.
+        """Return what a call carries: who calls, and the model that a proxy or gateway may go by.
 
         So an adapter's requests meet where its weights are. What gRPC cannot send is no name: it is
         left out, and the service says what is wrong with it.
@@ -129,7 +131,7 @@ class Connection:
         if self._token:
             metadata += (("authorization", f"Bearer {self._token}"),)
         if model and len(model) <= _MAX_MODEL_CHARS and _sendable(model):
-            metadata += ((_MODEL_METADATA, model),)
+            metadata += tuple((key, model) for key in _MODEL_METADATA)
         return metadata
 
 

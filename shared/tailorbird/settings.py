@@ -20,7 +20,7 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-LoraRank = Annotated[Literal[8, 16, 32, 64, 128], BeforeValidator(_number)]
+Rank = Annotated[Literal[8, 16, 32, 64, 128], BeforeValidator(_number)]
 
 
 def wrong_setting(setting: str, problem: str) -> PydanticCustomError:

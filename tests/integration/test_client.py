@@ -227,10 +227,13 @@ def test_a_watch_from_a_sequence_on(trainer: TrainerClient, script: Script) -> N
     assert [event.sequence for event in trainer.watch_job(JOB, 7)] == [8, 9]
 
 
-def test_generations_carry_what_a_proxy_hashes_on(serving: ServingClient, script: Script) -> None:
+def test_generations_carry_what_proxies_and_gateways_go_by(
+    serving: ServingClient, script: Script
+) -> None:
     serving.generate(chat_request(ADAPTER, "hello", system="be kind", max_tokens=5))
     list(serving.stream_generate(chat_request("tenants/acme", "hello")))
-    assert [one["x-tailorbird-adapter"] for one in script.metadata] == [ADAPTER, "tenants/acme"]
+    for name in ("x-tailorbird-adapter", "x-llm-d-model-name-rewrite"):
+        assert [one[name] for one in script.metadata] == [ADAPTER, "tenants/acme"]
     request = script.requests[0]
     assert [message.role for message in request.chat.messages] == [
         serving_pb.ROLE_SYSTEM,
@@ -249,7 +252,8 @@ def test_a_name_that_no_metadata_can_hold_reaches_the_service(
     serving.generate(serving_pb.GenerateRequest(adapter=model))
     list(serving.stream_generate(serving_pb.GenerateRequest(adapter=model)))
     assert script.requests[0].adapter == script.requests[1].request.adapter == model
-    assert all("x-tailorbird-adapter" not in metadata for metadata in script.metadata)
+    sent = {key for metadata in script.metadata for key in metadata}
+    assert not sent & {"x-tailorbird-adapter", "x-llm-d-model-name-rewrite"}
 
 
 def test_a_request_says_everything_that_can_be_asked(

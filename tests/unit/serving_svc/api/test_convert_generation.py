@@ -261,6 +261,17 @@ def test_a_gateways_rewrite_replaces_the_model(header: str) -> None:
     assert (caught.value.field, caught.value.reason) == (header, "INVALID_NAME")
 
 
+@pytest.mark.parametrize(
+    ("name", "model"), [("adapter", "gpt-4"), ("adapter", "tenants/acme"), ("parent", str(ADAPTER))]
+)
+def test_a_rewrite_to_the_same_name_changes_nothing(name: str, model: str) -> None:
+    """Our client sends the request's own model so: what is wrong with it is the field's."""
+    with pytest.raises(InvalidArgument) as caught:
+        read(((REWRITE, model),), **{"adapter": None, name: model})
+    assert caught.value.field == name
+    assert read(((REWRITE, str(ADAPTER)),)).adapter == ADAPTER
+
+
 def test_the_newer_rewrite_goes_first() -> None:
     found = read((("x-gateway-model-name-rewrite", str(ADAPTER)), (REWRITE, OTHER)))
     assert str(found.adapter) == OTHER

@@ -1,0 +1,43 @@
+{{/* Label matchers of a service's series: what the PodMonitor gives them, or sight.selectors. */}}
+{{- define "tailorbird.seriesOf" -}}
+{{- get .root.Values.sight.selectors .name | default (printf "job=%q" (printf "%s/%s" .root.Release.Namespace (include "tailorbird.partName" .))) -}}
+{{- end -}}
+
+{{/* files/rules.yaml with its @names@ filled in, less the alerts that are left out. */}}
+{{- define "tailorbird.rules" -}}
+{{- $rules := .Values.sight.rules -}}
+{{- $names := mergeOverwrite (deepCopy $rules.thresholds) (dict
+  "serving" (include "tailorbird.seriesOf" (dict "root" . "name" "serving"))
+  "trainer" (include "tailorbird.seriesOf" (dict "root" . "name" "trainer"))
+  "volumes" (printf "namespace=%q,persistentvolumeclaim=~%q" .Release.Namespace (printf "%s-.+" (include "tailorbird.fullname" .)))
+  "runbook" $rules.runbookUrl
+) -}}
+{{- $text := .Files.Get "files/rules.yaml" -}}
+{{- range $name, $value := $names -}}
+{{- $text = replace (printf "@%s@" $name) (toString $value) $text -}}
+{{- end -}}
+{{- $disabled := $rules.disabled -}}
+{{- if and .Values.scaling.enabled (not (kindIs "invalid" .Values.scaling.idleReplicas)) -}}
+{{- $disabled = append $disabled "TailorbirdServingAbsent" -}}
+{{- end -}}
+{{- $known := list -}}
+{{- $groups := list -}}
+{{- range $group := (fromYaml $text).groups -}}
+{{- $kept := list -}}
+{{- range $rule := $group.rules -}}
+{{- $known = append $known $rule.alert -}}
+{{- if not (has $rule.alert $disabled) -}}
+{{- $kept = append $kept (set $rule "labels" (merge $rule.labels $rules.alertLabels)) -}}
+{{- end -}}
+{{- end -}}
+{{- if $kept -}}
+{{- $groups = append $groups (set $group "rules" $kept) -}}
+{{- end -}}
+{{- end -}}
+{{- range $rules.disabled -}}
+{{- if not (has . $known) -}}
+{{- fail (printf "sight.rules.disabled: %s is no alert; there are %s" . (join ", " $known)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml (dict "groups" $groups) -}}
+{{- end -}}
