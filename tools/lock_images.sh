@@ -45,4 +45,4 @@ for name in gpu-trainer gpu-serving build; do
         mv "$scratch/seed-next.txt" "$scratch/seed.txt"
     done
 done
-"$python" tools/image_locks.py "$scratch"
+"$python" tools/image_locks.py requirements "$scratch"

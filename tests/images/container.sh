@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Usage: container.sh BUILT PYTHON BASE_MODEL -- NAME=VALUE... COMMAND...
+# Usage: container.sh BUILT PYTHON BASE_MODEL STORE -- NAME=VALUE... COMMAND...
 # In mount and process namespaces of its own: runs COMMAND, with that environment and no other, on
 # the root that an image made of BUILT would have on a cluster: read-only, but for /tmp and the
 # volumes; user 65532, who is in no passwd; no capability; no compiler, header or other package of
 # this machine's, nor the repository. PYTHON is the prefix of the interpreter that BUILT was made for.
 set -euo pipefail
-built=$1 python=$2 base=$3
-shift 4
+built=$1 python=$2 base=$3 store=$4
+shift 5
 
 root=$(mktemp -d)
 mount -t tmpfs -o mode=755,size=64m tmpfs "$root"
@@ -30,7 +30,7 @@ for library in "$built"/usr/lib/*/*.so*; do
 done
 
 mkdir usr etc proc sys dev dev/shm opt opt/tailorbird var var/lib var/lib/tailorbird \
-    var/cache var/cache/huggingface tmp base-model
+    var/cache var/cache/huggingface tmp base-model store
 mount -t overlay overlay -o "lowerdir=$hidden:$built/usr:/usr" usr
 for link in bin sbin lib lib64; do
     ln -s "usr/$link" "$link"
@@ -58,6 +58,7 @@ case $python in
 esac
 mount --bind "$built/var/lib/tailorbird" var/lib/tailorbird
 mount --bind "$built/var/cache/huggingface" var/cache/huggingface
+mount --bind "$store" store
 mount -o remount,ro "$root"
 cd /
 exec chroot "$root" /usr/bin/setpriv --reuid 65532 --regid 65532 --clear-groups \

@@ -75,7 +75,9 @@ def test_health_is_asked_in_exec_form_of_the_port_that_is_served(service: str, d
     file = Dockerfile(service)
     health = file.last(device, "HEALTHCHECK")
     _, _, command = health.text.partition("CMD ")
-    port, metrics = (SETTINGS[service].model_fields[one].default for one in ("port", "metrics_port"))
+    port, metrics = (
+        SETTINGS[service].model_fields[one].default for one in ("port", "metrics_port")
+    )
 
     assert command == '["/opt/tailorbird/bin/tailorbird", "health"]'
     assert file.env(device)["TAILORBIRD_METRICS_PORT"] == str(metrics)
