@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -75,7 +76,7 @@ def asked(lock: str) -> list[Requirement]:
     return [one for one in map(Requirement, lines) if one.name != "tailorbird"]
 
 
-def _pyproject() -> dict[str, dict[str, object]]:
+def _pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -52,9 +52,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @each
 def test_the_lock_is_installed_and_nothing_else(images: dict[str, Path], service: str) -> None:
     lock = (ROOT / "requirements" / f"cpu-{service}.txt").read_text()
-    pinned = {canonicalize_name(n): v for n, v in re.findall(r"^(\S+)==(\S+)$", lock, re.MULTILINE)}
+    pinned = {
+        str(canonicalize_name(n)): v for n, v in re.findall(r"^(\S+)==(\S+)$", lock, re.MULTILINE)
+    }
     found = {
-        canonicalize_name(one.metadata["Name"]): one.version.partition("+")[0]
+        str(canonicalize_name(one.metadata["Name"])): one.version.partition("+")[0]
         for one in distributions(path=[str(packages(images[service]))])
     }
 
@@ -87,7 +89,7 @@ def test_nothing_says_where_it_was_built(images: dict[str, Path], service: str) 
 
 @each
 def test_every_module_of_ours_has_byte_code(images: dict[str, Path], service: str) -> None:
-    for package in ("tailorbird", "trainer_svc", "serving_svc", "torch", "transformers"):
+    for package in ("tailorbird", "trainer_svc", "serving_svc"):
         for source in (packages(images[service]) / package).rglob("*.py"):
             compiled = source.parent / "__pycache__" / f"{source.stem}.cpython-311.pyc"
             assert compiled.exists(), source
@@ -125,13 +127,15 @@ def test_a_job_is_trained_in_one_and_its_adapter_served_in_the_other(
         assert "libtcmalloc_minimal.so.4" in preloaded
         assert "/opt/tailorbird/lib/libiomp5.so" in preloaded
         with ServingClient(f"127.0.0.1:{box.port}") as client:
-            for adapter, parent in ((ADAPTER, None), (None, "tenants/wrenfield")):
+            for weights in (
+                serving.GenerateRequest(adapter=ADAPTER),
+                serving.GenerateRequest(parent="tenants/wrenfield"),
+            ):
                 request = serving.GenerateRequest(
                     prompt="Where is my parcel?",
                     sampling=serving.SamplingParameters(temperature=0, max_tokens=8),
-                    adapter=adapter,
-                    parent=parent,
                 )
+                request.MergeFrom(weights)
                 answer = client.generate(request, timeout=120)
                 assert answer.usage.completion_tokens > 0, answer
         stops_well(box)
