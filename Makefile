@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check bench format protos lock clean
+.PHONY: help setup demo test test-long check bench format protos lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ test: setup ## Every test but the long ones
 test-long: setup ## The long tests
 	@$(BIN)/python -m pytest -m long
 
-check: setup $(BUF) ## Format, lint, types, import directions, proto lint and stub drift, chart lint
+check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drift, chart and Dockerfiles
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -40,6 +40,7 @@ check: setup $(BUF) ## Format, lint, types, import directions, proto lint and st
 	@tools/protos.sh drift $(BIN)
 	@$(BIN)/python -m tests.chart.lint
 	@$(BIN)/python tools/dashboards.py check
+	@$(BIN)/hadolint deploy/docker/*.Dockerfile
 
 bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
 	@mkdir -p build/bench
@@ -54,6 +55,9 @@ protos: setup ## Generate the typed stubs from protos/
 
 lock: ## Resolve requirements/cpu.txt anew
 	@tools/lock.sh $(PYTHON)
+
+lock-images: setup ## Make the images' locks from requirements/cpu.txt and the package index's hashes
+	@tools/lock_images.sh $(BIN)/python
 
 clean: ## Remove the virtual environment and the demo's data
 	@rm -rf $(VENV) build .demo
