@@ -6,16 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 BASE = Path(__file__).parents[2] / "examples" / "demo_base"
 
 
 @contextmanager
-def trainer(data_dir: Path, *command: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start the trainer, wait until it says where it listens, and end it."""
+def trainer(
+    data_dir: Path, *command: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start the trainer, wait until it says where it listens, and end it.
+
+    `settings` are named without their prefix.
+    """
     read, write = os.pipe()
     environment = {
         **os.environ,
@@ -24,6 +30,7 @@ def trainer(data_dir: Path, *command: str) -> Iterator[tuple[subprocess.Popen[by
         "TAILORBIRD_PORT": "0",
         "TAILORBIRD_METRICS_PORT": "0",
         "TAILORBIRD_LOG_FORMAT": "json",
+        **{f"TAILORBIRD_{name}": value for name, value in settings.items()},
     }
     log = (data_dir.parent / "trainer.log").open("ab")
     process = subprocess.Popen(
