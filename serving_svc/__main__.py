@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from serving_svc.app import serve
-from serving_svc.settings import ServingSettings
-from tailorbird.service import run_service
+from tailorbird.process import prepare_process
 
 
 def main() -> int:
     """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise."""
+    prepare_process()
+    # Each of these imports for seconds, and reads the environment.
+    from serving_svc.app import serve
+    from serving_svc.settings import ServingSettings
+    from tailorbird.service import run_service
+
     return run_service(ServingSettings, serve)
 
 

@@ -8,28 +8,30 @@ import os
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+from serving_svc.adapters.disk import has_versions
 from serving_svc.engine.base import load_servable_base
 from serving_svc.engine.launch import engine_starter, prepare_environment
 from serving_svc.engine.machine import read_machine
 from serving_svc.engine.plan import Asked, plan_engine
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
+from tailorbird.address import authority
+from tailorbird.errors import StoreUnavailable
 from tailorbird.local_disk import locked_folder
-from tailorbird.rpc.auth import TokenVerifier
+from tailorbird.rpc.edge import open_edge
 from tailorbird.rpc.server import RpcServer, stop_signal
-from tailorbird.telemetry import HealthServer
+from tailorbird.service import or_stopped
+from tailorbird.store_check import check_store
 
 if TYPE_CHECKING:
     from serving_svc.parts import Parts
 
 _log = structlog.get_logger(__name__)
-
-_T = TypeVar("_T")
 
 _SERVICES = (
     "tailorbird.serving.v1.InferenceService",
@@ -42,16 +44,12 @@ async def serve(settings: ServingSettings) -> int:
     stop = stop_signal()
     folder = settings.data_dir.resolve() / "serving"
     registry = CollectorRegistry()
-    verifier = TokenVerifier.from_file(settings.tokens_file) if settings.tokens_file else None
-    server = RpcServer(settings.host, settings.port, verifier, registry, _SERVICES)
-    health = HealthServer(
-        settings.host, settings.metrics_port, registry, ready=lambda: server.ready
-    )
     async with AsyncExitStack() as stack:
         stack.enter_context(locked_folder(folder, "lock"))
-        health.start()
-        stack.callback(health.stop)
-        parts = await _or_stopped(_started(settings, server, registry, folder, stack), stop)
+        edge = open_edge(settings, registry, _SERVICES, stack)
+        server = edge.server
+        starting = _started(settings, server, registry, folder, stack)
+        parts = await or_stopped(starting, stop, _exit_now)
         await server.start()
         # Its calls find the engine: what is warm is warm before anybody is sent here.
         await _or_ended(parts.warm(), stop)
@@ -59,8 +57,8 @@ async def serve(settings: ServingSettings) -> int:
         _log.info(
             "serving",
             base_model=parts.profile.base_model,
-            grpc=f"{settings.host}:{server.port}",
-            metrics=f"{settings.host}:{health.port}",
+            grpc=authority(settings.host, server.port),
+            metrics=authority(settings.host, edge.health.port),
             dtype=parts.profile.dtype,
             adapter_slots=parts.profile.adapter_slots,
         )
@@ -70,8 +68,11 @@ async def serve(settings: ServingSettings) -> int:
         if gave_up:
             _log.error("the engine cannot be kept alive; exiting, to be started again")
         else:
-            _log.info("stopping", grace_seconds=settings.shutdown_grace)
-        await server.stop(0 if gave_up else settings.shutdown_grace)
+            _log.info("stopping", delay=settings.drain_delay, grace=settings.shutdown_grace)
+        if gave_up:
+            await server.stop(0)
+        else:
+            await server.stop(settings.shutdown_grace, delay=settings.drain_delay)
     _log.info("stopped")
     if parts.supervisor.starting:
         _exit_now()
@@ -85,8 +86,13 @@ async def _started(
     folder: Path,
     stack: AsyncExitStack,
 ) -> Parts:
+    await _check_store(settings.object_store_url, folder)
     base = await load_servable_base(
-        settings.base_model, folder, settings.base_model_name, settings.dtype
+        settings.base_model,
+        settings.data_dir.resolve() / "cache",
+        settings.base_model_name,
+        settings.dtype,
+        expected_digest=settings.base_model_digest,
     )
     kv_cache_gib = prepare_environment(settings.kv_cache_gib)
     machine = await asyncio.to_thread(read_machine, kv_cache_gib, settings.gpu_memory_utilization)
@@ -114,6 +120,16 @@ async def _started(
     return parts
 
 
+async def _check_store(url: str, folder: Path) -> None:
+    """Refuse to start without a store, unless there are adapters on disk to be served."""
+    try:
+        await check_store(url)
+    except StoreUnavailable as error:
+        if not has_versions(folder / "adapters"):
+            raise
+        _log.warning("starting with the adapters on disk alone", error=error.message)
+
+
 def _asked(settings: ServingSettings) -> Asked:
     budget = settings.adapter_memory_gib
     return Asked(
@@ -125,17 +141,6 @@ def _asked(settings: ServingSettings) -> Asked:
         max_running=settings.max_running,
         max_step_tokens=settings.max_step_tokens,
     )
-
-
-async def _or_stopped(starting: Coroutine[Any, Any, _T], stop: asyncio.Event) -> _T:
-    """Return what `starting` returns. A stop meanwhile ends the process: it has no calls yet."""
-    task, stopped = asyncio.create_task(starting), asyncio.create_task(stop.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        _log.info("stopped while starting")
-        _exit_now()
-    stopped.cancel()
-    return task.result()
 
 
 def _exit_now() -> NoReturn:

@@ -15,7 +15,7 @@ from pydantic_settings import NoDecode
 from tailorbird.errors import InvalidArgument
 from tailorbird.import_uri import is_import_prefix
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.settings import CommonSettings, Port
+from tailorbird.settings import CommonSettings, Port, wrong_setting
 
 _REPLICA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 
@@ -175,20 +175,22 @@ class ServingSettings(CommonSettings):
     def _limits_agree(self) -> Self:
         slots, cached = self.adapter_slots, self.max_cpu_loras
         if slots is not None and cached is not None and cached < slots:
-            raise ValueError(
-                f"max_cpu_loras {cached} is less than adapter_slots {slots}: what is in a slot is "
-                "kept in host memory too"
+            raise wrong_setting(
+                "max_cpu_loras",
+                f"{cached} is less than adapter_slots {slots}: what is in a slot is kept in host "
+                "memory too",
             )
         if self.adapter_cache_bytes < self.max_adapter_bytes:
-            raise ValueError(
-                f"adapter_cache_bytes {self.adapter_cache_bytes} has no room for one adapter of "
-                f"max_adapter_bytes {self.max_adapter_bytes}"
+            raise wrong_setting(
+                "adapter_cache_bytes",
+                f"{self.adapter_cache_bytes} has no room for one adapter of max_adapter_bytes "
+                f"{self.max_adapter_bytes}",
             )
         for name, total in (("running", self.max_running), ("waiting", self.max_waiting)):
             own = getattr(self, f"tenant_max_{name}")
             if own is not None and total is not None and own > total:
-                raise ValueError(
-                    f"tenant_max_{name} {own} is more than max_{name} {total}, which holds for all "
-                    "tenants together"
+                raise wrong_setting(
+                    f"tenant_max_{name}",
+                    f"{own} is more than max_{name} {total}, which holds for all tenants together",
                 )
         return self

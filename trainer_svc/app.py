@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import AsyncExitStack
+from typing import NoReturn
 
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
 from tailorbird import __version__
-from tailorbird.base_model import load_base_model
-from tailorbird.local_disk import locked_folder
+from tailorbird.base_model import BaseModelFiles, load_base_model
+from tailorbird.local_disk import locked_folder, shared_filesystem
 from tailorbird.object_store import open_store
 from tailorbird.registry import AdapterRegistry
-from tailorbird.rpc.auth import TokenVerifier
+from tailorbird.rpc.edge import open_edge
 from tailorbird.rpc.server import RpcServer, stop_signal
-from tailorbird.telemetry import HealthServer
+from tailorbird.service import or_stopped
+from tailorbird.store_check import check_store
 from tailorbird.tuning.v1 import tuning_service_pb2
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import add_TuningServiceServicer_to_server
 from trainer_svc.database import Database
@@ -38,53 +42,73 @@ _SERVICE = tuning_service_pb2.DESCRIPTOR.services_by_name["TuningService"].full_
 async def serve(settings: TrainerSettings) -> int:
     """Run the trainer until SIGTERM or SIGINT; return the exit status."""
     stop = stop_signal()
-    # Two trainers on one job store of files would train a job twice.
-    with locked_folder(settings.data_dir, "trainer.lock"):
-        await _serve(settings, stop)
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    async with AsyncExitStack() as stack:
+        # Two trainers on one job store of files would train a job twice.
+        stack.enter_context(locked_folder(settings.data_dir, "trainer.lock"))
+        edge = open_edge(settings, registry, [_SERVICE], stack)
+        starting = _started(settings, edge.server, registry, stack)
+        dispatcher, base = await or_stopped(starting, stop, _leave)
+        await edge.server.start()
+        running = asyncio.create_task(dispatcher.run())
+        stack.push_async_callback(_ended, running)
+        await edge.server.set_ready(not stop.is_set())
+        _log.info(
+            "trainer ready",
+            version=__version__,
+            port=edge.server.port,
+            metrics_port=edge.health.port,
+            base_model=base.name,
+            object_store=settings.object_store_url,
+            device=settings.worker_device,
+        )
+        await _stopped_or_ended(stop, running)
+        _log.info("trainer stopping", delay=settings.drain_delay, grace=settings.shutdown_grace)
+        await _stop(settings, edge.server, dispatcher, running)
+    _log.info("trainer stopped")
     return 0
 
 
-async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
+async def _started(
+    settings: TrainerSettings,
+    server: RpcServer,
+    registry: CollectorRegistry,
+    stack: AsyncExitStack,
+) -> tuple[Dispatcher, BaseModelFiles]:
+    """Build the trainer and add it to `server`; what a lost trainer left is in the queue again."""
     data_dir = settings.data_dir.resolve()
-    verifier = TokenVerifier.from_file(settings.tokens_file) if settings.tokens_file else None
+    if not settings.database_url and (kind := shared_filesystem(data_dir)):
+        _log.warning(
+            "the job store lies on a shared file system, where SQLite may lose it: use a block "
+            "volume, or set TAILORBIRD_DATABASE_URL",
+            filesystem=kind,
+            data_dir=str(data_dir),
+        )
+    await check_store(settings.object_store_url)
     object_store = open_store(settings.object_store_url)
-    base = await asyncio.to_thread(
-        load_base_model, settings.base_model, data_dir / "cache", settings.base_model_name
-    )
-    prometheus = CollectorRegistry()
-    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-        prometheus.register(collector)
-    metrics = TrainerMetrics(prometheus)
-    server = RpcServer(settings.host, settings.port, verifier, prometheus, [_SERVICE])
-    health = HealthServer(
-        settings.host, settings.metrics_port, prometheus, ready=lambda: server.ready
-    )
     database = Database(settings.database)
+    stack.push_async_callback(database.close)
     await database.migrate()
+    base = await asyncio.to_thread(
+        load_base_model,
+        settings.base_model,
+        data_dir / "cache",
+        settings.base_model_name,
+        expected_digest=settings.base_model_digest,
+    )
+    metrics = TrainerMetrics(registry)
     feed = Feed()
     jobs = JobStore(database, feed)
     datasets = DatasetStore(
         object_store, data_dir / "uploads", settings.max_dataset_bytes, settings.max_record_bytes
     )
-    executor = LocalExecutor(
-        WorkerSettings(
-            object_store=settings.object_store_url,
-            base_model_path=str(base.path),
-            base_model_name=base.name,
-            base_model_digest=base.digest,
-            chat_template_digest=base.chat_template_digest,
-            device=settings.worker_device,
-            gpu_memory_share=settings.worker_gpu_memory_share,
-            threads=settings.worker_threads,
-            scratch_dir=str(data_dir / "scratch"),
-            progress_interval=settings.progress_interval,
-        )
-    )
     dispatcher = Dispatcher(
         jobs,
         datasets,
         AdapterRegistry(object_store),
-        executor,
+        LocalExecutor(_worker_settings(settings, base)),
         Publisher(jobs, object_store, metrics),
         metrics,
         workers=settings.workers,
@@ -105,6 +129,7 @@ async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         datasets,
         base,
         metrics,
+        server.endless,
         max_dataset_bytes=settings.max_dataset_bytes,
         max_record_bytes=settings.max_record_bytes,
         workers=settings.workers,
@@ -112,44 +137,69 @@ async def _serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
     )
     add_TuningServiceServicer_to_server(servicer, server.grpc)
     await dispatcher.recover()
-    await server.start()
-    health.start()
-    running = asyncio.create_task(dispatcher.run())
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await server.set_ready(True)
-        _log.info(
-            "trainer ready",
-            version=__version__,
-            port=server.port,
-            metrics_port=health.port,
-            base_model=base.name,
-            object_store=settings.object_store_url,
-            device=settings.worker_device,
-        )
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        _log.info("trainer stopping", grace=settings.shutdown_grace)
-        ended = await asyncio.gather(
-            server.stop(settings.shutdown_grace),
-            _stop(dispatcher, running, settings.shutdown_grace),
-            return_exceptions=True,
-        )
-        for error in ended:
-            if isinstance(error, BaseException):
-                raise error
-    finally:
-        stopping.cancel()
-        health.stop()
-        await database.close()
-    _log.info("trainer stopped")
+    return dispatcher, base
 
 
-async def _stop(dispatcher: Dispatcher, running: asyncio.Task[None], grace: float) -> None:
-    """Let workers checkpoint for `grace` seconds; whatever ended the dispatcher is raised."""
+def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerSettings:
+    return WorkerSettings(
+        object_store=settings.object_store_url,
+        base_model_path=str(base.path),
+        base_model_name=base.name,
+        base_model_digest=base.digest,
+        chat_template_digest=base.chat_template_digest,
+        device=settings.worker_device,
+        gpu_memory_share=settings.worker_gpu_memory_share,
+        threads=settings.worker_threads,
+        scratch_dir=str(settings.data_dir.resolve() / "scratch"),
+        progress_interval=settings.progress_interval,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
+
+
+async def _stop(
+    settings: TrainerSettings,
+    server: RpcServer,
+    dispatcher: Dispatcher,
+    running: asyncio.Task[None],
+) -> None:
+    """Stop both at the same time: workers checkpoint from now on, while calls are still taken.
+
+    Whatever ended the dispatcher is raised.
+    """
+    delay, grace = settings.drain_delay, settings.shutdown_grace
+    ended = await asyncio.gather(
+        server.stop(grace, delay=delay),
+        _let_go(dispatcher, running, delay + grace),
+        return_exceptions=True,
+    )
+    for error in ended:
+        if isinstance(error, BaseException):
+            raise error
+
+
+async def _let_go(dispatcher: Dispatcher, running: asyncio.Task[None], seconds: float) -> None:
+    """Let workers checkpoint for so long."""
     await dispatcher.stop()
     try:
-        async with asyncio.timeout(grace):
+        async with asyncio.timeout(seconds):
             await asyncio.shield(running)
     except TimeoutError:
-        running.cancel()
-        await asyncio.wait({running})
+        await _ended(running)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel `task`, and wait until it has ended."""
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _stopped_or_ended(stop: asyncio.Event, running: asyncio.Task[None]) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+
+
+def _leave() -> NoReturn:
+    """End at once: nothing is begun that the next start does not find as it was."""
+    os._exit(0)

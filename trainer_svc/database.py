@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from tailorbird.errors import InvalidArgument, Unavailable
 from trainer_svc import migrations
+
+_CHECK_SECONDS = 15.0
+_MAX_TEXT = 300
 
 
 class DatabaseUnavailable(Unavailable):
@@ -37,7 +41,11 @@ class Database:
             sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
 
     async def migrate(self) -> None:
-        """Bring the schema to the newest version."""
+        """Bring the schema to the newest version.
+
+        Raises DatabaseUnavailable, with the driver's words, if the database cannot be reached.
+        """
+        await self._check()
         async with self.write() as connection:
             await connection.run_sync(migrations.upgrade)
 
@@ -60,6 +68,23 @@ class Database:
                 yield await connection.execution_options(tailorbird_read=True)
         except (DBAPIError, SQLAlchemyError, OSError) as error:
             raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
+    async def _check(self) -> None:
+        where = self._engine.url.render_as_string(hide_password=True)
+        cause: Exception
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS), self._engine.connect():
+                return
+        except TimeoutError as error:
+            problem, cause = f"no connection within {_CHECK_SECONDS:g} s", error
+        except Exception as error:
+            # Drivers let their own errors through while they connect.
+            origin = getattr(error, "orig", None) or error
+            text = " ".join(str(origin).split())[:_MAX_TEXT]
+            problem, cause = f"{type(origin).__name__}: {text}", error
+        raise DatabaseUnavailable(
+            f"the job store at {where} cannot be used: {problem}", setting="database_url"
+        ) from cause
 
     async def close(self) -> None:
         """Close every connection."""

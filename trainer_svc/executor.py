@@ -86,7 +86,9 @@ class LocalExecutor:
             await worker.send(self._settings.model_copy(update={"scratch_dir": str(scratch)}))
             ready = await worker.receive()
             if isinstance(ready, Unusable):
-                raise FailedPrecondition(ready.error.message, reason=ready.error.reason)
+                raise FailedPrecondition(
+                    ready.error.message, reason=ready.error.reason, setting="base_model"
+                )
         except BaseException:
             await worker.close()
             raise

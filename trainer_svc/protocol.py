@@ -47,6 +47,8 @@ class WorkerSettings(Record):
     """Folder of this worker alone; emptied at start."""
     progress_interval: float
     """Seconds between two StepProgress reports, at least; the first and last step always report."""
+    log_format: Literal["auto", "console", "json"] = "json"
+    log_level: str = "info"
 
 
 class DatasetRef(Record):

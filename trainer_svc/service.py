@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Protocol
@@ -160,7 +160,7 @@ class TuningService:
             await self._queue.cancel(name)
         return job
 
-    async def watch_job(self, name: JobName, after_sequence: int) -> AsyncIterator[JobEvent]:
+    async def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
         """Yield a job's events after a sequence, and end after the terminal one.
 
         Raises NotFound, and InvalidArgument for a sequence the job has not reached.

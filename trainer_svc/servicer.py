@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, check_id
 from tailorbird.rpc.auth import current_caller
+from tailorbird.rpc.endless import EndlessCalls
 from tailorbird.rpc.paging import page_size, page_token
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
@@ -34,6 +36,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         datasets: DatasetStore,
         base: BaseModelFiles,
         metrics: TrainerMetrics,
+        endless: EndlessCalls,
         *,
         max_dataset_bytes: int,
         max_record_bytes: int,
@@ -44,6 +47,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self._datasets = datasets
         self._base = base
         self._metrics = metrics
+        self._endless = endless
         self._max_dataset_bytes = max_dataset_bytes
         self._max_record_bytes = max_record_bytes
         self._workers = workers
@@ -121,14 +125,20 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(name)
         return pb.CancelJobResponse(job=convert.job_to_proto(await self._service.cancel_job(name)))
 
-    async def WatchJob(
+    async def WatchJob(  # type: ignore[override]  # gRPC takes a coroutine that writes, too
         self, request: pb.WatchJobRequest, context: _Context
-    ) -> AsyncIterator[pb.WatchJobResponse]:
-        """See tuning_service.proto."""
+    ) -> None:
+        """See tuning_service.proto. Writes itself, so that a stop ends a write nobody reads."""
         name = JobName.parse(request.name)
         current_caller().check(name)
-        async for event in self._service.watch_job(name, request.after_sequence):
-            yield pb.WatchJobResponse(event=event_to_proto(event))
+        async with (
+            self._endless.call(),
+            aclosing(self._service.watch_job(name, request.after_sequence)) as events,
+        ):
+            # A watcher knows by this that it is heard, however long no event comes.
+            await context.send_initial_metadata(())
+            async for event in events:
+                await context.write(pb.WatchJobResponse(event=event_to_proto(event)))
 
     async def GetTrainerInfo(
         self, request: pb.GetTrainerInfoRequest, context: _Context

@@ -32,13 +32,18 @@ class ServableBase:
         return sorted({name.rpartition(".")[2] for name in self.linear})
 
 
-async def load_servable_base(model: str, cache: Path, name: str, dtype: str) -> ServableBase:
+async def load_servable_base(
+    model: str, cache: Path, name: str, dtype: str, *, expected_digest: str = ""
+) -> ServableBase:
     """Find the base, compute its digests and read its shapes.
 
-    Raises InvalidArgument if there is no such model, FailedPrecondition (BASE_UNUSABLE,
-    BASE_UNSUPPORTED) if it cannot be read or has no layer that adapters may change.
+    Raises InvalidArgument if there is no such model or it is not the one expected,
+    FailedPrecondition (BASE_UNUSABLE, BASE_UNSUPPORTED) if it cannot be read or has no layer that
+    adapters may change.
     """
-    files = await asyncio.to_thread(load_base_model, model, cache, name)
+    files = await asyncio.to_thread(
+        load_base_model, model, cache, name, expected_digest=expected_digest
+    )
     try:
         return await asyncio.to_thread(_read, files, dtype)
     except (OSError, ValueError) as error:
@@ -53,6 +58,7 @@ def _read(files: BaseModelFiles, dtype: str) -> ServableBase:
             f"{files.name} has none of the layers {sorted(LINEAR_MODULES)} that adapters may "
             "change",
             reason="BASE_UNSUPPORTED",
+            setting="base_model",
         )
     config: Mapping[str, Any] = json.loads((files.path / "config.json").read_text())
     parameters = sum(map(math.prod, shapes.values()))

@@ -96,6 +96,7 @@ def unusable(base: BaseModelFiles, error: Exception) -> FailedPrecondition:
     return FailedPrecondition(
         f"the base model {base.name} cannot be loaded: {type(error).__name__}: {text}",
         reason="BASE_UNUSABLE",
+        setting="base_model",
     )
 
 

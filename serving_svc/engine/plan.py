@@ -205,6 +205,7 @@ def _check_divides(base: BaseDimensions, ways: int) -> None:
         raise FailedPrecondition(
             f"tensor_parallel_size {ways} does not divide the base's {uneven}",
             reason="TENSOR_PARALLEL_INVALID",
+            setting="tensor_parallel_size",
             tensor_parallel_size=ways,
         )
 
@@ -255,6 +256,7 @@ def _slots(asked: Asked, memory: _Memory, running: int) -> int:
             f"{_shown(wanted * memory.adapter)}, and {told}: lower one of the two, or give more "
             "memory",
             reason="ADAPTER_MEMORY_TOO_SMALL",
+            setting="max_lora_rank" if asked.adapter_slots is None else "adapter_slots",
             adapter_slots=wanted,
             adapter_bytes=memory.adapter,
             room_bytes=limit,
@@ -271,6 +273,7 @@ def _step_tokens(machine: Machine, asked: Asked, running: int) -> int | None:
             f"max_step_tokens {step} is less than max_running {running}: a step has a token of "
             "each request that runs",
             reason="STEP_TOO_SMALL",
+            setting="max_step_tokens",
             max_step_tokens=step,
             max_running=running,
         )
@@ -337,7 +340,9 @@ def _positive(config: Mapping[str, Any], key: str) -> int:
         return 0
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise FailedPrecondition(
-            f"config.json: {key} is {value!r:.40}, no positive integer", reason="BASE_UNSUPPORTED"
+            f"config.json: {key} is {value!r:.40}, no positive integer",
+            reason="BASE_UNSUPPORTED",
+            setting="base_model",
         )
     return value
 

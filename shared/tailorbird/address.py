@@ -20,3 +20,13 @@ def is_local_target(target: str) -> bool:
     if target.startswith("unix:"):
         return True
     return is_loopback(target.rpartition(":")[0] or target)
+
+
+def authority(host: str, port: int) -> str:
+    """Return `host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable(host: str) -> str:
+    """Return where this machine reaches what is bound to `host`: every address is also loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host)  # noqa: S104

@@ -28,6 +28,7 @@ _TOKENIZER = (
     "chat_template.json",
 )
 _HUB_PATTERNS = [*_WEIGHTS, *_CONFIGS, *_TOKENIZER]
+_MAX_TEXT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,18 @@ class BaseModelFiles:
     hidden_size: int
 
 
-def load_base_model(model: str, cache: Path, name: str = "") -> BaseModelFiles:
+def load_base_model(
+    model: str, cache: Path, name: str = "", *, expected_digest: str = ""
+) -> BaseModelFiles:
     """Find `model`, a local folder or a Hugging Face id, and compute its digests.
 
-    File hashes are kept under `cache` by path, size and modification time, so that a large base is
-    hashed once. `name` is what jobs and manifests call it; empty: the id, or the folder's name.
-    Raises InvalidArgument if there is no such model.
+    The id may be followed by "@" and a revision. File hashes are kept under `cache` by path, size
+    and modification time, so that a large base is hashed once; nothing else is written. `name` is
+    what jobs and manifests call it; empty: the id, or the folder's name. Raises InvalidArgument if
+    there is no such model, it cannot be read, or its digest is not the one expected, if any is.
     """
-    path = _locate(model)
+    id_, revision = (model, "") if Path(model).is_dir() else _parsed(model)
+    path = _locate(id_, revision)
     config = _read_json(path / "config.json")
     text_config = config.get("text_config", config)
     try:
@@ -63,63 +68,99 @@ def load_base_model(model: str, cache: Path, name: str = "") -> BaseModelFiles:
         raise InvalidArgument(
             "base_model", f"{path / 'config.json'} lacks an integer {error}"
         ) from error
+    digest = _digest(path, cache)
+    if expected_digest and digest != expected_digest:
+        raise InvalidArgument(
+            "base_model_digest",
+            f"{expected_digest} is expected, and the files in {path} have {digest}",
+            reason="BASE_DIGEST_MISMATCH",
+        )
     return BaseModelFiles(
-        name=name or (path.name if Path(model).is_dir() else model),
+        name=name or (path.name if Path(model).is_dir() else id_),
         path=path,
-        digest=_digest(path, cache),
+        digest=digest,
         chat_template_digest=_sha256(_chat_template(path).encode()),
         max_sequence_length=length,
         hidden_size=hidden,
     )
 
 
-def _locate(model: str) -> Path:
-    path = Path(model)
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError
+def _parsed(model: str) -> tuple[str, str]:
+    id_, _, revision = model.partition("@")
+    return id_, revision
 
-        try:
-            path = Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS))
-        except (HFValidationError, OSError, ValueError) as error:
+
+def _locate(model: str, revision: str) -> Path:
+    path = Path(model)
+    try:
+        if not path.is_dir():
+            path = _fetched(model, revision)
+        if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
             raise InvalidArgument(
-                "base_model",
-                f"{model!r} is neither a folder nor a model the Hugging Face hub gives: {error}",
-            ) from error
-    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-        raise InvalidArgument(
-            "base_model", f"{path} holds no config.json with *.safetensors beside it"
+                "base_model", f"{path} holds no config.json with *.safetensors beside it"
+            )
+        return path.resolve()
+    except OSError as error:
+        raise InvalidArgument("base_model", f"{path}: {error.strerror}") from error
+
+
+def _fetched(model: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(model, revision=revision or None, allow_patterns=_HUB_PATTERNS)
         )
-    return path.resolve()
+    except Exception as error:
+        # The hub's own errors, its HTTP library's, and the disk's.
+        text = " ".join(str(error).split())[:_MAX_TEXT]
+        raise InvalidArgument(
+            "base_model",
+            f"{model!r} is neither a folder nor a model the Hugging Face hub gives: "
+            f"{type(error).__name__}: {text}",
+        ) from error
 
 
 def _digest(path: Path, cache: Path) -> str:
-    files = sorted(
-        {found for pattern in _HUB_PATTERNS for found in path.glob(pattern)},
-        key=lambda file: file.name,
-    )
     memo_path = cache / "base-digests.json"
-    memo: dict[str, str] = {}
+    memo: dict[str, Any] = {}
     if memo_path.is_file():
         with suppress(InvalidArgument):  # broken, it is only made anew
             memo = _read_json(memo_path)
+    known = dict(memo)
     lines = []
-    for file in files:
-        stat = file.stat()
-        key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        memo[key] = memo.get(key) or file_entry(file).sha256
-        lines.append(f"{file.name} {memo[key]}\n")
-    cache.mkdir(parents=True, exist_ok=True)
-    scratch = memo_path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(memo))
-    scratch.replace(memo_path)
+    try:
+        for file in sorted(
+            {found for pattern in _HUB_PATTERNS for found in path.glob(pattern)},
+            key=lambda file: file.name,
+        ):
+            stat = file.stat()
+            key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+            memo[key] = memo.get(key) or file_entry(file).sha256
+            lines.append(f"{file.name} {memo[key]}\n")
+    except OSError as error:
+        raise InvalidArgument("base_model", f"{error.filename}: {error.strerror}") from error
+    if memo != known:
+        _remember(memo, memo_path)
     return _sha256("".join(lines).encode())
+
+
+def _remember(memo: dict[str, Any], path: Path) -> None:
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    # What cannot be kept is only computed again.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(memo))
+        scratch.replace(path)
 
 
 def _chat_template(path: Path) -> str:
     file = path / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InvalidArgument("base_model", f"{file} cannot be read: {error}") from error
     config = path / "tokenizer_config.json"
     template = _read_json(config).get("chat_template", "") if config.is_file() else ""
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)

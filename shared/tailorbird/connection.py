@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -102,11 +102,19 @@ class Connection:
         *,
         timeout: float | None = None,
         model: str = "",
+        heard: Callable[[], None] | None = None,
     ) -> Generator[Response, None, None]:
-        """Yield a call's responses; CallError if it fails. Closing it ends the call."""
+        """Yield a call's responses; CallError if it fails. Closing it ends the call.
+
+        `heard` is called when the service has begun to answer, before the first response.
+        """
         call = method(request, timeout=timeout, metadata=self._metadata(model))
         try:
             with call_errors():
+                if heard is not None:
+                    call.initial_metadata()
+                    if call.is_active():
+                        heard()
                 yield from call
         finally:
             call.cancel()

@@ -10,10 +10,31 @@ from pathlib import Path
 
 from tailorbird.errors import FailedPrecondition
 
+_SHARED = ("nfs", "cifs", "smb", "9p", "fuse.", "ceph", "glusterfs", "lustre", "virtiofs")
+
 
 def is_disk_full(error: OSError) -> bool:
     """Tell whether `error` is a disk or a quota that has no room left."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def shared_filesystem(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Return the type of the file system under `folder` if machines share it, such as nfs; or "".
+
+    Their locks and their order of writes are not what SQLite's write-ahead log needs.
+    """
+    found, depth = "", -1
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        place = Path(left.split()[4])
+        # Of two mounts at one place, the later one is on top.
+        if folder.is_relative_to(place) and len(place.parts) >= depth:
+            found, depth = right.split()[0], len(place.parts)
+    return found if found.startswith(_SHARED) else ""
 
 
 @contextmanager
@@ -27,13 +48,23 @@ def locked_folder(folder: Path, lock: str) -> Iterator[None]:
         file = (folder / lock).open("w")
     except OSError as error:
         raise FailedPrecondition(
-            f"the data folder {folder} cannot be used: {error.strerror}", reason="DATA_DIR_UNUSABLE"
+            f"the data folder {folder} cannot be used: {error.strerror}",
+            reason="DATA_DIR_UNUSABLE",
+            setting="data_dir",
         ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FailedPrecondition(
-                f"another process uses the data folder {folder}", reason="DATA_DIR_LOCKED"
+                f"another process uses the data folder {folder}",
+                reason="DATA_DIR_LOCKED",
+                setting="data_dir",
+            ) from error
+        except OSError as error:
+            raise FailedPrecondition(
+                f"the data folder {folder} cannot be locked: {error.strerror}",
+                reason="DATA_DIR_UNUSABLE",
+                setting="data_dir",
             ) from error
         yield

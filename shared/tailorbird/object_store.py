@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -171,11 +171,12 @@ def is_store_url(url: str) -> bool:
     return urlsplit(url).scheme in {"file", "s3", "gs", "az"}
 
 
-def open_store(url: str) -> ObstoreStore:
+def open_store(url: str, retry_seconds: float | None = None) -> ObstoreStore:
     """Open the store at `url`; a file:// folder is made if it is missing.
 
-    Raises InvalidArgument for a URL no store answers to. Credentials come from the environment, as
-    obstore documents them.
+    Requests are tried again for `retry_seconds`; None: for obstore's three minutes. Raises
+    InvalidArgument for a URL no store answers to. Credentials come from the environment, as obstore
+    documents them.
     """
     if not is_store_url(url):
         raise InvalidArgument("object_store", f"{url!r} is not a file, s3, gs or az URL")
@@ -183,7 +184,16 @@ def open_store(url: str) -> ObstoreStore:
         if urlsplit(url).scheme == "file":
             path = Path(unquote(urlsplit(url).path))
             return ObstoreStore(LocalStore(path, mkdir=True, automatic_cleanup=True))
-        return ObstoreStore(from_url(url))
+        if retry_seconds is None:
+            return ObstoreStore(from_url(url))
+        patience = timedelta(seconds=retry_seconds)
+        return ObstoreStore(
+            from_url(
+                url,
+                client_options={"connect_timeout": patience, "timeout": patience},
+                retry_config={"max_retries": 3, "retry_timeout": patience},
+            )
+        )
     except (BaseError, OSError, ValueError) as error:
         raise InvalidArgument("object_store", f"cannot open {url!r}: {error}") from error
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import sys
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 import uvloop
 from pydantic import ValidationError
 
 from tailorbird.errors import TailorbirdError
+from tailorbird.failed_start import setting_of, told, wrong_settings
 from tailorbird.settings import CommonSettings
-from tailorbird.telemetry import configure_logging
+from tailorbird.telemetry import configure_logging, raw_log_format
 
 _Settings = TypeVar("_Settings", bound=CommonSettings)
+_T = TypeVar("_T")
 
 # gRPC stops its threads around every fork of the process, and calls that arrive just then fail. Our
 # children never use the parent's gRPC. Read when gRPC starts, hence at import.
@@ -28,16 +30,19 @@ _SECRET_SETTINGS = {"database_url"}
 def run_service(
     read_settings: Callable[[], _Settings], serve: Callable[[_Settings], Awaitable[int]]
 ) -> int:
-    """Run `serve` until it returns the exit status; 2 for wrong settings, 1 if it cannot run."""
+    """Run `serve` until it returns the exit status; 2 for wrong settings, 1 if it cannot run.
+
+    Either is told in one line, which names the setting where it is one's.
+    """
+    log = structlog.get_logger(__name__)
     try:
         settings = read_settings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            sys.stderr.write(f"TAILORBIRD_{name or '*'}: {problem['msg']}\n")
+        configure_logging(raw_log_format(os.environ), "info")
+        for setting, problem in wrong_settings(error):
+            log.critical("cannot start", reason="WRONG_SETTING", **told(setting, problem))
         return 2
     configure_logging(settings.log_format, settings.log_level)
-    log = structlog.get_logger(__name__)
     log.info("settings", **settings.model_dump(mode="json", exclude=_SECRET_SETTINGS))
 
     async def main() -> int:
@@ -46,5 +51,24 @@ def run_service(
     try:
         return uvloop.run(main())
     except TailorbirdError as error:
-        log.critical("cannot run", reason=error.reason, error=error.message)
-        return 1
+        setting, problem = setting_of(error, type(settings).model_fields)
+        log.critical("cannot run", reason=error.reason, **told(setting, problem))
+    except Exception as error:
+        log.critical("cannot run", reason="INTERNAL", error=type(error).__name__, exc_info=error)
+    return 1
+
+
+async def or_stopped(
+    starting: Coroutine[Any, Any, _T], stop: asyncio.Event, leave: Callable[[], NoReturn]
+) -> _T:
+    """Return what `starting` returns. A stop meanwhile ends the process by `leave`.
+
+    It has no calls yet, and a thread that reads a base model cannot be interrupted.
+    """
+    task, stopped = asyncio.create_task(starting), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        structlog.get_logger(__name__).info("stopped while starting")
+        leave()
+    stopped.cancel()
+    return task.result()

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tailorbird.address import is_loopback
 from tailorbird.object_store import is_store_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def wrong_setting(setting: str, problem: str) -> PydanticCustomError:
+    """Return the error of a check over several settings; `setting` is the one to change."""
+    return PydanticCustomError(
+        "wrong_setting", "{setting}: {problem}", {"setting": setting, "problem": problem}
+    )
 
 
 class CommonSettings(BaseSettings):
@@ -26,9 +34,11 @@ class CommonSettings(BaseSettings):
     object_store: str = ""
     """file://, s3://, gs:// or az:// URL. Empty: the folder `store` under data_dir."""
     base_model: str
-    """Local folder or Hugging Face id."""
+    """Local folder or Hugging Face id, whose revision may follow: org/name@revision."""
     base_model_name: str = ""
     """What jobs and manifests call the base model. Empty: its id, or its folder's name."""
+    base_model_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    """Digest the base model must have, as `tailorbird base digest` prints it. Empty: any."""
     profile: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "default"
     """Name of the serving profile that serving writes and the trainer heeds."""
     host: str = "127.0.0.1"
@@ -36,12 +46,28 @@ class CommonSettings(BaseSettings):
     port: Port
     metrics_port: Port
     tokens_file: Path | None = None
-    """Static tokens (see tailorbird.rpc.auth). Without it only loopback addresses are served."""
+    """Static tokens (see tailorbird.rpc.auth). Without it only loopback addresses are served.
+
+    Read again when it changes, within about a second.
+    """
+    tls_certificate_file: Path | None = None
+    """PEM file of the server's certificate and those between it and its authority, leaf first.
+
+    With it gRPC speaks TLS only; the plain HTTP port stays plain, for probes. Read again, with its
+    key, when they change. Needs tls_key_file.
+    """
+    tls_key_file: Path | None = None
+    """PEM file of the certificate's private key, without a password."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_delay: Annotated[float, Field(ge=0, le=300)] = 0.0
+    """Seconds between NOT_SERVING and the refusal of new calls, after SIGTERM.
+
+    As long as load balancers need to hear of it; on Kubernetes a few seconds.
+    """
     shutdown_grace: Annotated[float, Field(ge=0, le=3600)] = 30.0
-    """Seconds that calls in flight have to end after SIGTERM."""
+    """Seconds that calls in flight, and a worker's checkpoint, have to end after drain_delay."""
 
     @field_validator("object_store")
     @classmethod
@@ -53,15 +79,29 @@ class CommonSettings(BaseSettings):
     @model_validator(mode="after")
     def _only_loopback_without_tokens(self) -> Self:
         if self.tokens_file is None and not is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host!r} is not a loopback address: set TAILORBIRD_TOKENS_FILE first"
+            raise wrong_setting(
+                "host",
+                f"{self.host!r} is not a loopback address: set TAILORBIRD_TOKENS_FILE first",
             )
         return self
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.port and self.port == self.metrics_port:
-            raise ValueError(f"port and metrics_port are both {self.port}: each needs its own")
+            raise wrong_setting(
+                "metrics_port", f"{self.port} is TAILORBIRD_PORT too: each port needs its own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_has_both_files(self) -> Self:
+        files = {"tls_certificate_file", "tls_key_file"}
+        missing = [name for name in sorted(files) if getattr(self, name) is None]
+        if len(missing) == 1:
+            (other,) = files - set(missing)
+            raise wrong_setting(
+                missing[0], f"it is not set, but TAILORBIRD_{other.upper()} is: TLS needs both"
+            )
         return self
 
     @property

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from threading import Thread
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from tailorbird.address import authority
 from tailorbird.errors import FailedPrecondition
 
 LogFormat = Literal["auto", "console", "json"]
+_PORT_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
+
+
+def raw_log_format(environ: Mapping[str, str]) -> LogFormat:
+    """Return the format asked for where the settings could not be read."""
+    asked = environ.get("TAILORBIRD_LOG_FORMAT", "")
+    return cast("LogFormat", asked) if asked in get_args(LogFormat) else "auto"
 
 
 def configure_logging(log_format: LogFormat, level: str) -> None:
@@ -63,6 +74,29 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Of probes and scrapers that come at once, none is refused.
+    request_queue_size = 64
+
+    def server_bind(self) -> None:
+        # HTTPServer's own asks the name service who it is, which may take long.
+        TCPServer.server_bind(self)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        # As gRPC does: every address, those of IPv4 too.
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _server_class(host: str) -> type[_Server]:
+    return _Server6 if ":" in host else _Server
+
+
 class HealthServer:
     """Serves /livez, /readyz and /metrics from threads of its own.
 
@@ -95,12 +129,13 @@ class HealthServer:
             def log_message(self, *_: object) -> None:
                 """Probes come every few seconds: nothing to log."""
 
-        ThreadingHTTPServer.daemon_threads = True
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _server_class(host)((host.strip("[]"), port), Handler)
         except OSError as error:
             raise FailedPrecondition(
-                f"cannot listen on {host}:{port}: {error.strerror}", reason="PORT_TAKEN"
+                f"cannot listen on {authority(host, port)}: {error.strerror}",
+                reason="PORT_TAKEN",
+                setting="metrics_port" if error.errno in _PORT_ERRORS else "host",
             ) from error
         self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
 

@@ -130,31 +130,62 @@ class TrainerClient:
         return self._connection.call(self._stub.CancelJob, tuning.CancelJobRequest(name=name)).job
 
     def watch_job(
-        self, name: str, after_sequence: int = 0, *, patience: float = 300.0
+        self, name: str, after_sequence: int = 0, *, patience: float = 900.0
     ) -> Generator[job_pb2.JobEvent, None, None]:
         """Yield a job's events, those of the past first, up to the one that ends it.
 
         A connection that breaks is made again after the last event seen, so that none is missed
-        and none comes twice; CallError when the trainer stays away for `patience` seconds.
+        and none comes twice; CallError when no trainer answers for `patience` seconds. The default
+        covers a trainer that moves to another machine and reads a large base there.
         """
-        delay, give_up_at = _FIRST_DELAY, time.monotonic() + patience
+        absence = _Absence(patience)
         while True:
             request = tuning.WatchJobRequest(name=name, after_sequence=after_sequence)
+            responses = self._connection.stream(self._stub.WatchJob, request, heard=absence.is_over)
             try:
-                for response in self._connection.stream(self._stub.WatchJob, request):
+                for response in responses:
                     after_sequence = response.event.sequence
-                    delay, give_up_at = _FIRST_DELAY, time.monotonic() + patience
+                    absence.is_over()
                     yield response.event
                     if is_terminal(response.event.state_changed.state):
                         return
                 return
             except CallError as error:
-                away = error.code is grpc.StatusCode.UNAVAILABLE
-                if not away or time.monotonic() > give_up_at:
+                if not _away(error) or absence.too_long():
                     raise
-            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads reconnects
-            delay = min(2 * delay, _LONGEST_DELAY)
+            absence.sleep()
 
     def trainer_info(self) -> tuning.GetTrainerInfoResponse:
         """Return what this trainer offers."""
         return self._connection.call(self._stub.GetTrainerInfo, tuning.GetTrainerInfoRequest())
+
+
+class _Absence:
+    """How long no trainer has answered, and when to ask again."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self.is_over()
+
+    def is_over(self) -> None:
+        """A trainer answers: its next absence is a new one."""
+        self._since: float | None = None
+        self._delay = _FIRST_DELAY
+
+    def too_long(self) -> bool:
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since > self._patience
+
+    def sleep(self) -> None:
+        time.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads reconnects
+        self._delay = min(2 * self._delay, _LONGEST_DELAY)
+
+
+def _away(error: CallError) -> bool:
+    """Tell whether the trainer is gone: it says so, or what stands before it cut the stream.
+
+    An INTERNAL error of the trainer's own carries an id; a proxy whose trainer died sends none.
+    """
+    cut = error.code is grpc.StatusCode.INTERNAL and not error.metadata
+    return cut or error.code is grpc.StatusCode.UNAVAILABLE

@@ -35,6 +35,10 @@ class Script:
         self.events: list[job_pb2.JobEvent] = []
         self.breaks_after: list[int] = []
         """Sequences after which WatchJob breaks off as UNAVAILABLE, each once."""
+        self.cut_by_a_proxy = False
+        """WatchJob breaks off as a proxy tells of a trainer that died."""
+        self.quiet_breaks = 0
+        """So many WatchJobs are heard, and break off without an event."""
         self.chunk_sizes: list[int] = []
         self.received = 0
         self.files: dict[str, bytes] = {}
@@ -116,12 +120,18 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self, request: tuning_pb.WatchJobRequest, context: Context
     ) -> Iterator[tuning_pb.WatchJobResponse]:
         self.script.heard(request, context)
+        if self.script.quiet_breaks:
+            self.script.quiet_breaks -= 1
+            context.send_initial_metadata(())
+            fail(context, Unavailable("the trainer stops"))
         for event in self.script.events:
             if event.sequence <= request.after_sequence:
                 continue
             yield tuning_pb.WatchJobResponse(event=event)
             if event.sequence in self.script.breaks_after:
                 self.script.breaks_after.remove(event.sequence)
+                if self.script.cut_by_a_proxy:
+                    context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
                 fail(context, Unavailable("the trainer stops"))
 
     def GetTrainerInfo(

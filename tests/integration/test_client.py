@@ -170,6 +170,48 @@ def test_a_watch_gives_up_when_its_patience_ends(trainer: TrainerClient, script:
     assert len(script.requests) > 1
 
 
+def test_a_watch_goes_on_when_a_proxy_lost_its_trainer(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.events = a_job_that_succeeds()
+    script.breaks_after, script.cut_by_a_proxy = [3, 6], True
+    assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))
+
+
+class Hours:
+    """A clock that goes on by ten minutes whenever it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 600
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds <= 5
+
+
+@pytest.mark.parametrize("quiet", [0, 6])
+def test_patience_is_with_each_absence(
+    trainer: TrainerClient, script: Script, monkeypatch: pytest.MonkeyPatch, quiet: int
+) -> None:
+    """A job may be silent for hours between two restarts of its trainer, and before the first."""
+    monkeypatch.setattr("tailorbird.trainer_client.time", Hours())
+    script.events = a_job_that_succeeds()
+    script.quiet_breaks, script.breaks_after = quiet, [2, 4, 6]
+    assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))
+
+
+def test_a_watch_does_not_retry_an_error_of_the_trainers_own(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.error = ValueError("a defect")  # type: ignore[assignment]
+    with pytest.raises(CallError, match="INTERNAL"):
+        list(trainer.watch_job(JOB))
+    assert len(script.requests) == 1
+
+
 def test_a_watch_does_not_retry_what_cannot_get_better(
     trainer: TrainerClient, script: Script
 ) -> None:

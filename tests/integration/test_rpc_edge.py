@@ -450,3 +450,81 @@ def test_a_status_never_shows_an_unknown_errors_text() -> None:
     status = to_status(KeyError("secret"))
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert b"secret" not in status.SerializeToString()
+
+
+def refused(error: BaseException) -> bool:
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+class TestStop:
+    """NOT_SERVING, then a pause in which calls are taken, then refusal, then the grace."""
+
+    @pytest.fixture
+    def pause(self, monkeypatch: pytest.MonkeyPatch) -> Pause:
+        pause = Pause()
+        monkeypatch.setattr("tailorbird.rpc.server.asyncio.sleep", pause)
+        return pause
+
+    async def test_calls_are_taken_while_it_says_not_serving(
+        self, server: RpcServer, channel: grpc.aio.Channel, pause: Pause
+    ) -> None:
+        await server.set_ready(True)
+        stopping = asyncio.create_task(server.stop(30, delay=5))
+        await pause.begun.wait()
+        assert pause.seconds == 5
+        assert not server.ready
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        stub = pb_grpc.InferenceServiceStub(channel)
+        assert (await stub.Generate(pb.GenerateRequest())).text == "local"
+        pause.over.set()
+        await stopping
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(pb.GenerateRequest())
+        assert refused(caught.value)
+
+    async def test_nobody_waits_for_a_server_that_nobody_was_sent_to(
+        self, server: RpcServer, pause: Pause
+    ) -> None:
+        await server.stop(0, delay=60)
+        assert not pause.begun.is_set()
+
+    async def test_a_health_watch_does_not_hold_the_stop(
+        self, server: RpcServer, channel: grpc.aio.Channel, pause: Pause
+    ) -> None:
+        await server.set_ready(True)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        seen = [(await watch.read()).status]
+        pause.over.set()
+        async with asyncio.timeout(20):
+            await server.stop(600, delay=5)
+            seen.append((await watch.read()).status)
+        status = health_pb2.HealthCheckResponse
+        assert seen == [status.SERVING, status.NOT_SERVING]
+        assert await watch.code() is grpc.StatusCode.UNAVAILABLE
+
+    async def test_a_watch_begun_too_late_is_refused(self, server: RpcServer) -> None:
+        server.endless.end()
+        with pytest.raises(errors.Unavailable, match="shutting down"):
+            async with server.endless.call():
+                pass
+
+    async def test_a_timeout_of_the_call_itself_stays_one(self, server: RpcServer) -> None:
+        with pytest.raises(TimeoutError):
+            async with server.endless.call():
+                raise TimeoutError
+
+
+class Pause:
+    """Stands for the sleep of a stop: it lasts until the test says so."""
+
+    def __init__(self) -> None:
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
+        self.seconds = 0.0
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.begun.set()
+        await self.over.wait()

@@ -50,6 +50,7 @@ class Trainer:
     executor: ScriptedExecutor
     store: ObstoreStore
     folder: Path
+    server: RpcServer
 
 
 @pytest.fixture
@@ -68,16 +69,16 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     service = TuningService(
         jobs, datasets, feed, dispatcher, object_store, BASE, profile="default", max_lora_rank=64
     )
+    server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
     servicer = TuningServicer(
-        service, datasets, BASE, metrics,
+        service, datasets, BASE, metrics, server.endless,
         max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, device="cpu",
     )  # fmt: skip
-    server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
     pb_grpc.add_TuningServiceServicer_to_server(servicer, server.grpc)
     await server.start()
     running = asyncio.create_task(dispatcher.run())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield Trainer(pb_grpc.TuningServiceStub(channel), executor, object_store, tmp_path)
+        yield Trainer(pb_grpc.TuningServiceStub(channel), executor, object_store, tmp_path, server)
     await dispatcher.stop()
     await running
     await server.stop(0)
@@ -375,3 +376,39 @@ async def test_serving_says_what_a_job_may_ask_for(trainer: Trainer) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(trainer, spec())
     assert reason_of(caught.value) == "BASE_MISMATCH"
+
+
+async def test_a_stop_ends_a_watch_at_once_with_a_reason(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    await watch(trainer, (await create(trainer, spec(), job_id="warm-up")).name)
+    worker = trainer.executor.started[0]
+    worker.hold = "step-2"
+    job = await create(trainer, spec())
+    await worker.held.wait()
+    stream = trainer.stub.WatchJob(pb.WatchJobRequest(name=job.name))
+    events = aiter(stream)
+    seen = [(await anext(events)).event.sequence]
+    async with asyncio.timeout(20):
+        await trainer.server.stop(600)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for response in events:
+                seen.append(response.event.sequence)  # noqa: PERF401 - what came before counts
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason_of(caught.value) == "SHUTTING_DOWN"
+    assert seen == list(range(1, len(seen) + 1))
+
+
+async def test_a_watcher_without_events_knows_that_it_is_heard(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    await watch(trainer, (await create(trainer, spec(), job_id="warm-up")).name)
+    worker = trainer.executor.started[0]
+    worker.hold = "step-1"
+    job = await create(trainer, spec())
+    await worker.held.wait()
+    last = (await trainer.stub.GetJob(pb.GetJobRequest(name=job.name))).job
+    stream = trainer.stub.WatchJob(pb.WatchJobRequest(name=last.name, after_sequence=2))
+    async with asyncio.timeout(20):
+        await stream.initial_metadata()
+    assert not stream.done()
+    stream.cancel()
+    worker.fail()

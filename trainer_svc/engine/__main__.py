@@ -71,7 +71,7 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
     settings = channel.settings
-    configure_logging("json", "INFO")
+    configure_logging(settings.log_format, settings.log_level)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     # Threads that wait for one another spin. Where somebody else uses their cores that costs most
     # of the speed; without any spinning half of it is gone everywhere. Read when torch is imported.

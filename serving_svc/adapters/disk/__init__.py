@@ -1,5 +1,6 @@
 """The tier on local disk, and the way there from the object store."""
 
+from serving_svc.adapters.disk.index import has_versions
 from serving_svc.adapters.disk.tier import AdapterDisk, HeldVersion
 
-__all__ = ["AdapterDisk", "HeldVersion"]
+__all__ = ["AdapterDisk", "HeldVersion", "has_versions"]

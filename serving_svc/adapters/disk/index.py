@@ -46,6 +46,11 @@ class StoredVersion:
     used: datetime
 
 
+def has_versions(folder: Path) -> bool:
+    """Tell whether an earlier process left a version under `folder`, read or not."""
+    return any(folder.glob(f"*/{RECORD}"))
+
+
 def folder_name(version: VersionName, number: int) -> str:
     """Return the name of the folder that holds `version`."""
     return f"{version.tenant}.{version.adapter}.{version.version}.{number}"

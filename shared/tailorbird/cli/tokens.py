@@ -36,7 +36,8 @@ def add(
 ) -> None:
     """Make a token, add its digest to a file, and print the token, this once.
 
-    Services read the file when they start.
+    Services read the file again when it changes: the token works within about a second, and one
+    whose entry is taken out of the file is refused as soon.
     """
     if all_tenants is bool(tenant):
         raise typer.BadParameter("give either --tenant or --all-tenants")

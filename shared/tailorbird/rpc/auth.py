@@ -5,7 +5,8 @@ A tokens file is JSON, and holds digests only:
     {"tokens": [{"sha256": "<hex digest>", "subject": "billing", "tenants": ["acme"]}]}
 
 `tenants` is a list, or "*" for an operator who acts for every tenant. Callers send the token as the
-metadata `authorization: Bearer <token>`. `tailorbird tokens add` writes the file.
+metadata `authorization: Bearer <token>`. `tailorbird tokens add` writes the file; services read it
+again when it changes.
 """
 
 from __future__ import annotations
@@ -81,21 +82,14 @@ class TokenVerifier:
     @classmethod
     def from_file(cls, path: Path) -> TokenVerifier:
         """Read a tokens file; InvalidArgument says what is wrong in it."""
-        try:
-            content = _TokensFile.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise InvalidArgument("tokens_file", f"{path}: {error.strerror}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise InvalidArgument("tokens_file", f"{path}: {where}: {first['msg']}") from error
-        callers = {}
-        for token in content.tokens:
-            tenants = None if token.tenants == "*" else frozenset(token.tenants)
-            for tenant in tenants or ():
-                check_id("tokens_file", tenant)
-            callers[token.sha256] = Caller(token.subject, tenants)
-        return cls(callers)
+        verifier = cls({})
+        verifier.read(path)
+        return verifier
+
+    def read(self, path: Path) -> None:
+        """Know the callers of a tokens file from now on, and no others; errors as `from_file`."""
+        # Put in place whole: a call looks at the one mapping or at the other.
+        self._callers = _callers_in(path)
 
     def verify(self, metadata: Mapping[str, str | bytes]) -> Caller:
         """Return the caller that `metadata` proves; Unauthenticated otherwise."""
@@ -108,3 +102,21 @@ class TokenVerifier:
         if caller is None:
             raise Unauthenticated("the token is not known")
         return caller
+
+
+def _callers_in(path: Path) -> dict[str, Caller]:
+    try:
+        content = _TokensFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidArgument("tokens_file", f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InvalidArgument("tokens_file", f"{path}: {where}: {first['msg']}") from error
+    callers = {}
+    for token in content.tokens:
+        tenants = None if token.tenants == "*" else frozenset(token.tenants)
+        for tenant in tenants or ():
+            check_id("tokens_file", tenant)
+        callers[token.sha256] = Caller(token.subject, tenants)
+    return callers

@@ -99,7 +99,7 @@ def test_a_wrong_value_names_its_limit(
 
 def test_no_port_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be found out once the engine has started, minutes later."""
-    with pytest.raises(ValidationError, match="port and metrics_port are both 9092"):
+    with pytest.raises(ValidationError, match="metrics_port: 9092 is TAILORBIRD_PORT too"):
         _read(monkeypatch, PORT="9092")
     assert _read(monkeypatch, PORT="0", METRICS_PORT="0").port == 0
 
@@ -112,13 +112,13 @@ def test_the_object_store_is_of_a_known_kind(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_host_copies_hold_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValidationError, match="max_cpu_loras 3 is less than adapter_slots 4"):
+    with pytest.raises(ValidationError, match="max_cpu_loras: 3 is less than adapter_slots 4"):
         _read(monkeypatch, ADAPTER_SLOTS="4", MAX_CPU_LORAS="3")
     assert _read(monkeypatch, ADAPTER_SLOTS="4", MAX_CPU_LORAS="4").max_cpu_loras == 4
 
 
 def test_the_disk_holds_the_largest_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValidationError, match=r"adapter_cache_bytes 9 has no room .* 10"):
+    with pytest.raises(ValidationError, match=r"adapter_cache_bytes: 9 has no room .* 10"):
         _read(monkeypatch, ADAPTER_CACHE_BYTES="9", MAX_ADAPTER_BYTES="10")
     settings = _read(monkeypatch, ADAPTER_CACHE_BYTES="10", MAX_ADAPTER_BYTES="10")
     assert settings.adapter_cache_bytes == 10
@@ -127,7 +127,7 @@ def test_the_disk_holds_the_largest_adapter(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("what", ["running", "waiting"])
 def test_one_tenant_may_not_have_more_than_all(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     own, total = f"TENANT_MAX_{what.upper()}", f"MAX_{what.upper()}"
-    with pytest.raises(ValidationError, match=f"tenant_max_{what} 5 is more than max_{what} 4"):
+    with pytest.raises(ValidationError, match=f"tenant_max_{what}: 5 is more than max_{what} 4"):
         _read(monkeypatch, **{own: "5", total: "4"})
     assert getattr(_read(monkeypatch, **{own: "4", total: "4"}), own.lower()) == 4
 

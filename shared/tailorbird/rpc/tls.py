@@ -1,0 +1,128 @@
+"""The server's certificate and key, from two PEM files that may change while it listens."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import grpc
+from prometheus_client import CollectorRegistry, Gauge
+
+from tailorbird.errors import InvalidArgument
+
+_CERTIFICATE, _KEY = "tls_certificate_file", "tls_key_file"
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_ENDS = ssl.PEM_HEADER, ssl.PEM_FOOTER
+
+
+class ServerCertificate:
+    """A pair that handshakes present; `read` puts the files' present pair in its place.
+
+    A handshake asks `_newest` in gRPC's own thread: no file is touched there.
+    """
+
+    def __init__(self, certificate: Path, key: Path, registry: CollectorRegistry) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._expiry = Gauge(
+            "tailorbird_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends, in seconds since 1970; 0 if it cannot be told.",
+            registry=registry,
+        )
+        self._newest: grpc.ServerCertificateConfiguration | None = None
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """Where the pair is read from."""
+        return self._certificate, self._key
+
+    def read(self) -> None:
+        """Present the files' pair from the next handshake on.
+
+        Raises InvalidArgument, whose field is the setting, if they hold no pair that can be used.
+        """
+        certificate = _read(_CERTIFICATE, self._certificate)
+        key = _read(_KEY, self._key)
+        expiry = self._checked()
+        if (certificate, key) != (
+            _read(_CERTIFICATE, self._certificate),
+            _read(_KEY, self._key),
+        ):
+            raise InvalidArgument(_CERTIFICATE, f"{self._certificate} changes while it is read")
+        self._newest = grpc.ssl_server_certificate_configuration([(key, certificate)])
+        self._expiry.set(expiry)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what a server listens with; `read` must have gone well before."""
+        # None leaves what it has, which the types do not know.
+        return grpc.dynamic_ssl_server_credentials(self._changed(), self._changed)  # type: ignore[arg-type]
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the pair that no handshake has been given yet, or None."""
+        newest, self._newest = self._newest, None
+        return newest
+
+    def _checked(self) -> float:
+        """Return when the pair in the files ends; InvalidArgument if it is none, or has ended."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self._certificate, self._key, password="")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            raise InvalidArgument(
+                _KEY if "KEY" in str(reason) else _CERTIFICATE,
+                f"{self._certificate} and {self._key} are not a certificate and its key in PEM, "
+                f"without a password: {reason}",
+            ) from error
+        return _expiry(context, self._certificate)
+
+
+def _read(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(setting, f"{path}: {error.strerror}") from error
+
+
+def _expiry(server: ssl.SSLContext, path: Path) -> float:
+    """Return when `server`'s certificate ends, by a handshake in memory that trusts just it.
+
+    0 if that handshake tells nothing: what else a client may find wrong is between the two.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        client.load_verify_locations(cadata=_leaf(path))
+        presented = _presented(client, server)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            raise InvalidArgument(_CERTIFICATE, f"the certificate in {path} has expired") from error
+        return 0.0
+    except (ssl.SSLError, OSError, ValueError):
+        return 0.0
+    return ssl.cert_time_to_seconds(presented)
+
+
+def _leaf(path: Path) -> str:
+    text = path.read_text()
+    begin = text.index(_ENDS[0])
+    return text[begin : text.index(_ENDS[1], begin) + len(_ENDS[1])] + "\n"
+
+
+def _presented(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
+    """Return the notAfter of the certificate that a handshake in memory ends with."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(back, there),
+        server.wrap_bio(there, back, server_side=True),
+    )
+    # Each turn of both moves it on by a flight; TLS has fewer than these.
+    for _ in range(6):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    certificate = ends[0].getpeercert() or {}
+    return str(certificate.get("notAfter", ""))
