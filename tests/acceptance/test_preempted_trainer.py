@@ -29,7 +29,10 @@ Events = Sequence[job_pb2.JobEvent]
 
 
 def stopped_at(moment: str, data_dir: Path) -> tuple[str, list[job_pb2.JobEvent]]:
-    """Run a job to the moment, where its trainer is told to stop; return what a watcher saw."""
+    """Run a job to the moment where its trainer is told to stop; return what a watcher saw.
+
+    The watch ends with the stop: what the trainer records after it comes with the next watch.
+    """
     command = ("tests.acceptance.stopped_trainer", moment)
     with trainer(data_dir, *command, settings=SETTINGS) as (process, address):
         name = start_job(address, checkpoint_interval=NEVER)
@@ -73,19 +76,22 @@ def resumptions(events: Events) -> list[int]:
     return [e.resumed.resumed_from_step for e in events if e.HasField("resumed")]
 
 
+def before_resumption(events: Events) -> Events:
+    return events[: [event.HasField("resumed") for event in events].index(True)]
+
+
 def total_steps(events: Events) -> int:
     return next(e.prepared.total_steps for e in events if e.HasField("prepared"))
 
 
 def test_a_running_job_is_checkpointed_at_its_step_and_takes_none_twice(tmp_path: Path) -> None:
     name, seen = stopped_at("running", tmp_path / "data")
-    (saved,) = checkpoints(seen)
-    assert saved >= STEP
-    assert saved == steps(seen)[-1]
-    assert seen[-1].state_changed.state == job_pb2.JOB_STATE_QUEUED
     events = resumed_to_its_end(tmp_path / "data", name, seen)
     check_ended_once(events, tmp_path / "data")
-    assert resumptions(events) == [saved]
+    (resumed_from,) = resumptions(events)
+    before = before_resumption(events)
+    assert resumed_from >= STEP
+    assert checkpoints(before) == [resumed_from] == steps(before)[-1:]
     assert steps(events) == list(range(1, total_steps(events) + 1))
 
 
@@ -156,7 +162,8 @@ def test_a_step_longer_than_the_grace_loses_what_came_after_the_last_checkpoint(
             assert process.wait(timeout=POD_GRACE) == 0
     events = resumed_to_its_end(data_dir, name, seen)
     check_ended_once(events, data_dir)
-    assert resumptions(events) == [checkpoints(seen)[-1]]
+    (resumed_from,) = resumptions(events)
+    assert resumed_from >= checkpoints(before_resumption(events))[-1] >= 5
 
 
 def only_child(process: subprocess.Popen[bytes]) -> int:
