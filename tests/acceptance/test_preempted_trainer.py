@@ -98,7 +98,7 @@ def test_a_running_job_is_checkpointed_at_its_step_and_takes_none_twice(tmp_path
 @pytest.mark.parametrize(
     "moment",
     [
-        "evaluating",
+        pytest.param("evaluating", marks=pytest.mark.long),
         pytest.param("upload", marks=pytest.mark.long),
         pytest.param("commit", marks=pytest.mark.long),
         "manifest",
