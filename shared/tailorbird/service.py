@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.failed_start import setting_of, told, wrong_settings
+from tailorbird.printed import log_what_is_printed
 from tailorbird.settings import CommonSettings
 from tailorbird.telemetry import configure_logging, raw_log_format
 
@@ -43,6 +44,7 @@ def run_service(
             log.critical("cannot start", reason="WRONG_SETTING", **told(setting, problem))
         return 2
     configure_logging(settings.log_format, settings.log_level)
+    log_what_is_printed(settings.log_format)
     log.info("settings", **settings.model_dump(mode="json", exclude=_SECRET_SETTINGS))
 
     async def main() -> int:

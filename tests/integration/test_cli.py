@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from google.rpc import status_pb2
+from prometheus_client import CollectorRegistry
 
 from tailorbird import errors
+from tailorbird.base_model import load_base_model
 from tailorbird.cli.app import main
 from tailorbird.rpc.status import stored_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
+from tailorbird.telemetry import HealthServer
 from tailorbird.tuning.v1 import job_pb2
+from tests.certificates import Authority
 from tests.integration.scripted_services import (
     ADAPTER,
     VERSIONS,
@@ -292,3 +298,65 @@ def test_a_tenant_is_needed_and_checked(run: Run, monkeypatch: pytest.MonkeyPatc
     ran = run("jobs", "list")
     assert ran.status == 1
     assert "TAILORBIRD_TENANT" in ran.err
+
+
+def test_an_authority_of_ones_own_is_trusted_by_its_file(
+    run: Run, script: Script, tmp_path: Path
+) -> None:
+    authority = Authority()
+    pair = authority.pair()
+    credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
+    server, port = serve(script, credentials=credentials)
+    roots = tmp_path / "ca.pem"
+    roots.write_bytes(authority.pem)
+    call = ("jobs", "list", "--trainer", f"localhost:{port}")
+    assert run(*call, "--root-certificates", str(roots)).status == 0
+    assert run(*call).err.startswith("error: UNAVAILABLE")
+    roots.write_bytes(Authority().pem)
+    assert run(*call, "--root-certificates", str(roots)).err.startswith("error: UNAVAILABLE")
+    server.stop(None).wait()
+
+
+def test_the_digest_of_a_base(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(__file__).parents[2] / "examples" / "demo_base"
+    arguments = ("base", "digest", str(base), "--data-dir", str(tmp_path))
+    ran = run(*arguments)
+    assert (ran.status, ran.err) == (0, "")
+    digest = ran.out.strip()
+    assert digest == load_base_model(str(base), tmp_path / "cache").digest
+    assert (tmp_path / "cache" / "base-digests.json").is_file()
+    monkeypatch.setenv("TAILORBIRD_BASE_MODEL", str(base))
+    monkeypatch.setenv("TAILORBIRD_DATA_DIR", str(tmp_path))
+    assert run("base", "digest", "--expect", digest).status == 0
+    monkeypatch.setenv("TAILORBIRD_VALUES_KEYS", "BASE_MODEL_DIGEST=baseModel.digest")
+    monkeypatch.setenv("TAILORBIRD_BASE_MODEL_DIGEST", f"sha256:{'0' * 64}")
+    ran = run("base", "digest")
+    assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert "TAILORBIRD_BASE_MODEL_DIGEST (baseModel.digest in values.yaml): sha256:000" in ran.err
+    assert digest in ran.err
+
+
+def test_health(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = False
+    server = HealthServer("::", 0, CollectorRegistry(), lambda: ready)
+    server.start()
+    monkeypatch.setenv("TAILORBIRD_HOST", "::")
+    monkeypatch.setenv("TAILORBIRD_METRICS_PORT", str(server.port))
+    ran = run("health")
+    assert (ran.status, ran.err) == (
+        1, f"error: http://[::1]:{server.port}/readyz answers 503\n"
+    )  # fmt: skip
+    ready = True
+    assert run("health").status == 0
+    server.stop()
+    assert "does not answer" in run("health").err
+    monkeypatch.delenv("TAILORBIRD_METRICS_PORT")
+    assert run("health").status == 2
+
+
+def test_the_command_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tailorbird.cli", "base", "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "digest" in done.stdout

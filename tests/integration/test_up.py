@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tailorbird.cli.preload import preload_environment
+from tests.certificates import Authority
 
 SERVICE = """
-import http.server, os, pathlib, signal, sys, threading
+import http.server, os, pathlib, signal, socket, ssl, sys, threading
 
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -34,6 +35,20 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown
 here = pathlib.Path(os.environ["TAILORBIRD_DATA_DIR"])
 here.mkdir(parents=True)
 (here / "pid").write_text(str(os.getpid()))
+if certificate := os.environ.get("TAILORBIRD_TLS_CERTIFICATE_FILE"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, os.environ["TAILORBIRD_TLS_KEY_FILE"])
+    listening = socket.create_server(("127.0.0.1", int(os.environ["TAILORBIRD_PORT"])))
+
+    def shake_hands():
+        while True:
+            plain, _ = listening.accept()
+            try:
+                context.wrap_socket(plain, server_side=True).close()
+            except OSError:
+                plain.close()
+
+    threading.Thread(target=shake_hands, daemon=True).start()
 (here / "store").write_text(os.environ["TAILORBIRD_OBJECT_STORE"])
 (here / "environment").write_text("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
 server.serve_forever()
@@ -44,14 +59,17 @@ print("stopped in order")
 class Up:
     """A running `tailorbird up` in a folder where stand-ins are found before the services."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *options_given: str, **environment: str) -> None:
         for name in ("trainer_svc", "serving_svc"):
             (folder / f"{name}.py").write_text(SERVICE)
         self.data = folder / "data"
+        self.ports: dict[str, int] = {}
         arguments = ["up", "--base-model", "none", "--data-dir", str(self.data)]
         options = ("trainer-port", "serving-port", "trainer-metrics-port", "serving-metrics-port")
         for option, port in zip(options, _free_ports(4), strict=True):
             arguments += [f"--{option}", str(port)]
+            self.ports[option] = port
+        arguments += options_given
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tailorbird.cli.app", *arguments],
             cwd=folder,
@@ -90,8 +108,8 @@ class Up:
 def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def up(**environment: str) -> Up:
-        started.append(Up(tmp_path, **environment))
+    def up(*options: str, **environment: str) -> Up:
+        started.append(Up(tmp_path, *options, **environment))
         return started[-1]
 
     yield up
@@ -137,6 +155,37 @@ def test_one_gpu_is_shared_and_up_says_how(start: Callable[..., Up], tmp_path: P
     assert "devices       GPU 0 for both: serving takes 60%" in shown
     assert "preloaded" not in shown
     assert "LD_PRELOAD" not in up.environment("serving")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("localhost", "127.0.0.1"), ("127.0.0.1:{port}", "callers need --root-certificates {ca}")),
+        (("localhost",), ("localhost:{port}", "callers need --root-certificates {ca}")),
+        (("elsewhere",), ("127.0.0.1:{port}", "will refuse 127.0.0.1:{port}: Hostname mismatch")),
+        ((), ("127.0.0.1:{port}", "callers need the authority's file")),
+    ],
+)
+def test_with_tls_what_up_prints_can_be_called(
+    start: Callable[..., Up], tmp_path: Path, names: tuple[str, ...], told: tuple[str, str]
+) -> None:
+    authority, ca = Authority(), tmp_path / "ca.pem"
+    ca.write_bytes(authority.pem)
+    certificate, key = authority.pair(names=names or ("localhost",)).write(tmp_path / "tls")
+    options = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    up = start(*options, *(["--root-certificates", str(ca)] if names else []))
+    shown = "".join(up.until_shown())
+    for text in told:
+        assert text.format(port=up.ports["trainer-port"], ca=ca) in shown
+    for service in ("trainer", "serving"):
+        assert up.environment(service)["TAILORBIRD_TLS_CERTIFICATE_FILE"] == str(certificate)
+
+
+def test_tls_needs_a_key(start: Callable[..., Up], tmp_path: Path) -> None:
+    certificate, _ = Authority().pair().write(tmp_path / "tls")
+    status, stderr = start("--tls-certificate", str(certificate)).ended()
+    assert status == 2
+    assert "give --tls-certificate and --tls-key, or neither" in stderr
 
 
 def test_when_one_dies_the_other_is_stopped(start: Callable[..., Up]) -> None:

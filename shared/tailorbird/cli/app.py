@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.text import Text
 
-from tailorbird.cli import adapters, datasets, generate, info, jobs, tokens, up
+from tailorbird.cli import adapters, base, datasets, generate, health, info, jobs, tokens, up
 from tailorbird.cli.output import describe, errors
 from tailorbird.errors import TailorbirdError
 
@@ -20,11 +20,13 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(base.app, name="base")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(adapters.app, name="adapters")
 app.command("generate")(generate.generate)
 app.command("info")(info.info)
+app.command("health")(health.health)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tailorbird.address import authority, reachable
 from tailorbird.errors import TailorbirdError
 
 _LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")))
@@ -35,6 +36,8 @@ class Plan:
     data_dir: Path
     base_model: str
     tokens_file: Path | None = None
+    tls: tuple[Path, Path] | None = None
+    """Certificate and key; None: no TLS."""
     host: str = "127.0.0.1"
     trainer_port: int = 50051
     trainer_metrics_port: int = 9091
@@ -67,7 +70,11 @@ class Plan:
             "TAILORBIRD_WORKERS": str(self.workers),
         }
         if self.tokens_file is not None:
-            variables["TAILORBIRD_TOKENS_FILE"] = str(self.tokens_file.resolve())
+            variables["TAILORBIRD_TOKENS_FILE"] = str(self.tokens_file.absolute())
+        if self.tls is not None:
+            # Not resolved: a link is moved when the pair changes.
+            variables["TAILORBIRD_TLS_CERTIFICATE_FILE"] = str(self.tls[0].absolute())
+            variables["TAILORBIRD_TLS_KEY_FILE"] = str(self.tls[1].absolute())
         return {**os.environ, **variables, **self.extra, **self.own.get(name, {})}
 
 
@@ -77,9 +84,7 @@ class Service:
     def __init__(self, name: str, module: str, plan: Plan, port: int, metrics_port: int) -> None:
         self.name = name
         self.log = plan.log(name)
-        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.host, plan.host)  # noqa: S104
-        self.address = f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
-        self.metrics_host, self.metrics_port = reachable, metrics_port
+        self.host, self.port, self.metrics_port = reachable(plan.host), port, metrics_port
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._log_start = log.tell()
@@ -94,10 +99,14 @@ class Service:
             )
 
     @property
+    def address(self) -> str:
+        """Where it is called."""
+        return authority(self.host, self.port)
+
+    @property
     def metrics_url(self) -> str:
         """Where to scrape."""
-        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
-        return f"http://{host}:{self.metrics_port}/metrics"
+        return f"http://{authority(self.host, self.metrics_port)}/metrics"
 
     @property
     def exit_status(self) -> int | None:
@@ -106,7 +115,7 @@ class Service:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return the status and body of the plain HTTP port's answer; (0, "") without one."""
-        connection = http.client.HTTPConnection(self.metrics_host, self.metrics_port, timeout=5)
+        connection = http.client.HTTPConnection(self.host, self.metrics_port, timeout=5)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -15,6 +15,7 @@ from tailorbird.cli.gpus import divide, serving_gpus
 from tailorbird.cli.output import errors, out
 from tailorbird.cli.preload import preload_environment
 from tailorbird.cli.services import Plan, Service, Services
+from tailorbird.cli.trust import Trust
 from tailorbird.errors import FailedPrecondition
 
 
@@ -37,6 +38,33 @@ def up(
             dir_okay=False,
         ),
     ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TAILORBIRD_TLS_CERTIFICATE_FILE",
+            help="PEM file of a certificate: gRPC then speaks TLS.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TAILORBIRD_TLS_KEY_FILE",
+            help="PEM file of the certificate's key.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    root_certificates: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TAILORBIRD_ROOT_CERTIFICATES",
+            help="PEM file of the certificate's authority, as callers will name it.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     trainer_port: Annotated[int, typer.Option(help="The trainer's gRPC port.")] = 50051,
     serving_port: Annotated[int, typer.Option(help="Serving's gRPC port.")] = 50052,
@@ -53,6 +81,11 @@ def up(
         raise FailedPrecondition(
             f"{' and '.join(missing)} not installed: `up` needs the extras trainer and serving"
         )
+    if (tls_certificate is None) is not (tls_key is None):
+        raise typer.BadParameter("give --tls-certificate and --tls-key, or neither")
+    tls = None
+    if tls_certificate is not None and tls_key is not None:
+        tls = tls_certificate, tls_key
     gpus = serving_gpus()
     division = divide(gpus)
     preload = {} if gpus else preload_environment()
@@ -60,6 +93,7 @@ def up(
         data_dir=data_dir,
         base_model=base_model,
         tokens_file=tokens_file,
+        tls=tls,
         host=host,
         trainer_port=trainer_port,
         trainer_metrics_port=trainer_metrics_port,
@@ -74,7 +108,7 @@ def up(
         with errors.status("starting the trainer and serving"):
             is_up = services.until_ready(ready=_say_ready)
         if is_up:
-            _show(plan, services, division.told)
+            _show(plan, services, division.told, root_certificates)
             services.wait()
         errors.print("stopping")
 
@@ -83,22 +117,34 @@ def _say_ready(service: Service, seconds: float) -> None:
     errors.print(Text(f"{service.name} is ready after {seconds:.0f} s", style="dim"))
 
 
-def _show(plan: Plan, services: Services, gpus: str) -> None:
+def _show(plan: Plan, services: Services, gpus: str, authority: Path | None) -> None:
+    trust = Trust.of(services, authority) if plan.tls else None
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("", "gRPC", "METRICS", "LOG"):
         table.add_column(head, overflow="fold")
     for service in services.both:
-        table.add_row(service.name, service.address, service.metrics_url, str(service.log))
+        address = service.address if trust is None else trust.address(service)
+        table.add_row(service.name, address, service.metrics_url, str(service.log))
     out.print(table)
-    out.print(f"object store  {plan.store_url}", soft_wrap=True)
-    out.print(f"base model    {plan.base_model}", soft_wrap=True)
-    if plan.tokens_file is None:
-        out.print("tokens        none: every caller on this machine acts for every tenant")
-    else:
-        out.print(f"tokens        {plan.tokens_file}", soft_wrap=True)
-    preloaded = plan.own["serving"].get("LD_PRELOAD")
-    if preloaded:
-        out.print(f"preloaded     {preloaded} (serving)", soft_wrap=True)
-    if gpus:
-        out.print(f"devices       {gpus}", soft_wrap=True)
+    for name, told in (
+        ("object store", plan.store_url),
+        ("base model", plan.base_model),
+        ("tokens", _tokens(plan)),
+        ("TLS", trust.told if trust else ""),
+        ("preloaded", _preloaded(plan)),
+        ("devices", gpus),
+    ):
+        if told:
+            out.print(f"{name:<12}  {told}", soft_wrap=True)
     out.print("Ctrl-C stops both")
+
+
+def _tokens(plan: Plan) -> str:
+    if plan.tokens_file is None:
+        return "none: every caller on this machine acts for every tenant"
+    return str(plan.tokens_file)
+
+
+def _preloaded(plan: Plan) -> str:
+    preloaded = plan.own["serving"].get("LD_PRELOAD")
+    return f"{preloaded} (serving)" if preloaded else ""
