@@ -32,7 +32,7 @@ class BenchFailed(Exception):
 
 
 class Process:
-    """`python ARGUMENTS` in a session of its own, with its output in a file."""
+    """`python ARGUMENTS`, or another program, in a group of its own, its output in a file."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Process:
         environment: Mapping[str, str],
         log: Path,
         *,
+        program: str = sys.executable,
         piped: bool = False,
     ) -> None:
         self.name = name
@@ -48,7 +49,7 @@ class Process:
         pipe = subprocess.PIPE if piped else None
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [*_LAUNCH, str(os.getpid()), sys.executable, *arguments],
+                [*_LAUNCH, str(os.getpid()), program, *arguments],
                 env=dict(environment),
                 stdin=pipe or subprocess.DEVNULL,
                 stdout=pipe or file,
@@ -87,14 +88,22 @@ class Process:
         if status is not None:
             raise BenchFailed(f"{self.name} ended with status {status}; {self.tail()}")
 
-    def wait(self, limit_seconds: float) -> None:
-        """Wait for its end; BenchFailed if it fails or takes longer."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        self._process.send_signal(number)
+
+    def status(self, limit_seconds: float) -> int:
+        """Wait for its end and return its exit status; BenchFailed if it takes longer."""
         try:
-            status = self._process.wait(limit_seconds)
+            return self._process.wait(limit_seconds)
         except subprocess.TimeoutExpired as error:
             raise BenchFailed(
                 f"{self.name} took more than {limit_seconds:.0f} s; {self.tail()}"
             ) from error
+
+    def wait(self, limit_seconds: float) -> None:
+        """Wait for its end; BenchFailed if it fails or takes longer."""
+        status = self.status(limit_seconds)
         if status:
             raise BenchFailed(f"{self.name} ended with status {status}; {self.tail()}")
 

@@ -6,18 +6,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 BASE = Path(__file__).parents[2] / "examples" / "demo_base"
 
 
 @contextmanager
 def trainer(
-    data_dir: Path, *command: str, prefix: Sequence[str] = ()
+    data_dir: Path,
+    *command: str,
+    prefix: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start the trainer, wait until it says where it listens, and end it."""
+    """Start the trainer, wait until it says where it listens, and end it.
+
+    `settings` are named without their prefix; `prefix` is put before the whole command.
+    """
     read, write = os.pipe()
     environment = {
         **os.environ,
@@ -26,6 +33,7 @@ def trainer(
         "TAILORBIRD_PORT": "0",
         "TAILORBIRD_METRICS_PORT": "0",
         "TAILORBIRD_LOG_FORMAT": "json",
+        **{f"TAILORBIRD_{name}": value for name, value in settings.items()},
     }
     log = (data_dir.parent / "trainer.log").open("ab")
     process = subprocess.Popen(

@@ -16,9 +16,9 @@ from bench.serving.report import ratios
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
-def _run(out: Path, *arguments: str) -> dict[str, Any]:
+def _run(out: Path, *arguments: str, bench: str = "bench.serving") -> dict[str, Any]:
     subprocess.run(
-        [sys.executable, "-m", "bench.serving", "--out", str(out), "--quick", *arguments],
+        [sys.executable, "-m", bench, "--out", str(out), "--quick", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=True,
         timeout=1100,
@@ -44,3 +44,19 @@ def test_swaps_are_counted_and_judged(tmp_path: Path) -> None:
     assert content["swaps"] >= 10
     assert content["requests"] >= 20
     assert (content["failed"], content["mismatched"]) == (0, 0)
+
+
+def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
+    content = _run(tmp_path / "rollout.json", bench="bench.rollout")
+
+    assert content["missed"] == []
+    assert content["requests"] >= 60
+    assert (content["restarts"], content["trainer_restarts"]) == (2, 2)
+    assert (content["failed"], content["resent"]) == (0, 0)
+    assert (content["watch_gaps"], content["watch_repeats"]) == (0, 0)
+    assert content["job_states"] == ["SUCCEEDED"]
+    stopped, killed = content["jobs"][0]["restarts"]
+    # Told to stop, it keeps the step it was at; killed, what its checkpoints have.
+    assert stopped["resumed_from_step"] >= stopped["last_step_seen"]
+    assert stopped["ended"]["status"] == 0
+    assert killed["ended"]["status"] == -9
