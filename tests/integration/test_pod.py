@@ -22,9 +22,8 @@ from tests.integration import pod
 
 BASE = Path(__file__).parents[2] / "examples" / "demo_base"
 ACME = "tenants/acme"
-# Native libraries' last words, as the interpreter ends, and vLLM's first, before anything of ours
-# is imported in its process.
-NOT_OURS = ("nanobind:", " - ", "See https://nanobind", "Triton is ")
+# Native libraries' own words, and vLLM's first, before anything of ours is imported in its process.
+NOT_OURS = ("[W", "nanobind:", " - ", "See https://nanobind", "Triton is ")
 
 
 class Pod:
