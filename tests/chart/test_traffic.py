@@ -168,10 +168,13 @@ def test_the_picker_reaches_the_pods_behind_their_policy() -> None:
     (rule,) = opened["ingress"]
 
     assert selects(opened["podSelector"], there["serving"].labels)
-    assert [each["port"] for each in rule["ports"]] == ["http"]
+    ports = {p["name"]: p["containerPort"] for p in there["serving"].service["ports"]}
+    assert [each["port"] for each in rule["ports"]] == [ports["http"]]
     (peer,) = rule["from"]
     assert [n for n, p in there.items() if selects(peer["podSelector"], p.labels)] == ["picker"]
-    egress = rendered.one("NetworkPolicy", "adapters-picker")["spec"]["egress"]
+    own = rendered.one("NetworkPolicy", "adapters-picker")["spec"]
+    assert own["ingress"][0]["ports"][0]["port"] == 9002
+    egress = own["egress"]
     assert any(
         selects(to.get("podSelector", {"matchLabels": {"": ""}}), there["serving"].labels)
         for each in egress
@@ -250,8 +253,8 @@ def _fit(match: dict[str, Any], service: str, method: str) -> int:
         return int(wanted["service"] == service) * (1 + ("method" in wanted))
     path = match["path"]
     if path["type"] == "Exact":
-        return 1000 * (path["value"] == f"/{service}/{method}")
-    return len(path["value"]) * f"/{service}/{method}".startswith(path["value"] + "/")
+        return 1000 if path["value"] == f"/{service}/{method}" else 0
+    return len(path["value"]) if f"/{service}/{method}".startswith(path["value"] + "/") else 0
 
 
 # -- Scaling ------------------------------------------------------------------------------------
