@@ -24,7 +24,7 @@ from tests.chart.helm import (
     refusal,
     render,
 )
-from tests.chart.pods import selects, services
+from tests.chart.pods import Pod, pods, selects
 
 GRPC_ROUTE: Values = {
     "traffic": {
@@ -44,6 +44,11 @@ def everything(*changes: Values) -> Rendered:
 def only(rendered: Rendered, kind: str) -> Object:
     (found,) = (each for each in custom_objects(rendered) if each["kind"] == kind)
     return found
+
+
+def running(rendered: Rendered) -> dict[str, Pod]:
+    """Return the pods that run until they are stopped, by component."""
+    return {pod.component: pod for pod in pods(rendered) if pod.is_service}
 
 
 def test_custom_objects_are_what_their_projects_say(rendered: Rendered) -> None:
@@ -86,10 +91,10 @@ def test_a_custom_object_with_any_key_misspelt_is_found() -> None:
 def test_the_pool_is_servings_pods_on_their_grpc_port() -> None:
     rendered = rendered_profile("everything")
     spec = only(rendered, "InferencePool")["spec"]
-    pods = services(rendered)
+    there = running(rendered)
 
-    taken = [name for name, pod in pods.items() if selects(spec["selector"], pod.labels)]
-    ports = {each["name"]: each["containerPort"] for each in pods["serving"].service["ports"]}
+    taken = [name for name, pod in there.items() if selects(spec["selector"], pod.labels)]
+    ports = {each["name"]: each["containerPort"] for each in there["serving"].service["ports"]}
 
     assert taken == ["serving"]
     assert spec["targetPorts"] == [{"number": ports["grpc"]}]
@@ -102,7 +107,7 @@ def test_the_pool_asks_the_pickers_service() -> None:
     rendered = rendered_profile("everything")
     asked = only(rendered, "InferencePool")["spec"]["endpointPickerRef"]
     service = rendered.one("Service", "-picker")
-    picker = services(rendered)["picker"]
+    picker = running(rendered)["picker"]
 
     assert asked["name"] == service["metadata"]["name"]
     assert asked["port"]["number"] == service["spec"]["ports"][0]["port"]
@@ -111,7 +116,7 @@ def test_the_pool_asks_the_pickers_service() -> None:
     theirs = everything(own)
     reference = only(theirs, "InferencePool")["spec"]["endpointPickerRef"]
     assert reference == {"name": "epp", "port": {"number": 9}, "failureMode": "FailOpen"}
-    assert "picker" not in services(theirs)
+    assert "picker" not in running(theirs)
     assert only(theirs, "EndpointPickerConfig")
 
 
@@ -119,7 +124,7 @@ def test_the_picker_reads_the_pods_metrics_where_they_are() -> None:
     rendered = rendered_profile("everything")
     config = only(rendered, "EndpointPickerConfig")
     plugins = {each["type"]: each.get("parameters") for each in config["plugins"]}
-    ports = {p["name"]: p["containerPort"] for p in services(rendered)["serving"].service["ports"]}
+    ports = {p["name"]: p["containerPort"] for p in running(rendered)["serving"].service["ports"]}
     source = plugins["metrics-data-source"]
 
     assert (source["scheme"], source["path"], source["port"]) == ("http", "/metrics", ports["http"])
@@ -144,8 +149,8 @@ def test_a_weight_of_nothing_leaves_the_scorer_out() -> None:
 
 def test_the_picker_starts_again_when_its_configuration_changes() -> None:
     changed = everything(nested("traffic.picker.config.weights.queue", 5))
-    before = services(rendered_profile("everything"))["picker"].annotations["checksum/config"]
-    assert services(changed)["picker"].annotations["checksum/config"] != before
+    before = running(rendered_profile("everything"))["picker"].annotations["checksum/config"]
+    assert running(changed)["picker"].annotations["checksum/config"] != before
 
 
 def test_the_picker_may_read_and_nothing_more() -> None:
@@ -158,17 +163,20 @@ def test_the_picker_may_read_and_nothing_more() -> None:
 
 def test_the_picker_reaches_the_pods_behind_their_policy() -> None:
     rendered = rendered_profile("everything")
-    pods = services(rendered)
+    there = running(rendered)
     opened = rendered.one("NetworkPolicy", "-serving-from-picker")["spec"]
     (rule,) = opened["ingress"]
 
-    assert selects(opened["podSelector"], pods["serving"].labels)
-    assert [each["port"] for each in rule["ports"]] == ["http"]
+    assert selects(opened["podSelector"], there["serving"].labels)
+    ports = {p["name"]: p["containerPort"] for p in there["serving"].service["ports"]}
+    assert [each["port"] for each in rule["ports"]] == [ports["http"]]
     (peer,) = rule["from"]
-    assert [n for n, p in pods.items() if selects(peer["podSelector"], p.labels)] == ["picker"]
-    egress = rendered.one("NetworkPolicy", "-picker")["spec"]["egress"]
+    assert [n for n, p in there.items() if selects(peer["podSelector"], p.labels)] == ["picker"]
+    own = rendered.one("NetworkPolicy", "adapters-picker")["spec"]
+    assert own["ingress"][0]["ports"][0]["port"] == 9002
+    egress = own["egress"]
     assert any(
-        selects(to.get("podSelector", {"matchLabels": {"": ""}}), pods["serving"].labels)
+        selects(to.get("podSelector", {"matchLabels": {"": ""}}), there["serving"].labels)
         for each in egress
         for to in each["to"]
     )
@@ -245,8 +253,8 @@ def _fit(match: dict[str, Any], service: str, method: str) -> int:
         return int(wanted["service"] == service) * (1 + ("method" in wanted))
     path = match["path"]
     if path["type"] == "Exact":
-        return 1000 * (path["value"] == f"/{service}/{method}")
-    return len(path["value"]) * f"/{service}/{method}".startswith(path["value"] + "/")
+        return 1000 if path["value"] == f"/{service}/{method}" else 0
+    return len(path["value"]) if f"/{service}/{method}".startswith(path["value"] + "/") else 0
 
 
 # -- Scaling ------------------------------------------------------------------------------------

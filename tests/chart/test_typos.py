@@ -53,6 +53,7 @@ OPEN = {
 OPEN_ITEMS = {
     "global",
     "networkPolicy.egress.extra[]",
+    "networkPolicy.ingress.extra[]",
     *(
         f"networkPolicy.{peers}[].{selector}"
         for peers in (
