@@ -86,16 +86,16 @@ debian() { # debian PACKAGES...
 }
 
 runtime() { # runtime SERVICE DEVICE
+    local stdlib headers
+    headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [ "$1-$2" != serving-cuda ] || [ -e "$headers/Python.h" ] ||
+        refuse "the base image '$BASE' has no $headers/Python.h, which Triton compiles against"
     case $1-$2 in
     serving-cpu) debian tini libnuma1 libtcmalloc-minimal4 ;;
     # Triton compiles the launcher of each kernel, and vLLM's LoRA on a GPU is made of Triton kernels.
     serving-cuda) debian tini gcc g++ libc6-dev ;;
     *) debian tini ;;
     esac
-    local stdlib headers
-    headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-    [ "$1-$2" != serving-cuda ] || [ -e "$headers/Python.h" ] ||
-        refuse "the base image '$BASE' has no $headers/Python.h, which Triton compiles against"
     # The base's own pip and what it could come back from.
     stdlib=$root$("$python" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
     rm -rf "$stdlib"/ensurepip \
