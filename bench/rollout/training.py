@@ -65,9 +65,8 @@ class Round:
 class TrainerRound:
     """One job on a trainer whose data and address outlive its processes."""
 
-    def __init__(self, folders: Folders, sizes: Sizes, number: int, stack: ExitStack) -> None:
+    def __init__(self, folders: Folders, number: int, stack: ExitStack) -> None:
         self._folders = folders
-        self._sizes = sizes
         self._name = f"trainer-{number}"
         self._data = folders.work / self._name
         self._data.mkdir()
@@ -109,7 +108,7 @@ class TrainerRound:
             adapter=_ADAPTER,
             lora=job_pb2.LoraConfig(rank=8),
             hyperparameters=job_pb2.Hyperparameters(
-                epochs=self._sizes.epochs, batch_tokens=512, checkpoint_interval=10
+                epochs=1, batch_tokens=512, checkpoint_interval=10
             ),
         )
         with TrainerClient(pod.address, self._token) as client:
@@ -181,7 +180,7 @@ def run_trainer_rounds(folders: Folders, sizes: Sizes) -> list[Round]:
     for number, signals in enumerate(sizes.trainer_rounds):
         say(f"a job while the trainer gets {', '.join(each.name for each in signals)}")
         with ExitStack() as stack:
-            rounds.append(TrainerRound(folders, sizes, number, stack).run(signals))
+            rounds.append(TrainerRound(folders, number, stack).run(signals))
     return rounds
 
 
