@@ -18,6 +18,11 @@ def main() -> int:
     return run_service(ServingSettings, serve)
 
 
-# vLLM starts its processes by importing this module anew.
+if __name__ == "__mp_main__":
+    # vLLM's processes begin by importing this module under that name, before any of vLLM.
+    from tailorbird.printed import log_as_the_parent
+
+    log_as_the_parent()
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,14 +7,11 @@ all of them, so nothing heavy here.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from importlib.metadata import entry_points
 
 from serving_svc.engine.orphans import end_with_parent
 from tailorbird.errors import FailedPrecondition
-from tailorbird.printed import log_what_is_printed
-from tailorbird.telemetry import raw_log_format
 
 PLUGIN = "tailorbird_cpu_lora"
 WRAPPER = "serving_svc.engine.grouped_lora.GroupedLora"
@@ -45,9 +42,6 @@ def register() -> None:
     if os.environ.get(_ENABLED) != "1":
         return
     end_with_parent()
-    if multiprocessing.parent_process() is not None:
-        # Serving's own process has seen to it; its children inherit only the environment.
-        log_what_is_printed(raw_log_format(os.environ))
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():

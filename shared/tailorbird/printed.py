@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
-from typing import Any, TextIO
+from collections.abc import Mapping
+from typing import BinaryIO, TextIO
 
-from tailorbird.telemetry import LogFormat, is_console
+from tailorbird.telemetry import (
+    LogFormat,
+    configure_logging,
+    is_console,
+    plain_stderr,
+    raw_log_format,
+)
 
 _log = logging.getLogger("stderr")
 
@@ -27,12 +35,18 @@ def log_what_is_printed(log_format: LogFormat) -> None:
     sys.stderr = _Lines(sys.stderr)
 
 
+def log_as_the_parent(environ: Mapping[str, str] = os.environ) -> None:
+    """Configure the logs of a service's child process, which has inherited its environment only."""
+    log_format = raw_log_format(environ)
+    configure_logging(log_format, environ.get("TAILORBIRD_LOG_LEVEL") or "info")
+    log_what_is_printed(log_format)
+
+
 class PlainStderr(logging.StreamHandler[TextIO]):
     """Writes records to the standard error that the process began with."""
 
     def __init__(self) -> None:
-        stream = sys.stderr
-        super().__init__(stream.plain if isinstance(stream, _Lines) else stream)
+        super().__init__(plain_stderr())
 
 
 class _Lines(io.TextIOBase):
@@ -58,6 +72,10 @@ class _Lines(io.TextIOBase):
     def isatty(self) -> bool:
         return False
 
-    def __getattr__(self, name: str) -> Any:
-        # What else is asked of a standard stream: its encoding, its buffer.
-        return getattr(self.plain, name)
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base class has a value
+        return self.plain.encoding
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self.plain.buffer

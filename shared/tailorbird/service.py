@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 # gRPC stops its threads around every fork of the process, and calls that arrive just then fail. Our
 # children never use the parent's gRPC. Read when gRPC starts, hence at import.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+# What gRPC's core prints is no record of ours; what it means for us is raised, and logged then.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # A database URL holds its password.
 _SECRET_SETTINGS = {"database_url"}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import Thread
-from typing import Literal, cast, get_args
+from typing import Literal, TextIO, cast, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -43,13 +43,19 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(plain_stderr())
     handler.setFormatter(log_formatter(console=console))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     for chatty in ("alembic", "aiosqlite", "httpx", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def plain_stderr() -> TextIO:
+    """Return the standard error the process began with, whatever stands in for it now."""
+    stream: TextIO = getattr(sys.stderr, "plain", sys.stderr)
+    return stream
 
 
 def log_formatter(*, console: bool) -> logging.Formatter:

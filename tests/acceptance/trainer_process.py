@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,10 @@ BASE = Path(__file__).parents[2] / "examples" / "demo_base"
 
 @contextmanager
 def trainer(
-    data_dir: Path, *command: str, settings: Mapping[str, str] = MappingProxyType({})
+    data_dir: Path,
+    *command: str,
+    prefix: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start the trainer, wait until it says where it listens, and end it.
 
@@ -34,7 +37,7 @@ def trainer(
     }
     log = (data_dir.parent / "trainer.log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=environment, stderr=write, stdout=log
+        [*prefix, sys.executable, "-m", *command], env=environment, stderr=write, stdout=log
     )
     os.close(write)
     lines = os.fdopen(read, "rb")
