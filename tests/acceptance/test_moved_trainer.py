@@ -12,7 +12,7 @@ import pytest
 
 from tailorbird.client import TrainerClient, is_terminal
 from tailorbird.tuning.v1 import job_pb2
-from tests.acceptance.test_killed_trainer import published, start_job, watch
+from tests.acceptance.trainer_job import published, start_job, watch
 from tests.acceptance.trainer_process import trainer
 
 
