@@ -28,7 +28,6 @@ class Sizes:
         (signal.SIGKILL, signal.SIGKILL),
     )
     """One job each: what the trainer gets while it trains, one after the other."""
-    epochs: int = 3
 
     @property
     def restarts(self) -> int:
@@ -47,6 +46,5 @@ QUICK = Sizes(
     probe_period=0.5,
     drain_delay=2.0,
     trainer_rounds=((signal.SIGTERM, signal.SIGKILL),),
-    epochs=2,
 )
 """A smoke test: everything happens once, and no time means anything."""
