@@ -18,7 +18,7 @@ from tailorbird.base_model import load_base_model
 from tailorbird.names import AdapterName
 from tailorbird.object_store import open_store
 from tailorbird.registry import AdapterRegistry
-from tests.acceptance.test_killed_trainer import start_job, watch
+from tests.acceptance.trainer_job import start_job, watch
 from tests.acceptance.trainer_process import trainer
 from tests.integration.serving.calls import ACME, ask
 from tests.integration.serving.process import Client, ServingProcess, refusal
