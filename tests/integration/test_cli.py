@@ -84,6 +84,15 @@ def test_datasets(run: Run, script: Script, tmp_path: Path) -> None:
     assert shown["name"] == "tenants/acme/datasets/chats"
 
 
+def test_a_token_from_a_file_has_a_line_s_end(
+    run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a Secret has it that was made of what `tailorbird tokens add` printed."""
+    monkeypatch.setenv("TAILORBIRD_TOKEN", "secret\n")
+    assert run("generate", "--base", "Hello").status == 0
+    assert script.metadata[0]["authorization"] == "Bearer secret"
+
+
 def test_create_says_what_was_asked(run: Run, script: Script) -> None:
     ran = run(
         *("jobs", "create", "--adapter", "support", "--data", "chats", "--validation", "0.1"),

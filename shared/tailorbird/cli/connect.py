@@ -97,7 +97,7 @@ def _connected(command: _Command, *services: _Service) -> _Command:
         for name, value in arguments.items():
             _check_sendable(name, value)
         addresses = [arguments.pop(service.parameter) for service in services]
-        token, plaintext = arguments.pop("token"), arguments.pop("plaintext")
+        token, plaintext = _bare(arguments.pop("token")), arguments.pop("plaintext")
         pem: Path | None = arguments.pop("root_certificates")
         roots = None if pem is None else pem.read_bytes()
         with ExitStack() as stack:
@@ -117,6 +117,11 @@ def _connected(command: _Command, *services: _Service) -> _Command:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _bare(token: str | None) -> str | None:
+    """Return the token without the line's end of the file that a Secret was made from."""
+    return token and token.strip()
 
 
 def _check_sendable(name: str, value: object) -> None:
