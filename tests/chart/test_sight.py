@@ -184,6 +184,23 @@ def test_no_replica_is_no_alarm_where_none_may_be_right() -> None:
     assert "TailorbirdTrainerAbsent" in names
 
 
+def test_only_volumes_that_are_written_to_can_be_full() -> None:
+    """A base fills its claim from the first day, and a cache makes room itself."""
+    own, named = (
+        {
+            value
+            for rule in rules(rendered)
+            for selector in selectors(rule["expr"])
+            for label, _, value in selector.matchers
+            if label == "persistentvolumeclaim"
+        }
+        for rendered in (watched(), watched(nested("trainer.storage.existingClaim", "a.claim")))
+    )
+    assert own == {"shop-tailorbird-trainer|shop-tailorbird-store"}
+    (name,) = named
+    assert re.fullmatch(r"a\\+\.claim\|shop-tailorbird-store", name)
+
+
 def test_series_are_found_where_the_pod_monitors_put_them() -> None:
     """A PodMonitor's job is its namespace and name."""
     rendered = watched()

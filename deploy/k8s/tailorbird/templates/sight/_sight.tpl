@@ -3,13 +3,24 @@
 {{- get .root.Values.sight.selectors .name | default (printf "job=%q" (printf "%s/%s" .root.Release.Namespace (include "tailorbird.partName" .))) -}}
 {{- end -}}
 
+{{/* The claims that must not fill up, as patterns: no base's, which is full from its first day, and no
+cache, which makes room itself. */}}
+{{- define "tailorbird.written" -}}
+{{- $trainer := dict "root" . "name" "trainer" "values" .Values.trainer -}}
+{{- $claims := list (.Values.trainer.storage.existingClaim | default (include "tailorbird.partName" $trainer) | regexQuoteMeta) -}}
+{{- if include "tailorbird.fileStore" . -}}
+{{- $claims = append $claims (include "tailorbird.storeClaim" . | regexQuoteMeta) -}}
+{{- end -}}
+{{- toYaml $claims -}}
+{{- end -}}
+
 {{/* files/rules.yaml with its @names@ filled in, less the alerts that are left out. */}}
 {{- define "tailorbird.rules" -}}
 {{- $rules := .Values.sight.rules -}}
 {{- $names := mergeOverwrite (deepCopy $rules.thresholds) (dict
   "serving" (include "tailorbird.seriesOf" (dict "root" . "name" "serving"))
   "trainer" (include "tailorbird.seriesOf" (dict "root" . "name" "trainer"))
-  "volumes" (printf "namespace=%q,persistentvolumeclaim=~%q" .Release.Namespace (printf "%s-.+" (include "tailorbird.fullname" .)))
+  "volumes" (printf "namespace=%q,persistentvolumeclaim=~%q" .Release.Namespace (include "tailorbird.written" . | fromYamlArray | join "|"))
   "runbook" $rules.runbookUrl
 ) -}}
 {{- $text := .Files.Get "files/rules.yaml" -}}
