@@ -106,7 +106,8 @@ def test_nothing_is_open_but_what_is_named() -> None:
 
 def _open(schema: Any, document: Any, path: str) -> Iterator[str]:
     for branch in _branches(schema, document):
-        if branch.get("type") == "object" and branch.get("additionalProperties") is not False:
+        closed = branch.get("additionalProperties") is False and "patternProperties" not in branch
+        if branch.get("type") == "object" and not closed:
             yield path
             continue
         for key, value in (branch.get("properties") or {}).items():

@@ -138,6 +138,19 @@ key; all that there are end the rendering together.
 {{- $problems = append $problems (printf "%s.resources.%s: has %s; devices are set by %s.gpu.count" $name $kind $.values.gpu.resourceName $name) -}}
 {{- end -}}
 {{- end -}}
+{{- $asked := include "tailorbird.ownResources" $ | fromYaml -}}
+{{- range $resource, $limit := $asked.limits -}}
+{{- $request := get $asked.requests $resource -}}
+{{- if and $request (gt (include "tailorbird.thousandths" $request | int64) (include "tailorbird.thousandths" $limit | int64)) -}}
+{{- $whence := ternary "" ": what the folders on the node's disk may take together" (hasKey ($.values.resources.requests | default dict) $resource) -}}
+{{- $problems = append $problems (printf "%s.resources.limits.%s: is %v, less than the request %v%s" $name $resource $limit $request $whence) -}}
+{{- end -}}
+{{- end -}}
+{{- range .extraVolumes -}}
+{{- if has .name (list "data" "temporary" "tokens" "tls" "base-model" "hub-cache" "store" "shared-memory") -}}
+{{- $problems = append $problems (printf "%s.extraVolumes: has one named %s, as the chart's own is; give it another name" $name .name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .queue.priorityClass (not .queue.name) -}}
 {{- $problems = append $problems (printf "%s.queue.priorityClass: is %s, and %s.queue.name empty; only what is queued has a priority there" $name .queue.priorityClass $name) -}}
 {{- end -}}
@@ -152,8 +165,17 @@ key; all that there are end the rendering together.
 
 {{/* A quantity in bytes: 12Gi, 1.5G, 1024. */}}
 {{- define "tailorbird.bytes" -}}
+{{- div (include "tailorbird.thousandths" . | int64) 1000 -}}
+{{- end -}}
+
+{{/* A quantity in thousandths, the smallest there are: 500m, 2, 12Gi. */}}
+{{- define "tailorbird.thousandths" -}}
+{{- if kindIs "float64" . -}}
+{{- mulf . 1000 | floor | int64 -}}
+{{- else -}}
 {{- $text := toString . -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000
+{{- $units := dict "m" 0.001 "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000
   "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
-{{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text)) | floor | int64 -}}
+{{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text)) 1000 | floor | int64 -}}
+{{- end -}}
 {{- end -}}
