@@ -146,9 +146,8 @@ def test_it_speaks_tls_with_the_secret_s_certificate(
     credentials = grpc.ssl_channel_credentials(cluster.authority.pem)
 
     with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=60
-        )
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
