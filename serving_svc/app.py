@@ -94,7 +94,7 @@ async def _started(
         settings.dtype,
         expected_digest=settings.base_model_digest,
     )
-    kv_cache_gib = prepare_environment(settings.kv_cache_gib)
+    kv_cache_gib = prepare_environment(settings.kv_cache_gib, settings.log_format, folder)
     machine = await asyncio.to_thread(read_machine, kv_cache_gib, settings.gpu_memory_utilization)
     plan = plan_engine(base.dimensions, machine, _asked(settings))
     for line in plan.lines:

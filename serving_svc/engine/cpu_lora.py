@@ -1,4 +1,4 @@
-"""Brings our LoRA kernels into vLLM's processes on a CPU, and has them end with serving's process.
+"""Brings our LoRA kernels into vLLM's processes on a CPU; they log, and end, as serving's process.
 
 vLLM calls `register` in each of its processes, through the entry point in pyproject.toml, whoever
 runs it. Ours asks for it with `enable`; everybody else's vLLM stays as it is. Imported by
@@ -7,11 +7,13 @@ all of them, so nothing heavy here.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from importlib.metadata import entry_points
 
 from serving_svc.engine.orphans import end_with_parent
 from tailorbird.errors import FailedPrecondition
+from tailorbird.printed import log_as_the_parent
 
 PLUGIN = "tailorbird_cpu_lora"
 WRAPPER = "serving_svc.engine.grouped_lora.GroupedLora"
@@ -42,6 +44,8 @@ def register() -> None:
     if os.environ.get(_ENABLED) != "1":
         return
     end_with_parent()
+    if multiprocessing.parent_process() is not None:
+        log_as_the_parent()
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():

@@ -4,32 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving_svc.engine.plan import EnginePlan
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import FailedPrecondition, TailorbirdError
+from tailorbird.telemetry import LogFormat, is_console
 
 if TYPE_CHECKING:
     from serving_svc.engine.vllm_engine import VllmEngine
 
 
-def prepare_environment(kv_cache_gib: int) -> int:
+def prepare_environment(kv_cache_gib: int, log_format: LogFormat, folder: Path) -> int:
     """Set what vLLM reads when it is imported and in the processes it starts; the user's stands.
 
-    Return the GiB that its key-value cache takes on a CPU.
+    Its logs take our shape, by a file in `folder`. Return the GiB that its key-value cache takes on
+    a CPU.
     """
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # What it logs before it has set up its own logging.
     logging.getLogger("vllm").setLevel(level)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if "VLLM_LOGGING_CONFIG_PATH" not in os.environ:
+        path = folder / "vllm-logging.json"
+        path.write_text(json.dumps(_logging_config(level, log_format)))
+        os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(path)
     # Its worker does not end by itself: waiting longer than this for it gains nothing.
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "1")
     return int(os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib)))
+
+
+def _logging_config(level: str, log_format: LogFormat) -> dict[str, Any]:
+    """Return what each of vLLM's processes gives logging.config.dictConfig, ours among them."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "tailorbird": {
+                "()": "tailorbird.telemetry.log_formatter",
+                "console": is_console(log_format),
+            }
+        },
+        "handlers": {
+            "stderr": {
+                "class": "tailorbird.printed.PlainStderr",
+                "formatter": "tailorbird",
+            }
+        },
+        "root": {"handlers": ["stderr"], "level": logging.getLevelName(logging.root.level)},
+        "loggers": {"vllm": {"level": level, "propagate": True}},
+    }
 
 
 def engine_starter(

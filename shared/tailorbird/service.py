@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.failed_start import setting_of, told, wrong_settings
+from tailorbird.printed import log_what_is_printed
 from tailorbird.settings import CommonSettings
 from tailorbird.telemetry import configure_logging, raw_log_format
 
@@ -22,6 +23,8 @@ _T = TypeVar("_T")
 # gRPC stops its threads around every fork of the process, and calls that arrive just then fail. Our
 # children never use the parent's gRPC. Read when gRPC starts, hence at import.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+# What gRPC's core prints is no record of ours; what it means for us is raised, and logged then.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # A database URL holds its password.
 _SECRET_SETTINGS = {"database_url"}
@@ -43,6 +46,7 @@ def run_service(
             log.critical("cannot start", reason="WRONG_SETTING", **told(setting, problem))
         return 2
     configure_logging(settings.log_format, settings.log_level)
+    log_what_is_printed(settings.log_format)
     log.info("settings", **settings.model_dump(mode="json", exclude=_SECRET_SETTINGS))
 
     async def main() -> int:

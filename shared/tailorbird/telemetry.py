@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import Thread
-from typing import Literal, cast, get_args
+from typing import Literal, TextIO, cast, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -29,16 +29,37 @@ def raw_log_format(environ: Mapping[str, str]) -> LogFormat:
     return cast("LogFormat", asked) if asked in get_args(LogFormat) else "auto"
 
 
+def is_console(log_format: LogFormat) -> bool:
+    """Tell whether people read the logs; else they are JSON, a line each."""
+    return log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+
+
 def configure_logging(log_format: LogFormat, level: str) -> None:
     """Send structlog's and the standard library's records to standard error, in one shape."""
-    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
+    console = is_console(log_format)
+    structlog.configure(
+        processors=[*_shared(console), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(plain_stderr())
+    handler.setFormatter(log_formatter(console=console))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for chatty in ("alembic", "aiosqlite", "httpx", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def plain_stderr() -> TextIO:
+    """Return the standard error the process began with, whatever stands in for it now."""
+    stream: TextIO = getattr(sys.stderr, "plain", sys.stderr)
+    return stream
+
+
+def log_formatter(*, console: bool) -> logging.Formatter:
+    """Return what renders a record of either library: in color for people, or as JSON."""
     final: list[structlog.typing.Processor] = (
         [
             structlog.dev.ConsoleRenderer(
@@ -54,24 +75,20 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
             structlog.processors.JSONRenderer(),
         ]
     )
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_shared(console),
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    for chatty in ("alembic", "aiosqlite", "httpx", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _shared(console: bool) -> list[structlog.typing.Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
 
 
 class _Server(ThreadingHTTPServer):

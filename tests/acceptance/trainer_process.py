@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,9 @@ BASE = Path(__file__).parents[2] / "examples" / "demo_base"
 
 
 @contextmanager
-def trainer(data_dir: Path, *command: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def trainer(
+    data_dir: Path, *command: str, prefix: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start the trainer, wait until it says where it listens, and end it."""
     read, write = os.pipe()
     environment = {
@@ -27,7 +29,7 @@ def trainer(data_dir: Path, *command: str) -> Iterator[tuple[subprocess.Popen[by
     }
     log = (data_dir.parent / "trainer.log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=environment, stderr=write, stdout=log
+        [*prefix, sys.executable, "-m", *command], env=environment, stderr=write, stdout=log
     )
     os.close(write)
     lines = os.fdopen(read, "rb")

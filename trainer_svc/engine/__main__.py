@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.object_store import open_store
+from tailorbird.printed import log_what_is_printed
 from tailorbird.telemetry import configure_logging
 from trainer_svc.jobs import JobError, Record
 from trainer_svc.protocol import (
@@ -72,6 +73,7 @@ def main(fd: int) -> None:
     channel = Channel(socket.socket(fileno=fd))
     settings = channel.settings
     configure_logging(settings.log_format, settings.log_level)
+    log_what_is_printed(settings.log_format)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     # Threads that wait for one another spin. Where somebody else uses their cores that costs most
     # of the speed; without any spinning half of it is gone everywhere. Read when torch is imported.
