@@ -110,7 +110,7 @@ class TrainerRound:
             adapter=_ADAPTER,
             lora=job_pb2.LoraConfig(rank=8),
             hyperparameters=job_pb2.Hyperparameters(
-                epochs=1, batch_tokens=512, checkpoint_interval=10
+                epochs=1, batch_tokens=512, checkpoint_interval=5
             ),
         )
         dataset = self._data / "dataset.jsonl"
@@ -123,8 +123,10 @@ class TrainerRound:
         self, pod: Pod, number: signal.Signals, watcher: Watcher
     ) -> tuple[TrainerRestart, Pod]:
         since = len(watcher.seen)
+        # Killed, it has what its last checkpoint has: there is to be one.
+        enough = _has_checkpoint if number is signal.SIGKILL else _has_steps
         watcher.wait_for(
-            lambda seen: len(_steps(seen[since:])) >= _PROGRESS_BETWEEN,
+            lambda seen: enough(seen[since:]),
             f"the steps before {number.name}",
             _SEEN_SECONDS,
             pod.process,
@@ -186,6 +188,14 @@ def run_trainer_rounds(folders: Folders, sizes: Sizes) -> list[Round]:
         with ExitStack() as stack:
             rounds.append(TrainerRound(folders, number, stack).run(signals))
     return rounds
+
+
+def _has_steps(seen: Sequence[Seen]) -> bool:
+    return len(_steps(seen)) >= _PROGRESS_BETWEEN
+
+
+def _has_checkpoint(seen: Sequence[Seen]) -> bool:
+    return any(one.event.HasField("checkpoint_saved") for one in seen)
 
 
 def _steps(seen: Sequence[Seen]) -> list[int]:

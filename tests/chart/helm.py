@@ -75,10 +75,16 @@ def _profiles() -> dict[str, Path]:
 PROFILES = _profiles()
 
 
+@cache
+def _values(file: Path) -> Values:
+    (values,) = read_yaml(file.read_text())
+    found: Values = values
+    return found
+
+
 def default_values() -> Values:
     """Return values.yaml."""
-    values: Values = yaml.safe_load((CHART / "values.yaml").read_text())
-    return values
+    return copy.deepcopy(_values(CHART / "values.yaml"))
 
 
 def values_schema() -> dict[str, Any]:
@@ -88,8 +94,7 @@ def values_schema() -> dict[str, Any]:
 
 def profile_values(profile: str) -> Values:
     """Return a copy of one profile's values, for the caller to change."""
-    values: Values = yaml.safe_load(PROFILES[profile].read_text()) or {}
-    return values
+    return copy.deepcopy(_values(PROFILES[profile]))
 
 
 def merged(*layers: Values) -> Values:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.chart.helm import merged, nested, profile_values, refusal, render
+from tests.chart.conftest import rendered_profile
+from tests.chart.helm import merged, nested, profile_values, refusal
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -169,10 +170,10 @@ RUNNING = [
     "case", [*TRAINERS, *STORES, *IDENTITY, *MODELS, *ENGINE, *DEVICES, *RUNNING], ids=str
 )
 def test_one_bad_value_is_refused_by_its_key(case: Case) -> None:
-    good = profile_values(case.profile)
-    render(good)
+    rendered_profile(case.profile)
+    values = merged(profile_values(case.profile), nested(case.key, case.value))
 
-    said = refusal(merged(good, nested(case.key, case.value))).replace("/", ".")
+    said = refusal(values).replace("/", ".")
 
     assert (case.named or case.key) in said
     assert case.says in said

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chart.helm import Rendered, profile_values, render
+from tests.chart.conftest import rendered_profile
+from tests.chart.helm import Rendered
 from tests.chart.rules import running, security, wiring
 from tests.chart.rules.breaks import BREAKS, Change, broken
 from tests.chart.rules.rule import RULES
@@ -27,7 +28,7 @@ def test_each_rule_has_something_that_breaks_it() -> None:
     ("name", "changes"), BROKEN, ids=[f"{name}-{n}" for n, (name, _) in enumerate(BROKEN)]
 )
 def test_the_rule_finds_what_breaks_it(name: str, changes: tuple[Change, ...]) -> None:
-    good = render(profile_values("replicated"))
+    good = rendered_profile("replicated")
     assert list(RULES[name](good)) == []
 
     assert list(RULES[name](broken(good, *changes))) != []

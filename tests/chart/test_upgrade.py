@@ -111,16 +111,35 @@ def test_the_chart_s_version_alone_is_the_image_s_tag(next_chart: Path) -> None:
     assert image["image"].endswith("/tailorbird-serving:9.9.9")
 
 
-def test_claims_are_kept_and_only_grow(profile: str, next_chart: Path) -> None:
+def test_claims_are_kept_and_grow_when_asked(profile: str, next_chart: Path) -> None:
     values = profile_values(profile)
     after = by_name(render(merged(values, NEXT), chart=next_chart))
     for key, claim in by_name(render(values)).items():
-        if key[0] != "PersistentVolumeClaim":
-            continue
-        kept = after[key]
-        assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-        sizes = [each["spec"]["resources"]["requests"]["storage"] for each in (claim, kept)]
-        assert len(sizes) == 2
+        if key[0] == "PersistentVolumeClaim":
+            kept = after[key]
+            assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+            grown = "500Gi" if key[1].endswith("-trainer") else _size(claim)
+            assert _size(kept) == grown
+
+
+def _size(claim: Object) -> str:
+    size: str = claim["spec"]["resources"]["requests"]["storage"]
+    return size
+
+
+def test_a_claim_for_another_device_has_another_template() -> None:
+    """A template's spec can never change: under its old name an upgrade would fail."""
+    values = profile_values("dra")
+    other = merged(values, nested("serving.gpu.dra.selectors", ["device.driver == 'a'"]))
+    before, after = (
+        {k: v for k, v in by_name(render(each)).items() if k[0] == "ResourceClaimTemplate"}
+        for each in (values, other)
+    )
+
+    assert len(before) == len(after) == 2
+    assert len(before.keys() & after.keys()) == 1
+    for key in before.keys() & after.keys():
+        assert before[key]["spec"] == after[key]["spec"]
 
 
 def test_switching_optional_parts_off_deletes_no_claim_and_no_workload() -> None:

@@ -60,3 +60,4 @@ def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
     assert stopped["resumed_from_step"] >= stopped["last_step_seen"]
     assert stopped["ended"]["status"] == 0
     assert killed["ended"]["status"] == -9
+    assert killed["resumed_from_step"] >= 5

@@ -266,9 +266,9 @@ def test_a_gateways_rewrite_replaces_the_model(header: str) -> None:
 )
 def test_a_rewrite_to_the_same_name_changes_nothing(name: str, model: str) -> None:
     """Our client sends the request's own model so: what is wrong with it is the field's."""
-    changes: dict[str, Any] = {"adapter": None, name: model}
+    target: dict[str, Any] = {"adapter": None, name: model}
     with pytest.raises(InvalidArgument) as caught:
-        read(((REWRITE, model),), **changes)
+        read(((REWRITE, model),), **target)
     assert caught.value.field == name
     assert read(((REWRITE, str(ADAPTER)),)).adapter == ADAPTER
 
