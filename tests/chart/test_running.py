@@ -173,9 +173,9 @@ def _same(read: Any, rendered: str) -> bool:
 def test_the_init_step_finds_the_digest(cluster: Cluster) -> None:
     trainer = both(cluster.rendered)["trainer"]
     (step,) = trainer.spec["initContainers"]
-    assert step["command"][:2] == ["python", "-m"]
+    assert step["command"][:4] == ["/usr/bin/tini", "--", "python", "-m"]
 
-    good = cluster.start(trainer, "new", *step["command"][2:])
+    good = cluster.start(trainer, "new", *step["command"][4:])
 
     assert good.wait() == 0, good.lines
     good.close()

@@ -118,7 +118,8 @@ the data directory: the service does not hash them again. */}}
 name: base-digest
 image: {{ include "tailorbird.image" . | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-command: ["python", "-m", "tailorbird.cli", "base", "digest"]
+# As the first process without tini, Python would never hear SIGTERM.
+command: ["/usr/bin/tini", "--", "python", "-m", "tailorbird.cli", "base", "digest"]
 securityContext:
   {{- include "tailorbird.containerSecurityContext" . | nindent 2 }}
 {{- include "tailorbird.env" . }}
