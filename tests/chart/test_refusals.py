@@ -61,6 +61,12 @@ IDENTITY = [
     Case("auth.existingSecret", "My_Tokens", "pattern"),
     Case("auth.key", "a/b", "pattern"),
     Case("trainer.serviceAccount.create", False, "minLength", named="trainer.serviceAccount.name"),
+    Case(
+        "serving.serviceAccount.name",
+        "shop-tailorbird-trainer",
+        "already",
+        named="serving.serviceAccount.create",
+    ),
     Case("serving.extraEnv", [{"name": "TAILORBIRD_WORKERS", "value": "2"}], "not"),
     Case("trainer.extraEnv", [{"value": "2"}], "name"),
 ]
@@ -162,6 +168,7 @@ RUNNING = [
     Case("image.tag", "two words", "pattern"),
     Case("serving.image.digest", "latest", "pattern"),
     Case("commonLabels", {"team": 7}, "string"),
+    Case("sight.rules", {"enabled": True, "runbookUrl": 'https://wiki/"a"'}, "is no YAML"),
     Case("tests.tenant", "A Tenant", "pattern"),
 ]
 

@@ -110,6 +110,16 @@ key; all that there are end the rendering together.
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
 {{- $problems = append $problems (printf "fullnameOverride: is empty, and names would begin with %s; a Service's has letters, digits and hyphens and begins with a letter: give one, or another release name" $name) -}}
 {{- end -}}
+{{- $accounts := list -}}
+{{- range $part := list "trainer" "serving" -}}
+{{- $values := get $.Values $part -}}
+{{- if $values.serviceAccount.create -}}
+{{- $accounts = append $accounts (include "tailorbird.serviceAccountName" (dict "root" $ "name" $part "values" $values)) -}}
+{{- end -}}
+{{- end -}}
+{{- if ne (len $accounts) (len (uniq $accounts)) -}}
+{{- $problems = append $problems (printf "serving.serviceAccount.create: makes %s, which trainer.serviceAccount makes already; set it to false to share one" (first $accounts)) -}}
+{{- end -}}
 {{- range $variable, $_ := .Values.objectStore.env -}}
 {{- if hasPrefix "TAILORBIRD_" $variable -}}
 {{- $problems = append $problems (printf "objectStore.env.%s: is a setting of the services; it has a key of its own" $variable) -}}

@@ -33,7 +33,11 @@ cache, which makes room itself. */}}
 {{- end -}}
 {{- $known := list -}}
 {{- $groups := list -}}
-{{- range $group := (fromYaml $text).groups -}}
+{{- $read := fromYaml $text -}}
+{{- with $read.Error -}}
+{{- fail (printf "sight.rules: what runbookUrl, thresholds and sight.selectors make of the rules is no YAML: %s" .) -}}
+{{- end -}}
+{{- range $group := $read.groups -}}
 {{- $kept := list -}}
 {{- range $rule := $group.rules -}}
 {{- $known = append $known $rule.alert -}}
