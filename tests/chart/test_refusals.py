@@ -168,6 +168,7 @@ RUNNING = [
     Case("image.tag", "two words", "pattern"),
     Case("serving.image.digest", "latest", "pattern"),
     Case("commonLabels", {"team": 7}, "string"),
+    Case("sight.podMonitor.scrapeTimeout", "1m", "longer than"),
     Case("sight.rules", {"enabled": True, "runbookUrl": 'https://wiki/"a"'}, "is no YAML"),
     Case("tests.tenant", "A Tenant", "pattern"),
 ]

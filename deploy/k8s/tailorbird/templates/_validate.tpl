@@ -14,6 +14,7 @@ key; all that there are end the rendering together.
   (include "tailorbird.problems.names" . | fromYamlArray)
   (include "tailorbird.problems.traffic" . | fromYamlArray)
   (include "tailorbird.problems.scaling" . | fromYamlArray)
+  (include "tailorbird.problems.sight" . | fromYamlArray)
 -}}
 {{- range $parts -}}
 {{- $problems = concat $problems (include "tailorbird.problems.part" . | fromYamlArray) -}}

@@ -56,3 +56,19 @@ cache, which makes room itself. */}}
 {{- end -}}
 {{- toYaml (dict "groups" $groups) -}}
 {{- end -}}
+
+{{- define "tailorbird.problems.sight" -}}
+{{- $problems := list -}}
+{{- with .Values.sight.podMonitor -}}
+{{- if gt (include "tailorbird.milliseconds" .scrapeTimeout | int64) (include "tailorbird.milliseconds" .interval | int64) -}}
+{{- $problems = append $problems (printf "sight.podMonitor.scrapeTimeout: is %s, longer than sight.podMonitor.interval %s; Prometheus takes no such monitor" .scrapeTimeout .interval) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $problems -}}
+{{- end -}}
+
+{{/* A duration of Prometheus', of one unit. */}}
+{{- define "tailorbird.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[a-z]+$" .)) -}}
+{{- end -}}
