@@ -148,6 +148,7 @@ RUNNING = [
     Case("networkPolicy.egress.objectStore.to", [], "names no peer", "replicated"),
     Case("networkPolicy.egress.database.to", [], "names no peer", "replicated"),
     Case("networkPolicy.egress.objectStore.to", [{"ipBlock": {"cidr": "10.0.0.1"}}], "pattern"),
+    Case("networkPolicy.ingress.metrics", [], "sight.podMonitor.enabled", "everything"),
     Case(
         "serving.resources.requests",
         {"memory": "64Gi"},

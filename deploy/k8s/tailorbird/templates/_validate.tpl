@@ -101,6 +101,9 @@ key; all that there are end the rendering together.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.networkPolicy.enabled .Values.sight.podMonitor.enabled (not .Values.networkPolicy.ingress.metrics) -}}
+{{- $problems = append $problems "networkPolicy.ingress.metrics: names no peer, and sight.podMonitor.enabled has Prometheus scrape the pods; name it: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}
+{{- end -}}
 {{- toYaml $problems -}}
 {{- end -}}
 
