@@ -36,6 +36,9 @@ from trainer_svc.store import JobStore
 
 _log = structlog.get_logger(__name__)
 
+# Longer than a worker has to end by itself; twice this fits into the margin that a pod has.
+_CANCELLED_SECONDS = 6.0
+
 _SERVICE = tuning_service_pb2.DESCRIPTOR.services_by_name["TuningService"].full_name
 
 
@@ -189,9 +192,13 @@ async def _let_go(dispatcher: Dispatcher, running: asyncio.Task[None], seconds: 
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancel `task`, and wait until it has ended."""
-    task.cancel()
-    await asyncio.wait({task})
+    """Cancel `task`, and wait until it has ended.
+
+    What hangs in the database's rollback, or in a worker's end, is cancelled there again.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCELLED_SECONDS)
 
 
 async def _stopped_or_ended(stop: asyncio.Event, running: asyncio.Task[None]) -> None:

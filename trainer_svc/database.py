@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from tailorbird.errors import InvalidArgument, Unavailable
 from trainer_svc import migrations
 
 _CHECK_SECONDS = 15.0
+_CLOSE_SECONDS = 2.0
 _MAX_TEXT = 300
 
 
@@ -36,6 +37,13 @@ class Database:
             self._engine: AsyncEngine = create_async_engine(url)
         except (SQLAlchemyError, ImportError) as error:
             raise InvalidArgument("database_url", f"cannot be used: {error}") from error
+        except ValueError as error:
+            # What it says may be a part of the password.
+            raise InvalidArgument(
+                "database_url",
+                "its port is no number: in a password, characters such as : / @ are to be "
+                "percent-encoded",
+            ) from error
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)
             sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
@@ -70,7 +78,7 @@ class Database:
             raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
 
     async def _check(self) -> None:
-        where = self._engine.url.render_as_string(hide_password=True)
+        where = _where(self._engine.url)
         cause: Exception
         try:
             async with asyncio.timeout(_CHECK_SECONDS), self._engine.connect():
@@ -87,8 +95,17 @@ class Database:
         ) from cause
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._engine.dispose()
+        """Close every connection; one to a database that hangs is left behind."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._engine.dispose()
+
+
+def _where(url: sa.URL) -> str:
+    """Return `url` without what may be secret: a driver takes a password from the query, too."""
+    # Of a password with an @ in it, the rest stands before the host.
+    host = url.host and url.host.rpartition("@")[2]
+    return url.set(host=host, query={}).render_as_string(hide_password=True)
 
 
 def _sqlite_connect(connection: Any, _: object) -> None:

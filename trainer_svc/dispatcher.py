@@ -16,6 +16,7 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -191,7 +192,9 @@ class Dispatcher:
     async def _next(self) -> tuple[Lease, Job] | None:
         wake = self._wake
         claimed = await self._jobs.claim(self._owner)
-        self._metrics.set_jobs(await self._jobs.counts())
+        # A job that is ours by now is not lost for the sake of a number.
+        with suppress(Unavailable):
+            self._metrics.set_jobs(await self._jobs.counts())
         if claimed is None and not self._stop.is_set():
             await wake.wait()
         return claimed
@@ -223,8 +226,9 @@ class Dispatcher:
             )
             raise WorkerLost("its job failed outside of it") from error
         finally:
+            # Nothing is awaited here: an error would hide the one above, a database that hangs
+            # would hold the stop.
             del self._active[job.name]
-            self._metrics.set_jobs(await self._jobs.counts())
             self.wake()
 
     async def _train(self, lease: Lease, job: Job, worker: Worker) -> None:

@@ -135,7 +135,9 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             self._endless.call(),
             aclosing(self._service.watch_job(name, request.after_sequence)) as events,
         ):
-            # A watcher knows by this that it is heard, however long no event comes.
+            # A watcher knows by this that it is heard, however long no event comes. It is heard
+            # once the job store answers: whoever hears begins the next wait anew.
+            await self._service.get_job(name)
             await context.send_initial_metadata(())
             async for event in events:
                 await context.write(pb.WatchJobResponse(event=event_to_proto(event)))

@@ -53,7 +53,7 @@ def load_base_model(
     """Find `model`, a local folder or a Hugging Face id, and compute its digests.
 
     The id may be followed by "@" and a revision. File hashes are kept under `cache` by path, size
-    and modification time, so that a large base is hashed once; nothing else is written. `name` is
+    and times of change, so that a large base is hashed once; nothing else is written. `name` is
     what jobs and manifests call it; empty: the id, or the folder's name. Raises InvalidArgument if
     there is no such model, it cannot be read, or its digest is not the one expected, if any is.
     """
@@ -135,7 +135,10 @@ def _digest(path: Path, cache: Path) -> str:
             key=lambda file: file.name,
         ):
             stat = file.stat()
-            key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+            # Images give all of their files one time of modification, and other weights of the same
+            # shapes have the same size; nobody sets the time of the last change to the inode.
+            times = f"{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+            key = f"{file.resolve()}:{stat.st_size}:{times}"
             memo[key] = memo.get(key) or file_entry(file).sha256
             lines.append(f"{file.name} {memo[key]}\n")
     except OSError as error:

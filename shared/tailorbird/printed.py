@@ -5,11 +5,13 @@ Progress bars, tracebacks of processes that end, warnings: each line becomes a r
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
 import sys
 from collections.abc import Mapping
+from threading import RLock
 from typing import BinaryIO, TextIO
 
 from tailorbird.telemetry import (
@@ -22,6 +24,9 @@ from tailorbird.telemetry import (
 
 _log = logging.getLogger("stderr")
 
+# A line that never ends is logged in pieces of at least this many characters.
+_MAX_LINE = 64 * 1024
+
 
 def log_what_is_printed(log_format: LogFormat) -> None:
     """Make a record of each line that this process prints from now on, unless people read it.
@@ -32,7 +37,8 @@ def log_what_is_printed(log_format: LogFormat) -> None:
         return
     # A record that cannot be written would be complained of here, and written, and so on.
     logging.raiseExceptions = False
-    sys.stderr = _Lines(sys.stderr)
+    sys.stderr = lines = _Lines(sys.stderr)
+    atexit.register(lines.end)
 
 
 def log_as_the_parent(environ: Mapping[str, str] = os.environ) -> None:
@@ -54,14 +60,35 @@ class _Lines(io.TextIOBase):
 
     def __init__(self, plain: TextIO) -> None:
         self.plain = plain
-        self._rest = ""
+        self._rest: list[str] = []
+        self._chars = 0
+        # A record that is written may print, too.
+        self._lock = RLock()
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).replace("\r", "\n").split("\n")
+        with self._lock:
+            *lines, rest = text.replace("\r", "\n").split("\n")
+            if lines:
+                lines[0] = self._taken() + lines[0]
+            self._rest.append(rest)
+            self._chars += len(rest)
+            if self._chars > _MAX_LINE:
+                lines.append(self._taken())
+        # Outside of the lock: a thread that logs, and holds logging's, may wait for this one.
         for line in lines:
-            if line.strip():
-                _log.warning("%s", line)
+            _report(line)
         return len(text)
+
+    def end(self) -> None:
+        """Log what was printed without an end of line: it may say why the process ends."""
+        with self._lock:
+            rest = self._taken()
+        _report(rest)
+
+    def _taken(self) -> str:
+        rest = "".join(self._rest)
+        self._rest, self._chars = [], 0
+        return rest
 
     def flush(self) -> None:
         self.plain.flush()
@@ -79,3 +106,8 @@ class _Lines(io.TextIOBase):
     @property
     def buffer(self) -> BinaryIO:
         return self.plain.buffer
+
+
+def _report(line: str) -> None:
+    if line.strip():
+        _log.warning("%s", line)

@@ -9,7 +9,7 @@ from threading import Event, Thread
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import InvalidArgument, TailorbirdError
 
 _log = structlog.get_logger(__name__)
 
@@ -107,9 +107,27 @@ class RereadFiles:
             self.look()
 
 
+def read_file(setting: str, path: Path) -> bytes:
+    """Return what is in `path`, which `setting` names.
+
+    Raises InvalidArgument if it cannot be read, or is so large that a change could go unseen.
+    """
+    try:
+        data = _head(path)
+    except OSError as error:
+        raise InvalidArgument(setting, f"{path}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise InvalidArgument(setting, f"{path} has more than {_MAX_BYTES} bytes")
+    return data
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)
+
+
 def _read(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES)
+        return _head(path)
     except OSError:
         return None

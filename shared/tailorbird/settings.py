@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -80,8 +81,15 @@ class CommonSettings(BaseSettings):
     @field_validator("object_store")
     @classmethod
     def _store_is_known(cls, url: str) -> str:
+        # No message repeats it: it may hold what belongs in the environment.
         if url and not is_store_url(url):
-            raise ValueError(f"{url!r} is not a file, s3, gs or az URL")
+            raise ValueError("it is not a file, s3, gs or az URL")
+        parts = urlsplit(url)
+        if parts.scheme != "file" and ("@" in parts.netloc or parts.query):
+            raise ValueError(
+                "it holds more than bucket and path: credentials and options are taken from the "
+                "environment, such as AWS_ACCESS_KEY_ID"
+            )
         return url
 
     @model_validator(mode="after")

@@ -33,7 +33,8 @@ async def check_store(url: str, seconds: float = _SECONDS) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    # Path.exists raises where a folder above may not be looked into: opening the store tells that.
+    if os.path.lexists(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise _unusable(path.as_uri(), "the folder cannot be written")
 
 

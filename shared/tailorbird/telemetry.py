@@ -20,6 +20,7 @@ from tailorbird.address import authority
 from tailorbird.errors import FailedPrecondition
 
 LogFormat = Literal["auto", "console", "json"]
+_PATIENCE = 10.0
 _PORT_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
 
 
@@ -125,6 +126,9 @@ class HealthServer:
         self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
+            # A connection that asks nothing holds its thread no longer than this.
+            timeout = _PATIENCE
+
             def do_GET(self) -> None:
                 if self.path == "/metrics":
                     encode, content_type = choose_encoder(self.headers.get("Accept", ""))

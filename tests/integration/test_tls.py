@@ -236,6 +236,23 @@ def test_a_missing_file_is_named_by_its_setting(tmp_path: Path, first: Pair, mis
     assert caught.value.field == ("tls_certificate_file", "tls_key_file")[missing]
 
 
+def test_what_changes_while_it_is_read_is_not_taken(
+    tmp_path: Path, authority: Authority, first: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = ServerCertificate(*first.write(tmp_path), CollectorRegistry())
+    checked = pair._checked
+
+    def changed_meanwhile() -> float:
+        expiry = checked()
+        authority.pair().write(tmp_path)
+        return expiry
+
+    monkeypatch.setattr(pair, "_checked", changed_meanwhile)
+    with pytest.raises(InvalidArgument, match="changes while it is read"):
+        pair.read()
+    assert pair._changed() is None
+
+
 def test_the_expiry_is_told_also_of_a_chain(tmp_path: Path, authority: Authority) -> None:
     pair = authority.pair(ends_in=timedelta(days=30))
     paths = Pair(pair.certificate + authority.pem, pair.key).write(tmp_path)

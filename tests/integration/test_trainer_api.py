@@ -16,17 +16,19 @@ from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from tailorbird.base_model import BaseModelFiles
+from tailorbird.call_error import CallError
 from tailorbird.manifest import RANKS
 from tailorbird.object_store import ObstoreStore
 from tailorbird.profile import ServingProfile, write_profile
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.server import RpcServer
 from tailorbird.rpc.status import reason_of, reason_of_status
+from tailorbird.trainer_client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
-from trainer_svc.database import Database
+from trainer_svc.database import Database, DatabaseUnavailable
 from trainer_svc.datasets import DatasetStore
 from trainer_svc.dispatcher import Dispatcher
 from trainer_svc.feed import Feed
@@ -412,3 +414,23 @@ async def test_a_watcher_without_events_knows_that_it_is_heard(trainer: Trainer)
     assert not stream.done()
     stream.cancel()
     worker.fail()
+
+
+async def test_a_watcher_is_heard_only_by_a_trainer_whose_job_store_answers(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upload(trainer, RECORD)
+    job = await create(trainer, spec())
+
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable("the job store failed")
+
+    for question in ("get", "last_sequence"):
+        monkeypatch.setattr(JobStore, question, fail)
+    client = TrainerClient(f"127.0.0.1:{trainer.server.port}")
+    stream = client.watch_job(job.name, patience=0.5)
+    async with asyncio.timeout(30):
+        with pytest.raises(CallError, match="job store"):
+            await asyncio.to_thread(list, stream)
+    client.close()
+    monkeypatch.undo()

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tailorbird.errors import InvalidArgument, NotFound, Unauthenticated
 from tailorbird.manifest import Sha256
 from tailorbird.names import check_id
+from tailorbird.reread import read_file
 
 
 class _Named(Protocol):
@@ -106,9 +107,7 @@ class TokenVerifier:
 
 def _callers_in(path: Path) -> dict[str, Caller]:
     try:
-        content = _TokensFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidArgument("tokens_file", f"{path}: {error.strerror}") from error
+        content = _TokensFile.model_validate_json(read_file("tokens_file", path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

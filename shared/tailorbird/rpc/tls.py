@@ -9,6 +9,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
 from tailorbird.errors import InvalidArgument
+from tailorbird.reread import read_file
 
 _CERTIFICATE, _KEY = "tls_certificate_file", "tls_key_file"
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
@@ -41,12 +42,12 @@ class ServerCertificate:
 
         Raises InvalidArgument, whose field is the setting, if they hold no pair that can be used.
         """
-        certificate = _read(_CERTIFICATE, self._certificate)
-        key = _read(_KEY, self._key)
+        certificate = read_file(_CERTIFICATE, self._certificate)
+        key = read_file(_KEY, self._key)
         expiry = self._checked()
         if (certificate, key) != (
-            _read(_CERTIFICATE, self._certificate),
-            _read(_KEY, self._key),
+            read_file(_CERTIFICATE, self._certificate),
+            read_file(_KEY, self._key),
         ):
             raise InvalidArgument(_CERTIFICATE, f"{self._certificate} changes while it is read")
         self._newest = grpc.ssl_server_certificate_configuration([(key, certificate)])
@@ -75,13 +76,6 @@ class ServerCertificate:
                 f"without a password: {reason}",
             ) from error
         return _expiry(context, self._certificate)
-
-
-def _read(setting: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidArgument(setting, f"{path}: {error.strerror}") from error
 
 
 def _expiry(server: ssl.SSLContext, path: Path) -> float:

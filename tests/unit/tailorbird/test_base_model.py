@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_every_file_that_matters_changes_the_digest(model: Path, tmp_path: Path,
     assert after.digest != before.digest
     changed = after.chat_template_digest != before.chat_template_digest
     assert changed == (file == "chat_template.jinja")
+
+
+def test_weights_with_the_old_ones_size_and_time_change_the_digest(
+    model: Path, tmp_path: Path
+) -> None:
+    weights = model / "model.safetensors"
+    os.utime(weights, ns=(0, 0))
+    before = load(model, tmp_path)
+    # As an image does that is built anew.
+    weights.write_bytes(b"WEIGHTS")
+    os.utime(weights, ns=(0, 0))
+    assert load(model, tmp_path).digest != before.digest
 
 
 def test_other_files_do_not(model: Path, tmp_path: Path) -> None:

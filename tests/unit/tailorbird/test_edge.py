@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tailorbird.address import authority
 from tailorbird.cli.tokens import add_token
+from tailorbird.failed_start import wrong_settings
 from tailorbird.rpc.edge import open_edge
 from tests.certificates import Authority
 from trainer_svc.settings import TrainerSettings
@@ -76,3 +77,24 @@ def test_tls_needs_both_files(given: str) -> None:
     (missing,) = {"tls_certificate_file", "tls_key_file"} - {given}
     with pytest.raises(ValidationError, match=f"{missing}: it is not set, but TAILORBIRD"):
         settings(**{given: "x.pem"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://me:secret@adapters",
+        "az://adapters/x?sig=secret",
+        "https://me:secret@store.example/adapters",
+    ],
+)
+def test_a_store_takes_no_credentials_from_its_url(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(object_store=url)
+    ((setting, problem),) = wrong_settings(caught.value)
+    assert setting == "object_store"
+    assert "secret" not in problem
+
+
+def test_a_folder_of_any_name_is_a_store(tmp_path: Path) -> None:
+    url = (tmp_path / "who@where?").as_uri()
+    assert settings(object_store=url).object_store == url

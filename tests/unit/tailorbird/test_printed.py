@@ -66,3 +66,33 @@ os._exit(0)
         capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0
+
+
+def test_nothing_is_lost_of_lines_that_do_not_end_or_come_from_many_threads() -> None:
+    code = """
+import sys
+from threading import Thread
+from tailorbird.printed import log_as_the_parent
+log_as_the_parent()
+sys.setswitchinterval(1e-6)
+def work(number):
+    for step in range(300):
+        sys.stderr.write(f"<{number}.{step}>\\n")
+threads = [Thread(target=work, args=(number,)) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+for _ in range(3000):
+    sys.stderr.write("." * 100)
+sys.stderr.write("the last words")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"TAILORBIRD_LOG_FORMAT": "json", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    printed = sorted(event for event in events if event.startswith("<"))
+    assert printed == sorted(f"<{number}.{step}>" for number in range(4) for step in range(300))
+    dots = [event for event in events if event.startswith(".")]
+    assert len(dots) > 3
+    assert "".join(dots) == "." * 300_000 + "the last words"

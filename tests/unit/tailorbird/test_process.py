@@ -53,6 +53,13 @@ def test_without_a_home_everything_goes_to_the_data(
     assert "HF_HOME" not in environ
 
 
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "LNAME", "USERNAME"])
+def test_a_user_named_by_the_environment_keeps_the_name(tmp_path: Path, variable: str) -> None:
+    environ = given(tmp_path, **{"HOME": str(tmp_path), variable: "me"})
+    assert environ.get("USER") == ("me" if variable == "USER" else None)
+
+
 def test_a_home_that_can_only_be_read_is_still_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

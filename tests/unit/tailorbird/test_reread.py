@@ -125,3 +125,26 @@ def test_its_thread_takes_a_change_by_itself(tokens: Tokens) -> None:
         assert time.monotonic() < give_up
         time.sleep(0.01)
     tokens.files.stop()
+
+
+def test_what_is_too_large_to_be_compared_is_refused(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = tokens.path.stat().st_size
+    monkeypatch.setattr("tailorbird.reread._MAX_BYTES", size)
+    TokenVerifier.from_file(tokens.path)
+    tokens.path.write_text(tokens.path.read_text() + " ")
+    tokens.look()
+    assert tokens.value("tailorbird_file_refused") == 1
+    assert tokens.knows(tokens.first)
+    with pytest.raises(InvalidArgument, match=f"more than {size} bytes") as caught:
+        TokenVerifier.from_file(tokens.path)
+    assert caught.value.field == "tokens_file"
+
+
+def test_a_folder_in_its_place_is_refused(tokens: Tokens) -> None:
+    tokens.path.unlink()
+    tokens.path.mkdir()
+    tokens.look()
+    assert tokens.value("tailorbird_file_refused") == 1
+    assert tokens.knows(tokens.first)

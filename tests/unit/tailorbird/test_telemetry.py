@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -106,3 +107,16 @@ def test_the_standard_librarys_records_have_the_same_shape(
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["event"] == "careful now"
     assert json.loads(line)["level"] == "warning"
+
+
+def test_a_connection_that_asks_nothing_is_closed(
+    server: HealthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server._server.RequestHandlerClass, "timeout", 0.01)
+    with socket.create_connection(("127.0.0.1", server.port), 20) as idle:
+        assert idle.recv(1) == b""
+
+
+def test_no_connection_may_idle_for_ever(server: HealthServer) -> None:
+    patience = getattr(server._server.RequestHandlerClass, "timeout")  # noqa: B009 - untyped
+    assert 1 < patience <= 60

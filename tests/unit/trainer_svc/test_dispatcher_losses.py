@@ -14,13 +14,14 @@ from tailorbird.registry import AdapterRegistry
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
 from tests.unit.trainer_svc.values import make_job
+from trainer_svc.database import DatabaseUnavailable
 from trainer_svc.datasets import DatasetStore
 from trainer_svc.dispatcher import Dispatcher
 from trainer_svc.executor import WorkerLost
 from trainer_svc.jobs import JobState
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.publisher import Publisher
-from trainer_svc.store import JobStore
+from trainer_svc.store import JobStore, Lease
 
 
 async def test_a_lost_worker_is_replaced_and_the_job_goes_on(
@@ -165,3 +166,51 @@ class _Vanishing:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._jobs, name)
+
+
+async def test_a_job_store_that_hangs_does_not_hold_the_stop(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ScriptedWorker(object_store, hold="step-2")
+    executor = ScriptedExecutor(object_store, worker)
+    await jobs.create(make_job(), "", "a" * 64)
+    running = asyncio.create_task(make(executor).run())
+    await worker.held.wait()
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    for question in ("claim", "counts", "record", "release"):
+        monkeypatch.setattr(jobs, question, hang)
+    running.cancel()
+    done, _ = await asyncio.wait({running}, timeout=20)
+    assert done
+    assert worker.closed.is_set()
+
+
+async def test_a_job_store_that_fails_just_then_hides_no_lost_worker(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = ScriptedExecutor(object_store, ScriptedWorker(object_store, death="step-3"))
+    released, counts = jobs.release, jobs.counts
+    lost = False
+
+    async def release(lease: Lease) -> None:
+        nonlocal lost
+        await released(lease)
+        lost = True
+
+    async def fail_once() -> dict[JobState, int]:
+        nonlocal lost
+        if lost:
+            lost = False
+            raise DatabaseUnavailable("the job store failed")
+        return await counts()
+
+    monkeypatch.setattr(jobs, "release", release)
+    monkeypatch.setattr(jobs, "counts", fail_once)
+    job = await jobs.create(make_job(), "", "a" * 64)
+    async with running(make(executor)):
+        found = await ended(jobs, job.name)
+    assert (found.state, found.lease_epoch) == (JobState.SUCCEEDED, 2)
+    assert executor.started[0].closed.is_set()

@@ -1,0 +1,82 @@
+"""A database that stops answering while its connections stay open: one in use, one in the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import sqlalchemy as sa
+
+from trainer_svc.database import Database
+
+
+class Proxy:
+    """Stands between a client and a PostgreSQL server's socket; passes nothing once `stalled`."""
+
+    def __init__(self, folder: Path) -> None:
+        (self._socket,) = folder.glob(".s.PGSQL.*[0-9]")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._go = asyncio.Event()
+        self._go.set()
+
+    def stall(self) -> None:
+        self._go.clear()
+
+    async def start(self, stack: AsyncExitStack) -> int:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        stack.push_async_callback(self._end)
+        stack.callback(server.close)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_unix_connection(str(self._socket))
+        for pair in ((reader, there), (back, writer)):
+            task = asyncio.create_task(self._pass(*pair))
+            self._tasks.add(task)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while data := await reader.read(65536):
+                await self._go.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+
+@pytest.fixture
+async def proxied(postgresql_url: str) -> AsyncIterator[tuple[Proxy, Database]]:
+    parts = urlsplit(postgresql_url)
+    async with AsyncExitStack() as stack:
+        proxy = Proxy(Path(parse_qs(parts.query)["host"][0]))
+        port = await proxy.start(stack)
+        yield proxy, Database(f"{parts.scheme}://{parts.username}@127.0.0.1:{port}{parts.path}")
+
+
+async def test_a_stop_does_not_wait_for_it(proxied: tuple[Proxy, Database]) -> None:
+    proxy, database = proxied
+    begun = asyncio.Event()
+
+    async def write() -> None:
+        async with database.write() as connection:
+            await connection.execute(sa.text("SELECT 1"))
+            proxy.stall()
+            begun.set()
+            await connection.execute(sa.text("SELECT 2"))
+
+    async with asyncio.timeout(60):
+        async with database.read(), database.read():
+            pass  # both are in the pool from now on
+        writing = asyncio.create_task(write())
+        await begun.wait()
+        writing.cancel()
+        await asyncio.wait({writing})
+        await database.close()
