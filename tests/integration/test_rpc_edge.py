@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import string
 from collections.abc import AsyncIterator
@@ -357,15 +358,21 @@ class TestTokens:
         assert parsed == [large.ByteSize()]
 
     async def test_uploads_are_refused_before_a_piece_is_read(
-        self, channel: grpc.aio.Channel
+        self, server: RpcServer, channel: grpc.aio.Channel
     ) -> None:
-        async def pieces() -> AsyncIterator[tuning_pb.UploadDatasetRequest]:
-            while True:
-                yield tuning_pb.UploadDatasetRequest(chunk=bytes(2**20))
+        piece = tuning_pb.UploadDatasetRequest(chunk=bytes(2**20))
 
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await tuning_grpc.TuningServiceStub(channel).UploadDataset(pieces())
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        def upload() -> grpc.StatusCode:
+            # Of gRPC's two clients the blocking one keeps the status of a call that is refused
+            # while it writes.
+            with grpc.insecure_channel(f"127.0.0.1:{server.port}") as blocking:
+                call: Any = tuning_grpc.TuningServiceStub(blocking).UploadDataset
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(itertools.repeat(piece))
+            code: grpc.StatusCode = caught.value.code()
+            return code
+
+        assert await asyncio.to_thread(upload) is grpc.StatusCode.UNAUTHENTICATED
 
     async def test_health_needs_no_token(self, channel: grpc.aio.Channel) -> None:
         health: Any = health_pb2_grpc.HealthStub(channel)
