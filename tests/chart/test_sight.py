@@ -30,6 +30,7 @@ needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="there is no promto
 ALERTS_TEST = Path(__file__).parent / "alerts_test.yaml"
 # The names that alerts_test.yaml has: release shop in the namespace tailorbird.
 PLAIN: Values = {
+    "networkPolicy": {"ingress": {"metrics": [{"namespaceSelector": {}}]}},
     "sight": {
         "podMonitor": {"enabled": True},
         "rules": {"enabled": True},
