@@ -17,7 +17,7 @@ import pytest
 
 USER = 65532
 DATA, BASE = Path("/mnt"), Path("/srv")
-_REPOSITORY = Path(__file__).parents[2]
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def skip_unless_possible() -> None:
@@ -40,7 +40,7 @@ def command(data: Path, base: Path, *arguments: str) -> list[str]:
         mount --bind {shlex.quote(str(data))} {DATA}
         mount --bind {shlex.quote(str(base))} {BASE}
         mount -o remount,bind,ro {BASE}
-        mount -t tmpfs -o mode=1777 tmpfs /tmp
+        {_empty_tmp()}
         mount -o remount,bind,ro /
         cd /
         exec setpriv --reuid {USER} --regid {USER} --clear-groups --inh-caps=-all "$@"
@@ -62,6 +62,17 @@ def environment(**more: str) -> dict[str, str]:
         "TAILORBIRD_METRICS_PORT": "0",
         **more,
     }
+
+
+def _empty_tmp() -> str:
+    """Return what leaves in /tmp only this repository and its environment, if they are there."""
+    prefix = Path(sys.prefix).resolve()
+    folders = [_REPOSITORY] if prefix.is_relative_to(_REPOSITORY) else [_REPOSITORY, prefix]
+    kept = [shlex.quote(str(one)) for one in folders if one.is_relative_to("/tmp")]
+    away = [f"mkdir /home/{n}; mount --bind {one} /home/{n}" for n, one in enumerate(kept)]
+    back = [f"mkdir -p {one}; mount --move /home/{n} {one}" for n, one in enumerate(kept)]
+    empty = "mount -t tmpfs -o mode=1777 tmpfs /tmp"
+    return "\n".join(["mount -t tmpfs tmpfs /home", *away, empty, *back, "umount /home"])
 
 
 def _interpreter_for_everybody() -> str:
