@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.serving.processes import BenchFailed, Process, free_port
 from bench.serving.servers import HOST
 
-_RELOAD_SECONDS = 30.0
+_START_SECONDS = _RELOAD_SECONDS = 30.0
 _CONFIG = """\
 {user}pid {folder}/nginx.pid;
 error_log stderr notice;
@@ -66,11 +67,21 @@ class Proxy:
         self.process: Process | None = None
 
     def start(self) -> Process:
-        """Listen."""
-        self.process = Process(
-            "nginx", self._arguments(), os.environ, self._log, program=self._program
-        )
-        return self.process
+        """Listen; BenchFailed if nginx ends, or has not said in time which process it is."""
+        process = Process("nginx", self._arguments(), os.environ, self._log, program=self._program)
+        pid, give_up_at = self._folder / "nginx.pid", time.monotonic() + _START_SECONDS
+        try:
+            # Before that a reload finds nobody.
+            while not (pid.is_file() and pid.read_text().strip()):
+                process.check()
+                if time.monotonic() > give_up_at:
+                    raise BenchFailed(f"nginx has not started in {_START_SECONDS:.0f} s")
+                time.sleep(0.02)
+        except BaseException:
+            process.stop()
+            raise
+        self.process = process
+        return process
 
     def route_to(self, addresses: Iterable[str]) -> None:
         """Make `addresses` the list of replicas: `nginx -s reload`, as an ingress controller does.

@@ -115,6 +115,18 @@ def test_a_request_to_a_replica_that_does_not_listen_is_sent_nowhere_else(
     assert {len(attempts) for attempts in proxy.attempts().values()} == {1}
 
 
+def test_a_reload_finds_an_nginx_that_was_started_just_now(proxy: Proxy, stack: ExitStack) -> None:
+    proxy.route_to(["127.0.0.1:1"])
+    stack.callback(proxy.start().stop)
+    proxy.route_to(["127.0.0.1:2"])
+
+
+def test_an_nginx_that_cannot_start_ends_the_bench(proxy: Proxy) -> None:
+    proxy.route_to(["127.0.0.1:none"])
+    with pytest.raises(BenchFailed, match="nginx ended"):
+        proxy.start()
+
+
 def test_a_list_that_nginx_does_not_take_ends_the_bench(proxy: Proxy, stack: ExitStack) -> None:
     proxy.route_to(["127.0.0.1:1"])
     process = proxy.start()
