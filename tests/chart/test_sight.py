@@ -35,7 +35,7 @@ PLAIN: Values = {
         "podMonitor": {"enabled": True},
         "rules": {"enabled": True},
         "dashboards": {"enabled": True},
-    }
+    },
 }
 DOCS = dashboards.ROOT / "docs" / "deploy.md"
 ANCHORS = {
