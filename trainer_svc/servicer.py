@@ -11,6 +11,7 @@ import grpc
 from tailorbird import __version__
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import InvalidArgument
+from tailorbird.metadata import WATCHING
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, check_id
 from tailorbird.rpc.auth import current_caller
 from tailorbird.rpc.endless import EndlessCalls
@@ -138,7 +139,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             # A watcher knows by this that it is heard, however long no event comes. It is heard
             # once the job store answers: whoever hears begins the next wait anew.
             await self._service.get_job(name)
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(((WATCHING, "1"),))
             async for event in events:
                 await context.write(pb.WatchJobResponse(event=event_to_proto(event)))
 

@@ -9,11 +9,11 @@ from serving_svc.api.convert_chat import chat
 from serving_svc.api.convert_sampling import sampling
 from serving_svc.generation.model import GenerationRequest, Input, Text, TokenIds
 from tailorbird.errors import InvalidArgument
+from tailorbird.metadata import ADAPTER, MODEL_REWRITE
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 
-ADAPTER_METADATA = "x-tailorbird-adapter"
-REWRITE_METADATA = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+REWRITE_METADATA = (MODEL_REWRITE, "x-gateway-model-name-rewrite")
 """By which an inference gateway says which model it chose; the newer name goes first."""
 
 _MAX_ROUTING_KEY = 256
@@ -99,8 +99,8 @@ def _named(message: pb.GenerateRequest, metadata: Mapping[str, str]) -> _Model:
             return _Model.of(AdapterName.parse(message.adapter, "adapter"))
         case "parent":
             return _Model(TenantName.parse(message.parent, "parent"), None)
-        case _ if metadata.get(ADAPTER_METADATA):
-            return _Model.parse(metadata[ADAPTER_METADATA], ADAPTER_METADATA)
+        case _ if metadata.get(ADAPTER):
+            return _Model.parse(metadata[ADAPTER], ADAPTER)
         case _:
             raise InvalidArgument("adapter", "one of adapter and parent is needed; neither is set")
 

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from tailorbird import metadata
 from tailorbird.address import is_local_target
 from tailorbird.call_error import CallError
 from tailorbird.errors import InvalidArgument
@@ -17,9 +18,13 @@ Response = TypeVar("Response")
 
 Metadata = tuple[tuple[str, str], ...]
 _TIMEOUT = 60.0
-# For proxies that hash, and for inference gateways that cannot parse our messages: llm-d's router
-# takes a request's model from the second name.
-_MODEL_METADATA = ("x-tailorbird-adapter", "x-llm-d-model-name-rewrite")
+# For proxies that hash, and for inference gateways that cannot parse our messages.
+_MODEL_METADATA = (metadata.ADAPTER, metadata.MODEL_REWRITE)
+# gRPC would make a call again that a closing server did not take. In 1.85 that may never end, not
+# even by the call's deadline: we do it instead, once.
+_OPTIONS = (("grpc.enable_retries", 0),)
+# What gRPC says of a call that a server's last word left out of those it took (RFC 9113, 6.8).
+_NOT_TAKEN = "Stream removed (GOAWAY received"
 # Longer than every name; gRPC gives all of a call's metadata 8 kB.
 _MAX_MODEL_CHARS = 256
 
@@ -57,10 +62,10 @@ class Connection:
             raise InvalidArgument("address", "it is empty; host:port is needed")
         self._token = token
         if root_certificates is None and (plaintext or is_local_target(address)):
-            self.channel = grpc.insecure_channel(address)
+            self.channel = grpc.insecure_channel(address, options=_OPTIONS)
         else:
             self.channel = grpc.secure_channel(
-                address, grpc.ssl_channel_credentials(root_certificates)
+                address, grpc.ssl_channel_credentials(root_certificates), options=_OPTIONS
             )
 
     def call(
@@ -72,8 +77,15 @@ class Connection:
         model: str = "",
     ) -> Response:
         """Make one call, of `model` if any; CallError if it fails."""
+        carried = self._metadata(model)
+        try:
+            with call_errors():
+                return method(request, timeout=timeout, metadata=carried)
+        except CallError as error:
+            if not _was_not_taken(error):
+                raise
         with call_errors():
-            return method(request, timeout=timeout, metadata=self._metadata(model))
+            return method(request, timeout=timeout, metadata=carried)
 
     def upload(
         self,
@@ -108,18 +120,24 @@ class Connection:
     ) -> Generator[Response, None, None]:
         """Yield a call's responses; CallError if it fails. Closing it ends the call.
 
-        `heard` is called when the service has begun to answer, before the first response.
+        `heard` is called when the service says that it watches, before the first response.
         """
-        call = method(request, timeout=timeout, metadata=self._metadata(model))
-        try:
-            with call_errors():
-                if heard is not None:
-                    call.initial_metadata()
-                    if call.is_active():
+        for is_last in (False, True):
+            taken = is_last
+            call = method(request, timeout=timeout, metadata=self._metadata(model))
+            try:
+                with call_errors():
+                    if heard is not None and metadata.WATCHING in dict(call.initial_metadata()):
                         heard()
-                yield from call
-        finally:
-            call.cancel()
+                    for response in call:
+                        taken = True
+                        yield response
+                return
+            except CallError as error:
+                if taken or not _was_not_taken(error):
+                    raise
+            finally:
+                call.cancel()
 
     def _metadata(self, model: str = "") -> Metadata:
         """Return what a call carries: who calls, and the model that a proxy or gateway may go by.
@@ -127,16 +145,21 @@ class Connection:
         So an adapter's requests meet where its weights are. What gRPC cannot send is no name: it is
         left out, and the service says what is wrong with it.
         """
-        metadata: Metadata = ()
+        carried: Metadata = ()
         if self._token:
-            metadata += (("authorization", f"Bearer {self._token}"),)
+            carried += (("authorization", f"Bearer {self._token}"),)
         if model and len(model) <= _MAX_MODEL_CHARS and _sendable(model):
-            metadata += tuple((key, model) for key in _MODEL_METADATA)
-        return metadata
+            carried += tuple((key, model) for key in _MODEL_METADATA)
+        return carried
 
 
 def _sendable(value: str) -> bool:
     return value.isascii() and value.isprintable()
+
+
+def _was_not_taken(error: CallError) -> bool:
+    """Tell whether the server closed before it took the call: no service has seen it."""
+    return error.code is grpc.StatusCode.UNAVAILABLE and error.message.startswith(_NOT_TAKEN)
 
 
 @contextmanager

@@ -185,7 +185,8 @@ class _Absence:
 def _away(error: CallError) -> bool:
     """Tell whether the trainer is gone: it says so, or what stands before it cut the stream.
 
-    An INTERNAL error of the trainer's own carries an id; a proxy whose trainer died sends none.
+    An INTERNAL error of the trainer's own carries an id; a proxy whose trainer died sends none. A
+    server that closes as a call arrives cancels it; nobody here cancels a watch and reads on.
     """
     cut = error.code is grpc.StatusCode.INTERNAL and not error.metadata
-    return cut or error.code is grpc.StatusCode.UNAVAILABLE
+    return cut or error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -52,14 +52,13 @@ def start_job(address: str, *, batch_tokens: int = 256, checkpoint_interval: int
         return stub.CreateJob(request).job.name
 
 
-def watch(
-    address: str, name: str, after: int = 0, timeout: float | None = None
-) -> list[job_pb2.JobEvent]:
+def watch(address: str, name: str, after: int = 0) -> list[job_pb2.JobEvent]:
     """Return the job's events after a sequence until its end, or until the trainer is gone."""
     events = []
-    with grpc.insecure_channel(address) as channel:
+    # With gRPC's own retries a watch that comes as the trainer closes may never end.
+    with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
         request = pb.WatchJobRequest(name=name, after_sequence=after)
-        stream = pb_grpc.TuningServiceStub(channel).WatchJob(request, timeout=timeout)
+        stream = pb_grpc.TuningServiceStub(channel).WatchJob(request)
         try:
             for response in stream:
                 events.append(response.event)  # noqa: PERF401 - what came before the end counts

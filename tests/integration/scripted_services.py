@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
 from tailorbird.errors import NotFound, TailorbirdError, Unavailable
+from tailorbird.metadata import WATCHING
 from tailorbird.rpc.status import to_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as serving_grpc
@@ -34,9 +35,9 @@ class Script:
         self.error: TailorbirdError | None = None
         self.events: list[job_pb2.JobEvent] = []
         self.breaks_after: list[int] = []
-        """Sequences after which WatchJob breaks off as UNAVAILABLE, each once."""
-        self.cut_by_a_proxy = False
-        """WatchJob breaks off as a proxy tells of a trainer that died."""
+        """Sequences after which WatchJob breaks off, each once."""
+        self.broken_as: tuple[grpc.StatusCode, str] | None = None
+        """How WatchJob breaks off, if not as UNAVAILABLE."""
         self.quiet_breaks = 0
         """So many WatchJobs are heard, and break off without an event."""
         self.chunk_sizes: list[int] = []
@@ -122,7 +123,7 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self.script.heard(request, context)
         if self.script.quiet_breaks:
             self.script.quiet_breaks -= 1
-            context.send_initial_metadata(())
+            context.send_initial_metadata(((WATCHING, "1"),))
             fail(context, Unavailable("the trainer stops"))
         for event in self.script.events:
             if event.sequence <= request.after_sequence:
@@ -130,8 +131,8 @@ class Tuning(tuning_grpc.TuningServiceServicer):
             yield tuning_pb.WatchJobResponse(event=event)
             if event.sequence in self.script.breaks_after:
                 self.script.breaks_after.remove(event.sequence)
-                if self.script.cut_by_a_proxy:
-                    context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
+                if self.script.broken_as is not None:
+                    context.abort(*self.script.broken_as)
                 fail(context, Unavailable("the trainer stops"))
 
     def GetTrainerInfo(

@@ -170,11 +170,18 @@ def test_a_watch_gives_up_when_its_patience_ends(trainer: TrainerClient, script:
     assert len(script.requests) > 1
 
 
-def test_a_watch_goes_on_when_a_proxy_lost_its_trainer(
-    trainer: TrainerClient, script: Script
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        pytest.param(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", id="proxy"),
+        pytest.param(grpc.StatusCode.CANCELLED, "CANCELLED", id="closing server"),
+    ],
+)
+def test_a_watch_goes_on_when_others_say_that_its_trainer_is_gone(
+    trainer: TrainerClient, script: Script, code: grpc.StatusCode, details: str
 ) -> None:
     script.events = a_job_that_succeeds()
-    script.breaks_after, script.cut_by_a_proxy = [3, 6], True
+    script.breaks_after, script.broken_as = [3, 6], (code, details)
     assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))
 
 
