@@ -185,6 +185,15 @@ def test_a_watch_goes_on_when_others_say_that_its_trainer_is_gone(
     assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))
 
 
+def test_a_watch_ends_with_its_job_whatever_breaks_after(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.events = a_job_that_succeeds()
+    script.breaks_after = [9]
+    assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))
+    assert len(script.requests) == 1
+
+
 class Hours:
     """A clock that goes on by ten minutes whenever it is read."""
 
