@@ -16,7 +16,7 @@ import pytest
 
 from tailorbird.client import CallError, ServingClient, chat_request
 from tailorbird.errors import Unavailable
-from tests.integration.scripted_services import ADAPTER, Script, serve
+from tests.integration.scripted_services import ADAPTER, Script
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, SETTINGS, GOAWAY = 1, 4, 7
@@ -83,18 +83,6 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def port(script: Script) -> Iterator[int]:
-    server, port = serve(script)
-    yield port
-    server.stop(None).wait()
 
 
 @pytest.fixture

@@ -38,18 +38,6 @@ JOB = "tenants/acme/jobs/one"
 
 
 @pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def port(script: Script) -> Iterator[int]:
-    server, port = serve(script)
-    yield port
-    server.stop(None).wait()
-
-
-@pytest.fixture
 def trainer(port: int) -> Iterator[TrainerClient]:
     with TrainerClient(f"localhost:{port}", "secret") as client:
         yield client
