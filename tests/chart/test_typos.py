@@ -132,4 +132,4 @@ def _branches(schema: Any, document: Any) -> Iterator[Any]:
 def test_what_is_open_takes_any_key() -> None:
     for path in sorted(OPEN - {"objectStore.env"}):
         values: Values = merged(profile_values("cpu"), nested(f"{path}.{TYPO}", "1"))
-        render(values)
+        assert render(values)

@@ -80,3 +80,4 @@ async def test_a_stop_does_not_wait_for_it(proxied: tuple[Proxy, Database]) -> N
         writing.cancel()
         await asyncio.wait({writing})
         await database.close()
+    assert writing.cancelled()

@@ -51,10 +51,10 @@ class Replica(pb_grpc.InferenceServiceServicer):
         return pb.GenerateResponse(text=self.name)
 
     def StreamGenerate(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        return context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 
 
 class Callers:

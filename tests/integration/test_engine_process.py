@@ -137,13 +137,15 @@ def test_a_cancelled_job_leaves_nothing_and_the_next_one_works(worker: WorkerPro
     worker.send(Start(assignment=long))
     worker.until(StepProgress)
     worker.send(Cancel(job=long.job))
-    worker.until(Cancelled)
+    _, first = worker.until(Cancelled)
     worker.send(Cancel(job=long.job))
     job = assignment(DATA, "after-cancelled")
     worker.send(Start(assignment=job))
-    worker.until(Trained)
+    reports, trained = worker.until(Trained)
     worker.send(Cancel(job=job.job))
-    worker.until(Cancelled)
+    _, second = worker.until(Cancelled)
+    assert (first.job, trained.job, second.job) == (long.job, job.job, job.job)
+    assert next(report.step for report in reports if isinstance(report, StepProgress)) == 1
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -159,5 +159,6 @@ async def test_a_killed_server_leaves_no_engine(tmp_path: Path) -> None:
             return not any(map(lives, inside))
 
         await eventually(gone)
+        assert not any(map(lives, inside))
     finally:
         serving.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,10 +30,10 @@ class Named(pb_grpc.InferenceServiceServicer):
         return pb.GenerateResponse(text=self._name)
 
     def StreamGenerate(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 
     def GetServerInfo(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 
 
 @contextmanager
@@ -116,9 +116,17 @@ def test_a_request_to_a_replica_that_does_not_listen_is_sent_nowhere_else(
 
 
 def test_a_reload_finds_an_nginx_that_was_started_just_now(proxy: Proxy, stack: ExitStack) -> None:
+    address = stack.enter_context(replica("a"))
     proxy.route_to(["127.0.0.1:1"])
     stack.callback(proxy.start().stop)
-    proxy.route_to(["127.0.0.1:2"])
+    proxy.route_to([address])
+    caller = Caller(proxy, stack)
+    answer = ""
+    # nginx takes the list soon after it was told; nobody listens where it sent requests before.
+    while not answer:
+        with suppress(grpc.RpcError):
+            answer = caller.ask(ADAPTERS[0])
+    assert answer == "a"
 
 
 def test_an_nginx_that_cannot_start_ends_the_bench(proxy: Proxy) -> None:
