@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tailorbird.object_store import ObstoreStore, open_store
-from trainer_svc.database import Database
-from trainer_svc.feed import Feed
-from trainer_svc.store import JobStore
+from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.store import JobStore
 
 
 @pytest.fixture

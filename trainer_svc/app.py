@@ -21,18 +21,18 @@ from tailorbird.service import or_stopped
 from tailorbird.store_check import check_store
 from tailorbird.tuning.v1 import tuning_service_pb2
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import add_TuningServiceServicer_to_server
-from trainer_svc.database import Database
-from trainer_svc.datasets import DatasetStore
-from trainer_svc.dispatcher import Dispatcher
-from trainer_svc.executor import LocalExecutor
-from trainer_svc.feed import Feed
+from trainer_svc.api.servicer import TuningServicer
+from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.dispatch.dispatcher import Dispatcher
+from trainer_svc.dispatch.executor import LocalExecutor
+from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.service import TuningService
+from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import WorkerSettings
-from trainer_svc.publisher import Publisher
-from trainer_svc.service import TuningService
-from trainer_svc.servicer import TuningServicer
 from trainer_svc.settings import TrainerSettings
-from trainer_svc.store import JobStore
 
 _log = structlog.get_logger(__name__)
 

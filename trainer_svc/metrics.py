@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from trainer_svc.jobs import JobState
+from trainer_svc.jobs.model import JobState
 
 
 class TrainerMetrics:

@@ -25,7 +25,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
-from trainer_svc.jobs import EventPayload, Hyperparameters, JobError, LoraSpec, Record
+from trainer_svc.jobs.model import EventPayload, Hyperparameters, JobError, LoraSpec
+from trainer_svc.record import Record
 
 
 class WorkerSettings(Record):

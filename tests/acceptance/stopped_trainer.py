@@ -13,8 +13,8 @@ from typing import Any
 
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.__main__ import main
-from trainer_svc.jobs import JobState, StateChanged, StepProgress
-from trainer_svc.store import JobStore
+from trainer_svc.jobs.model import JobState, StateChanged, StepProgress
+from trainer_svc.jobs.store import JobStore
 
 STEP = 3
 """The moment "running" is the first progress after so many steps."""

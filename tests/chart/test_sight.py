@@ -22,7 +22,7 @@ from tests.chart.helm import Object, Rendered, Values, merged, nested, profile_v
 from tests.chart.promql import grouping, selectors
 from tests.chart.scrape import Scrape, scrapes
 from tools import dashboards
-from trainer_svc.jobs import JobState
+from trainer_svc.jobs.model import JobState
 
 _TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 PROMTOOL = shutil.which("promtool", path=_TOOLS)

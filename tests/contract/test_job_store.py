@@ -12,9 +12,9 @@ import pytest
 from tailorbird.errors import AlreadyExists, FailedPrecondition, LeaseLost, NotFound
 from tailorbird.names import JobName, TenantName
 from tests.unit.trainer_svc.values import make_job, make_manifest
-from trainer_svc.database import Database, DatabaseUnavailable
-from trainer_svc.feed import Feed
-from trainer_svc.jobs import (
+from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.model import (
     Evaluation,
     Hyperparameters,
     JobError,
@@ -22,8 +22,8 @@ from trainer_svc.jobs import (
     StateChanged,
     StepProgress,
 )
-from trainer_svc.publication import Outcome, Publication
-from trainer_svc.store import CancelRequested, JobStore, Lease
+from trainer_svc.jobs.publication import Outcome, Publication
+from trainer_svc.jobs.store import CancelRequested, JobStore, Lease
 
 DIGEST = "a" * 64
 VERSION = "tenants/acme/adapters/voice/versions/20260101T000000-one-1"

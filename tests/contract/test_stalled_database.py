@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import sqlalchemy as sa
 
-from trainer_svc.database import Database
+from trainer_svc.jobs.database import Database
 
 
 class Proxy:

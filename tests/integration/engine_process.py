@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from tailorbird.base_model import load_base_model
-from trainer_svc.jobs import Record
 from trainer_svc.protocol import REPORT, Ready, Reported, WorkerSettings, encode
+from trainer_svc.record import Record
 
 R = TypeVar("R", bound=Record)
 

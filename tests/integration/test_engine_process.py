@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tailorbird.manifest import MODEL_CARD, PROBES, Probes, file_entry
-from trainer_svc.jobs import (
+from trainer_svc.jobs.model import (
     CheckpointSaved,
     Evaluation,
     Hyperparameters,

@@ -28,15 +28,15 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
-from trainer_svc.database import Database, DatabaseUnavailable
-from trainer_svc.datasets import DatasetStore
-from trainer_svc.dispatcher import Dispatcher
-from trainer_svc.feed import Feed
+from trainer_svc.api.servicer import TuningServicer
+from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.dispatch.dispatcher import Dispatcher
+from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.service import TuningService
+from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
-from trainer_svc.publisher import Publisher
-from trainer_svc.service import TuningService
-from trainer_svc.servicer import TuningServicer
-from trainer_svc.store import JobStore
 
 ACME = "tenants/acme"
 RECORD = json.dumps(

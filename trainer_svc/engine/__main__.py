@@ -19,7 +19,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.object_store import open_store
 from tailorbird.printed import log_what_is_printed
 from tailorbird.telemetry import configure_logging
-from trainer_svc.jobs import JobError, Record
+from trainer_svc.jobs.model import JobError
 from trainer_svc.protocol import (
     COMMAND,
     Cancel,
@@ -31,6 +31,7 @@ from trainer_svc.protocol import (
     WorkerSettings,
     encode,
 )
+from trainer_svc.record import Record
 
 
 class Channel:
@@ -83,8 +84,8 @@ def main(fd: int) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from trainer_svc.engine.bank import AdapterBank
     from trainer_svc.engine.base import limit_memory, load_base
+    from trainer_svc.engine.step.bank import AdapterBank
     from trainer_svc.engine.worker import Worker
 
     disable_progress_bar()

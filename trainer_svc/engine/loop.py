@@ -9,11 +9,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tailorbird.errors import FailedPrecondition, StoreUnavailable
-from trainer_svc.engine.bank import AdapterBank
-from trainer_svc.engine.checkpoint import Checkpoints
-from trainer_svc.engine.evaluate import validation_loss
-from trainer_svc.engine.run import Run, StepResult
-from trainer_svc.jobs import CheckpointSaved, Evaluation, EventPayload, JobWarning, StepProgress
+from trainer_svc.engine.result.checkpoint import Checkpoints
+from trainer_svc.engine.result.evaluate import validation_loss
+from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.engine.step.run import Run, StepResult
+from trainer_svc.jobs.model import (
+    CheckpointSaved,
+    Evaluation,
+    EventPayload,
+    JobWarning,
+    StepProgress,
+)
 
 CHECKPOINT_FAILED = "CHECKPOINT_FAILED"
 NON_FINITE_STEP = "NON_FINITE_STEP"

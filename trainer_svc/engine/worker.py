@@ -15,14 +15,14 @@ from tailorbird.errors import NotFound, TailorbirdError, Unavailable
 from tailorbird.local_disk import is_disk_full
 from tailorbird.names import AdapterName, JobName
 from tailorbird.object_store import ObjectStore
-from trainer_svc.engine.bank import AdapterBank
-from trainer_svc.engine.checkpoint import Checkpoints
-from trainer_svc.engine.data import Example, read_examples, split
-from trainer_svc.engine.hyperparameters import resolve, sequence_limit
+from trainer_svc.engine.data.hyperparameters import resolve, sequence_limit
+from trainer_svc.engine.data.tokens import Example, read_examples, split
 from trainer_svc.engine.loop import Ending, Member, StepLoop, evaluate
-from trainer_svc.engine.package import Package, build_package, describe, upload
-from trainer_svc.engine.run import Run
-from trainer_svc.jobs import DataReport, EventPayload, JobError, Prepared, Record, Resumed
+from trainer_svc.engine.result.checkpoint import Checkpoints
+from trainer_svc.engine.result.package import Package, build_package, describe, upload
+from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.engine.step.run import Run
+from trainer_svc.jobs.model import DataReport, EventPayload, JobError, Prepared, Resumed
 from trainer_svc.protocol import (
     Assignment,
     Cancel,
@@ -39,6 +39,7 @@ from trainer_svc.protocol import (
     Uploaded,
     WorkerSettings,
 )
+from trainer_svc.record import Record
 
 AnyCommand = Start | Upload | Cancel | Suspend
 

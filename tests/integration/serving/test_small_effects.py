@@ -13,7 +13,7 @@ from tests.integration.engine_process import WorkerProcess
 from tests.integration.serving.calls import ask
 from tests.integration.serving.process import Client, ServingProcess
 from tests.unit.trainer_svc.engine.tiny import assignment, chats, dataset_ref, jsonl
-from trainer_svc.jobs import Hyperparameters
+from trainer_svc.jobs.model import Hyperparameters
 from trainer_svc.protocol import Start, Trained, Upload, Uploaded
 
 BASE = Path(__file__).parents[3] / "examples" / "demo_base"

@@ -14,11 +14,11 @@ from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry
 from tests.unit.trainer_svc.dispatching import Make
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
-from trainer_svc.datasets import DatasetStore
-from trainer_svc.dispatcher import Dispatcher
+from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.dispatch.dispatcher import Dispatcher
+from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
-from trainer_svc.publisher import Publisher
-from trainer_svc.store import JobStore
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tailorbird.names import JobName
-from trainer_svc.dispatcher import Dispatcher
-from trainer_svc.jobs import TERMINAL, Job, JobState, StateChanged
-from trainer_svc.store import JobStore
+from trainer_svc.dispatch.dispatcher import Dispatcher
+from trainer_svc.jobs.model import TERMINAL, Job, JobState, StateChanged
+from trainer_svc.jobs.store import JobStore
 
 Make = Callable[..., Dispatcher]
 

@@ -7,8 +7,8 @@ import asyncio
 from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObjectStore
 from tests.unit.trainer_svc.values import make_manifest
-from trainer_svc.executor import Worker, WorkerLost
-from trainer_svc.jobs import DataReport, Hyperparameters, JobError, Prepared, StepProgress
+from trainer_svc.dispatch.executor import Worker, WorkerLost
+from trainer_svc.jobs.model import DataReport, Hyperparameters, JobError, Prepared, StepProgress
 from trainer_svc.protocol import (
     Assignment,
     Cancel,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from tailorbird.manifest import AdapterManifest, EvaluationSummary, FileEntry, Lineage
 from tailorbird.names import JobName
-from trainer_svc.jobs import Job, JobSpec, JobState, PromotionPolicy
+from trainer_svc.jobs.model import Job, JobSpec, JobState, PromotionPolicy
 
 
 def make_job(

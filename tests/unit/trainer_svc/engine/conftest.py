@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer_svc.engine.bank import AdapterBank
+from tests.unit.trainer_svc.engine.tiny import make_base
 from trainer_svc.engine.base import Base, load_base
-
-from .tiny import make_base
+from trainer_svc.engine.step.bank import AdapterBank
 
 
 @pytest.fixture(scope="session")

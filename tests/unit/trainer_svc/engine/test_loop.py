@@ -9,13 +9,12 @@ from obstore.store import from_url
 from tailorbird.errors import FailedPrecondition, StoreUnavailable
 from tailorbird.names import JobName
 from tailorbird.object_store import ObstoreStore
-from trainer_svc.engine.bank import AdapterBank
-from trainer_svc.engine.checkpoint import Checkpoints
+from tests.unit.trainer_svc.engine.runs import JOB, make_run
+from tests.unit.trainer_svc.engine.tiny import examples
 from trainer_svc.engine.loop import Ending, Member, StepLoop, evaluate
-from trainer_svc.jobs import CheckpointSaved, EventPayload, JobWarning, StepProgress
-
-from .test_run import JOB, make_run
-from .tiny import examples
+from trainer_svc.engine.result.checkpoint import Checkpoints
+from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.jobs.model import CheckpointSaved, EventPayload, JobWarning, StepProgress
 
 
 class BrokenStore(ObstoreStore):

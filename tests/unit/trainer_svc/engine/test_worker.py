@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from tailorbird.object_store import open_store
-from trainer_svc.engine.bank import AdapterBank
+from tests.unit.trainer_svc.engine.tiny import assignment
+from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.worker import Worker
-from trainer_svc.jobs import Record
 from trainer_svc.protocol import Failed, WorkerSettings
-
-from .tiny import assignment
+from trainer_svc.record import Record
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trainer_svc.engine.data import Example
-from trainer_svc.jobs import Hyperparameters, LoraSpec
+from trainer_svc.engine.data.tokens import Example
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.protocol import Assignment, DatasetRef
 
 CHAT_TEMPLATE = (

@@ -1,0 +1,155 @@
+"""Uploads: whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tailorbird.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    InvalidRecord,
+    NotFound,
+    ResourceExhausted,
+)
+from tailorbird.names import DatasetName
+from tailorbird.object_store import ObstoreStore, open_store
+from trainer_svc.datasets.records import DatasetFormat
+from trainer_svc.datasets.store import DatasetStore
+
+NAME = DatasetName("acme", "chats")
+RECORD = json.dumps({"prompt": "a", "completion": "b", "id": 1}).encode() + b"\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObstoreStore:
+    return open_store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def datasets(store: ObstoreStore, tmp_path: Path) -> DatasetStore:
+    return DatasetStore(store, tmp_path / "spool", max_bytes=10_000, max_record_bytes=1024)
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def left_behind(store: ObstoreStore, tmp_path: Path) -> list[str]:
+    keys = [info.key async for info in store.objects("tenants")]
+    return keys + [path.name for path in (tmp_path / "spool").iterdir()]
+
+
+async def test_stores_what_was_uploaded_whatever_the_chunks(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    data = RECORD * 3 + b"\n" + RECORD.rstrip()
+    dataset = await datasets.upload(NAME, len(data), chunks(data[:10], data[10:11], data[11:]))
+    assert dataset.record_count == 4
+    assert dataset.size_bytes == len(data)
+    assert dataset.format is DatasetFormat.PROMPT_COMPLETION
+    assert dataset.ignored_fields == ("id",)
+    assert await datasets.get(NAME) == dataset
+    assert await store.get(dataset.data_key) == data
+
+
+async def test_the_same_upload_again_returns_the_dataset(datasets: DatasetStore) -> None:
+    first = await datasets.upload(NAME, None, chunks(RECORD))
+    assert await datasets.upload(NAME, None, chunks(RECORD)) == first
+
+
+async def test_other_bytes_under_the_name_are_refused(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    first = await datasets.upload(NAME, None, chunks(RECORD))
+    with pytest.raises(AlreadyExists, match="exists with other content"):
+        await datasets.upload(NAME, None, chunks(RECORD * 2))
+    assert await store.get(first.data_key) == RECORD
+
+
+async def test_two_uploads_at_once_never_mix(datasets: DatasetStore, store: ObstoreStore) -> None:
+    both = await asyncio.gather(
+        datasets.upload(NAME, None, chunks(RECORD)),
+        datasets.upload(NAME, None, chunks(RECORD * 2)),
+        return_exceptions=True,
+    )
+    assert sorted(type(one).__name__ for one in both) == ["AlreadyExists", "Dataset"]
+    dataset = await datasets.get(NAME)
+    assert len(await store.get(dataset.data_key)) == dataset.size_bytes
+
+
+@pytest.mark.parametrize(
+    ("parts", "size", "error", "message"),
+    [
+        ([], None, InvalidArgument, "the file has no records"),
+        ([b"\n \n"], None, InvalidArgument, "the file has no records"),
+        ([RECORD, b"{oops\n", RECORD], None, InvalidRecord, "line 2: not JSON"),
+        ([RECORD, b'{"messages": ['], None, InvalidRecord, "line 2: not JSON"),
+        (
+            [RECORD, b'{"instruction": "a", "output": "b"}'],
+            None,
+            InvalidRecord,
+            "line 2: instruction in a file whose first record is prompt_completion",
+        ),
+        ([RECORD], len(RECORD) + 1, InvalidArgument, "bytes were announced and"),
+        ([RECORD, b"x" * 600, b"x" * 600], None, InvalidRecord, "line 2: longer than 1024 bytes"),
+        ([RECORD * 500], None, InvalidArgument, "at most 10000 are accepted"),
+        ([RECORD], 10_001, InvalidArgument, "at most 10000 are accepted"),
+    ],
+)
+async def test_a_bad_upload_leaves_nothing_behind(
+    datasets: DatasetStore,
+    store: ObstoreStore,
+    tmp_path: Path,
+    parts: list[bytes],
+    size: int | None,
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        await datasets.upload(NAME, size, chunks(*parts))
+    assert await left_behind(store, tmp_path) == []
+
+
+async def test_an_upload_cut_half_way_leaves_nothing_behind(
+    datasets: DatasetStore, store: ObstoreStore, tmp_path: Path
+) -> None:
+    async def cut() -> AsyncIterator[bytes]:
+        yield RECORD
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await datasets.upload(NAME, None, cut())
+    assert await left_behind(store, tmp_path) == []
+    with pytest.raises(NotFound):
+        await datasets.get(NAME)
+
+
+async def test_a_full_disk_is_told_also_when_it_shows_only_at_the_end(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
+    for data in (RECORD, RECORD * 200):
+        with pytest.raises(ResourceExhausted) as caught:
+            await datasets.upload(NAME, None, chunks(data))
+        assert caught.value.reason == "DISK_FULL"
+
+
+async def test_a_negative_size_is_refused(datasets: DatasetStore) -> None:
+    with pytest.raises(InvalidArgument, match=r"header.size_bytes: -1"):
+        await datasets.upload(NAME, -1, chunks(RECORD))
+
+
+async def test_a_start_deletes_what_a_lost_process_left(
+    store: ObstoreStore, tmp_path: Path
+) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "half").write_bytes(b"x")
+    DatasetStore(store, tmp_path / "spool", max_bytes=1, max_record_bytes=1024)
+    assert await left_behind(store, tmp_path) == []

@@ -1,0 +1,47 @@
+"""The legal transitions, and the digest of a specification."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from trainer_svc.jobs.model import ACTIVE, TERMINAL, JobSpec, JobState, LoraSpec, may_follow
+
+WAY = [
+    JobState.QUEUED,
+    JobState.PREPARING,
+    JobState.RUNNING,
+    JobState.EVALUATING,
+    JobState.PUBLISHING,
+    JobState.SUCCEEDED,
+]
+
+
+def test_the_way_of_a_job_that_succeeds() -> None:
+    assert all(may_follow(before, after) for before, after in itertools.pairwise(WAY))
+
+
+@pytest.mark.parametrize("ended", sorted(TERMINAL))
+def test_nothing_follows_an_end(ended: JobState) -> None:
+    assert not any(may_follow(ended, state) for state in JobState)
+
+
+@pytest.mark.parametrize("state", sorted(ACTIVE))
+def test_an_active_job_may_go_back_fail_or_be_cancelled(state: JobState) -> None:
+    assert may_follow(state, JobState.QUEUED)
+    assert may_follow(state, JobState.FAILED)
+    assert may_follow(state, JobState.CANCELLED)
+
+
+def test_no_state_is_skipped() -> None:
+    for index, before in enumerate(WAY):
+        for after in WAY[index + 2 :]:
+            assert not may_follow(before, after)
+
+
+def test_the_digest_changes_with_any_choice() -> None:
+    spec = JobSpec(base_model="b", training_dataset="d", adapter="tenants/a/adapters/x")
+    other = spec.model_copy(update={"lora": LoraSpec(rank=8)})
+    assert spec.sha256() == JobSpec(**spec.model_dump()).sha256()
+    assert spec.sha256() != other.sha256()

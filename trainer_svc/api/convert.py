@@ -1,0 +1,246 @@
+"""Between protobuf and the domain: every field checked by its rule in job.proto, and named."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tailorbird.errors import InvalidArgument
+from tailorbird.names import AdapterName, DatasetName, TenantName
+from tailorbird.rpc.paging import page_position
+from tailorbird.rpc.status import stored_status
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from trainer_svc.datasets.records import DatasetFormat
+from trainer_svc.datasets.store import Dataset
+from trainer_svc.jobs import model
+
+_MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 32, 63, 255
+_MAX_TARGETS = 64
+
+_Number = TypeVar("_Number", int, float)
+
+_FORMATS = {
+    DatasetFormat.CHAT: dataset_pb2.DATASET_FORMAT_CHAT,
+    DatasetFormat.PROMPT_COMPLETION: dataset_pb2.DATASET_FORMAT_PROMPT_COMPLETION,
+    DatasetFormat.INSTRUCTION: dataset_pb2.DATASET_FORMAT_INSTRUCTION,
+}
+_POLICIES = {
+    job_pb2.PROMOTION_POLICY_UNSPECIFIED: model.PromotionPolicy.ALWAYS,
+    job_pb2.PROMOTION_POLICY_ALWAYS: model.PromotionPolicy.ALWAYS,
+    job_pb2.PROMOTION_POLICY_MANUAL: model.PromotionPolicy.MANUAL,
+}
+
+
+def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
+    """Return a checked specification; InvalidArgument names the field, the value and the limit."""
+    at = "job.spec."
+    fraction = None
+    if spec.HasField("validation_fraction"):
+        fraction = _within(
+            at + "validation_fraction", spec.validation_fraction, 0, 0.5, open_low=True
+        )
+    validation = None
+    if spec.HasField("validation_dataset"):
+        validation = str(DatasetName.parse(spec.validation_dataset, at + "validation_dataset"))
+    return model.JobSpec(
+        base_model=spec.base_model,
+        training_dataset=str(DatasetName.parse(spec.training_dataset, at + "training_dataset")),
+        validation_dataset=validation,
+        validation_fraction=fraction,
+        adapter=str(AdapterName.parse(spec.adapter, at + "adapter")),
+        lora=_lora(spec.lora, at + "lora."),
+        hyperparameters=_hyperparameters(spec.hyperparameters, at + "hyperparameters."),
+        promotion_policy=_policy(spec.promotion_policy),
+        labels=_labels(spec.labels),
+    )
+
+
+def _lora(lora: job_pb2.LoraConfig, at: str) -> model.LoraSpec:
+    rank = lora.rank if lora.HasField("rank") else model.LoraSpec().rank
+    alpha = 2.0 * rank
+    if lora.HasField("alpha"):
+        alpha = _within(at + "alpha", lora.alpha, 0, 1024, open_low=True)
+    if len(lora.target_modules) > _MAX_TARGETS:
+        raise InvalidArgument(at + "target_modules", f"more than {_MAX_TARGETS} names")
+    for index, target in enumerate(lora.target_modules):
+        # PEFT would read a pattern; a plain identifier leaves no room for one.
+        if not target.isidentifier() or not target.isascii() or len(target) > 64:
+            raise InvalidArgument(
+                f"{at}target_modules[{index}]", f"{target[:80]!r} is not a layer's last name"
+            )
+    return model.LoraSpec(
+        rank=rank,
+        alpha=alpha,
+        target_modules=tuple(sorted(set(lora.target_modules))),
+        use_rslora=lora.use_rslora,
+        dropout=_within(at + "dropout", lora.dropout, 0, 1, open_high=True),
+    )
+
+
+def _hyperparameters(given: job_pb2.Hyperparameters, at: str) -> model.Hyperparameters:
+    def number(field: str, low: float, high: float, *, open_low: bool = False) -> float | None:
+        if not given.HasField(field):  # type: ignore[arg-type]
+            return None
+        return _within(at + field, float(getattr(given, field)), low, high, open_low=open_low)
+
+    def whole(field: str, low: int, high: int) -> int | None:
+        if not given.HasField(field):  # type: ignore[arg-type]
+            return None
+        return _within(at + field, int(getattr(given, field)), low, high)
+
+    most = 2**31 - 1
+    return model.Hyperparameters(
+        learning_rate=number("learning_rate", 0, 1, open_low=True),
+        epochs=whole("epochs", 1, 1000),
+        batch_tokens=whole("batch_tokens", 64, 2**20),
+        max_sequence_length=whole("max_sequence_length", 16, most),
+        warmup_ratio=number("warmup_ratio", 0, 0.5),
+        weight_decay=number("weight_decay", 0, 1),
+        seed=whole("seed", 0, most),
+        evaluation_interval=whole("evaluation_interval", 1, most),
+        checkpoint_interval=whole("checkpoint_interval", 1, most),
+    )
+
+
+def _policy(policy: job_pb2.PromotionPolicy.ValueType) -> model.PromotionPolicy:
+    if policy not in _POLICIES:
+        raise InvalidArgument("job.spec.promotion_policy", f"{policy} is not a policy")
+    return _POLICIES[policy]
+
+
+def _labels(labels: object) -> dict[str, str]:
+    given: dict[str, str] = dict(labels)  # type: ignore[call-overload]
+    if len(given) > _MAX_LABELS:
+        raise InvalidArgument("job.spec.labels", f"{len(given)} labels; at most {_MAX_LABELS}")
+    for key, value in given.items():
+        if not 1 <= len(key) <= _MAX_LABEL_KEY or len(value) > _MAX_LABEL_VALUE:
+            raise InvalidArgument(
+                "job.spec.labels",
+                f"{key[:80]!r}: keys have 1 to {_MAX_LABEL_KEY} characters,"
+                f" values at most {_MAX_LABEL_VALUE}",
+            )
+    return given
+
+
+def _within(
+    field: str,
+    value: _Number,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> _Number:
+    inside = (low < value if open_low else low <= value) and (
+        value < high if open_high else value <= high
+    )
+    if not math.isfinite(value) or not inside:
+        limits = f"{'above' if open_low else 'at least'} {low:g} and "
+        limits += f"{'below' if open_high else 'at most'} {high:.15g}"
+        raise InvalidArgument(field, f"{value:.15g} is not {limits}")
+    return value
+
+
+def state_from_proto(state: job_pb2.JobState.ValueType) -> model.JobState | None:
+    """Return the state to filter by, or None for any."""
+    if state == job_pb2.JOB_STATE_UNSPECIFIED:
+        return None
+    try:
+        return model.JobState(job_pb2.JobState.Name(state).removeprefix("JOB_STATE_"))
+    except ValueError as error:
+        raise InvalidArgument("state", f"{state} is not a job state") from error
+
+
+def position_of(job: model.Job) -> str:
+    """Return where the page after `job` begins, for its token."""
+    return f"{job.create_time.isoformat()} {job.name.job}"
+
+
+def position_from_token(parent: TenantName, token: str) -> tuple[datetime, str] | None:
+    """Return after which (create_time, job) the page begins, or None for the first page."""
+    if not token:
+        return None
+    time, _, job = page_position(parent, token).partition(" ")
+    try:
+        return datetime.fromisoformat(time).astimezone(UTC), job
+    except ValueError as error:
+        raise InvalidArgument("page_token", "not a next_page_token of this method") from error
+
+
+def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
+    """Return the message for a dataset."""
+    return dataset_pb2.Dataset(
+        name=dataset.name,
+        format=_FORMATS[dataset.format],
+        record_count=dataset.record_count,
+        size_bytes=dataset.size_bytes,
+        sha256=dataset.sha256,
+        create_time=timestamp(dataset.create_time),
+        ignored_fields=dataset.ignored_fields,
+    )
+
+
+def job_to_proto(job: model.Job) -> job_pb2.Job:
+    """Return the message for a job."""
+    message = job_pb2.Job(
+        name=str(job.name),
+        spec=_spec_to_proto(job.spec),
+        state=state_to_proto(job.state),
+        create_time=timestamp(job.create_time),
+        version=job.version,
+        promoted=job.promoted,
+        promotion_refusal=job.promotion_refusal,
+        lease_epoch=job.lease_epoch,
+    )
+    if job.error is not None:
+        message.error.CopyFrom(
+            stored_status(job.error.reason, job.error.message, job.error.metadata)
+        )
+    if job.start_time is not None:
+        message.start_time.CopyFrom(timestamp(job.start_time))
+    if job.end_time is not None:
+        message.end_time.CopyFrom(timestamp(job.end_time))
+    if job.progress is not None:
+        message.progress.CopyFrom(job_pb2.JobProgress(**job.progress.model_dump()))
+    if job.effective_hyperparameters is not None:
+        message.effective_hyperparameters.CopyFrom(
+            hyperparameters_to_proto(job.effective_hyperparameters)
+        )
+    return message
+
+
+def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
+    message = job_pb2.JobSpec(
+        base_model=spec.base_model,
+        training_dataset=spec.training_dataset,
+        adapter=spec.adapter,
+        lora=job_pb2.LoraConfig(**spec.lora.model_dump()),
+        hyperparameters=hyperparameters_to_proto(spec.hyperparameters),
+        promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{spec.promotion_policy}"),
+        labels=spec.labels,
+    )
+    if spec.validation_dataset is not None:
+        message.validation_dataset = spec.validation_dataset
+    if spec.validation_fraction is not None:
+        message.validation_fraction = spec.validation_fraction
+    return message
+
+
+def hyperparameters_to_proto(values: model.Hyperparameters) -> job_pb2.Hyperparameters:
+    """Return the message for hyperparameters; what is None stays unset."""
+    return job_pb2.Hyperparameters(**values.model_dump(exclude_none=True))
+
+
+def state_to_proto(state: model.JobState) -> job_pb2.JobState.ValueType:
+    """Return the enum value for a state."""
+    return job_pb2.JobState.Value(f"JOB_STATE_{state}")
+
+
+def timestamp(time: datetime) -> Timestamp:
+    """Return the message for a time."""
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message

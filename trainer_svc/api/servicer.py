@@ -1,0 +1,178 @@
+"""TuningService at the gRPC edge: a method converts, calls once, converts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from tailorbird import __version__
+from tailorbird.base_model import BaseModelFiles
+from tailorbird.errors import InvalidArgument
+from tailorbird.metadata import WATCHING
+from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, check_id
+from tailorbird.rpc.auth import current_caller
+from tailorbird.rpc.endless import EndlessCalls
+from tailorbird.rpc.paging import page_size, page_token
+from tailorbird.tuning.v1 import tuning_service_pb2 as pb
+from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
+from trainer_svc.api import convert
+from trainer_svc.api.convert_events import event_to_proto
+from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.jobs.service import TuningService
+from trainer_svc.metrics import TrainerMetrics
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_MAX_REQUEST_ID = 128
+
+
+class TuningServicer(pb_grpc.TuningServiceServicer):
+    """Checks the caller's tenants, and converts."""
+
+    def __init__(
+        self,
+        service: TuningService,
+        datasets: DatasetStore,
+        base: BaseModelFiles,
+        metrics: TrainerMetrics,
+        endless: EndlessCalls,
+        *,
+        max_dataset_bytes: int,
+        max_record_bytes: int,
+        workers: int,
+        device: str,
+    ) -> None:
+        self._service = service
+        self._datasets = datasets
+        self._base = base
+        self._metrics = metrics
+        self._endless = endless
+        self._max_dataset_bytes = max_dataset_bytes
+        self._max_record_bytes = max_record_bytes
+        self._workers = workers
+        self._device = device
+
+    async def UploadDataset(
+        self, request_iterator: AsyncIterator[pb.UploadDatasetRequest], context: _Context
+    ) -> pb.UploadDatasetResponse:
+        """See tuning_service.proto."""
+        header = await _header(request_iterator)
+        tenant = TenantName.parse(header.parent, "header.parent")
+        current_caller().check(tenant)
+        name = DatasetName(tenant.tenant, check_id("header.dataset_id", header.dataset_id))
+        size = header.size_bytes if header.HasField("size_bytes") else None
+        dataset = await self._datasets.upload(name, size, _chunks(request_iterator))
+        self._metrics.datasets.inc()
+        self._metrics.dataset_bytes.inc(dataset.size_bytes)
+        return pb.UploadDatasetResponse(dataset=convert.dataset_to_proto(dataset))
+
+    async def GetDataset(
+        self, request: pb.GetDatasetRequest, context: _Context
+    ) -> pb.GetDatasetResponse:
+        """See tuning_service.proto."""
+        name = DatasetName.parse(request.name)
+        current_caller().check(name)
+        dataset = await self._datasets.get(name)
+        return pb.GetDatasetResponse(dataset=convert.dataset_to_proto(dataset))
+
+    async def CreateJob(
+        self, request: pb.CreateJobRequest, context: _Context
+    ) -> pb.CreateJobResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        if request.job_id:
+            check_id("job_id", request.job_id)
+        if len(request.request_id) > _MAX_REQUEST_ID:
+            raise InvalidArgument("request_id", f"longer than {_MAX_REQUEST_ID} characters")
+        job = await self._service.create_job(
+            tenant,
+            convert.spec_from_proto(request.job.spec),
+            job_id=request.job_id,
+            request_id=request.request_id,
+            validate_only=request.validate_only,
+        )
+        return pb.CreateJobResponse(job=convert.job_to_proto(job))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:
+        """See tuning_service.proto."""
+        name = JobName.parse(request.name)
+        current_caller().check(name)
+        return pb.GetJobResponse(job=convert.job_to_proto(await self._service.get_job(name)))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: _Context) -> pb.ListJobsResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        jobs, more = await self._service.list_jobs(
+            tenant,
+            limit=page_size(request.page_size),
+            after=convert.position_from_token(tenant, request.page_token),
+            state=convert.state_from_proto(request.state),
+            adapter=AdapterName.parse(request.adapter, "adapter") if request.adapter else None,
+        )
+        return pb.ListJobsResponse(
+            jobs=[convert.job_to_proto(job) for job in jobs],
+            next_page_token=page_token(tenant, convert.position_of(jobs[-1])) if more else "",
+        )
+
+    async def CancelJob(
+        self, request: pb.CancelJobRequest, context: _Context
+    ) -> pb.CancelJobResponse:
+        """See tuning_service.proto."""
+        name = JobName.parse(request.name)
+        current_caller().check(name)
+        return pb.CancelJobResponse(job=convert.job_to_proto(await self._service.cancel_job(name)))
+
+    async def WatchJob(  # type: ignore[override]  # gRPC takes a coroutine that writes, too
+        self, request: pb.WatchJobRequest, context: _Context
+    ) -> None:
+        """See tuning_service.proto. Writes itself, so that a stop ends a write nobody reads."""
+        name = JobName.parse(request.name)
+        current_caller().check(name)
+        async with (
+            self._endless.call(),
+            aclosing(self._service.watch_job(name, request.after_sequence)) as events,
+        ):
+            # A watcher knows by this that it is heard, however long no event comes. It is heard
+            # once the job store answers: whoever hears begins the next wait anew.
+            await self._service.get_job(name)
+            await context.send_initial_metadata(((WATCHING, "1"),))
+            async for event in events:
+                await context.write(pb.WatchJobResponse(event=event_to_proto(event)))
+
+    async def GetTrainerInfo(
+        self, request: pb.GetTrainerInfoRequest, context: _Context
+    ) -> pb.GetTrainerInfoResponse:
+        """See tuning_service.proto."""
+        base = pb.BaseModel(
+            name=self._base.name,
+            digest=self._base.digest,
+            max_sequence_length=self._base.max_sequence_length,
+        )
+        return pb.GetTrainerInfoResponse(
+            base_models=[base],
+            ranks=await self._service.ranks(),
+            max_dataset_bytes=self._max_dataset_bytes,
+            max_record_bytes=self._max_record_bytes,
+            workers=self._workers,
+            device=self._device,
+            service_version=__version__,
+        )
+
+
+async def _header(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.UploadDatasetHeader:
+    async for request in requests:
+        if request.WhichOneof("content") == "header":
+            return request.header
+        break
+    raise InvalidArgument("header", "the first message must be the header")
+
+
+async def _chunks(requests: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("content") != "chunk":
+            raise InvalidArgument("chunk", "every message after the first must be a chunk")
+        yield request.chunk

@@ -1,0 +1,1 @@
+"""Uploaded datasets: checked record by record, kept in the object store."""

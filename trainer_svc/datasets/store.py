@@ -1,0 +1,224 @@
+"""Datasets: spooled to disk as they arrive, every line read, then stored whole or not at all.
+
+tenants/{tenant}/datasets/{dataset}/data-{sha256}.jsonl   the bytes
+tenants/{tenant}/datasets/{dataset}/meta.json             written last: the dataset's existence
+
+The data's key holds its digest, so that two uploads under one name can never mix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from pydantic import ConfigDict, ValidationError
+
+from tailorbird.errors import (
+    AlreadyExists,
+    DataCorrupt,
+    InvalidArgument,
+    InvalidRecord,
+    NotFound,
+    ResourceExhausted,
+)
+from tailorbird.local_disk import is_disk_full
+from tailorbird.names import DatasetName
+from tailorbird.object_store import ObjectExists, ObjectStore
+from trainer_svc.datasets.records import DatasetFormat, ignored_keys, parse_record
+from trainer_svc.record import Record
+
+_MAX_IGNORED_KEYS = 32
+_MAX_META_BYTES = 2**20
+
+
+class Dataset(Record):
+    """A stored dataset; see `tailorbird.tuning.v1.Dataset`. Fields of a newer writer are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    format: DatasetFormat
+    record_count: int
+    size_bytes: int
+    sha256: str
+    create_time: datetime
+    ignored_fields: tuple[str, ...]
+
+    @property
+    def data_key(self) -> str:
+        """Key of the bytes in the object store."""
+        return f"{self.name}/data-{self.sha256}.jsonl"
+
+
+class DatasetStore:
+    """Takes uploads and finds datasets again.
+
+    `spool_dir` holds uploads under way; what a lost process left there is deleted at start.
+    """
+
+    def __init__(
+        self, store: ObjectStore, spool_dir: Path, max_bytes: int, max_record_bytes: int
+    ) -> None:
+        self._store = store
+        self._spool_dir = spool_dir
+        self._max_bytes = max_bytes
+        self._max_record_bytes = max_record_bytes
+        spool_dir.mkdir(parents=True, exist_ok=True)
+        for leftover in spool_dir.iterdir():
+            leftover.unlink()
+
+    async def upload(
+        self, name: DatasetName, size_bytes: int | None, chunks: AsyncIterator[bytes]
+    ) -> Dataset:
+        """Store what `chunks` hold under `name`; nothing is stored if this raises.
+
+        Raises InvalidRecord with the first bad line, InvalidArgument for an empty, oversized or
+        truncated file, AlreadyExists if other bytes have the name.
+        """
+        if size_bytes is not None and size_bytes < 0:
+            raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
+        self._check_size(size_bytes or 0)
+        # Closing the file writes what is buffered: a full disk may show only then.
+        with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
+            spool = _Spool(file, self._max_record_bytes)
+            async for chunk in chunks:
+                self._check_size(spool.size + len(chunk))
+                await asyncio.to_thread(spool.feed, chunk)
+            dataset = await asyncio.to_thread(spool.finish, name, size_bytes)
+            return await self._publish(name, dataset, Path(file.name))
+
+    async def get(self, name: DatasetName) -> Dataset:
+        """Return a dataset; NotFound if there is none."""
+        try:
+            data = await self._store.get(f"{name}/meta.json", _MAX_META_BYTES)
+        except NotFound as error:
+            raise NotFound(name, reason="DATASET_NOT_FOUND") from error
+        try:
+            return Dataset.model_validate_json(data)
+        except ValidationError as error:
+            raise DataCorrupt(f"{name}/meta.json is not a dataset's record") from error
+
+    async def _publish(self, name: DatasetName, dataset: Dataset, path: Path) -> Dataset:
+        existing = await self._find(name)
+        if existing is None:
+            meta = dataset.model_dump_json().encode()
+            await self._store.upload(dataset.data_key, path)
+            try:
+                await self._store.create(f"{name}/meta.json", meta)
+            except ObjectExists:
+                existing = await self.get(name)
+                if existing.sha256 != dataset.sha256:
+                    await self._store.delete(dataset.data_key)
+            else:
+                return dataset
+        if existing.sha256 != dataset.sha256:
+            raise AlreadyExists(
+                f"{name} exists with other content (sha256 {existing.sha256})",
+                reason="DATASET_EXISTS",
+                name=name,
+            )
+        return existing
+
+    async def _find(self, name: DatasetName) -> Dataset | None:
+        try:
+            return await self.get(name)
+        except NotFound:
+            return None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise InvalidArgument(
+                "chunk",
+                f"{size} bytes or more are too many: at most {self._max_bytes} are accepted",
+                reason="DATASET_TOO_LARGE",
+                limit=self._max_bytes,
+            )
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise ResourceExhausted(
+            "the trainer's disk is full", reason="DISK_FULL", retry_after=60
+        ) from error
+
+
+class _Spool:
+    """Writes bytes to a file while it reads every line of them, in bounded memory."""
+
+    def __init__(self, file: IO[bytes], max_record_bytes: int) -> None:
+        self.size = 0
+        self._file = file
+        self._max_record_bytes = max_record_bytes
+        self._sha256 = hashlib.sha256()
+        self._rest = b""
+        self._line = 0
+        self._records = 0
+        self._format: DatasetFormat | None = None
+        self._ignored: set[str] = set()
+
+    def feed(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self._sha256.update(chunk)
+        self.size += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._read(line)
+        self._check_length(self._line + 1, self._rest)
+
+    def finish(self, name: DatasetName, size_bytes: int | None) -> Dataset:
+        if size_bytes is not None and size_bytes != self.size:
+            raise InvalidArgument(
+                "header.size_bytes",
+                f"{size_bytes} bytes were announced and {self.size} came",
+                reason="UPLOAD_TRUNCATED",
+            )
+        if self._rest:
+            self._read(self._rest)
+        if self._format is None:
+            raise InvalidArgument("chunk", "the file has no records", reason="DATASET_EMPTY")
+        self._file.flush()
+        return Dataset(
+            name=str(name),
+            format=self._format,
+            record_count=self._records,
+            size_bytes=self.size,
+            sha256=self._sha256.hexdigest(),
+            create_time=datetime.now(UTC),
+            ignored_fields=tuple(sorted(self._ignored)[:_MAX_IGNORED_KEYS]),
+        )
+
+    def _read(self, data: bytes) -> None:
+        self._line += 1
+        self._check_length(self._line, data)
+        if not data.strip():
+            return
+        format_, record = parse_record(self._line, data)
+        self._format = self._format or format_
+        if format_ is not self._format:
+            raise InvalidRecord(
+                self._line,
+                f"{format_} in a file whose first record is {self._format}: one format a file",
+                reason="MIXED_FORMATS",
+            )
+        self._records += 1
+        if len(self._ignored) < _MAX_IGNORED_KEYS:
+            self._ignored |= {key[:64] for key in ignored_keys(format_, record)}
+
+    def _check_length(self, line: int, data: bytes) -> None:
+        if len(data) > self._max_record_bytes:
+            raise InvalidRecord(
+                line,
+                f"longer than {self._max_record_bytes} bytes",
+                reason="RECORD_TOO_LONG",
+            )

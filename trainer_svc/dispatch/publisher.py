@@ -1,0 +1,105 @@
+"""Publishes what a worker has uploaded: commit in the job store, then the outbox, then clean up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import structlog
+
+from tailorbird.errors import StoreUnavailable
+from tailorbird.manifest import MANIFEST, AdapterManifest
+from tailorbird.names import JobName, VersionName, version_id
+from tailorbird.object_store import ObjectStore, delete_folder
+from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from trainer_svc.checkpoints import delete_checkpoints
+from trainer_svc.dispatch.backoff import insist
+from trainer_svc.jobs.model import Job, JobState, PromotionPolicy
+from trainer_svc.jobs.publication import Publication, publish
+from trainer_svc.jobs.store import JobStore, Lease
+from trainer_svc.metrics import TrainerMetrics
+
+_log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """From "trained" to "served", in steps that any later holder of the job can repeat."""
+
+    def __init__(self, jobs: JobStore, store: ObjectStore, metrics: TrainerMetrics) -> None:
+        self._jobs = jobs
+        self._store = store
+        self._registry = AdapterRegistry(store)
+        self._metrics = metrics
+
+    async def allocate(self, lease: Lease, job: Job) -> VersionName:
+        """Allocate the version's id in the job store, before the first byte is uploaded.
+
+        What an earlier epoch uploaded and never committed is deleted: no manifest can follow it.
+        """
+        id_ = version_id(job.name, lease.epoch, datetime.now(UTC))
+        abandoned = await self._jobs.allocate_version(lease, id_)
+        if abandoned:
+            await self._forget(f"{job.spec.adapter}/versions/{abandoned}")
+        return job.spec.adapter_name.version(id_)
+
+    async def publish(self, lease: Lease, job: Job, manifest: AdapterManifest) -> None:
+        """Commit the version, then write it. CancelRequested if a caller was faster."""
+        route = None
+        if job.spec.promotion_policy is PromotionPolicy.ALWAYS:
+            route = await insist(lambda: self._next_route(job, manifest))
+        publication = Publication(manifest=manifest, route=route)
+        await insist(lambda: self._jobs.commit(lease, publication))
+        await self.finish(lease, publication)
+
+    async def finish(self, lease: Lease, publication: Publication) -> None:
+        """Write a committed version and end its job; tries again until the store answers."""
+        outcome = await insist(lambda: publish(self._registry, publication))
+        await insist(lambda: self._jobs.succeed(lease, publication, outcome))
+        self._metrics.versions.labels(str(outcome.promoted).lower()).inc()
+        self._metrics.finished.labels(JobState.SUCCEEDED, "").inc()
+        _log.info(
+            "version published",
+            job=str(lease.job),
+            version=publication.manifest.version,
+            promoted=outcome.promoted,
+            route_generation=outcome.route_generation,
+        )
+        await self._forget_checkpoints(lease.job)
+
+    async def discard(self, job: Job, version: VersionName | None) -> None:
+        """Delete what a job that publishes nothing has left behind."""
+        await self._forget_checkpoints(job.name)
+        if version is not None:
+            await self._forget(str(version))
+
+    async def _next_route(self, job: Job, manifest: AdapterManifest) -> Route:
+        adapter = job.spec.adapter_name
+        head = await self._registry.head(adapter)
+        version = VersionName.parse(manifest.version)
+        return Route(
+            generation=await self._registry.next_generation(adapter, head),
+            versions=(RoutedVersion(version=version.version),),
+            reason="publish",
+            actor=str(job.name),
+            create_time=datetime.now(UTC),
+            nonce=version.version,
+        )
+
+    async def _forget(self, version: str) -> None:
+        """Delete what was uploaded of a version that will never exist."""
+        with _best_effort(version):
+            await delete_folder(self._store, version, first=MANIFEST)
+
+    async def _forget_checkpoints(self, job: JobName) -> None:
+        with _best_effort(f"{job}/checkpoints"):
+            await delete_checkpoints(self._store, job)
+
+
+@contextmanager
+def _best_effort(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        # Nothing reads it any more; it only takes space.
+        _log.warning("left behind", folder=folder, error=error.message)

@@ -1,0 +1,1 @@
+"""What is kept of a run, judged, proven and published."""

@@ -1,0 +1,167 @@
+"""A trained adapter's files: PEFT's own format, the certificate, the model card; and their upload.
+
+Every tensor is in the base checkpoint's own precision, under the names PEFT and vLLM load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from tailorbird import __version__
+from tailorbird.errors import Conflict, FailedPrecondition
+from tailorbird.manifest import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CARD,
+    PROBES,
+    AdapterManifest,
+    EvaluationSummary,
+    Lineage,
+    file_entry,
+)
+from tailorbird.names import VersionName
+from tailorbird.object_store import ObjectExists, ObjectStore
+from trainer_svc.engine.data.tokens import Example
+from trainer_svc.engine.result.certificate import make_probes
+from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.engine.step.run import Run
+from trainer_svc.protocol import Assignment, WorkerSettings
+
+FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES, MODEL_CARD)
+
+
+@dataclass(frozen=True)
+class Package:
+    """The files of `FILES` in `folder`, and what the manifest says of them."""
+
+    folder: Path
+    target_modules: tuple[str, ...]
+    tensors: dict[str, tuple[int, ...]]
+    evaluation: EvaluationSummary
+
+
+def build_package(
+    folder: Path,
+    bank: AdapterBank,
+    run: Run,
+    probe_examples: Sequence[Example],
+    assignment: Assignment,
+    settings: WorkerSettings,
+) -> Package:
+    """Round the run's adapter as it is saved and write its files into `folder`.
+
+    Training is over after that. FailedPrecondition (NON_FINITE) if no step was ever finite.
+    """
+    if run.state.training_loss is None:
+        raise FailedPrecondition(
+            "no step had a finite loss and gradient; try a lower learning rate", reason="NON_FINITE"
+        )
+    folder.mkdir(parents=True)
+    dtype = torch.bfloat16 if bank.base.dtype == torch.bfloat16 else torch.float32
+    run.adapter.round_to(dtype)
+    tensors = run.adapter.tensors(dtype)
+    (folder / ADAPTER_WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+    config = {
+        **run.adapter.config.to_dict(),
+        "base_model_name_or_path": settings.base_model_name,
+        "inference_mode": True,
+    }
+    (folder / ADAPTER_CONFIG).write_text(
+        json.dumps(config, indent=2, sort_keys=True, default=sorted) + "\n", encoding="utf-8"
+    )
+    (folder / PROBES).write_bytes(make_probes(bank, probe_examples).to_json())
+    package = Package(
+        folder=folder,
+        target_modules=tuple(sorted(run.adapter.config.target_modules)),
+        tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        evaluation=EvaluationSummary(
+            steps=run.state.step,
+            training_loss=run.state.training_loss,
+            validation_loss=run.state.validation_loss,
+            base_validation_loss=run.state.base_validation_loss,
+        ),
+    )
+    (folder / MODEL_CARD).write_text(_model_card(package, run, assignment, settings), "utf-8")
+    return package
+
+
+def describe(
+    package: Package, version: VersionName, assignment: Assignment, settings: WorkerSettings
+) -> AdapterManifest:
+    """Return the manifest of `version`, made of the package."""
+    lora = assignment.lora
+    return AdapterManifest(
+        version=str(version),
+        create_time=datetime.now(UTC),
+        base_model=settings.base_model_name,
+        base_model_digest=settings.base_model_digest,
+        chat_template_digest=settings.chat_template_digest,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        use_rslora=lora.use_rslora,
+        target_modules=package.target_modules,
+        tensors=package.tensors,
+        files={name: file_entry(package.folder / name) for name in FILES},
+        lineage=Lineage(
+            job=assignment.job,
+            training_dataset=assignment.training.name,
+            training_dataset_sha256=assignment.training.sha256,
+            spec_sha256=assignment.spec_sha256,
+            parent_version=assignment.parent_version,
+            code_version=__version__,
+        ),
+        evaluation=package.evaluation,
+    )
+
+
+async def upload(store: ObjectStore, package: Package, version: VersionName) -> None:
+    """Put every file under `version`, create-only; StoreUnavailable if the store is down.
+
+    A file that is there already and the same is left; Conflict if it differs.
+    """
+    for name in FILES:
+        data = (package.folder / name).read_bytes()
+        key = f"{version}/{name}"
+        try:
+            await store.create(key, data)
+        except ObjectExists:
+            if await store.get(key) != data:
+                raise Conflict(f"{key} was written by somebody else", key=key) from None
+
+
+def _model_card(
+    package: Package, run: Run, assignment: Assignment, settings: WorkerSettings
+) -> str:
+    lora, hyper, score = assignment.lora, run.hyperparameters, package.evaluation
+    rows = {
+        "Base model": f"{settings.base_model_name} (`{settings.base_model_digest}`)",
+        "Job": f"`{assignment.job}`",
+        "Training data": f"`{assignment.training.name}` (sha256 `{assignment.training.sha256}`)",
+        "Rank, alpha": f"{lora.rank}, {lora.alpha:g}" + (" (rsLoRA)" if lora.use_rslora else ""),
+        "Layers": ", ".join(package.target_modules),
+        "Steps": f"{score.steps} ({hyper.epochs} epochs, {hyper.batch_tokens} tokens a step)",
+        "Learning rate": f"{hyper.learning_rate:.3g}",
+        "Seed": str(hyper.seed),
+        "Training loss": f"{score.training_loss:.4f} nats per token",
+        "Validation loss": _loss(score.validation_loss),
+        "Validation loss of the base": _loss(score.base_validation_loss),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"---\nbase_model: {json.dumps(settings.base_model_name)}\nlibrary_name: peft\n"
+        f"tags: [lora, tailorbird]\n---\n\n# {assignment.adapter}\n\n"
+        f"A LoRA adapter, made by Tailorbird {__version__}. "
+        "`probes.json` holds what a forward pass with it must give.\n\n"
+        f"| | |\n|---|---|\n{table}\n"
+    )
+
+
+def _loss(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f} nats per token"

@@ -1,0 +1,1 @@
+"""Low-rank updates over one frozen base, and the steps they take."""

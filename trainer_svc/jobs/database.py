@@ -1,0 +1,123 @@
+"""One database behind one engine: connections, transactions, and drivers' errors made ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from tailorbird.errors import InvalidArgument, Unavailable
+from trainer_svc.jobs import migrations
+
+_CHECK_SECONDS = 15.0
+_CLOSE_SECONDS = 2.0
+_MAX_TEXT = 300
+
+
+class DatabaseUnavailable(Unavailable):
+    """The job store's database did not answer as it should."""
+
+    default_reason = "DATABASE_UNAVAILABLE"
+
+
+class Database:
+    """Opens transactions; `read` sees a snapshot, `write` may change it.
+
+    IntegrityError passes through: only the statement's author knows what it means. Every other
+    error of the driver becomes DatabaseUnavailable.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine: AsyncEngine = create_async_engine(url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise InvalidArgument("database_url", f"cannot be used: {error}") from error
+        except ValueError as error:
+            # What it says may be a part of the password.
+            raise InvalidArgument(
+                "database_url",
+                "its port is no number: in a password, characters such as : / @ are to be "
+                "percent-encoded",
+            ) from error
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)
+            sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
+
+    async def migrate(self) -> None:
+        """Bring the schema to the newest version.
+
+        Raises DatabaseUnavailable, with the driver's words, if the database cannot be reached.
+        """
+        await self._check()
+        async with self.write() as connection:
+            await connection.run_sync(migrations.upgrade)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end and rolled back on any error."""
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except (DBAPIError, SQLAlchemyError, OSError) as error:
+            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads."""
+        try:
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(tailorbird_read=True)
+        except (DBAPIError, SQLAlchemyError, OSError) as error:
+            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
+    async def _check(self) -> None:
+        where = _where(self._engine.url)
+        cause: Exception
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS), self._engine.connect():
+                return
+        except TimeoutError as error:
+            problem, cause = f"no connection within {_CHECK_SECONDS:g} s", error
+        except Exception as error:
+            # Drivers let their own errors through while they connect.
+            origin = getattr(error, "orig", None) or error
+            text = " ".join(str(origin).split())[:_MAX_TEXT]
+            problem, cause = f"{type(origin).__name__}: {text}", error
+        raise DatabaseUnavailable(
+            f"the job store at {where} cannot be used: {problem}", setting="database_url"
+        ) from cause
+
+    async def close(self) -> None:
+        """Close every connection; one to a database that hangs is left behind."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._engine.dispose()
+
+
+def _where(url: sa.URL) -> str:
+    """Return `url` without what may be secret: a driver takes a password from the query, too."""
+    # Of a password with an @ in it, the rest stands before the host.
+    host = url.host and url.host.rpartition("@")[2]
+    return url.set(host=host, query={}).render_as_string(hide_password=True)
+
+
+def _sqlite_connect(connection: Any, _: object) -> None:
+    # The driver must not begin transactions by itself: `_sqlite_begin` does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # A writer that begins as a reader can meet SQLITE_BUSY half-way; IMMEDIATE waits up front.
+    read = connection.get_execution_options().get("tailorbird_read", False)
+    connection.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")

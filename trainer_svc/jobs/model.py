@@ -1,0 +1,255 @@
+"""What a job is: its specification, its states, what happens to it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tailorbird.names import AdapterName, JobName
+from trainer_svc.record import Record
+
+
+class JobState(StrEnum):
+    """See `tailorbird.tuning.v1.JobState`."""
+
+    QUEUED = "QUEUED"
+    PREPARING = "PREPARING"
+    RUNNING = "RUNNING"
+    EVALUATING = "EVALUATING"
+    PUBLISHING = "PUBLISHING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+ACTIVE = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
+
+_FORWARD = {
+    JobState.QUEUED: {JobState.PREPARING},
+    JobState.PREPARING: {JobState.RUNNING},
+    JobState.RUNNING: {JobState.EVALUATING},
+    JobState.EVALUATING: {JobState.PUBLISHING},
+    JobState.PUBLISHING: {JobState.SUCCEEDED},
+}
+
+
+def may_follow(before: JobState, after: JobState) -> bool:
+    """Tell whether `after` may follow `before`.
+
+    Any state that is not terminal may fail or be cancelled, and an active one goes back to QUEUED
+    when its holder is lost.
+    """
+    if before in TERMINAL:
+        return False
+    if after in {JobState.FAILED, JobState.CANCELLED}:
+        return True
+    if after is JobState.QUEUED:
+        return before in ACTIVE
+    return after in _FORWARD[before]
+
+
+class PromotionPolicy(StrEnum):
+    """What happens to the route when a version has been published."""
+
+    ALWAYS = "ALWAYS"
+    MANUAL = "MANUAL"
+
+
+class LoraSpec(Record):
+    """The low-rank update, every choice made; `target_modules` () means every linear layer."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] = ()
+    use_rslora: bool = False
+    dropout: float = 0.0
+
+
+class Hyperparameters(Record):
+    """The training run; None is "auto", which the engine resolves once it has read the data.
+
+    The meaning, unit and range of each field stand in job.proto.
+    """
+
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_tokens: int | None = None
+    max_sequence_length: int | None = None
+    warmup_ratio: float | None = None
+    weight_decay: float | None = None
+    seed: int | None = None
+    evaluation_interval: int | None = None
+    checkpoint_interval: int | None = None
+
+
+class JobSpec(Record):
+    """What the caller asked for. Names are resource names, of the job's own tenant."""
+
+    base_model: str
+    training_dataset: str
+    validation_dataset: str | None = None
+    validation_fraction: float | None = None
+    adapter: str
+    lora: LoraSpec = LoraSpec()
+    hyperparameters: Hyperparameters = Hyperparameters()
+    promotion_policy: PromotionPolicy = PromotionPolicy.ALWAYS
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def adapter_name(self) -> AdapterName:
+        """The adapter that gets a new version."""
+        return AdapterName.parse(self.adapter, "job.spec.adapter")
+
+    def sha256(self) -> str:
+        """Return the digest of the canonical specification, 64 hex digits."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class JobError(Record):
+    """Why a job failed."""
+
+    reason: str
+    message: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class DataReport(Record):
+    """What became of one dataset's records; kept + dropped_too_long = records."""
+
+    records: int
+    kept: int
+    dropped_too_long: int
+    dropped_lines: tuple[int, ...]
+    trained_tokens: int
+    masked_tokens: int
+
+
+class StateChanged(Record):
+    """The job's state changed."""
+
+    kind: Literal["state_changed"] = "state_changed"
+    state: JobState
+    error: JobError | None = None
+
+
+class Prepared(Record):
+    """The data is read and every choice is made: no hyperparameter is None."""
+
+    kind: Literal["prepared"] = "prepared"
+    training: DataReport
+    validation: DataReport | None
+    hyperparameters: Hyperparameters
+    total_steps: int
+    trainable_parameters: int
+
+
+class StepProgress(Record):
+    """An optimizer step was taken."""
+
+    kind: Literal["step_progress"] = "step_progress"
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+    eta_seconds: float
+
+
+class Evaluation(Record):
+    """A validation loss was computed, in nats per trained token; step 0 is the base itself."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    step: int
+    validation_loss: float
+    perplexity: float
+
+
+class CheckpointSaved(Record):
+    """A checkpoint is complete in the object store."""
+
+    kind: Literal["checkpoint_saved"] = "checkpoint_saved"
+    step: int
+
+
+class Resumed(Record):
+    """The run goes on from the checkpoint at `resumed_from_step`; 0 is the beginning."""
+
+    kind: Literal["resumed"] = "resumed"
+    resumed_from_step: int
+    lease_epoch: int
+
+
+class Published(Record):
+    """The version exists."""
+
+    kind: Literal["published"] = "published"
+    version: str
+    promoted: bool
+    route_generation: int
+
+
+class JobWarning(Record):
+    """Something the caller should know that does not end the job."""
+
+    kind: Literal["warning"] = "warning"
+    reason: str
+    message: str
+
+
+EventPayload = Annotated[
+    StateChanged
+    | Prepared
+    | StepProgress
+    | Evaluation
+    | CheckpointSaved
+    | Resumed
+    | Published
+    | JobWarning,
+    Field(discriminator="kind"),
+]
+
+
+class JobEvent(Record):
+    """One entry of a job's history; sequences run 1, 2, 3, ... without gaps."""
+
+    sequence: int
+    time: datetime
+    payload: EventPayload
+
+
+class Progress(Record):
+    """The latest figures of a run."""
+
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+
+
+class Job(Record):
+    """One fine-tuning job as the store has it."""
+
+    name: JobName
+    spec: JobSpec
+    state: JobState
+    create_time: datetime
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    error: JobError | None = None
+    progress: Progress | None = None
+    effective_hyperparameters: Hyperparameters | None = None
+    version: str = ""
+    promoted: bool = False
+    promotion_refusal: str = ""
+    lease_epoch: int = 0
+    cancel_requested: bool = False

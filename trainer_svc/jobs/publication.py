@@ -1,0 +1,49 @@
+"""The tail of a job: what is committed in the job store and then written to the object store."""
+
+from __future__ import annotations
+
+from tailorbird.manifest import AdapterManifest
+from tailorbird.names import AdapterName, VersionName
+from tailorbird.registry import AdapterRegistry, Route, RouteConflict
+from trainer_svc.record import Record
+
+
+class Publication(Record):
+    """A committed version. `route` is exactly the generation to write, or None (policy MANUAL)."""
+
+    manifest: AdapterManifest
+    route: Route | None
+
+    @property
+    def version_name(self) -> VersionName:
+        """The version that is published."""
+        return VersionName.parse(self.manifest.version)
+
+    @property
+    def adapter_name(self) -> AdapterName:
+        """The adapter that gets the version."""
+        return self.version_name.adapter_name
+
+
+class Outcome(Record):
+    """Whether the route moved; `refusal` is ROUTE_CONFLICT when it should have and did not."""
+
+    promoted: bool
+    refusal: str = ""
+    route_generation: int = 0
+
+
+async def publish(registry: AdapterRegistry, publication: Publication) -> Outcome:
+    """Write the manifest, then the route. Idempotent: any later holder of the job may replay it.
+
+    A generation that somebody else took is not retried higher: their decision is newer than the
+    one this job's policy was made on. Raises StoreUnavailable, after which it may be called again.
+    """
+    await registry.publish(publication.version_name, publication.manifest)
+    if publication.route is None:
+        return Outcome(promoted=False)
+    try:
+        await registry.append_route(publication.adapter_name, publication.route)
+    except RouteConflict as conflict:
+        return Outcome(promoted=False, refusal=conflict.reason)
+    return Outcome(promoted=True, route_generation=publication.route.generation)

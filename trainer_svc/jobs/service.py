@@ -1,0 +1,258 @@
+"""What callers may do with jobs: the use cases behind TuningService. Knows no gRPC and no SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Protocol
+
+from tailorbird.base_model import BaseModelFiles
+from tailorbird.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from tailorbird.manifest import RANKS
+from tailorbird.names import AdapterName, DatasetName, JobName, TenantName
+from tailorbird.object_store import ObjectStore
+from tailorbird.profile import read_profile
+from trainer_svc.datasets.store import Dataset
+from trainer_svc.jobs.model import TERMINAL, Job, JobEvent, JobSpec, JobState, StateChanged
+
+_EVENTS_PER_READ = 500
+_POLL_SECONDS = 1.0
+
+
+class Jobs(Protocol):
+    """The job store, as far as callers reach into it."""
+
+    async def create(self, job: Job, request_id: str, request_sha256: str) -> Job: ...
+
+    async def find_request(
+        self, tenant: str, request_id: str, request_sha256: str
+    ) -> Job | None: ...
+
+    async def get(self, name: JobName) -> Job: ...
+
+    async def page(
+        self,
+        tenant: TenantName,
+        *,
+        limit: int,
+        after: tuple[datetime, str] | None,
+        state: JobState | None,
+        adapter: AdapterName | None,
+    ) -> list[Job]: ...
+
+    async def events(self, name: JobName, after_sequence: int, limit: int) -> list[JobEvent]: ...
+
+    async def last_sequence(self, name: JobName) -> int: ...
+
+    async def request_cancel(self, name: JobName) -> Job: ...
+
+
+class Datasets(Protocol):
+    """Where a job's data is looked up."""
+
+    async def get(self, name: DatasetName) -> Dataset: ...
+
+
+class Feed(Protocol):
+    """Wakes whoever waits for a job."""
+
+    def subscribe(self, job: JobName) -> AbstractContextManager[asyncio.Event]: ...
+
+
+class Queue(Protocol):
+    """The dispatcher, as far as callers reach it."""
+
+    def wake(self) -> None: ...
+
+    async def cancel(self, job: JobName) -> None: ...
+
+
+class TuningService:
+    """Creates, shows, watches and cancels jobs."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        datasets: Datasets,
+        feed: Feed,
+        queue: Queue,
+        store: ObjectStore,
+        base: BaseModelFiles,
+        *,
+        profile: str,
+        max_lora_rank: int,
+    ) -> None:
+        self._jobs = jobs
+        self._datasets = datasets
+        self._feed = feed
+        self._queue = queue
+        self._store = store
+        self._base = base
+        self._profile = profile
+        self._max_lora_rank = max_lora_rank
+
+    async def ranks(self) -> list[int]:
+        """Return the LoRA ranks that jobs may ask for, ascending."""
+        profile = await read_profile(self._store, self._profile)
+        limit = profile.max_lora_rank if profile else self._max_lora_rank
+        return [rank for rank in RANKS if rank <= limit]
+
+    async def create_job(
+        self,
+        tenant: TenantName,
+        spec: JobSpec,
+        *,
+        job_id: str,
+        request_id: str,
+        validate_only: bool,
+    ) -> Job:
+        """Accept a job, durably, or return the one that the same request made before.
+
+        Raises InvalidArgument, NotFound (a dataset), AlreadyExists, FailedPrecondition (serving has
+        another base model).
+        """
+        request = hashlib.sha256(f"{job_id}\n{spec.sha256()}".encode()).hexdigest()
+        if request_id:
+            made = await self._jobs.find_request(tenant.tenant, request_id, request)
+            if made is not None:
+                return made
+        spec = await self._checked(tenant, spec)
+        job = Job(
+            name=JobName(tenant.tenant, job_id or _new_id(spec.adapter_name)),
+            spec=spec,
+            state=JobState.QUEUED,
+            create_time=datetime.now(UTC),
+        )
+        if validate_only:
+            await self._check_new(job.name)
+            return job
+        job = await self._jobs.create(job, request_id, request)
+        self._queue.wake()
+        return job
+
+    async def get_job(self, name: JobName) -> Job:
+        """Return a job; NotFound if there is none."""
+        return await self._jobs.get(name)
+
+    async def list_jobs(
+        self,
+        tenant: TenantName,
+        *,
+        limit: int,
+        after: tuple[datetime, str] | None,
+        state: JobState | None,
+        adapter: AdapterName | None,
+    ) -> tuple[list[Job], bool]:
+        """Return up to `limit` jobs, newest first, and whether more follow."""
+        found = await self._jobs.page(
+            tenant, limit=limit + 1, after=after, state=state, adapter=adapter
+        )
+        return found[:limit], len(found) > limit
+
+    async def cancel_job(self, name: JobName) -> Job:
+        """Ask for a job to be stopped; FailedPrecondition if it is too late."""
+        job = await self._jobs.request_cancel(name)
+        if job.state not in TERMINAL:
+            await self._queue.cancel(name)
+        return job
+
+    async def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
+        """Yield a job's events after a sequence, and end after the terminal one.
+
+        Raises NotFound, and InvalidArgument for a sequence the job has not reached.
+        """
+        last = await self._jobs.last_sequence(name)
+        if not 0 <= after_sequence <= last:
+            raise InvalidArgument(
+                "after_sequence", f"{after_sequence} is not between 0 and {last}, the newest event"
+            )
+        with self._feed.subscribe(name) as changed:
+            while True:
+                changed.clear()
+                ended = (await self._jobs.get(name)).state in TERMINAL
+                found = await self._jobs.events(name, after_sequence, _EVENTS_PER_READ)
+                for event in found:
+                    yield event
+                    after_sequence = event.sequence
+                    if isinstance(event.payload, StateChanged) and event.payload.state in TERMINAL:
+                        return
+                if ended and not found:
+                    return
+                if not found:
+                    await _wait(changed)
+
+    async def _checked(self, tenant: TenantName, spec: JobSpec) -> JobSpec:
+        if spec.base_model not in {"", self._base.name}:
+            raise InvalidArgument(
+                "job.spec.base_model",
+                f"{spec.base_model!r} is not offered; this trainer has {self._base.name!r}",
+                reason="UNKNOWN_BASE_MODEL",
+            )
+        await self._check_serving(spec)
+        length = spec.hyperparameters.max_sequence_length
+        if length is not None and length > self._base.max_sequence_length:
+            raise InvalidArgument(
+                "job.spec.hyperparameters.max_sequence_length",
+                f"{length} is more than the base model's {self._base.max_sequence_length}",
+            )
+        for field, name in (
+            ("adapter", spec.adapter_name),
+            ("training_dataset", DatasetName.parse(spec.training_dataset)),
+            ("validation_dataset", _dataset_name(spec.validation_dataset)),
+        ):
+            if name is None:
+                continue
+            if name.tenant != tenant.tenant:
+                raise InvalidArgument(
+                    f"job.spec.{field}", f"{name} is not of {tenant}", reason="WRONG_TENANT"
+                )
+            if isinstance(name, DatasetName):
+                await self._datasets.get(name)
+        if spec.validation_dataset == spec.training_dataset:
+            raise InvalidArgument(
+                "job.spec.validation_dataset", "must be another dataset than training_dataset"
+            )
+        return spec.model_copy(update={"base_model": self._base.name})
+
+    async def _check_new(self, name: JobName) -> None:
+        try:
+            await self._jobs.get(name)
+        except NotFound:
+            return
+        raise AlreadyExists(f"{name} exists", reason="JOB_EXISTS", name=name)
+
+    async def _check_serving(self, spec: JobSpec) -> None:
+        """Accept only what serving can load: its profile says what that is."""
+        ranks = await self.ranks()
+        if spec.lora.rank not in ranks:
+            raise InvalidArgument(
+                "job.spec.lora.rank", f"{spec.lora.rank} is not one of {ranks}", limit=max(ranks)
+            )
+        profile = await read_profile(self._store, self._profile)
+        if profile is not None and profile.base_model_digest != self._base.digest:
+            raise FailedPrecondition(
+                f"serving has base model {profile.base_model} ({profile.base_model_digest}), this"
+                f" trainer {self._base.name} ({self._base.digest}): it would refuse the adapter",
+                reason="BASE_MISMATCH",
+            )
+
+
+def _dataset_name(name: str | None) -> DatasetName | None:
+    return DatasetName.parse(name) if name else None
+
+
+def _new_id(adapter: AdapterName) -> str:
+    return f"{adapter.adapter[:50]}-{secrets.token_hex(4)}"
+
+
+async def _wait(changed: asyncio.Event) -> None:
+    """Wait for a change here, or as long as another replica's may stay unseen."""
+    try:
+        async with asyncio.timeout(_POLL_SECONDS):
+            await changed.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,11 @@
+"""The base of everything that is stored as JSON, or said between the service and a worker."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen value that can be stored as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
