@@ -114,6 +114,7 @@ async def _started(
         LocalExecutor(_worker_settings(settings, base)),
         Publisher(jobs, object_store, metrics),
         metrics,
+        base_model_digest=base.digest,
         workers=settings.workers,
         max_worker_losses=settings.max_worker_losses,
     )

@@ -15,7 +15,9 @@ writes reports to it; when the other end closes, the worker exits at once.
     Suspend                                 -> Suspended         after a checkpoint there
                                             <- Failed            at any time; the worker lives on
 
-A worker has one job at a time; every message names it.
+A worker has many jobs at a time. Every message but the first two carries the job and the epoch of
+the lease it belongs to; whoever does not hold that lease drops it. One of Uploaded, Cancelled,
+Suspended and Failed is the last that is heard of a lease.
 """
 
 from __future__ import annotations
@@ -27,6 +29,13 @@ from pydantic import Field, TypeAdapter
 from tailorbird.manifest import AdapterManifest
 from trainer_svc.jobs.model import EventPayload, Hyperparameters, JobError, LoraSpec
 from trainer_svc.record import Record
+
+
+class LeaseKey(Record):
+    """One lease of one job: the job's resource name, and the epoch."""
+
+    job: str
+    epoch: int
 
 
 class WorkerSettings(Record):
@@ -64,8 +73,9 @@ class DatasetRef(Record):
 class Assignment(Record):
     """One job for a worker, under one lease."""
 
-    job: str
-    lease_epoch: int
+    lease: LeaseKey
+    base_model_digest: str
+    """The base it must be trained on; a worker that holds another refuses it."""
     adapter: str
     training: DatasetRef
     validation: DatasetRef | None
@@ -83,12 +93,17 @@ class Start(Record):
     kind: Literal["start"] = "start"
     assignment: Assignment
 
+    @property
+    def lease(self) -> LeaseKey:
+        """The lease it is trained under."""
+        return self.assignment.lease
+
 
 class Upload(Record):
     """Upload the trained adapter's files, all but the manifest, as the version with this id."""
 
     kind: Literal["upload"] = "upload"
-    job: str
+    lease: LeaseKey
     version: str
 
 
@@ -96,14 +111,14 @@ class Cancel(Record):
     """Stop the job at the next step boundary and forget it."""
 
     kind: Literal["cancel"] = "cancel"
-    job: str
+    lease: LeaseKey
 
 
 class Suspend(Record):
     """Checkpoint at the next step boundary, then stop."""
 
     kind: Literal["suspend"] = "suspend"
-    job: str
+    lease: LeaseKey
 
 
 Command = Annotated[Start | Upload | Cancel | Suspend, Field(discriminator="kind")]
@@ -128,7 +143,7 @@ class Reported(Record):
     """An entry for the job's history."""
 
     kind: Literal["reported"] = "reported"
-    job: str
+    lease: LeaseKey
     event: EventPayload
 
 
@@ -136,21 +151,21 @@ class Evaluating(Record):
     """The last step is taken; the final validation and the probes are computed."""
 
     kind: Literal["evaluating"] = "evaluating"
-    job: str
+    lease: LeaseKey
 
 
 class Trained(Record):
     """The adapter's files are on local disk and wait for a version."""
 
     kind: Literal["trained"] = "trained"
-    job: str
+    lease: LeaseKey
 
 
 class Uploaded(Record):
     """Every file is in the object store under the version; this manifest describes them."""
 
     kind: Literal["uploaded"] = "uploaded"
-    job: str
+    lease: LeaseKey
     manifest: AdapterManifest
 
 
@@ -158,21 +173,25 @@ class Cancelled(Record):
     """The job is stopped."""
 
     kind: Literal["cancelled"] = "cancelled"
-    job: str
+    lease: LeaseKey
 
 
 class Suspended(Record):
-    """The job is stopped and will go on from its last checkpoint."""
+    """The job is stopped and will go on from its last checkpoint.
+
+    `error` says why, where nobody asked for it: somebody must make room before the job goes on.
+    """
 
     kind: Literal["suspended"] = "suspended"
-    job: str
+    lease: LeaseKey
+    error: JobError | None = None
 
 
 class Failed(Record):
     """The job cannot go on. `retryable`: nothing is wrong with the job; a store was down."""
 
     kind: Literal["failed"] = "failed"
-    job: str
+    lease: LeaseKey
     error: JobError
     retryable: bool = False
 

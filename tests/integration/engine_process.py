@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from tailorbird.base_model import load_base_model
-from trainer_svc.protocol import REPORT, Ready, Reported, WorkerSettings, encode
+from trainer_svc.protocol import REPORT, Ready, Reported, Start, WorkerSettings, encode
 from trainer_svc.record import Record
 
 R = TypeVar("R", bound=Record)
@@ -44,6 +44,10 @@ class WorkerProcess:
         self.send(self.settings)
 
     def send(self, message: Record) -> None:
+        """Send a message; a job that names no base is for the one this worker has."""
+        if isinstance(message, Start) and not message.assignment.base_model_digest:
+            base = {"base_model_digest": self.settings.base_model_digest}
+            message = Start(assignment=message.assignment.model_copy(update=base))
         self.socket.sendall(encode(message))
 
     def next(self) -> Record:

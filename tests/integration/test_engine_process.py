@@ -35,7 +35,7 @@ from trainer_svc.protocol import (
     Uploaded,
 )
 
-from ..unit.trainer_svc.engine.tiny import assignment, chats, dataset_ref, jsonl, make_base
+from ..unit.trainer_svc.engine.tiny import assignment, chats, dataset_ref, jsonl, later, make_base
 from .engine_process import WorkerProcess
 
 DATA = jsonl(chats(20))
@@ -64,8 +64,8 @@ def worker(
         yield process.ready()
 
 
-def upload(worker: WorkerProcess, job: str, version: str) -> Uploaded:
-    worker.send(Upload(job=job, version=version))
+def upload(worker: WorkerProcess, job: Assignment, version: str) -> Uploaded:
+    worker.send(Upload(lease=job.lease, version=version))
     return worker.until(Uploaded)[1]
 
 
@@ -89,7 +89,7 @@ def test_a_job_from_start_to_uploaded(worker: WorkerProcess, base: Path, store: 
     assert last.validation_loss < first.validation_loss
 
     version = "20261120T153000-whole-1"
-    manifest = upload(worker, job.job, version).manifest
+    manifest = upload(worker, job, version).manifest
     folder = store / ADAPTER / version
     assert {path.name for path in folder.iterdir()} == set(manifest.files)
     assert all(file_entry(folder / name) == entry for name, entry in manifest.files.items())
@@ -136,15 +136,15 @@ def test_a_cancelled_job_leaves_nothing_and_the_next_one_works(worker: WorkerPro
     long = assignment(DATA, "cancelled", hyperparameters=Hyperparameters(epochs=500))
     worker.send(Start(assignment=long))
     worker.until(StepProgress)
-    worker.send(Cancel(job=long.job))
+    worker.send(Cancel(lease=long.lease))
     _, first = worker.until(Cancelled)
-    worker.send(Cancel(job=long.job))
+    worker.send(Cancel(lease=long.lease))
     job = assignment(DATA, "after-cancelled")
     worker.send(Start(assignment=job))
     reports, trained = worker.until(Trained)
-    worker.send(Cancel(job=job.job))
+    worker.send(Cancel(lease=job.lease))
     _, second = worker.until(Cancelled)
-    assert (first.job, trained.job, second.job) == (long.job, job.job, job.job)
+    assert (first.lease, trained.lease, second.lease) == (long.lease, job.lease, job.lease)
     assert next(report.step for report in reports if isinstance(report, StepProgress)) == 1
 
 
@@ -162,14 +162,14 @@ def test_a_suspended_job_ends_with_the_same_weights(
         )
         if suspended:
             _suspend_once(worker, job)
-            job = job.model_copy(update={"lease_epoch": 2})
+            job = later(job)
         worker.send(Start(assignment=job))
         events, _ = worker.until(Trained)
         assert any(isinstance(event, Resumed) for event in events) is suspended
         resumed = [event for event in events if isinstance(event, Resumed)]
         assert all(event.resumed_from_step >= 3 for event in resumed)
         version = f"20261120T153000-{name}-{1 + suspended}"
-        upload(worker, job.job, version)
+        upload(worker, job, version)
         weights.append((store / ADAPTER / version / "adapter_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -178,25 +178,25 @@ def _suspend_once(worker: WorkerProcess, job: Assignment) -> None:
     worker.send(Start(assignment=job))
     while worker.until(StepProgress)[1].step < 3:
         pass
-    worker.send(Suspend(job=job.job))
+    worker.send(Suspend(lease=job.lease))
     worker.until(Suspended)
 
 
 def test_a_second_lease_without_checkpoint_begins_anew(worker: WorkerProcess) -> None:
-    job = assignment(DATA, "second-lease", lease_epoch=2, validation_fraction=None)
+    job = assignment(DATA, "second-lease", 2, validation_fraction=None)
     worker.send(Start(assignment=job))
     _, resumed = worker.until(Resumed)
     assert (resumed.resumed_from_step, resumed.lease_epoch) == (0, 2)
     events, _ = worker.until(Trained)
     assert not [event for event in events if isinstance(event, Evaluation)]
-    worker.send(Suspend(job=job.job))
+    worker.send(Suspend(lease=job.lease))
     worker.until(Suspended)
     worker.send(Start(assignment=job))
     _, resumed = worker.until(Resumed)
     events, _ = worker.until(Trained)
     assert resumed.resumed_from_step > 0
     assert not [event for event in events if isinstance(event, StepProgress)]
-    worker.send(Cancel(job=job.job))
+    worker.send(Cancel(lease=job.lease))
     worker.until(Cancelled)
 
 
@@ -206,17 +206,19 @@ def test_failures_are_typed_and_the_worker_lives_on(worker: WorkerProcess) -> No
     target = assignment(DATA, "target", lora=LoraSpec(target_modules=("c_attn",)))
     short = assignment(DATA, "short", hyperparameters=Hyperparameters(max_sequence_length=16))
     rank = assignment(DATA, "rank", lora=LoraSpec(rank=0))
+    other = assignment(DATA, "other", base_model_digest="sha256:other")
     reasons = []
-    for job in (corrupt, missing, target, short, rank):
+    for job in (corrupt, missing, target, short, other, rank):
         worker.send(Start(assignment=job))
         _, failed = worker.until(Failed)
-        assert (failed.job, failed.retryable) == (job.job, False)
+        assert (failed.lease, failed.retryable) == (job.lease, False)
         reasons.append(failed.error.reason)
     assert reasons == [
         "DATASET_CORRUPT",
         "DATASET_NOT_FOUND",
         "UNKNOWN_TARGET_MODULE",
         "NO_TRAINABLE_RECORDS",
+        "BASE_MISMATCH",
         "INTERNAL",
     ]
     assert failed.error.message == (
@@ -225,7 +227,7 @@ def test_failures_are_typed_and_the_worker_lives_on(worker: WorkerProcess) -> No
     job = assignment(DATA, "after-failures")
     worker.send(Start(assignment=job))
     worker.until(Trained)
-    worker.send(Cancel(job=job.job))
+    worker.send(Cancel(lease=job.lease))
     worker.until(Cancelled)
 
 
@@ -237,13 +239,27 @@ def test_a_store_that_fails_at_the_upload_is_worth_another_try(
     worker.until(Trained)
     version = "20261120T153000-upload-{}"
     (store / ADAPTER / version.format(1)).write_text("a file where a folder should be")
-    worker.send(Upload(job=job.job, version=version.format(1)))
+    worker.send(Upload(lease=job.lease, version=version.format(1)))
     _, failed = worker.until(Failed)
     assert (failed.error.reason, failed.retryable) == ("STORE_UNAVAILABLE", True)
-    worker.send(Start(assignment=job.model_copy(update={"lease_epoch": 2})))
+    job = later(job)
+    worker.send(Start(assignment=job))
     events, _ = worker.until(Trained)
     assert not [event for event in events if isinstance(event, StepProgress)]
-    upload(worker, job.job, version.format(2))
+    upload(worker, job, version.format(2))
+
+
+def test_what_belongs_to_another_lease_of_the_job_is_dropped(worker: WorkerProcess) -> None:
+    job = later(assignment(DATA, "other-lease"))
+    worker.send(Start(assignment=job))
+    worker.until(StepProgress)
+    for lease in (job.lease.model_copy(update={"epoch": 1}), assignment(DATA, "nobody").lease):
+        worker.send(Cancel(lease=lease))
+        worker.send(Upload(lease=lease, version="20261120T153000-other-lease-1"))
+    worker.until(Trained)
+    worker.send(Cancel(lease=job.lease))
+    _, cancelled = worker.until(Cancelled)
+    assert cancelled.lease == job.lease
 
 
 def test_the_worker_dies_with_its_parent_in_the_middle_of_a_run(

@@ -66,7 +66,8 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     executor = ScriptedExecutor(object_store)
     dispatcher = Dispatcher(
         jobs, datasets, AdapterRegistry(object_store), executor,
-        Publisher(jobs, object_store, metrics), metrics, workers=1, max_worker_losses=3,
+        Publisher(jobs, object_store, metrics), metrics,
+        base_model_digest=BASE.digest, workers=1, max_worker_losses=3,
     )  # fmt: skip
     service = TuningService(
         jobs, datasets, feed, dispatcher, object_store, BASE, profile="default", max_lora_rank=64

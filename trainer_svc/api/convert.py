@@ -102,6 +102,7 @@ def _hyperparameters(given: job_pb2.Hyperparameters, at: str) -> model.Hyperpara
         seed=whole("seed", 0, most),
         evaluation_interval=whole("evaluation_interval", 1, most),
         checkpoint_interval=whole("checkpoint_interval", 1, most),
+        early_stopping_patience=whole("early_stopping_patience", 0, 1000),
     )
 
 

@@ -44,6 +44,7 @@ def _prepared(prepared: model.Prepared) -> job_pb2.JobEvent.Prepared:
         hyperparameters=hyperparameters_to_proto(prepared.hyperparameters),
         total_steps=prepared.total_steps,
         trainable_parameters=prepared.trainable_parameters,
+        reasons=prepared.reasons,
     )
     if prepared.validation is not None:
         message.validation.CopyFrom(job_pb2.DataReport(**prepared.validation.model_dump()))

@@ -46,11 +46,14 @@ from trainer_svc.protocol import (
     DatasetRef,
     Evaluating,
     Failed,
+    LeaseKey,
+    Ready,
     Reported,
     Start,
     Suspend,
     Suspended,
     Trained,
+    Unusable,
     Upload,
     Uploaded,
 )
@@ -74,6 +77,7 @@ class Dispatcher:
         publisher: Publisher,
         metrics: TrainerMetrics,
         *,
+        base_model_digest: str,
         workers: int,
         max_worker_losses: int,
     ) -> None:
@@ -83,12 +87,13 @@ class Dispatcher:
         self._executor = executor
         self._publisher = publisher
         self._metrics = metrics
+        self._base_model_digest = base_model_digest
         self._workers = workers
         self._max_worker_losses = max_worker_losses
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._active: dict[JobName, Worker] = {}
+        self._active: dict[JobName, tuple[Lease, Worker]] = {}
         self._losses: Counter[JobName] = Counter()
         self._proven = False
         self._failed_starts = 0
@@ -120,16 +125,16 @@ class Dispatcher:
 
     async def cancel(self, job: JobName) -> None:
         """Tell the worker that has `job`, if one has it here."""
-        worker = self._active.get(job)
-        if worker is not None:
-            await _tell(worker, Cancel(job=str(job)))
+        if job in self._active:
+            lease, worker = self._active[job]
+            await _tell(worker, Cancel(lease=_key(lease)))
 
     async def stop(self) -> None:
         """Claim nothing more; have every worker checkpoint and let go of its job."""
         self._stop.set()
         self.wake()
-        for job, worker in list(self._active.items()):
-            await _tell(worker, Suspend(job=str(job)))
+        for lease, worker in list(self._active.values()):
+            await _tell(worker, Suspend(lease=_key(lease)))
 
     async def _slot(self, index: int) -> None:
         worker: Worker | None = None
@@ -202,7 +207,7 @@ class Dispatcher:
     async def _run(self, lease: Lease, job: Job, worker: Worker) -> None:
         """Run one job to its end or back into the queue; WorkerLost if the worker is of no use."""
         log = _log.bind(job=str(job.name), lease_epoch=lease.epoch)
-        self._active[job.name] = worker
+        self._active[job.name] = lease, worker
         try:
             await self._train(lease, job, worker)
         except WorkerLost as error:
@@ -232,16 +237,21 @@ class Dispatcher:
             self.wake()
 
     async def _train(self, lease: Lease, job: Job, worker: Worker) -> None:
+        key = _key(lease)
         await worker.send(Start(assignment=await self._assignment(lease, job)))
         # What was asked between the claim and now found no worker to tell.
         if (await self._jobs.get(job.name)).cancel_requested:
-            await worker.send(Cancel(job=str(job.name)))
+            await worker.send(Cancel(lease=key))
         if self._stop.is_set():
-            await worker.send(Suspend(job=str(job.name)))
+            await worker.send(Suspend(lease=key))
         version: VersionName | None = None
         step = tokens = 0
         while True:
-            match await worker.receive():
+            report = await worker.receive()
+            if isinstance(report, Ready | Unusable) or report.lease != key:
+                _log.info("a report of another lease", kind=report.kind, lease=key)
+                continue
+            match report:
                 case Reported(event=event):
                     if isinstance(event, StepProgress):
                         self._metrics.steps.inc(max(0, event.step - step))
@@ -255,7 +265,7 @@ class Dispatcher:
                     await insist(lambda: self._jobs.record(lease, evaluating))  # noqa: B023
                 case Trained():
                     version = await insist(lambda: self._publisher.allocate(lease, job))
-                    await worker.send(Upload(job=str(job.name), version=version.version))
+                    await worker.send(Upload(lease=key, version=version.version))
                 case Uploaded(manifest=manifest):
                     await self._publish(lease, job, manifest)
                     return
@@ -306,8 +316,8 @@ class Dispatcher:
         training = await self._dataset(spec.training_dataset)
         validation = spec.validation_dataset
         return Assignment(
-            job=str(job.name),
-            lease_epoch=lease.epoch,
+            lease=_key(lease),
+            base_model_digest=self._base_model_digest,
             adapter=spec.adapter,
             training=training,
             validation=await self._dataset(validation) if validation else None,
@@ -323,6 +333,10 @@ class Dispatcher:
         return DatasetRef(
             name=name, key=dataset.data_key, sha256=dataset.sha256, format=dataset.format.value
         )
+
+
+def _key(lease: Lease) -> LeaseKey:
+    return LeaseKey(job=str(lease.job), epoch=lease.epoch)
 
 
 async def _tell(worker: Worker, command: Cancel | Suspend) -> None:

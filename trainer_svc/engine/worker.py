@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 import structlog
 
-from tailorbird.errors import NotFound, TailorbirdError, Unavailable
+from tailorbird.errors import FailedPrecondition, NotFound, TailorbirdError, Unavailable
 from tailorbird.local_disk import is_disk_full
 from tailorbird.names import AdapterName, JobName
 from tailorbird.object_store import ObjectStore
@@ -30,6 +30,7 @@ from trainer_svc.protocol import (
     DatasetRef,
     Evaluating,
     Failed,
+    LeaseKey,
     Reported,
     Start,
     Suspend,
@@ -73,52 +74,65 @@ class Worker:
             if isinstance(command, Start):
                 self._job(command.assignment)
             else:
-                log.info("too late", command=command.kind, job=command.job)
+                log.info("too late", command=command.kind, lease=command.lease)
 
     def _job(self, assignment: Assignment) -> None:
-        job = assignment.job
+        job = assignment.lease.job
         try:
             self._clear_scratch()
             self._work(assignment)
         except TailorbirdError as error:
             log.warning("job failed", job=job, reason=error.reason, error=error.message)
             failure = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
-            self._send(Failed(job=job, error=failure, retryable=isinstance(error, Unavailable)))
+            self._fail(assignment, failure, retryable=isinstance(error, Unavailable))
         except Exception as error:
             if isinstance(error, OSError) and is_disk_full(error):
                 log.warning("disk full", job=job)
                 failure = JobError(reason="DISK_FULL", message="the trainer's disk is full")
-                self._send(Failed(job=job, error=failure, retryable=True))
+                self._fail(assignment, failure, retryable=True)
             else:
-                self._send(Failed(job=job, error=_internal(error, job)))
+                self._fail(assignment, _internal(error, job), retryable=False)
         finally:
             self._bank.detach(job)
             self._clear_scratch()
 
     def _work(self, assignment: Assignment) -> None:
-        job = assignment.job
+        job = assignment.lease.job
+        self._check_base(assignment)
         run = self._prepare(assignment)
         checkpoints = Checkpoints(
             self._store, self._runner, JobName.parse(job), assignment.spec_sha256
         )
-        if checkpoints.restore(run) or assignment.lease_epoch > 1:
+        if checkpoints.restore(run) or assignment.lease.epoch > 1:
             self._report(
-                job,
-                Resumed(resumed_from_step=run.state.step, lease_epoch=assignment.lease_epoch),
+                assignment,
+                Resumed(resumed_from_step=run.state.step, lease_epoch=assignment.lease.epoch),
             )
-        loop = StepLoop(self._bank, self._interruption, self._settings.progress_interval)
-        member = Member(run, checkpoints, lambda event: self._report(job, event))
+        loop = StepLoop(
+            self._bank,
+            lambda _: self._interruption(assignment.lease),
+            self._settings.progress_interval,
+        )
+        member = Member(run, checkpoints, lambda event: self._report(assignment, event))
         ending = loop.train([member])[job]
         if ending is Ending.FINISHED:
             self._finish(assignment, run)
         else:
-            self._leave(job, ending)
+            self._leave(assignment, ending)
+
+    def _check_base(self, assignment: Assignment) -> None:
+        held, asked = self._settings.base_model_digest, assignment.base_model_digest
+        if held != asked:
+            raise FailedPrecondition(
+                f"the job is for the base {asked}; this worker holds {held}",
+                reason="BASE_MISMATCH",
+            )
 
     def _prepare(self, assignment: Assignment) -> Run:
         """Attach the adapter, read the data, make every choice, and report them."""
         base, asked = self._bank.base, assignment.hyperparameters
         seed = asked.seed or 0
-        adapter = self._bank.attach(assignment.job, assignment.lora, seed=seed)
+        adapter = self._bank.attach(assignment.lease.job, assignment.lora, seed=seed)
         limit = sequence_limit(asked.max_sequence_length, base.context)
         training, training_report = self._read(assignment.training, limit)
         validation: list[Example] = []
@@ -136,7 +150,7 @@ class Worker:
             context=base.context,
         )
         self._report(
-            assignment.job,
+            assignment,
             Prepared(
                 training=training_report,
                 validation=validation_report,
@@ -145,7 +159,7 @@ class Worker:
                 trainable_parameters=adapter.size,
             ),
         )
-        return Run(assignment.job, adapter, hyperparameters, plan, training, validation)
+        return Run(assignment.lease.job, adapter, hyperparameters, plan, training, validation)
 
     def _read(self, ref: DatasetRef, limit: int) -> tuple[list[Example], DataReport]:
         path = self._scratch / "dataset.jsonl"
@@ -160,9 +174,8 @@ class Worker:
 
     def _finish(self, assignment: Assignment, run: Run) -> None:
         """Judge and package the trained adapter, then wait for its version and upload it."""
-        job = assignment.job
-        self._send(Evaluating(job=job))
-        evaluate(self._bank, run, lambda event: self._report(job, event))
+        self._send(Evaluating(lease=assignment.lease))
+        evaluate(self._bank, run, lambda event: self._report(assignment, event))
         package = build_package(
             self._scratch / "package",
             self._bank,
@@ -171,39 +184,43 @@ class Worker:
             assignment,
             self._settings,
         )
-        self._bank.detach(job)
-        self._send(Trained(job=job))
-        command = self._next_command(job)
+        self._bank.detach(assignment.lease.job)
+        self._send(Trained(lease=assignment.lease))
+        command = self._next_command(assignment.lease)
         if isinstance(command, Upload):
             self._upload(assignment, package, command.version)
         else:
-            self._leave(job, _ending(command))
+            self._leave(assignment, _ending(command))
 
     def _upload(self, assignment: Assignment, package: Package, version: str) -> None:
         name = AdapterName.parse(assignment.adapter).version(version)
         self._runner.run(upload(self._store, package, name))
         manifest = describe(package, name, assignment, self._settings)
-        self._send(Uploaded(job=assignment.job, manifest=manifest))
+        self._send(Uploaded(lease=assignment.lease, manifest=manifest))
 
-    def _leave(self, job: str, ending: Ending) -> None:
-        self._send(Cancelled(job=job) if ending is Ending.CANCELLED else Suspended(job=job))
+    def _leave(self, assignment: Assignment, ending: Ending) -> None:
+        left = Cancelled if ending is Ending.CANCELLED else Suspended
+        self._send(left(lease=assignment.lease))
 
-    def _interruption(self, job: str) -> Ending | None:
+    def _fail(self, assignment: Assignment, error: JobError, *, retryable: bool) -> None:
+        self._send(Failed(lease=assignment.lease, error=error, retryable=retryable))
+
+    def _interruption(self, lease: LeaseKey) -> Ending | None:
         if self._inbox.empty():
             return None
-        command = self._next_command(job)
+        command = self._next_command(lease)
         return None if isinstance(command, Upload) else _ending(command)
 
-    def _next_command(self, job: str) -> Upload | Cancel | Suspend:
-        """Wait for a command to this job; one to another job came too late."""
+    def _next_command(self, lease: LeaseKey) -> Upload | Cancel | Suspend:
+        """Wait for a command under this lease; one under another came too late."""
         while True:
             command = self._inbox.get()
-            if not isinstance(command, Start) and command.job == job:
+            if not isinstance(command, Start) and command.lease == lease:
                 return command
             log.info("ignored", command=command.kind)
 
-    def _report(self, job: str, event: EventPayload) -> None:
-        self._send(Reported(job=job, event=event))
+    def _report(self, assignment: Assignment, event: EventPayload) -> None:
+        self._send(Reported(lease=assignment.lease, event=event))
 
     def _clear_scratch(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)

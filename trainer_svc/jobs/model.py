@@ -86,6 +86,8 @@ class Hyperparameters(Record):
     seed: int | None = None
     evaluation_interval: int | None = None
     checkpoint_interval: int | None = None
+    early_stopping_patience: int | None = None
+    """Evaluations without a better validation loss after which the run stops; 0: it never does."""
 
 
 class JobSpec(Record):
@@ -146,6 +148,8 @@ class Prepared(Record):
     training: DataReport
     validation: DataReport | None
     hyperparameters: Hyperparameters
+    reasons: dict[str, str] = Field(default_factory=dict)
+    """Why each value that was left open was chosen, by the name of the hyperparameter."""
     total_steps: int
     trainable_parameters: int
 

@@ -39,7 +39,7 @@ def train(store: Path, scratch: Path) -> list[VersionName]:
             start = assignment(DATA, job, adapter=name, hyperparameters=hyperparameters)
             worker.send(Start(assignment=start))
             worker.until(Trained)
-            worker.send(Upload(job=start.job, version=f"20261120T150000-{job}-1"))
+            worker.send(Upload(lease=start.lease, version=f"20261120T150000-{job}-1"))
             manifest = worker.until(Uploaded)[1].manifest
             versions.append(VersionName.parse(manifest.version))
             asyncio.run(publish(registry, versions[-1], manifest))

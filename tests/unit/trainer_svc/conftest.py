@@ -53,6 +53,7 @@ def make(
             executor,
             Publisher(jobs, object_store, metrics),
             metrics,
+            base_model_digest="sha256:base",
             workers=workers,
             max_worker_losses=3,
         )

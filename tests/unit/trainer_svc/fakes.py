@@ -73,14 +73,14 @@ class ScriptedWorker:
         match command:
             case Start(assignment=assignment):
                 await self._train(assignment)
-            case Upload(job=job, version=version):
+            case Upload(version=version):
                 name = f"{self.assignment.adapter}/versions/{version}"
                 await self.store.create(f"{name}/adapter_config.json", b"{}")
-                self._say("upload", Uploaded(job=job, manifest=make_manifest(name)))
-            case Cancel(job=job):
-                self._say("", Cancelled(job=job))
-            case Suspend(job=job):
-                self._say("", Suspended(job=job))
+                self._say("upload", Uploaded(lease=command.lease, manifest=make_manifest(name)))
+            case Cancel():
+                self._say("", Cancelled(lease=command.lease))
+            case Suspend():
+                self._say("", Suspended(lease=command.lease))
 
     async def receive(self) -> Report:
         report = await self._reports.get()
@@ -96,16 +96,17 @@ class ScriptedWorker:
 
     def fail(self, *, retryable: bool = False) -> None:
         error = JobError(reason="BROKEN", message="as the test wants")
-        self._reports.put_nowait(Failed(job=self.assignment.job, error=error, retryable=retryable))
+        lease = self.assignment.lease
+        self._reports.put_nowait(Failed(lease=lease, error=error, retryable=retryable))
 
     async def _train(self, assignment: Assignment) -> None:
-        job = assignment.job
-        self._say("", Reported(job=job, event=PREPARED))
+        lease = assignment.lease
+        self._say("", Reported(lease=lease, event=PREPARED))
         for number in range(1, 5):
-            if not self._say(f"step-{number}", Reported(job=job, event=step(number))):
+            if not self._say(f"step-{number}", Reported(lease=lease, event=step(number))):
                 return
-        if self._say("evaluating", Evaluating(job=job)):
-            self._say("trained", Trained(job=job))
+        if self._say("evaluating", Evaluating(lease=lease)):
+            self._say("trained", Trained(lease=lease))
 
     def _say(self, at: str, report: Report) -> bool:
         if at and at == self.death:

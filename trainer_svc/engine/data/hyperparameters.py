@@ -59,6 +59,7 @@ def resolve(
             seed=seed,
             evaluation_interval=asked.evaluation_interval or tenth,
             checkpoint_interval=asked.checkpoint_interval or tenth,
+            early_stopping_patience=asked.early_stopping_patience or 0,
         ),
         plan,
     )

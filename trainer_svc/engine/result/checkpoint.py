@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 class CheckpointManifest(BaseModel):
     """What makes a checkpoint whole: SHA-256 of each file, and the specification it belongs to."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     spec_sha256: str
     files: dict[str, str]

@@ -110,7 +110,7 @@ def describe(
         tensors=package.tensors,
         files={name: file_entry(package.folder / name) for name in FILES},
         lineage=Lineage(
-            job=assignment.job,
+            job=assignment.lease.job,
             training_dataset=assignment.training.name,
             training_dataset_sha256=assignment.training.sha256,
             spec_sha256=assignment.spec_sha256,
@@ -142,7 +142,7 @@ def _model_card(
     lora, hyper, score = assignment.lora, run.hyperparameters, package.evaluation
     rows = {
         "Base model": f"{settings.base_model_name} (`{settings.base_model_digest}`)",
-        "Job": f"`{assignment.job}`",
+        "Job": f"`{assignment.lease.job}`",
         "Training data": f"`{assignment.training.name}` (sha256 `{assignment.training.sha256}`)",
         "Rank, alpha": f"{lora.rank}, {lora.alpha:g}" + (" (rsLoRA)" if lora.use_rslora else ""),
         "Layers": ", ".join(package.target_modules),

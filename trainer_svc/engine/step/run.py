@@ -25,7 +25,7 @@ _NON_FINITE_IN_A_ROW = 5
 class RunState(BaseModel):
     """The figures a checkpoint must bring back; losses in nats per trained token."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     step: int = 0
     tokens: int = 0

@@ -164,6 +164,7 @@ class Hyperparameters(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     EVALUATION_INTERVAL_FIELD_NUMBER: _builtins.int
     CHECKPOINT_INTERVAL_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Peak learning rate of AdamW, above 0 and at most 1. Unset: 5e-4 * (2000 / hidden size)^0.78, the
     LoRA scaling, not the full fine-tuning one.
@@ -194,6 +195,10 @@ class Hyperparameters(_message.Message):
     """
     checkpoint_interval: _builtins.int
     """Steps between two checkpoints, at least 1. Unset: a tenth of all steps."""
+    early_stopping_patience: _builtins.int
+    """Evaluations without a better validation loss after which the run stops, 1 to 1,000. Unset or 0:
+    it takes all its steps. Either way the version has the weights with the best validation loss.
+    """
     def __init__(
         self,
         *,
@@ -206,15 +211,18 @@ class Hyperparameters(_message.Message):
         seed: _builtins.int | None = ...,
         evaluation_interval: _builtins.int | None = ...,
         checkpoint_interval: _builtins.int | None = ...,
+        early_stopping_patience: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_checkpoint_interval", b"_checkpoint_interval", "_epochs", b"_epochs", "_evaluation_interval", b"_evaluation_interval", "_learning_rate", b"_learning_rate", "_max_sequence_length", b"_max_sequence_length", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_tokens", b"batch_tokens", "checkpoint_interval", b"checkpoint_interval", "epochs", b"epochs", "evaluation_interval", b"evaluation_interval", "learning_rate", b"learning_rate", "max_sequence_length", b"max_sequence_length", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_checkpoint_interval", b"_checkpoint_interval", "_early_stopping_patience", b"_early_stopping_patience", "_epochs", b"_epochs", "_evaluation_interval", b"_evaluation_interval", "_learning_rate", b"_learning_rate", "_max_sequence_length", b"_max_sequence_length", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_tokens", b"batch_tokens", "checkpoint_interval", b"checkpoint_interval", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "evaluation_interval", b"evaluation_interval", "learning_rate", b"learning_rate", "max_sequence_length", b"max_sequence_length", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_checkpoint_interval", b"_checkpoint_interval", "_epochs", b"_epochs", "_evaluation_interval", b"_evaluation_interval", "_learning_rate", b"_learning_rate", "_max_sequence_length", b"_max_sequence_length", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_tokens", b"batch_tokens", "checkpoint_interval", b"checkpoint_interval", "epochs", b"epochs", "evaluation_interval", b"evaluation_interval", "learning_rate", b"learning_rate", "max_sequence_length", b"max_sequence_length", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_checkpoint_interval", b"_checkpoint_interval", "_early_stopping_patience", b"_early_stopping_patience", "_epochs", b"_epochs", "_evaluation_interval", b"_evaluation_interval", "_learning_rate", b"_learning_rate", "_max_sequence_length", b"_max_sequence_length", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_tokens", b"batch_tokens", "checkpoint_interval", b"checkpoint_interval", "early_stopping_patience", b"early_stopping_patience", "epochs", b"epochs", "evaluation_interval", b"evaluation_interval", "learning_rate", b"learning_rate", "max_sequence_length", b"max_sequence_length", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_tokens: _TypeAlias = _typing.Literal["batch_tokens"]  # noqa: Y015
     _WhichOneofArgType__batch_tokens: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens"]  # noqa: Y015
     _WhichOneofReturnType__checkpoint_interval: _TypeAlias = _typing.Literal["checkpoint_interval"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_interval: _TypeAlias = _typing.Literal["_checkpoint_interval", b"_checkpoint_interval"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_patience: _TypeAlias = _typing.Literal["early_stopping_patience"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_patience: _TypeAlias = _typing.Literal["_early_stopping_patience", b"_early_stopping_patience"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
     _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
     _WhichOneofReturnType__evaluation_interval: _TypeAlias = _typing.Literal["evaluation_interval"]  # noqa: Y015
@@ -233,6 +241,8 @@ class Hyperparameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_tokens) -> _WhichOneofReturnType__batch_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_interval) -> _WhichOneofReturnType__checkpoint_interval | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_patience) -> _WhichOneofReturnType__early_stopping_patience | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
     @_typing.overload
@@ -539,11 +549,32 @@ class JobEvent(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        @_typing.final
+        class ReasonsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         TRAINING_FIELD_NUMBER: _builtins.int
         VALIDATION_FIELD_NUMBER: _builtins.int
         HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
         TOTAL_STEPS_FIELD_NUMBER: _builtins.int
         TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+        REASONS_FIELD_NUMBER: _builtins.int
         total_steps: _builtins.int
         """Steps the run will take."""
         trainable_parameters: _builtins.int
@@ -560,6 +591,10 @@ class JobEvent(_message.Message):
         def hyperparameters(self) -> Global___Hyperparameters:
             """The values used."""
 
+        @_builtins.property
+        def reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Why each value that was left unset was chosen, by the name of the hyperparameter."""
+
         def __init__(
             self,
             *,
@@ -568,10 +603,11 @@ class JobEvent(_message.Message):
             hyperparameters: Global___Hyperparameters | None = ...,
             total_steps: _builtins.int = ...,
             trainable_parameters: _builtins.int = ...,
+            reasons: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "training", b"training", "validation", b"validation"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "training", b"training", "validation", b"validation"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "reasons", b"reasons", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "training", b"training", "validation", b"validation"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,7 +33,7 @@ async def test_a_lost_worker_is_replaced_and_the_job_goes_on(
         found = await ended(jobs, job.name)
     assert (found.state, found.lease_epoch) == (JobState.SUCCEEDED, 2)
     assert executor.started[0].closed.is_set()
-    assert executor.started[1].assignment.lease_epoch == 2
+    assert executor.started[1].assignment.lease.epoch == 2
     assert len(await published(object_store)) == 1
 
 
@@ -126,7 +126,7 @@ async def test_a_trainer_lost_at_any_moment_publishes_exactly_one_version(
         publisher = Publisher(jobs, object_store, metrics)
         dispatcher = Dispatcher(
             jobs, datasets, AdapterRegistry(object_store), executor, publisher, metrics,
-            workers=1, max_worker_losses=3,
+            base_model_digest="sha256:base", workers=1, max_worker_losses=3,
         )  # fmt: skip
         return dispatcher, publisher
 

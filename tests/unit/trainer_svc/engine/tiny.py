@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trainer_svc.engine.data.tokens import Example
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
-from trainer_svc.protocol import Assignment, DatasetRef
+from trainer_svc.protocol import Assignment, DatasetRef, LeaseKey
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
@@ -101,10 +101,10 @@ def dataset_ref(data: bytes, name: str = "train", record_format: Any = "chat") -
     )
 
 
-def assignment(data: bytes, job: str = "job-1", **changes: Any) -> Assignment:
+def assignment(data: bytes, job: str = "job-1", epoch: int = 1, **changes: Any) -> Assignment:
     fields: dict[str, Any] = {
-        "job": f"tenants/acme/jobs/{job}",
-        "lease_epoch": 1,
+        "lease": LeaseKey(job=f"tenants/acme/jobs/{job}", epoch=epoch),
+        "base_model_digest": "",
         "adapter": "tenants/acme/adapters/support",
         "training": dataset_ref(data),
         "validation": None,
@@ -115,6 +115,12 @@ def assignment(data: bytes, job: str = "job-1", **changes: Any) -> Assignment:
         "parent_version": "",
     }
     return Assignment(**{**fields, **changes})
+
+
+def later(job: Assignment) -> Assignment:
+    """The same job under its next lease."""
+    lease = job.lease.model_copy(update={"epoch": job.lease.epoch + 1})
+    return job.model_copy(update={"lease": lease})
 
 
 def examples(count: int, seed: int = 0, longest: int = 24) -> list[Example]:
