@@ -206,10 +206,11 @@ class Worker:
         self._send(Failed(lease=assignment.lease, error=error, retryable=retryable))
 
     def _interruption(self, lease: LeaseKey) -> Ending | None:
-        if self._inbox.empty():
-            return None
-        command = self._next_command(lease)
-        return None if isinstance(command, Upload) else _ending(command)
+        while not self._inbox.empty():
+            command = self._inbox.get()
+            if command.lease == lease and isinstance(command, Cancel | Suspend):
+                return _ending(command)
+        return None
 
     def _next_command(self, lease: LeaseKey) -> Upload | Cancel | Suspend:
         """Wait for a command under this lease; one under another came too late."""

@@ -18,6 +18,7 @@ def test_auto_is_what_the_proto_promises() -> None:
         seed=0,
         evaluation_interval=24,
         checkpoint_interval=24,
+        early_stopping_patience=0,
     )
     assert plan.total_steps == 5 * 48
 
@@ -42,6 +43,7 @@ def test_what_is_asked_for_stays() -> None:
         seed=7,
         evaluation_interval=3,
         checkpoint_interval=5,
+        early_stopping_patience=4,
     )
     assert resolve(asked, [30] * 8, hidden_size=64, context=128)[0] == asked
     longer = asked.model_copy(update={"max_sequence_length": 1000})
