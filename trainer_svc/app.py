@@ -116,6 +116,7 @@ async def _started(
         metrics,
         base_model_digest=base.digest,
         workers=settings.workers,
+        jobs_per_worker=settings.jobs_per_worker,
         max_worker_losses=settings.max_worker_losses,
     )
     service = TuningService(
@@ -127,6 +128,7 @@ async def _started(
         base,
         profile=settings.profile,
         max_lora_rank=settings.max_lora_rank,
+        device=settings.worker_device,
     )
     servicer = TuningServicer(
         service,
@@ -137,6 +139,7 @@ async def _started(
         max_dataset_bytes=settings.max_dataset_bytes,
         max_record_bytes=settings.max_record_bytes,
         workers=settings.workers,
+        jobs_per_worker=settings.jobs_per_worker,
         device=settings.worker_device,
     )
     add_TuningServiceServicer_to_server(servicer, server.grpc)

@@ -30,6 +30,9 @@ from tailorbird.manifest import AdapterManifest
 from trainer_svc.jobs.model import EventPayload, Hyperparameters, JobError, LoraSpec
 from trainer_svc.record import Record
 
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+"""Why a job failed whose worker had no memory for it; retryable if it was not alone there."""
+
 
 class LeaseKey(Record):
     """One lease of one job: the job's resource name, and the epoch."""
@@ -188,7 +191,10 @@ class Suspended(Record):
 
 
 class Failed(Record):
-    """The job cannot go on. `retryable`: nothing is wrong with the job; a store was down."""
+    """The job cannot go on.
+
+    `retryable`: nothing is known to be wrong with it; a store was down, or others had the memory.
+    """
 
     kind: Literal["failed"] = "failed"
     lease: LeaseKey

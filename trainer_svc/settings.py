@@ -21,7 +21,9 @@ class TrainerSettings(CommonSettings):
     database_url: str = ""
     """SQLAlchemy URL with an asynchronous driver. Empty: SQLite under data_dir."""
     workers: Annotated[int, Field(ge=1, le=16)] = 1
-    """Worker processes. Each holds one base model and trains one job at a time."""
+    """Worker processes. Each holds one base model."""
+    jobs_per_worker: Annotated[int, Field(ge=1, le=64)] = 8
+    """Jobs that a worker trains at a time, in common steps."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where workers train. auto: cuda if the machine has an NVIDIA device."""
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -96,7 +96,7 @@ class _Job:
 
 
 def _create_jobs(stage: Stage, report: Report) -> list[_Job]:
-    report.step("Three fine-tuning jobs, two at once")
+    report.step("Three fine-tuning jobs at once")
     jobs = []
     for tenant, stem, policy, label in (
         (SUPPORT, FIRST, _ALWAYS, "support"),

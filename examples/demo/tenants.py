@@ -20,8 +20,8 @@ _ROLES = {
 }
 FIRST, SECOND = "train", "train-v2"
 """The datasets' ids."""
-LEARNING_RATE = 5e-3
-BATCH_TOKENS = 640
+LEARNING_RATE = 4e-3
+BATCH_TOKENS = 1280
 _MAX_TOKENS = 80
 _AT_ONCE = 8
 
@@ -106,8 +106,8 @@ class Tenant:
         )
 
 
-SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=4)
-INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=3)
+SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=5)
+INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=4)
 
 
 @dataclass(frozen=True, slots=True)

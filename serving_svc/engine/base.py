@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving_svc.adapters.gate import LINEAR_MODULES, linear_layers
+from serving_svc.adapters.gate import linear_layers
 from serving_svc.adapters.gate.safetensors_file import read_shapes
 from serving_svc.engine.launch import unusable
 from serving_svc.engine.plan import BaseDimensions
 from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import FailedPrecondition
+from tailorbird.servable import LINEAR_MODULES
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class BaseModelFiles:
     chat_template_digest: str
     max_sequence_length: int
     hidden_size: int
+    architecture: str = ""
+    """As config.json names it; "" if it does not."""
 
 
 def load_base_model(
@@ -82,7 +84,13 @@ def load_base_model(
         chat_template_digest=_sha256(_chat_template(path).encode()),
         max_sequence_length=length,
         hidden_size=hidden,
+        architecture=_architecture(config),
     )
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def _parsed(model: str) -> tuple[str, str]:

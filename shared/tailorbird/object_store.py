@@ -6,6 +6,7 @@ for file://, s3://, gs:// and az:// URLs. Keys are relative, separated by "/".
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from obstore.store import LocalStore, from_url
 from obstore.store import ObjectStore as Backend
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
+from tailorbird.local_disk import is_disk_full
 
 _CHUNK_BYTES = 8 * 2**20
 _PIECE_BYTES = 2**20
 _PARTS_AT_ONCE = 4
+_NO_ROOM = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 class ObjectExists(Conflict):
@@ -42,7 +45,10 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """Objects by key. Every method raises StoreUnavailable when the store does not answer."""
+    """Objects by key. Every method raises StoreUnavailable when the store does not answer.
+
+    Its reason is DISK_FULL where a disk, ours or that of a store in a folder, has no room left.
+    """
 
     async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         """Return the whole object; NotFound if there is none.
@@ -85,8 +91,16 @@ def _mapped(key: str) -> Iterator[None]:
         raise ObjectExists(f"object {key} exists", key=key) from error
     except (BaseError, OSError) as error:
         raise StoreUnavailable(
-            f"the object store failed at {key}: {type(error).__name__}", key=key
+            f"the object store failed at {key}: {type(error).__name__}",
+            reason="DISK_FULL" if _no_room(error) else None,
+            key=key,
         ) from error
+
+
+def _no_room(error: BaseError | OSError) -> bool:
+    if isinstance(error, OSError):
+        return is_disk_full(error)
+    return any(told in str(error) for told in _NO_ROOM)
 
 
 class ObstoreStore:

@@ -129,6 +129,14 @@ class TrainerClient:
         """Ask for a job to be stopped."""
         return self._connection.call(self._stub.CancelJob, tuning.CancelJobRequest(name=name)).job
 
+    def pause_job(self, name: str) -> job_pb2.Job:
+        """Ask for a job to be held back until it is resumed."""
+        return self._connection.call(self._stub.PauseJob, tuning.PauseJobRequest(name=name)).job
+
+    def resume_job(self, name: str) -> job_pb2.Job:
+        """Let a paused job go on."""
+        return self._connection.call(self._stub.ResumeJob, tuning.ResumeJobRequest(name=name)).job
+
     def watch_job(
         self, name: str, after_sequence: int = 0, *, patience: float = 900.0
     ) -> Generator[job_pb2.JobEvent, None, None]:

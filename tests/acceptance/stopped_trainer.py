@@ -53,8 +53,8 @@ def _stop_at_event(wanted: Any) -> None:
 def _stop_at_claim() -> None:
     claim = JobStore.claim
 
-    async def claim_and_stop(self: JobStore, owner: str) -> Any:
-        claimed = await claim(self, owner)
+    async def claim_and_stop(self: JobStore, *args: Any, **kwargs: Any) -> Any:
+        claimed = await claim(self, *args, **kwargs)
         if claimed is not None:
             _stop()
         return claimed

@@ -33,7 +33,7 @@ def test_a_killed_trainer_publishes_exactly_one_version(tmp_path: Path, moment: 
     assert events[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
     resumed = [e.resumed for e in events if e.HasField("resumed")]
     if moment == "checkpoint":
-        assert resumed[0].resumed_from_step >= 5
+        assert resumed[0].resumed_from_step > 0
     (manifest_path,) = published(store)
     manifest = AdapterManifest.from_json(manifest_path.read_bytes())
     (done,) = (e.published for e in events if e.HasField("published"))

@@ -47,7 +47,7 @@ def test_a_job_goes_on_where_its_volume_is(tmp_path: Path, ending: int) -> None:
     assert events[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
     assert sum(is_terminal(event.state_changed.state) for event in events) == 1
     resumed = [event.resumed for event in events if event.HasField("resumed")]
-    assert resumed[0].resumed_from_step >= 5
+    assert resumed[0].resumed_from_step > 0
     assert len(published(there / "store")) == 1
     assert not list(there.rglob("*.tmp"))
 

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from tailorbird.errors import AlreadyExists, FailedPrecondition, LeaseLost, NotFound
 from tailorbird.names import JobName, TenantName
+from tests.unit.trainer_svc.golden import sample
 from tests.unit.trainer_svc.values import make_job, make_manifest
+from trainer_svc.jobs import migrations
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.fence import CancelRequested, Lease
 from trainer_svc.jobs.model import (
     Evaluation,
     Hyperparameters,
+    Job,
     JobError,
     JobState,
+    Left,
     StateChanged,
     StepProgress,
+    Unknown,
 )
 from trainer_svc.jobs.publication import Outcome, Publication
-from trainer_svc.jobs.store import CancelRequested, JobStore, Lease
+from trainer_svc.jobs.store import JobStore
+from trainer_svc.jobs.tables import events, jobs
 
 DIGEST = "a" * 64
 VERSION = "tenants/acme/adapters/voice/versions/20260101T000000-one-1"
@@ -60,9 +71,9 @@ async def claimed(store: JobStore) -> Lease:
 
 
 async def states(store: JobStore, name: JobName) -> list[JobState]:
-    events = await store.events(name, 0, 100)
-    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    return [e.payload.state for e in events if isinstance(e.payload, StateChanged)]
+    found = await store.events(name, 0, 100)
+    assert [event.sequence for event in found] == list(range(1, len(found) + 1))
+    return [e.payload.state for e in found if isinstance(e.payload, StateChanged)]
 
 
 async def test_a_job_is_found_as_it_was_made(store: JobStore) -> None:
@@ -151,14 +162,14 @@ async def test_events_move_the_job(store: JobStore) -> None:
 async def test_a_lost_lease_can_change_nothing(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     old = await claimed(store)
-    assert await store.requeue_lost() == 1
+    assert await store.requeue_lost() == (1, [])
     for action in (
         store.record(old, step(1)),
         store.allocate_version(old, "v"),
         store.commit(old, Publication(manifest=make_manifest(VERSION), route=None)),
         store.fail(old, JobError(reason="R", message="m")),
         store.cancelled(old),
-        store.release(old),
+        store.release(old, JobError(reason="R", message="m")),
     ):
         with pytest.raises(LeaseLost):
             await action
@@ -187,11 +198,11 @@ async def publishing(store: JobStore) -> Lease:
 async def test_a_committed_version_outlives_its_trainer(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lost = await publishing(store)
-    assert await store.requeue_lost() == 1  # not committed: trained again
+    assert await store.requeue_lost() == (1, [])  # not committed: trained again
     again = await publishing(store)
     publication = Publication(manifest=make_manifest(VERSION), route=None)
     await store.commit(again, publication)
-    assert await store.requeue_lost() == 0  # committed: only its outbox is replayed
+    assert await store.requeue_lost() == (0, [])  # committed: only its outbox is replayed
     assert await store.claim("here") is None
     ((lease, found),) = await store.claim_publications("here")
     assert found == publication
@@ -207,16 +218,63 @@ async def test_a_committed_version_outlives_its_trainer(store: JobStore) -> None
 
 async def test_a_queued_job_is_cancelled_at_once(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
-    assert (await store.request_cancel(job.name)).state is JobState.CANCELLED
-    assert (await store.request_cancel(job.name)).state is JobState.CANCELLED
+    assert (await store.request_cancel(job.name))[0].state is JobState.CANCELLED
+    assert (await store.request_cancel(job.name))[0].state is JobState.CANCELLED
     assert await store.claim("here") is None
     assert await states(store, job.name) == [JobState.QUEUED, JobState.CANCELLED]
+
+
+async def test_who_ends_a_job_hears_what_it_left(store: JobStore) -> None:
+    async def uploaded(name: str) -> Lease:
+        await store.create(make_job(name), "", DIGEST)
+        return await publishing(store)
+
+    def left(name: str, version: str = "") -> Left:
+        folder = f"tenants/acme/adapters/voice/versions/{version}"
+        return Left(JobName("acme", name), version and folder)
+
+    queued = await store.create(make_job("queued"), "", DIGEST)
+    assert (await store.request_cancel(queued.name))[1] == left("queued")
+    assert (await store.request_cancel(queued.name))[1] is None
+
+    held = await uploaded("held")
+    await store.request_pause(held.job)
+    assert await store.release(held) is None
+    assert (await store.request_cancel(held.job))[1] == left("held", "v1")
+
+    failed = await uploaded("failed")
+    assert await store.fail(failed, JobError(reason="R", message="m")) == left("failed", "v1")
+
+    for name, end in (("stopped", store.cancelled), ("released", store.release)):
+        lease = await uploaded(name)
+        assert (await store.request_cancel(lease.job))[1] is None
+        before = lease.sequence
+        assert await end(lease) == left(name, "v1")
+        lease.sequence = before  # the answer was lost
+        assert await end(lease) == left(name, "v1")
+
+    lost = await uploaded("lost")
+    await uploaded("going")
+    await store.request_cancel(lost.job)
+    assert await store.requeue_lost() == (2, [left("lost", "v1")])
+
+
+async def test_a_publication_that_cannot_be_read_holds_up_no_other(store: JobStore) -> None:
+    await store.create(make_job("bad"), "", DIGEST)
+    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    await store.commit(bad := await publishing(store), publication)
+    await change(store, jobs, publication={"manifest": "of a later release"})
+    await store.create(make_job("good"), "", DIGEST)
+    await store.commit(good := await publishing(store), publication)
+    found = await store.claim_publications("next")
+    assert [(lease.job, read) for lease, read in found] == [(good.job, publication)]
+    assert (await store.get(bad.job)).lease_epoch == bad.epoch
 
 
 async def test_a_running_job_is_cancelled_when_its_worker_lets_go(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
-    asked = await store.request_cancel(job.name)
+    asked, _ = await store.request_cancel(job.name)
     assert (asked.state, asked.cancel_requested) == (JobState.PREPARING, True)
     await store.cancelled(lease)
     assert (await store.get(job.name)).state is JobState.CANCELLED
@@ -244,6 +302,277 @@ async def test_cancelling_and_committing_exclude_each_other(store: JobStore) -> 
     await store.commit(lease, publication)
     with pytest.raises(FailedPrecondition, match="its version is committed"):
         await store.request_cancel(other.name)
+
+
+async def test_a_queued_job_is_paused_at_once_and_resumed(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    for _ in range(2):
+        paused = await store.request_pause(job.name)
+        assert (paused.state, paused.pause_requested) == (JobState.PAUSED, False)
+    assert await store.claim("here") is None
+    assert (await store.counts())[JobState.PAUSED] == 1
+    assert await store.requeue_lost() == (0, [])
+    for _ in range(2):
+        assert (await store.request_resume(job.name)).state is JobState.QUEUED
+    assert await store.claim("here") is not None
+    assert await states(store, job.name) == [
+        JobState.QUEUED,
+        JobState.PAUSED,
+        JobState.QUEUED,
+        JobState.PREPARING,
+    ]
+
+
+async def test_a_running_job_is_paused_when_its_worker_lets_go(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    asked = await store.request_pause(job.name)
+    assert (asked.state, asked.pause_requested) == (JobState.PREPARING, True)
+    await store.release(lease)
+    found = await store.get(job.name)
+    assert (found.state, found.pause_requested, found.error) == (JobState.PAUSED, False, None)
+    with pytest.raises(LeaseLost):
+        await store.record(lease, step(1))
+    await store.request_resume(job.name)
+    assert (await claimed(store)).epoch == 2
+
+
+async def test_a_pause_outlives_its_trainer(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    await claimed(store)
+    await store.request_pause(job.name)
+    assert await store.requeue_lost() == (1, [])
+    assert (await store.get(job.name)).state is JobState.PAUSED
+
+
+async def test_a_pause_that_nobody_has_heeded_is_taken_back(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    await store.request_pause(job.name)
+    assert not (await store.request_resume(job.name)).pause_requested
+    await store.release(lease)
+    assert (await store.get(job.name)).state is JobState.QUEUED
+
+
+async def test_a_trainer_pauses_a_job_and_says_why(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    error = JobError(reason="DISK_FULL", message="the trainer's disk is full")
+    await store.release(await claimed(store), error)
+    found = await store.get(job.name)
+    assert (found.state, found.error) == (JobState.PAUSED, error)
+    assert (await store.events(job.name, 2, 9))[0].payload == StateChanged(
+        state=JobState.PAUSED, error=error
+    )
+    assert (await store.request_resume(job.name)).error is None
+
+
+async def test_a_paused_job_is_cancelled_at_once(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    await store.release(await claimed(store), JobError(reason="DISK_FULL", message="full"))
+    found, _ = await store.request_cancel(job.name)
+    assert (found.state, found.error) == (JobState.CANCELLED, None)
+    assert found.end_time is not None
+    with pytest.raises(FailedPrecondition, match="it is CANCELLED") as caught:
+        await store.request_resume(job.name)
+    assert (caught.value.reason, caught.value.metadata) == (
+        "JOB_NOT_RESUMABLE",
+        {"state": "CANCELLED"},
+    )
+
+
+async def test_what_cannot_be_paused_says_so(store: JobStore) -> None:
+    ended = await store.create(make_job("ended"), "", DIGEST)
+    await store.fail(await claimed(store), JobError(reason="R", message="m"))
+    going = await store.create(make_job("going"), "", DIGEST)
+    await claimed(store)
+    await store.request_cancel(going.name)
+    committed = await store.create(make_job("committed"), "", DIGEST)
+    lease = await publishing(store)
+    await store.commit(lease, Publication(manifest=make_manifest(VERSION), route=None))
+    for job, detail, state in (
+        (ended, "it is FAILED", "FAILED"),
+        (going, "it is being cancelled", "PREPARING"),
+        (committed, "its version is committed", "PUBLISHING"),
+    ):
+        with pytest.raises(FailedPrecondition, match=detail) as caught:
+            await store.request_pause(job.name)
+        assert (caught.value.reason, caught.value.metadata) == (
+            "JOB_NOT_PAUSABLE",
+            {"state": state},
+        )
+
+
+async def test_a_job_that_ends_before_its_pause_is_not_to_be_paused(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await publishing(store)
+    await store.request_pause(job.name)
+    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    await store.commit(lease, publication)
+    await store.succeed(lease, publication, Outcome(promoted=False))
+    found = await store.get(job.name)
+    assert (found.state, found.pause_requested) == (JobState.SUCCEEDED, False)
+
+
+async def test_a_job_of_an_earlier_release_is_taken_over(store: JobStore) -> None:
+    """The schema before pauses, with a job in it."""
+    database = store._database
+    row = sample("job_row.json") | {"create_time": datetime(2026, 1, 1, tzinfo=UTC)}
+    del row["pause_requested"]
+    old = sa.table("jobs", *(sa.column(name, jobs.c[name].type) for name in row))
+    async with database.write() as connection:
+        await connection.run_sync(downgrade, "0001")
+        await connection.execute(sa.insert(old).values(row))
+    await database.migrate()
+    found = await store.get(JobName("acme", "one"))
+    assert (found.state, found.pause_requested) == (JobState.PAUSED, False)
+
+
+def downgrade(connection: sa.Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
+
+
+async def test_a_committed_job_neither_fails_nor_goes_back(store: JobStore) -> None:
+    await store.create(make_job(), "", DIGEST)
+    lease = await publishing(store)
+    await store.commit(lease, Publication(manifest=make_manifest(VERSION), route=None))
+    for action in (
+        store.fail(lease, JobError(reason="R", message="m")),
+        store.cancelled(lease),
+        store.release(lease),
+    ):
+        with pytest.raises(FailedPrecondition, match="committed"):
+            await action
+
+
+async def test_a_write_whose_answer_was_lost_is_made_once(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    outcome = Outcome(promoted=True, route_generation=4)
+    await twice(lease, lambda: store.record(lease, StateChanged(state=JobState.RUNNING), step(1)))
+    await twice(lease, lambda: store.record(lease, StateChanged(state=JobState.EVALUATING)))
+    await twice(lease, lambda: store.allocate_version(lease, "v1"))
+    await twice(lease, lambda: store.commit(lease, publication))
+    await twice(lease, lambda: store.succeed(lease, publication, outcome))
+    assert await states(store, job.name) == [
+        JobState.QUEUED,
+        JobState.PREPARING,
+        JobState.RUNNING,
+        JobState.EVALUATING,
+        JobState.PUBLISHING,
+        JobState.SUCCEEDED,
+    ]
+    assert await store.last_sequence(job.name) == 8
+
+
+async def test_the_same_event_again_is_another_one(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    await store.record(lease, step(1))
+    await store.record(lease, step(1))
+    assert await store.last_sequence(job.name) == 4
+
+
+async def twice(lease: Lease, write: Callable[[], Awaitable[object]]) -> None:
+    """Make a write, forget that it was made, and make it again."""
+    before = lease.sequence
+    await write()
+    lease.sequence = before
+    await write()
+
+
+async def test_a_job_that_does_not_fit_is_passed_over(store: JobStore) -> None:
+    for name in ("one", "two", "three"):
+        await store.create(make_job(name), "", DIGEST)
+    seen: list[str] = []
+
+    def fits(job: Job) -> bool:
+        seen.append(job.name.job)
+        return job.name.job == "three"
+
+    found = await store.claim("here", fits, avoid={JobName("acme", "one"), JobName("x", "two")})
+    assert found is not None
+    assert found[1].name.job == "three"
+    assert seen == ["two", "three"]
+
+
+async def test_only_what_its_owner_left_is_taken_back(store: JobStore) -> None:
+    for name in ("one", "two", "three"):
+        await store.create(make_job(name), "", DIGEST)
+    await store.claim("me")
+    await store.claim("me")
+    await store.claim("you")
+    assert await store.requeue_lost("me", {JobName("acme", "two")}) == (1, [])
+    assert (await store.get(JobName("acme", "one"))).state is JobState.QUEUED
+
+
+async def test_only_committed_versions_that_its_owner_left_are_taken_up(store: JobStore) -> None:
+    await store.create(make_job(), "", DIGEST)
+    lease = await publishing(store)
+    await store.commit(lease, Publication(manifest=make_manifest(VERSION), route=None))
+    assert await store.claim_publications("me", "me") == []
+    assert await store.claim_publications("me", "here", {lease.job}) == []
+    assert len(await store.claim_publications("me", "here")) == 1
+
+
+async def change(store: JobStore, table: sa.Table, **values: object) -> None:
+    """Write as a later release would."""
+    async with store._database.write() as connection:
+        await connection.execute(sa.update(table).values(**values))
+
+
+async def test_what_a_later_release_wrote_into_the_history_is_passed_over(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    await change(store, events, payload={"kind": "sample", "text": "a b c"})
+    await store.record(lease, step(1))
+    found = await store.events(job.name, 0, 9)
+    assert [event.sequence for event in found] == [1, 2, 3]
+    assert [type(event.payload) for event in found] == [Unknown, Unknown, StepProgress]
+    assert found[0].payload.kind == "sample"
+
+
+async def test_figures_of_a_later_release_are_kept(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    await change(store, jobs, progress={"step": 1, "total_steps": 10, "accuracy": 0.5})
+    await store.record(lease, step(3))
+    async with store._database.read() as connection:
+        stored = (await connection.execute(sa.select(jobs.c.progress))).scalar_one()
+    assert stored["accuracy"] == 0.5
+    assert stored["step"] == 3
+    assert (await store.get(job.name)).progress is not None
+
+
+async def test_a_state_of_a_later_release_is_left_alone(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    await change(store, jobs, state="JUDGED")
+    assert (await store.get(job.name)).state is JobState.UNSPECIFIED
+    assert len(await store.page(TenantName("acme"), limit=9)) == 1
+    assert sum((await store.counts()).values()) == 0
+    assert await store.requeue_lost() == (0, [])
+    assert await store.claim("here") is None
+    with pytest.raises(LeaseLost):
+        await store.record(lease, step(1))
+    for request in (store.request_cancel, store.request_pause, store.request_resume):
+        with pytest.raises(FailedPrecondition, match="it is JUDGED"):
+            await request(job.name)
+
+
+async def test_a_job_that_cannot_be_read_holds_up_no_other(store: JobStore) -> None:
+    bad = await store.create(make_job("bad"), "", DIGEST)
+    await change(store, jobs, spec={"sweep": 8})
+    await store.create(make_job("good"), "", DIGEST)
+    found = await store.claim("here")
+    assert found is not None
+    assert found[1].name.job == "good"
+    assert await store.claim("here") is None
+    assert await states(store, bad.name) == [JobState.QUEUED]
 
 
 async def test_an_ended_job_cannot_be_cancelled(store: JobStore) -> None:

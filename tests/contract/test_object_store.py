@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
+from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
 from tailorbird.errors import DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
@@ -157,3 +159,26 @@ async def test_a_store_that_is_down_is_unavailable() -> None:
 def test_refuses_urls_that_name_no_store(url: str) -> None:
     with pytest.raises(InvalidArgument, match="object_store"):
         open_store(url)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+async def test_a_store_in_a_folder_says_that_its_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As obstore words it; a real full disk needs a file system of its own."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise GenericError(f"Unable to copy data to file: no (os error {number})")
+
+    monkeypatch.setattr("obstore.put_async", fail)
+    with pytest.raises(StoreUnavailable) as caught:
+        await open_store(tmp_path.as_uri()).put("key", b"x")
+    assert (caught.value.reason == "DISK_FULL") is (number != errno.EIO)
+
+
+async def test_a_download_onto_a_full_disk_says_so(tmp_path: Path) -> None:
+    store = open_store(tmp_path.as_uri())
+    await store.put("key", b"x" * 100_000)
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.download("key", Path("/dev/full"))
+    assert caught.value.reason == "DISK_FULL"

@@ -117,6 +117,18 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self.script.heard(request, context)
         return tuning_pb.CancelJobResponse(job=self.script.job)
 
+    def PauseJob(
+        self, request: tuning_pb.PauseJobRequest, context: Context
+    ) -> tuning_pb.PauseJobResponse:
+        self.script.heard(request, context)
+        return tuning_pb.PauseJobResponse(job=self.script.job)
+
+    def ResumeJob(
+        self, request: tuning_pb.ResumeJobRequest, context: Context
+    ) -> tuning_pb.ResumeJobResponse:
+        self.script.heard(request, context)
+        return tuning_pb.ResumeJobResponse(job=self.script.job)
+
     def WatchJob(
         self, request: tuning_pb.WatchJobRequest, context: Context
     ) -> Iterator[tuning_pb.WatchJobResponse]:

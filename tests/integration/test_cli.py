@@ -93,6 +93,7 @@ def test_create_says_what_was_asked(run: Run, script: Script) -> None:
         *("jobs", "create", "--adapter", "support", "--data", "chats", "--validation", "0.1"),
         *("--rank", "8", "--epochs", "3", "--learning-rate", "1e-3", "--policy", "manual"),
         *("--job-id", "one", "--request-id", "r1"),
+        *("--exclusive", "--early-stopping-patience", "4"),
     )
     assert ran.status == 0, ran.err
     request = script.requests[0]
@@ -104,6 +105,8 @@ def test_create_says_what_was_asked(run: Run, script: Script) -> None:
     assert spec.lora.rank == 8
     assert not spec.lora.HasField("alpha")
     assert spec.hyperparameters.epochs == 3
+    assert spec.hyperparameters.early_stopping_patience == 4
+    assert spec.isolation == job_pb2.ISOLATION_EXCLUSIVE
     assert not spec.hyperparameters.HasField("seed")
     assert spec.promotion_policy == job_pb2.PROMOTION_POLICY_MANUAL
 
@@ -134,12 +137,31 @@ def test_watch_fails_with_the_job(run: Run, script: Script) -> None:
     assert ran.err == "failed: NON_FINITE: the loss is not finite\n"
 
 
+def test_watch_says_that_a_job_is_paused_and_why(run: Run, script: Script) -> None:
+    error: status_pb2.Status = stored_status("DISK_FULL", "the trainer's disk is full", {})
+    script.events = [
+        state(1, job_pb2.JOB_STATE_PAUSED, error=error),
+        state(2, job_pb2.JOB_STATE_QUEUED),
+        state(3, job_pb2.JOB_STATE_PAUSED),
+        state(4, job_pb2.JOB_STATE_CANCELLED),
+    ]
+    ran = run("jobs", "watch", "one")
+    assert "paused: DISK_FULL: the trainer's disk is full; it goes on after" in ran.out
+    assert "paused; it goes on after: tailorbird jobs resume" in ran.out
+    assert ran.err == "cancelled\n"
+
+
 def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
     assert len(json.loads(run("jobs", "list", "--json", "--state", "running").out)) == 6
     assert script.requests[0].state == job_pb2.JOB_STATE_RUNNING
     assert "tenants/acme/jobs/2-b" in run("jobs", "list").out
     assert "running" in run("jobs", "get", "one").out
     assert run("jobs", "cancel", "one").status == 0
+    script.job.pause_requested = True
+    assert "running (to be paused)" in run("jobs", "pause", "one").out
+    assert run("jobs", "resume", "one").status == 0
+    kinds = [type(request).__name__ for request in script.requests[-2:]]
+    assert kinds == ["PauseJobRequest", "ResumeJobRequest"]
 
 
 def test_adapters(run: Run, script: Script) -> None:

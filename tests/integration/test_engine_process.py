@@ -16,6 +16,7 @@ from trainer_svc.jobs.model import (
     CheckpointSaved,
     Evaluation,
     Hyperparameters,
+    JobWarning,
     LoraSpec,
     Prepared,
     Resumed,
@@ -27,6 +28,8 @@ from trainer_svc.protocol import (
     Cancelled,
     Evaluating,
     Failed,
+    LeaseKey,
+    Reported,
     Start,
     Suspend,
     Suspended,
@@ -76,20 +79,24 @@ def test_a_job_from_start_to_uploaded(worker: WorkerProcess, base: Path, store: 
     assert before == []
     assert (prepared.training.kept, prepared.validation and prepared.validation.kept) == (16, 4)
     assert None not in prepared.hyperparameters.model_dump().values()
+    assert "learning_rate" in prepared.reasons
     events, _ = worker.until(Evaluating)
+    assert any(isinstance(e, JobWarning) and e.reason == "FEW_RECORDS" for e in events)
     steps = [event for event in events if isinstance(event, StepProgress)]
     assert [step.step for step in steps] == list(range(1, prepared.total_steps + 1))
     assert steps[-1].epoch == 2.0
-    assert [e.step for e in events if isinstance(e, CheckpointSaved)][-1] == prepared.total_steps
     final, _ = worker.until(Trained)
     first = next(event for event in events if isinstance(event, Evaluation))
-    (last,) = final
-    assert isinstance(last, Evaluation)
+    (last,) = [event for event in final if isinstance(event, Evaluation)]
     assert first.step == 0
     assert last.validation_loss < first.validation_loss
 
     version = "20261120T153000-whole-1"
-    manifest = upload(worker, job, version).manifest
+    worker.send(Upload(lease=job.lease, version=version))
+    rest, uploaded = worker.until(Uploaded)
+    saved = [e.step for e in [*events, *final, *rest] if isinstance(e, CheckpointSaved)]
+    assert saved[-1] == prepared.total_steps
+    manifest = uploaded.manifest
     folder = store / ADAPTER / version
     assert {path.name for path in folder.iterdir()} == set(manifest.files)
     assert all(file_entry(folder / name) == entry for name, entry in manifest.files.items())
@@ -129,7 +136,7 @@ def _check_with_plain_peft(base: Path, folder: Path) -> None:
                 abs(a - b) for a, b in zip(probe.adapter_logprobs, probe.base_logprobs, strict=True)
             )
         )
-    assert max(effects) > 0.5
+    assert max(effects) > 0.3
 
 
 def test_a_cancelled_job_leaves_nothing_and_the_next_one_works(worker: WorkerProcess) -> None:
@@ -222,7 +229,7 @@ def test_failures_are_typed_and_the_worker_lives_on(worker: WorkerProcess) -> No
         "INTERNAL",
     ]
     assert failed.error.message == (
-        f"ValueError in the worker; correlation id {failed.error.metadata['correlation_id']}"
+        f"ZeroDivisionError in the worker; correlation id {failed.error.metadata['correlation_id']}"
     )
     job = assignment(DATA, "after-failures")
     worker.send(Start(assignment=job))
@@ -260,6 +267,71 @@ def test_what_belongs_to_another_lease_of_the_job_is_dropped(worker: WorkerProce
     worker.send(Cancel(lease=job.lease))
     _, cancelled = worker.until(Cancelled)
     assert cancelled.lease == job.lease
+
+
+def test_jobs_join_and_leave_while_others_run(
+    store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In float32, where what one job computes differs by the order of its sums alone."""
+    folder = tmp_path_factory.mktemp("group")
+    settings = Hyperparameters(epochs=25, batch_tokens=64, learning_rate=1e-3)
+    first = assignment(DATA, "group-a", hyperparameters=Hyperparameters(epochs=10_000))
+
+    def job(way: str, name: str) -> Assignment:
+        lora = LoraSpec(rank={"b": 8, "c": 4}[name], alpha=16.0)
+        return assignment(DATA, f"{way}-{name}", hyperparameters=settings, lora=lora)
+
+    with WorkerProcess(make_base(folder / "tiny"), store, folder / "scratch") as worker:
+        worker.ready()
+        alone = {name: _weights(worker, store, [job("alone", name)], "1")[0] for name in "bc"}
+        worker.send(Start(assignment=first))
+        worker.until(StepProgress)
+        second, third = job("group", "b"), job("group", "c")
+        worker.send(Start(assignment=second))
+        _until_all_step(worker, [first, second])
+        worker.send(Cancel(lease=first.lease))
+        worker.send(Start(assignment=third))
+        _, cancelled = worker.until(Cancelled)
+        assert cancelled.lease == first.lease
+        together = _weights(worker, store, [second, third], "2", started=True)
+    for name, weights in zip("bc", together, strict=True):
+        assert weights.keys() == alone[name].keys()
+        for tensor, found in weights.items():
+            difference = float((found - alone[name][tensor]).norm() / found.norm())
+            assert difference < 1e-3, (name, tensor)
+
+
+def _until_all_step(worker: WorkerProcess, jobs: list[Assignment]) -> None:
+    """Wait until the step of each job was reported after that of the others."""
+    seen: list[LeaseKey] = []
+    while not all(job.lease in seen[1:] for job in jobs):
+        report = worker.next()
+        if isinstance(report, Reported) and isinstance(report.event, StepProgress):
+            seen.append(report.lease)
+
+
+def _weights(
+    worker: WorkerProcess,
+    store: Path,
+    jobs: list[Assignment],
+    suffix: str,
+    *,
+    started: bool = False,
+) -> list[dict[str, torch.Tensor]]:
+    """Train the jobs to their ends, all at once; return what each published."""
+    versions = {job.lease: f"20261120T153000-{job.lease.job[-1]}-{suffix}" for job in jobs}
+    if not started:
+        for job in jobs:
+            worker.send(Start(assignment=job))
+    uploaded: set[LeaseKey] = set()
+    while uploaded != versions.keys():
+        report = worker.next()
+        assert not isinstance(report, Failed), report
+        if isinstance(report, Trained):
+            worker.send(Upload(lease=report.lease, version=versions[report.lease]))
+        elif isinstance(report, Uploaded):
+            uploaded.add(report.lease)
+    return [load_file(store / ADAPTER / v / "adapter_model.safetensors") for v in versions.values()]
 
 
 def test_the_worker_dies_with_its_parent_in_the_middle_of_a_run(

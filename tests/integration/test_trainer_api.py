@@ -23,6 +23,7 @@ from tailorbird.profile import ServingProfile, write_profile
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.server import RpcServer
 from tailorbird.rpc.status import reason_of, reason_of_status
+from tailorbird.servable import NOT_SERVED
 from tailorbird.trainer_client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
@@ -34,15 +35,19 @@ from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.model import JobEvent, Unknown
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
+from trainer_svc.protocol import Suspend
 
 ACME = "tenants/acme"
 RECORD = json.dumps(
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 ).encode()
-BASE = BaseModelFiles("base", Path("/nowhere"), f"sha256:{'1' * 64}", f"sha256:{'2' * 64}", 512, 64)
+BASE = BaseModelFiles(
+    "base", Path("/nowhere"), f"sha256:{'1' * 64}", f"sha256:{'2' * 64}", 512, 64, "Arch"
+)
 LIMIT = 300 * 2**20
 
 
@@ -67,15 +72,16 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     dispatcher = Dispatcher(
         jobs, datasets, AdapterRegistry(object_store), executor,
         Publisher(jobs, object_store, metrics), metrics,
-        base_model_digest=BASE.digest, workers=1, max_worker_losses=3,
+        base_model_digest=BASE.digest, workers=1, jobs_per_worker=4, max_worker_losses=3,
     )  # fmt: skip
     service = TuningService(
-        jobs, datasets, feed, dispatcher, object_store, BASE, profile="default", max_lora_rank=64
-    )
+        jobs, datasets, feed, dispatcher, object_store, BASE, profile="default", max_lora_rank=64,
+        device="cpu",
+    )  # fmt: skip
     server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
     servicer = TuningServicer(
         service, datasets, BASE, metrics, server.endless,
-        max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, device="cpu",
+        max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, jobs_per_worker=4, device="cpu",
     )  # fmt: skip
     pb_grpc.add_TuningServiceServicer_to_server(servicer, server.grpc)
     await server.start()
@@ -355,11 +361,111 @@ async def test_a_job_is_cancelled(trainer: Trainer) -> None:
     assert events[-1].state_changed.state == job_pb2.JOB_STATE_CANCELLED
 
 
+async def test_a_paused_job_that_is_cancelled_leaves_no_checkpoint(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    await watch(trainer, (await create(trainer, spec(), job_id="done")).name)
+    worker = trainer.executor.started[0]
+    worker.hold = "step-2"
+    job = await create(trainer, spec(), job_id="other")
+    async with asyncio.timeout(20):
+        await worker.held.wait()
+        await trainer.store.create(f"{job.name}/checkpoints/00000002/manifest.json", b"{}")
+        await trainer.stub.PauseJob(pb.PauseJobRequest(name=job.name))
+        async for response in trainer.stub.WatchJob(pb.WatchJobRequest(name=job.name)):
+            if response.event.state_changed.state == job_pb2.JOB_STATE_PAUSED:
+                break
+        await trainer.stub.CancelJob(pb.CancelJobRequest(name=job.name))
+        # What is deleted after the answer has no event.
+        while await trainer.store.folders(f"{ACME}/jobs"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_job_is_paused_and_resumed(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    done = await create(trainer, spec(), job_id="done")
+    await watch(trainer, done.name)
+    worker = trainer.executor.started[0]
+    worker.hold = "step-2"
+    job = await create(trainer, spec(), job_id="other")
+    async with asyncio.timeout(20):
+        await worker.held.wait()
+    stream = trainer.stub.WatchJob(pb.WatchJobRequest(name=job.name))
+    events = aiter(stream)
+    async with asyncio.timeout(20):
+        await trainer.stub.PauseJob(pb.PauseJobRequest(name=job.name))
+        while (await anext(events)).event.state_changed.state != job_pb2.JOB_STATE_PAUSED:
+            pass
+        paused = (await trainer.stub.PauseJob(pb.PauseJobRequest(name=job.name))).job
+        assert paused.state == job_pb2.JOB_STATE_PAUSED
+        assert not paused.pause_requested
+        worker.hold = ""
+        resumed = (await trainer.stub.ResumeJob(pb.ResumeJobRequest(name=job.name))).job
+        assert resumed.state == job_pb2.JOB_STATE_QUEUED
+        last = [response.event.state_changed.state async for response in events][-1]
+    assert last == job_pb2.JOB_STATE_SUCCEEDED
+    assert worker.told(Suspend) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"), [("Pause", "JOB_NOT_PAUSABLE"), ("Resume", "JOB_NOT_RESUMABLE")]
+)
+async def test_a_job_that_has_ended_is_neither_paused_nor_resumed(
+    trainer: Trainer, method: str, reason: str
+) -> None:
+    await upload(trainer, RECORD)
+    job = await create(trainer, spec())
+    await watch(trainer, job.name)
+    call, request = getattr(trainer.stub, f"{method}Job"), getattr(pb, f"{method}JobRequest")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(request(name=job.name))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason_of(caught.value) == reason
+    assert "it is SUCCEEDED" in (caught.value.details() or "")
+    for wrong in ("tenants/other/jobs/none", "x"):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(request(name=wrong))
+
+
+async def test_a_job_says_with_whom_it_shares_a_worker(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    assert (await create(trainer, spec())).spec.isolation == job_pb2.ISOLATION_SHARED
+    alone = await create(trainer, spec(isolation=job_pb2.ISOLATION_EXCLUSIVE))
+    assert alone.spec.isolation == job_pb2.ISOLATION_EXCLUSIVE
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(isolation=99))
+    assert violation(caught.value) == ("job.spec.isolation", "99 is not an isolation")
+
+
+async def test_an_event_of_a_later_release_is_not_sent(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upload(trainer, RECORD)
+    job = await create(trainer, spec())
+    whole = await watch(trainer, job.name)
+    read = JobStore.events
+
+    async def later(self: JobStore, *args: Any) -> list[JobEvent]:
+        return [
+            event.model_copy(update={"payload": Unknown(kind="sample")})
+            if event.sequence in {2, 4}
+            else event
+            for event in await read(self, *args)
+        ]
+
+    monkeypatch.setattr(JobStore, "events", later)
+    monkeypatch.setattr("trainer_svc.jobs.service._EVENTS_PER_READ", 1)
+    seen = await watch(trainer, job.name)
+    assert [event.sequence for event in seen] == [
+        event.sequence for event in whole if event.sequence not in {2, 4}
+    ]
+
+
 async def test_serving_says_what_a_job_may_ask_for(trainer: Trainer) -> None:
     await upload(trainer, RECORD)
     info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
     assert list(info.ranks) == [rank for rank in RANKS if rank <= 64]
     assert info.base_models[0].digest == BASE.digest
+    assert (info.workers, info.jobs_per_worker) == (1, 4)
     profile = ServingProfile(
         profile="default",
         base_model="base",
@@ -435,3 +541,15 @@ async def test_a_watcher_is_heard_only_by_a_trainer_whose_job_store_answers(
             await asyncio.to_thread(list, stream)
     client.close()
     monkeypatch.undo()
+
+
+async def test_a_base_that_cannot_be_served_gets_no_job(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upload(trainer, RECORD)
+    monkeypatch.setitem(NOT_SERVED, BASE.architecture, "vLLM has no LoRA for it")
+    for only_checked in (True, False):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await create(trainer, spec(), validate_only=only_checked)
+        assert reason_of(caught.value) == "BASE_NOT_SERVABLE"
+        assert "vLLM has no LoRA for it" in str(caught.value.details())

@@ -32,6 +32,11 @@ _POLICIES = {
     job_pb2.PROMOTION_POLICY_ALWAYS: model.PromotionPolicy.ALWAYS,
     job_pb2.PROMOTION_POLICY_MANUAL: model.PromotionPolicy.MANUAL,
 }
+_ISOLATIONS = {
+    job_pb2.ISOLATION_UNSPECIFIED: model.Isolation.SHARED,
+    job_pb2.ISOLATION_SHARED: model.Isolation.SHARED,
+    job_pb2.ISOLATION_EXCLUSIVE: model.Isolation.EXCLUSIVE,
+}
 
 
 def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
@@ -54,6 +59,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         lora=_lora(spec.lora, at + "lora."),
         hyperparameters=_hyperparameters(spec.hyperparameters, at + "hyperparameters."),
         promotion_policy=_policy(spec.promotion_policy),
+        isolation=_isolation(spec.isolation),
         labels=_labels(spec.labels),
     )
 
@@ -110,6 +116,12 @@ def _policy(policy: job_pb2.PromotionPolicy.ValueType) -> model.PromotionPolicy:
     if policy not in _POLICIES:
         raise InvalidArgument("job.spec.promotion_policy", f"{policy} is not a policy")
     return _POLICIES[policy]
+
+
+def _isolation(isolation: job_pb2.Isolation.ValueType) -> model.Isolation:
+    if isolation not in _ISOLATIONS:
+        raise InvalidArgument("job.spec.isolation", f"{isolation} is not an isolation")
+    return _ISOLATIONS[isolation]
 
 
 def _labels(labels: object) -> dict[str, str]:
@@ -195,6 +207,7 @@ def job_to_proto(job: model.Job) -> job_pb2.Job:
         promoted=job.promoted,
         promotion_refusal=job.promotion_refusal,
         lease_epoch=job.lease_epoch,
+        pause_requested=job.pause_requested,
     )
     if job.error is not None:
         message.error.CopyFrom(
@@ -221,6 +234,7 @@ def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
         lora=job_pb2.LoraConfig(**spec.lora.model_dump()),
         hyperparameters=hyperparameters_to_proto(spec.hyperparameters),
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{spec.promotion_policy}"),
+        isolation=job_pb2.Isolation.Value(f"ISOLATION_{spec.isolation}"),
         labels=spec.labels,
     )
     if spec.validation_dataset is not None:

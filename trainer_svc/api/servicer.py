@@ -42,6 +42,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         max_dataset_bytes: int,
         max_record_bytes: int,
         workers: int,
+        jobs_per_worker: int,
         device: str,
     ) -> None:
         self._service = service
@@ -52,6 +53,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self._max_dataset_bytes = max_dataset_bytes
         self._max_record_bytes = max_record_bytes
         self._workers = workers
+        self._jobs_per_worker = jobs_per_worker
         self._device = device
 
     async def UploadDataset(
@@ -126,6 +128,20 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(name)
         return pb.CancelJobResponse(job=convert.job_to_proto(await self._service.cancel_job(name)))
 
+    async def PauseJob(self, request: pb.PauseJobRequest, context: _Context) -> pb.PauseJobResponse:
+        """See tuning_service.proto."""
+        name = JobName.parse(request.name)
+        current_caller().check(name)
+        return pb.PauseJobResponse(job=convert.job_to_proto(await self._service.pause_job(name)))
+
+    async def ResumeJob(
+        self, request: pb.ResumeJobRequest, context: _Context
+    ) -> pb.ResumeJobResponse:
+        """See tuning_service.proto."""
+        name = JobName.parse(request.name)
+        current_caller().check(name)
+        return pb.ResumeJobResponse(job=convert.job_to_proto(await self._service.resume_job(name)))
+
     async def WatchJob(  # type: ignore[override]  # gRPC takes a coroutine that writes, too
         self, request: pb.WatchJobRequest, context: _Context
     ) -> None:
@@ -158,6 +174,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             max_dataset_bytes=self._max_dataset_bytes,
             max_record_bytes=self._max_record_bytes,
             workers=self._workers,
+            jobs_per_worker=self._jobs_per_worker,
             device=self._device,
             service_version=__version__,
         )

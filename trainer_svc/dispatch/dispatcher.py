@@ -1,11 +1,7 @@
-"""Takes jobs from the queue, hands each to a worker, and carries what comes back into the store.
+"""Takes jobs from the queue and places each on a worker, where a `Runner` sees to it.
 
-One slot a worker: claim → start → reports → publish → finish. Whatever is lost on the way, the job
-store says who may go on, and from where:
-
-    worker lost            the job goes back to the queue and resumes from its last checkpoint
-    this process lost      the same, at the next start
-    version committed      the rest is replayed until it is written, also at the next start
+One task a worker starts it and takes what it says to the leases it has; one task serves the queue;
+each lease has a task of its own. None of them waits for another's job.
 """
 
 from __future__ import annotations
@@ -14,59 +10,37 @@ import asyncio
 import os
 import socket
 import uuid
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
 
-from tailorbird.errors import FailedPrecondition, LeaseLost, TailorbirdError, Unavailable
-from tailorbird.manifest import AdapterManifest
-from tailorbird.names import DatasetName, JobName, VersionName
+from tailorbird.errors import FailedPrecondition, Unavailable
+from tailorbird.names import JobName
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.datasets.store import DatasetStore
-from trainer_svc.dispatch.backoff import insist
+from trainer_svc.dispatch.assignment import Assignments, key_of
+from trainer_svc.dispatch.backoff import Pauses, insist, pause_after
 from trainer_svc.dispatch.executor import Executor, Worker, WorkerLost
+from trainer_svc.dispatch.losses import Losses
+from trainer_svc.dispatch.place import Place
+from trainer_svc.dispatch.placement import Placement
 from trainer_svc.dispatch.publisher import Publisher
-from trainer_svc.jobs.model import (
-    Job,
-    JobError,
-    JobState,
-    Prepared,
-    StateChanged,
-    StepProgress,
-)
-from trainer_svc.jobs.store import CancelRequested, JobStore, Lease
+from trainer_svc.dispatch.runner import Ending, Runner
+from trainer_svc.jobs.fence import Lease
+from trainer_svc.jobs.model import Isolation, Job, JobState, Left
+from trainer_svc.jobs.publication import Publication
+from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
-from trainer_svc.protocol import (
-    Assignment,
-    Cancel,
-    Cancelled,
-    DatasetRef,
-    Evaluating,
-    Failed,
-    LeaseKey,
-    Ready,
-    Reported,
-    Start,
-    Suspend,
-    Suspended,
-    Trained,
-    Unusable,
-    Upload,
-    Uploaded,
-)
 
 _log = structlog.get_logger(__name__)
-
-_MAX_BACKOFF_SECONDS = 30.0
 
 _T = TypeVar("_T")
 
 
 class Dispatcher:
-    """Keeps `workers` workers busy until it is stopped."""
+    """Keeps `workers` workers busy, each with up to `jobs_per_worker` jobs, until it is stopped."""
 
     def __init__(
         self,
@@ -79,42 +53,51 @@ class Dispatcher:
         *,
         base_model_digest: str,
         workers: int,
+        jobs_per_worker: int,
         max_worker_losses: int,
     ) -> None:
         self._jobs = jobs
-        self._datasets = datasets
-        self._registry = registry
+        self._assignments = Assignments(datasets, registry, base_model_digest)
         self._executor = executor
         self._publisher = publisher
         self._metrics = metrics
-        self._base_model_digest = base_model_digest
         self._workers = workers
         self._max_worker_losses = max_worker_losses
-        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        # Of this process alone: what it holds it knows, and what else has its name is left over.
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._active: dict[JobName, tuple[Lease, Worker]] = {}
-        self._losses: Counter[JobName] = Counter()
+        self._losses = Losses(max_worker_losses)
+        self._pauses = Pauses()
+        self._placement = Placement(jobs_per_worker, self._must_be_alone)
+        self._places: list[Place] = []
+        self._runners: dict[JobName, Runner] = {}
+        self._finishing: set[JobName] = set()
+        self._left_over = False
+        self._to_discard: asyncio.Queue[Left] = asyncio.Queue()
         self._proven = False
         self._failed_starts = 0
 
     async def recover(self) -> None:
         """Put a lost trainer's jobs back into the queue; no other trainer may hold this store."""
-        lost = await self._jobs.requeue_lost()
+        lost, cancelled = await self._jobs.requeue_lost()
         if lost:
-            _log.warning("jobs of a lost trainer go on", count=lost)
+            _log.warning("jobs of a lost trainer go on", count=lost - len(cancelled))
+        self._all_cancelled(cancelled)
 
     async def run(self) -> None:
-        """Replay what is committed, then serve the queue; returns after `stop`.
+        """Replay what is committed, and serve the queue; returns after `stop`.
 
         Raises FailedPrecondition if no worker can be started: queued jobs would wait for ever.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                for lease, publication in await self._jobs.claim_publications(self._owner):
-                    group.create_task(self._publisher.finish(lease, publication))
+                group.create_task(self._replay(group))
+                group.create_task(self._sweep())
+                group.create_task(self._discard())
                 for index in range(self._workers):
-                    group.create_task(self._slot(index))
+                    group.create_task(self._keep(index))
+                group.create_task(self._serve_queue(group))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
@@ -125,38 +108,162 @@ class Dispatcher:
 
     async def cancel(self, job: JobName) -> None:
         """Tell the worker that has `job`, if one has it here."""
-        if job in self._active:
-            lease, worker = self._active[job]
-            await _tell(worker, Cancel(lease=_key(lease)))
+        if job in self._runners:
+            await self._runners[job].cancel()
+
+    def cancelled(self, left: Left) -> None:
+        """Forget a job that was cancelled with no worker on it, and delete what it left."""
+        self._metrics.finished.labels(JobState.CANCELLED, "").inc()
+        self._losses.forget(left.job)
+        self._to_discard.put_nowait(left)
+
+    async def pause(self, job: JobName) -> None:
+        """Have the worker that has `job`, if one has it here, checkpoint and let go of it."""
+        if job in self._runners:
+            await self._runners[job].suspend()
 
     async def stop(self) -> None:
-        """Claim nothing more; have every worker checkpoint and let go of its job."""
+        """Claim nothing more; have every worker checkpoint and let go of its jobs."""
         self._stop.set()
         self.wake()
-        for lease, worker in list(self._active.values()):
-            await _tell(worker, Suspend(lease=_key(lease)))
+        await asyncio.gather(*(runner.suspend() for runner in self._runners.values()))
 
-    async def _slot(self, index: int) -> None:
-        worker: Worker | None = None
-        backoff = 0.5
+    async def _replay(self, group: asyncio.TaskGroup) -> None:
+        committed = await insist(
+            lambda: self._jobs.claim_publications(self._owner, held=self._held())
+        )
+        self._finish(group, committed)
+
+    def _held(self) -> set[JobName]:
+        return {*self._runners, *self._finishing}
+
+    def _finish(self, group: asyncio.TaskGroup, committed: list[tuple[Lease, Publication]]) -> None:
+        for lease, publication in committed:
+            self._finishing.add(lease.job)
+            group.create_task(self._finish_one(lease, publication))
+
+    async def _finish_one(self, lease: Lease, publication: Publication) -> None:
         try:
-            while not self._stop.is_set():
-                try:
-                    if worker is None:
-                        worker = await self._unless_stopped(self._start(index))
-                    elif claimed := await self._next():
-                        await self._run(*claimed, worker)
-                        backoff = 0.5
-                except Unavailable as error:
-                    _log.warning("worker slot waits", index=index, error=error.message)
-                    if isinstance(error, WorkerLost):
-                        self._metrics.worker_losses.inc()
-                        await self._dismiss(worker)
-                        worker = None
-                    await self._unless_stopped(asyncio.sleep(backoff))
-                    backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+            await self._publisher.finish(lease, publication)
+        except Exception:
+            # The next start tries again; others' jobs go on until then.
+            _log.exception("committed version not published", job=str(lease.job))
         finally:
-            await self._dismiss(worker)
+            self._finishing.discard(lease.job)
+
+    def _all_cancelled(self, jobs: list[Left]) -> None:
+        for left in jobs:
+            self.cancelled(left)
+
+    async def _sweep(self) -> None:
+        try:
+            await self._unless_stopped(self._publisher.sweep())
+        except Exception:
+            _log.exception("what ended jobs left is not swept")
+
+    async def _discard(self) -> None:
+        """Delete what cancelled jobs left, one after the other; callers do not wait for it."""
+        while (left := await self._unless_stopped(self._to_discard.get())) is not None:
+            await self._discard_one(left)
+
+    async def _discard_one(self, left: Left) -> None:
+        try:
+            await self._publisher.discard(left)
+        except Exception:
+            _log.exception("what a cancelled job left is not deleted", job=str(left.job))
+
+    async def _serve_queue(self, group: asyncio.TaskGroup) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            # Both are taken before the look: what changes during it is looked at again.
+            wake, seconds = self._wake, self._pauses.next_end()
+            try:
+                placed = await self._place_next(group)
+                failures = 0
+            except Unavailable as error:
+                # What was done may have been done all the same.
+                self._left_over = True
+                failures += 1
+                _log.warning("queue waits", error=error.message)
+                await self._unless_stopped(asyncio.sleep(pause_after(failures)))
+                continue
+            if not placed:
+                await _wait(wake, seconds)
+
+    async def _place_next(self, group: asyncio.TaskGroup) -> bool:
+        if self._left_over:
+            await self._take_back(group)
+        look = self._placement.look(self._places)
+        claimed = None
+        if look.has_room():
+            avoid = {*self._runners, *self._pauses.jobs()}
+            claimed = await self._jobs.claim(self._owner, look.fits, avoid=avoid)
+            if claimed is not None and look.chosen is not None:
+                self._begin(group, look.chosen, *claimed)
+        # A job that is ours by now is not lost for the sake of a number.
+        with suppress(Unavailable):
+            self._metrics.set_jobs(await self._jobs.counts())
+        return claimed is not None
+
+    async def _take_back(self, group: asyncio.TaskGroup) -> None:
+        """See to the leases of this process that nobody here works on."""
+        owner, held = self._owner, self._held()
+        _, cancelled = await self._jobs.requeue_lost(owner, held)
+        self._all_cancelled(cancelled)
+        self._finish(group, await self._jobs.claim_publications(owner, owner, held))
+        self._left_over = False
+
+    def _must_be_alone(self, job: Job) -> bool:
+        return job.spec.isolation is Isolation.EXCLUSIVE or self._losses.suspects(job.name)
+
+    def _begin(self, group: asyncio.TaskGroup, place: Place, lease: Lease, job: Job) -> None:
+        inbox = place.take(key_of(lease), alone=self._must_be_alone(job))
+        runner = Runner(
+            lease,
+            job,
+            place.worker,
+            inbox,
+            self._jobs,
+            self._assignments,
+            self._publisher,
+            self._losses,
+            self._metrics,
+            suspended=self._stop.is_set(),
+        )
+        self._runners[job.name] = runner
+        group.create_task(self._run(runner, place))
+
+    async def _run(self, runner: Runner, place: Place) -> None:
+        job = runner.job.name
+        try:
+            ending = await runner.run()
+            if ending is Ending.DONE:
+                place.proven = True
+                self._pauses.forget(job)
+            elif ending is not Ending.LOST:
+                self._pauses.add(job)
+            self._left_over |= ending is Ending.UNCLEAR
+        finally:
+            # Nothing is awaited here: a database that hangs would hold the stop.
+            place.leave(runner.key)
+            del self._runners[job]
+            self.wake()
+
+    async def _keep(self, index: int) -> None:
+        """Have one worker, and another when it is lost."""
+        failures = 0
+        while not self._stop.is_set():
+            place: Place | None = None
+            try:
+                worker = await self._unless_stopped(self._start(index))
+                if worker is not None:
+                    place = Place(worker)
+                    await self._keep_reading(place)
+            except WorkerLost as error:
+                self._metrics.worker_losses.inc()
+                failures = 1 if place and place.proven else failures + 1
+                _log.warning("worker lost", index=index, error=error.message)
+                await self._unless_stopped(asyncio.sleep(pause_after(failures)))
 
     async def _start(self, index: int) -> Worker:
         """Start a worker; FailedPrecondition if none ever started here, and this one cannot."""
@@ -176,171 +283,41 @@ class Dispatcher:
                 reason="WORKER_CANNOT_START",
             ) from error
         self._proven = True
-        self._metrics.workers.inc()
         return worker
 
-    async def _dismiss(self, worker: Worker | None) -> None:
-        if worker is not None:
+    async def _keep_reading(self, place: Place) -> None:
+        """Offer a worker to jobs until it is lost, or has let go of all after a stop."""
+        self._metrics.workers.inc()
+        self._places.append(place)
+        self.wake()
+        try:
+            await _first(place.read(), self._stopped_and_idle(place))
+        finally:
             self._metrics.workers.dec()
-            await worker.close()
+            self._places.remove(place)
+            await place.worker.close()
+
+    async def _stopped_and_idle(self, place: Place) -> None:
+        await self._stop.wait()
+        await place.idle.wait()
 
     async def _unless_stopped(self, action: Coroutine[Any, Any, _T]) -> _T | None:
-        task, stop = asyncio.create_task(action), asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            for pending in (task, stop):
-                pending.cancel()
-            await asyncio.wait({task, stop})
-
-    async def _next(self) -> tuple[Lease, Job] | None:
-        wake = self._wake
-        claimed = await self._jobs.claim(self._owner)
-        # A job that is ours by now is not lost for the sake of a number.
-        with suppress(Unavailable):
-            self._metrics.set_jobs(await self._jobs.counts())
-        if claimed is None and not self._stop.is_set():
-            await wake.wait()
-        return claimed
-
-    async def _run(self, lease: Lease, job: Job, worker: Worker) -> None:
-        """Run one job to its end or back into the queue; WorkerLost if the worker is of no use."""
-        log = _log.bind(job=str(job.name), lease_epoch=lease.epoch)
-        self._active[job.name] = lease, worker
-        try:
-            await self._train(lease, job, worker)
-        except WorkerLost as error:
-            await self._after_loss(lease, job, error)
-            raise
-        except LeaseLost as error:
-            log.warning("lease lost", error=error.message)
-            raise WorkerLost("its job is another holder's now") from error
-        except Unavailable:
-            await insist(lambda: self._jobs.release(lease))
-            raise
-        except TailorbirdError as error:
-            details = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
-            await self._fail(lease, job, details)
-            raise WorkerLost("its job failed outside of it") from error
-        except Exception as error:
-            correlation = uuid.uuid4().hex
-            log.exception("unexpected error", correlation_id=correlation)
-            await self._fail(
-                lease, job, JobError(reason="INTERNAL", message=f"internal error {correlation}")
-            )
-            raise WorkerLost("its job failed outside of it") from error
-        finally:
-            # Nothing is awaited here: an error would hide the one above, a database that hangs
-            # would hold the stop.
-            del self._active[job.name]
-            self.wake()
-
-    async def _train(self, lease: Lease, job: Job, worker: Worker) -> None:
-        key = _key(lease)
-        await worker.send(Start(assignment=await self._assignment(lease, job)))
-        # What was asked between the claim and now found no worker to tell.
-        if (await self._jobs.get(job.name)).cancel_requested:
-            await worker.send(Cancel(lease=key))
-        if self._stop.is_set():
-            await worker.send(Suspend(lease=key))
-        version: VersionName | None = None
-        step = tokens = 0
-        while True:
-            report = await worker.receive()
-            if isinstance(report, Ready | Unusable) or report.lease != key:
-                _log.info("a report of another lease", kind=report.kind, lease=key)
-                continue
-            match report:
-                case Reported(event=event):
-                    if isinstance(event, StepProgress):
-                        self._metrics.steps.inc(max(0, event.step - step))
-                        self._metrics.tokens.inc(max(0, event.tokens - tokens))
-                        step, tokens = event.step, event.tokens
-                    running = [StateChanged(state=JobState.RUNNING)]
-                    after = running if isinstance(event, Prepared) else []
-                    await insist(lambda: self._jobs.record(lease, event, *after))  # noqa: B023
-                case Evaluating():
-                    evaluating = StateChanged(state=JobState.EVALUATING)
-                    await insist(lambda: self._jobs.record(lease, evaluating))  # noqa: B023
-                case Trained():
-                    version = await insist(lambda: self._publisher.allocate(lease, job))
-                    await worker.send(Upload(lease=key, version=version.version))
-                case Uploaded(manifest=manifest):
-                    await self._publish(lease, job, manifest)
-                    return
-                case Suspended():
-                    await insist(lambda: self._jobs.release(lease))
-                    return
-                case Cancelled():
-                    await self._cancelled(lease, job, version)
-                    return
-                case Failed(error=error, retryable=True):
-                    raise Unavailable(error.message, reason=error.reason)
-                case Failed(error=error):
-                    await self._fail(lease, job, error, version)
-                    return
-
-    async def _publish(self, lease: Lease, job: Job, manifest: AdapterManifest) -> None:
-        try:
-            await self._publisher.publish(lease, job, manifest)
-        except CancelRequested:
-            await self._cancelled(lease, job, VersionName.parse(manifest.version))
-        self._losses.pop(job.name, None)
-
-    async def _cancelled(self, lease: Lease, job: Job, version: VersionName | None) -> None:
-        await insist(lambda: self._jobs.cancelled(lease))
-        self._metrics.finished.labels(JobState.CANCELLED, "").inc()
-        await self._publisher.discard(job, version)
-
-    async def _fail(
-        self, lease: Lease, job: Job, error: JobError, version: VersionName | None = None
-    ) -> None:
-        _log.warning("job failed", job=str(job.name), reason=error.reason, error=error.message)
-        await insist(lambda: self._jobs.fail(lease, error))
-        self._metrics.finished.labels(JobState.FAILED, error.reason).inc()
-        self._losses.pop(job.name, None)
-        await self._publisher.discard(job, version)
-
-    async def _after_loss(self, lease: Lease, job: Job, error: WorkerLost) -> None:
-        self._losses[job.name] += 1
-        if self._losses[job.name] < self._max_worker_losses:
-            await insist(lambda: self._jobs.release(lease))
-            return
-        message = f"its worker process died {self._losses[job.name]} times; last: {error.message}"
-        await self._fail(lease, job, JobError(reason="WORKER_LOST", message=message))
-
-    async def _assignment(self, lease: Lease, job: Job) -> Assignment:
-        spec = job.spec
-        head = await self._registry.head(spec.adapter_name)
-        training = await self._dataset(spec.training_dataset)
-        validation = spec.validation_dataset
-        return Assignment(
-            lease=_key(lease),
-            base_model_digest=self._base_model_digest,
-            adapter=spec.adapter,
-            training=training,
-            validation=await self._dataset(validation) if validation else None,
-            validation_fraction=spec.validation_fraction,
-            lora=spec.lora,
-            hyperparameters=spec.hyperparameters,
-            spec_sha256=spec.sha256(),
-            parent_version=str(spec.adapter_name.version(head.version)) if head else "",
-        )
-
-    async def _dataset(self, name: str) -> DatasetRef:
-        dataset = await self._datasets.get(DatasetName.parse(name))
-        return DatasetRef(
-            name=name, key=dataset.data_key, sha256=dataset.sha256, format=dataset.format.value
-        )
+        return await _first(action, self._stop.wait())
 
 
-def _key(lease: Lease) -> LeaseKey:
-    return LeaseKey(job=str(lease.job), epoch=lease.epoch)
-
-
-async def _tell(worker: Worker, command: Cancel | Suspend) -> None:
+async def _first(action: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, object]) -> _T | None:
+    """Return what `action` gives, or None if `other` ends before it; what goes on is ended."""
+    task, end = asyncio.create_task(action), asyncio.create_task(other)
     try:
-        await worker.send(command)
-    except WorkerLost:
-        return  # its slot sees the same, and knows what to do
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for pending in (task, end):
+            pending.cancel()
+        await asyncio.wait({task, end})
+
+
+async def _wait(wake: asyncio.Event, seconds: float | None) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wake.wait()

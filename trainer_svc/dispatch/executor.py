@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -37,7 +38,7 @@ class WorkerLost(Unavailable):
 
 
 class Worker(Protocol):
-    """A process that has the base model loaded and trains one job at a time."""
+    """A process that has the base model loaded and trains jobs on it."""
 
     async def send(self, command: Start | Upload | Cancel | Suspend) -> None:
         """Give a command; WorkerLost if nobody is there to take it."""
@@ -68,20 +69,12 @@ class LocalExecutor:
     async def start(self, index: int) -> Worker:
         """See Executor."""
         scratch = Path(self._settings.scratch_dir) / f"worker-{index}"
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "trainer_svc.engine", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                # A Ctrl-C in the terminal is for the service, which then suspends its jobs.
-                start_new_session=True,
-            )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
-        worker = LocalWorker(process, reader, writer)
+        try:
+            await asyncio.to_thread(_empty, scratch)
+            worker = await _spawn()
+        except OSError as error:
+            # A full disk, no file descriptor, no memory to fork: another try may fare better.
+            raise WorkerLost(f"no worker process can be started: {error}") from error
         try:
             await worker.send(self._settings.model_copy(update={"scratch_dir": str(scratch)}))
             ready = await worker.receive()
@@ -92,8 +85,44 @@ class LocalExecutor:
         except BaseException:
             await worker.close()
             raise
-        _log.info("worker ready", index=index, pid=process.pid, report=ready.model_dump())
+        _log.info("worker ready", index=index, pid=worker.pid, report=ready.model_dump())
         return worker
+
+
+def _empty(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    # What could not be removed is in the worker's way less than no worker is in the jobs'.
+    scratch.mkdir(parents=True, exist_ok=True)
+
+
+async def _spawn() -> LocalWorker:
+    """Start a process and connect to it; OSError, or a cancellation, leaves neither behind."""
+    ours, theirs = socket.socketpair()
+    process = None
+    try:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "trainer_svc.engine", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                # A Ctrl-C in the terminal is for the service, which then suspends its jobs.
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+    except BaseException:
+        ours.close()
+        if process is not None:
+            await _kill(process)
+        raise
+    return LocalWorker(process, reader, writer)
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    # It may have ended by itself just now.
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 class LocalWorker:
@@ -105,6 +134,7 @@ class LocalWorker:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
+        self.pid = process.pid
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -137,5 +167,4 @@ class LocalWorker:
                 async with asyncio.timeout(5):
                     await self._process.wait()
             except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+                await _kill(self._process)

@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import structlog
+from pydantic import ValidationError
 
-from tailorbird.errors import StoreUnavailable
+from tailorbird.errors import NotFound, StoreUnavailable
 from tailorbird.manifest import MANIFEST, AdapterManifest
 from tailorbird.names import JobName, VersionName, version_id
 from tailorbird.object_store import ObjectStore, delete_folder
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.dispatch.backoff import insist
-from trainer_svc.jobs.model import Job, JobState, PromotionPolicy
+from trainer_svc.jobs.fence import Lease
+from trainer_svc.jobs.model import TERMINAL, Job, JobState, Left, PromotionPolicy
 from trainer_svc.jobs.publication import Publication, publish
-from trainer_svc.jobs.store import JobStore, Lease
+from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +40,7 @@ class Publisher:
         What an earlier epoch uploaded and never committed is deleted: no manifest can follow it.
         """
         id_ = version_id(job.name, lease.epoch, datetime.now(UTC))
-        abandoned = await self._jobs.allocate_version(lease, id_)
+        abandoned = await insist(lambda: self._jobs.allocate_version(lease, id_))
         if abandoned:
             await self._forget(f"{job.spec.adapter}/versions/{abandoned}")
         return job.spec.adapter_name.version(id_)
@@ -67,11 +69,27 @@ class Publisher:
         )
         await self._forget_checkpoints(lease.job)
 
-    async def discard(self, job: Job, version: VersionName | None) -> None:
+    async def discard(self, left: Left) -> None:
         """Delete what a job that publishes nothing has left behind."""
-        await self._forget_checkpoints(job.name)
-        if version is not None:
-            await self._forget(str(version))
+        await self._forget_checkpoints(left.job)
+        if left.version:
+            await self._forget(left.version)
+
+    async def sweep(self) -> None:
+        """Delete checkpoints of ended jobs: a store that was down, or a lost trainer, left them."""
+        with _best_effort("tenants"):
+            for tenant in await self._store.folders("tenants"):
+                for job in await self._store.folders(f"tenants/{tenant}/jobs"):
+                    if await self._has_ended(name := JobName(tenant, job)):
+                        await self._forget_checkpoints(name)
+
+    async def _has_ended(self, job: JobName) -> bool:
+        try:
+            found = await insist(lambda: self._jobs.get(job))
+        except (NotFound, ValidationError):
+            # Another store's, or a later release's.
+            return False
+        return found.state in TERMINAL
 
     async def _next_route(self, job: Job, manifest: AdapterManifest) -> Route:
         adapter = job.spec.adapter_name

@@ -1,6 +1,7 @@
 """`python -m trainer_svc.engine <fd>`: one worker process on an inherited socket.
 
-The reader starts before anything heavy is imported, so that the process never outlives its parent.
+The channel is open before anything heavy is imported, so that the process never outlives its
+parent. The main thread runs the event loop, with a task for each lease; the step thread runs torch.
 """
 
 from __future__ import annotations
@@ -10,67 +11,32 @@ import os
 import signal
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import BinaryIO
+from typing import TYPE_CHECKING
+
+from structlog import get_logger
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.object_store import open_store
 from tailorbird.printed import log_what_is_printed
 from tailorbird.telemetry import configure_logging
+from trainer_svc.engine.channel import Channel
 from trainer_svc.jobs.model import JobError
-from trainer_svc.protocol import (
-    COMMAND,
-    Cancel,
-    Ready,
-    Start,
-    Suspend,
-    Unusable,
-    Upload,
-    WorkerSettings,
-    encode,
-)
-from trainer_svc.record import Record
+from trainer_svc.protocol import Ready, Unusable
 
+if TYPE_CHECKING:
+    from trainer_svc.engine.base import Base
 
-class Channel:
-    """The socket to the service: commands come in by a thread, reports go out.
-
-    The process exits at once when the other end closes, whatever it is doing.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._lines: BinaryIO = connection.makefile("rb")
-        self.settings = WorkerSettings.model_validate_json(self._lines.readline() or _gone())
-        self.inbox: SimpleQueue[Start | Upload | Cancel | Suspend] = SimpleQueue()
-        Thread(target=self._read, name="commands", daemon=True).start()
-
-    def send(self, message: Record) -> None:
-        """Write one report."""
-        try:
-            self._connection.sendall(encode(message))
-        except OSError:
-            _gone()
-
-    def _read(self) -> None:
-        try:
-            for line in self._lines:
-                self.inbox.put(COMMAND.validate_json(line))
-        except (OSError, ValueError) as error:
-            sys.stderr.write(f"worker: the command socket is broken: {type(error).__name__}\n")
-        _gone()
-
-
-def _gone() -> bytes:
-    sys.stderr.flush()
-    os._exit(0)
+_THREADS = 256
+"""At most, for what jobs read, tokenise and write: enough that none waits for another's."""
 
 
 def main(fd: int) -> None:
     """Load the base, say Ready, and serve until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.excepthook = _thread_died
     channel = Channel(socket.socket(fileno=fd))
     settings = channel.settings
     configure_logging(settings.log_format, settings.log_level)
@@ -84,25 +50,54 @@ def main(fd: int) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from trainer_svc.engine.base import limit_memory, load_base
-    from trainer_svc.engine.step.bank import AdapterBank
-    from trainer_svc.engine.worker import Worker
+    from trainer_svc.engine.base import keep_freed_memory, limit_memory, load_base
 
     disable_progress_bar()
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     Path(settings.scratch_dir).mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     try:
         limit_memory(settings.device, settings.gpu_memory_share)
         base = load_base(settings.base_model_path, settings.device)
+        if not base.packs:
+            get_logger(__name__).warning(
+                "records of the base are run one by one", why=base.why_alone
+            )
     except Exception as error:
-        channel.send(Unusable(error=_told(error)))
+        channel.send_last(Unusable(error=_told(error)))
         sys.exit(1)
-    with asyncio.Runner() as runner:
+    asyncio.run(_serve(channel, base))
+
+
+async def _serve(channel: Channel, base: Base) -> None:
+    """Serve for ever. The process ends rather than live on without commands or steps."""
+    from trainer_svc.engine.loop import StepThread
+    from trainer_svc.engine.step.bank import AdapterBank
+    from trainer_svc.engine.worker import Worker
+
+    try:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+        settings, bank = channel.settings, AdapterBank(base)
+        steps = StepThread(bank, progress_interval=settings.progress_interval)
         store = open_store(settings.object_store)
-        worker = Worker(settings, AdapterBank(base), store, runner, channel.inbox, channel.send)
+        worker = Worker(settings, bank, steps, store, channel.send)
         channel.send(Ready(device=settings.device, dtype=str(base.dtype).removeprefix("torch.")))
-        worker.serve()
+        serving = asyncio.create_task(worker.serve(channel.inbox.get))
+        ended = asyncio.create_task(asyncio.to_thread(steps.wait))
+        await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+    except Exception:
+        get_logger(__name__).exception("the worker cannot go on")
+    finally:
+        os._exit(1)
+
+
+def _thread_died(died: threading.ExceptHookArgs) -> None:
+    """End the process: without the threads of its channel it is of no use."""
+    get_logger(__name__).error("a thread of the worker died", exc_info=died.exc_value)
+    os._exit(1)
 
 
 def _told(error: Exception) -> JobError:

@@ -1,17 +1,24 @@
 """Attention over a padding-free sequence: each record attends to itself alone.
 
 transformers' sdpa path builds one mask over the whole packed sequence, whose cost grows with the
-square of the step. Here every segment is a causal attention of its own, without any mask. On a CPU
+square of the step. Here every segment is a causal attention of its own, without any
+mask; short neighbours of one length are a batch. On a CPU
 it runs in float32: torch's bfloat16 kernel there takes several times as long in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+
+from trainer_svc.engine.short_attention import SHORT, attend_short
+
+_SHORT = 512
+"""Tokens of a segment from which on a batch of them gains nothing, measured on a CPU."""
 
 PACKED = "tailorbird_packed"
 
@@ -44,7 +51,7 @@ def packed_attention(
     _attention_mask: torch.Tensor | None,
     *,
     segment_lengths: list[int],
-    scaling: float | None = None,
+    scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend causally within each segment.
@@ -52,21 +59,65 @@ def packed_attention(
     query is [1, heads, tokens, head_dim], key and value [1, key heads, tokens, head_dim]; the
     segment lengths add up to tokens. Returns [1, tokens, heads, head_dim].
     """
-    dtype = query.dtype
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    # What else reads its dtype, as serving's arithmetic does, gets what it asked with.
+    attended = attend(query, key, value.to(query.dtype), segment_lengths, scaling)
+    return attended.unsqueeze(0), None
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segment_lengths: Sequence[int],
+    scaling: float,
+) -> torch.Tensor:
+    """Attend causally within each segment.
+
+    query is [tokens, heads, head_dim], key and value [tokens, key heads, head_dim]. Returns
+    [tokens, heads, head_dim] in the dtype of the query; in that of the value if it is bfloat16 and
+    the others are not, which on a CPU means that short segments may be computed in it.
+    """
+    dtype = value.dtype
+    reduced = dtype != query.dtype
     if query.device.type == "cpu":
-        query, key, value = query.float(), key.float(), value.float()
+        query, key = query.float(), key.float()
     grouped = key.shape[1] != query.shape[1]
+    outputs, start = [], 0
     with torch.autocast(query.device.type, enabled=False):
-        outputs = [
-            scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
-            for q, k, v in zip(
-                torch.split(query, segment_lengths, 2),
-                torch.split(key, segment_lengths, 2),
-                torch.split(value, segment_lengths, 2),
-                strict=True,
+        for count, length in runs(segment_lengths):
+            q, k, v = (
+                _stacked(tensor[start : start + count * length], count)
+                for tensor in (query, key, value)
             )
-        ]
-    return torch.cat(outputs, 2).transpose(1, 2).to(dtype), None
+            if reduced and length <= SHORT:
+                attended = attend_short(q, k, v, scaling)
+            else:
+                attended = scaled_dot_product_attention(
+                    q, k, v.to(q.dtype), is_causal=True, scale=scaling, enable_gqa=grouped
+                ).to(dtype)
+            outputs.append(attended.transpose(1, 2).flatten(0, 1))
+            start += count * length
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def runs(segment_lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (count, length) of segments that attend as one batch, in their order.
+
+    Neighbours of one length do, where they are short; long ones fill the machine by themselves.
+    """
+    found: list[tuple[int, int]] = []
+    for length in segment_lengths:
+        if found and found[-1][1] == length <= _SHORT:
+            found[-1] = (found[-1][0] + 1, length)
+        else:
+            found.append((1, length))
+    return found
+
+
+def _stacked(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Cut [count * length, heads, head_dim] into [count, heads, length, head_dim]."""
+    return rows.view(count, -1, *rows.shape[1:]).transpose(1, 2)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tailorbird.errors import FailedPrecondition
+from tailorbird.servable import LINEAR_MODULES
 from trainer_svc.engine.attention import attention_for
+from trainer_svc.engine.probe import why_alone
+from trainer_svc.engine.targets import adaptable_layers
 
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Of malloc.h."""
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
@@ -22,19 +28,29 @@ _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "l
 class Base:
     """A causal language model with frozen weights.
 
-    `dtype` is the checkpoint's own, in which adapters are saved. On cuda the weights keep it; on a
-    CPU they are float32, and `autocast` says that matrix products may run in bfloat16: where the
-    checkpoint is 16 bits wide (so that serving computes in 16 bits as well) and the CPU has
-    bfloat16 instructions.
+    `dtype` is the checkpoint's own. `compute_dtype` is that of matrix products in training:
+    bfloat16 where the checkpoint is 16 bits wide (so that serving computes in 16 bits as well) and
+    the device has bfloat16 instructions. A float16 checkpoint trains in bfloat16 too, whose range
+    needs no scaled loss; serving's float16 keeps three bits more of each activation.
+
+    On cuda the weights keep their dtype. On a CPU those of linear layers and embeddings keep it if
+    products run in bfloat16; all others, and with them the hidden states, are float32.
     """
 
     model: nn.Module
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
-    autocast: bool
+    compute_dtype: torch.dtype
     context: int
     hidden_size: int
+    why_alone: str = ""
+    """Why each record must be run by itself; empty where records of one sequence stay apart."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether records may be run one after another in one sequence."""
+        return not self.why_alone
 
     @property
     def decoder(self) -> Any:
@@ -42,9 +58,24 @@ class Base:
         return self.model.get_decoder()  # type: ignore[operator]
 
     @property
+    def hidden_dtype(self) -> torch.dtype:
+        """Of the hidden states between layers, in training."""
+        return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """Token ids to the first hidden states."""
+        return self.model.get_input_embeddings()  # type: ignore[operator,no-any-return]
+
+    @property
     def head(self) -> nn.Module:
         """The output head: hidden states to logits."""
         return self.model.get_output_embeddings()  # type: ignore[operator,no-any-return]
+
+    @property
+    def token_ids(self) -> int:
+        """How many token ids have a row in both the embedding and the head."""
+        return min(len(cast("nn.Linear", each).weight) for each in (self.embeddings, self.head))
 
     @contextmanager
     def in_checkpoint_dtype(self) -> Iterator[None]:
@@ -76,11 +107,24 @@ def limit_memory(device: str, share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
 
 
+def keep_freed_memory() -> None:
+    """Let this process hold what it has freed, for the next step to take.
+
+    glibc gives large blocks back to the system at once, and a step that asks for all of its memory
+    again waits for fresh pages: a tenth of its time on a CPU. Elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def load_base(path: str, device: str) -> Base:
     """Load the model and tokenizer in the folder `path`; no network is used.
 
     Raises FailedPrecondition (BASE_UNSUPPORTED) for a model whose logits are more than its head's
-    product, which the chunked loss would miss.
+    product, which the chunked loss would miss, for one without a layer that adapters may change,
+    and for whatever `probe.why_alone` finds.
     """
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     changes = [name for name in _LOGIT_CHANGES if getattr(config, name, None) not in {None, 1}]
@@ -91,23 +135,51 @@ def load_base(path: str, device: str) -> Base:
             reason="BASE_UNSUPPORTED",
         )
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    compute_dtype = _compute_dtype(dtype, device)
     model = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
-        dtype=dtype if device == "cuda" else torch.float32,
+        dtype=torch.float32 if compute_dtype == torch.float32 else dtype,
         attn_implementation=attention_for(config),
         local_files_only=True,
     )
     model.to(device).eval().requires_grad_(False)
+    if device == "cpu":
+        _widen(model)
+    if not adaptable_layers(model.get_decoder()):
+        raise FailedPrecondition(
+            f"the base in {Path(path).name} has none of the linear layers "
+            f"{', '.join(sorted(LINEAR_MODULES))} that adapters may change",
+            reason="BASE_UNSUPPORTED",
+        )
     return Base(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(path, local_files_only=True),
         device=torch.device(device),
         dtype=dtype,
-        autocast=device == "cpu" and dtype != torch.float32 and _cpu_has_bfloat16(),
+        compute_dtype=compute_dtype,
         context=int(config.max_position_embeddings),
         hidden_size=int(config.hidden_size),
+        why_alone=why_alone(model),
     )
+
+
+def _compute_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    if dtype == torch.float32 or (device == "cpu" and not _cpu_has_bfloat16()):
+        return torch.float32
+    return torch.bfloat16
+
+
+def _widen(model: nn.Module) -> None:
+    """Make the hidden states float32, and every weight but those of linear layers, embeddings."""
+    kept = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.float()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -1,191 +1,218 @@
-"""The step loop: jobs join before it, step together, and leave at step boundaries."""
+"""The one thread that computes: many jobs step together; other work gets in between two steps."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from tailorbird.errors import FailedPrecondition, StoreUnavailable
-from trainer_svc.engine.result.checkpoint import Checkpoints
-from trainer_svc.engine.result.evaluate import validation_loss
-from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.engine.step.run import Run, StepResult
-from trainer_svc.jobs.model import (
-    CheckpointSaved,
-    Evaluation,
-    EventPayload,
-    JobWarning,
-    StepProgress,
-)
+import structlog
 
-CHECKPOINT_FAILED = "CHECKPOINT_FAILED"
-NON_FINITE_STEP = "NON_FINITE_STEP"
+from tailorbird.errors import Unavailable
+from trainer_svc.engine.training.forward import Bank
+from trainer_svc.engine.training.group import Group, Outcome
+from trainer_svc.engine.training.member import Ending, Member, Place
 
+MICRO_TOKENS = 8192
+"""Tokens of one forward pass at most, over all jobs."""
 
-class Ending(StrEnum):
-    """How a run left the loop."""
+T = TypeVar("T")
 
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-    SUSPENDED = "suspended"
+log = structlog.get_logger(__name__)
 
 
-@dataclass
-class _Pace:
-    """When progress was last reported, and the tokens read by then."""
+class StepThread:
+    """Owns the device from its construction on; every method but `close` returns at once.
 
-    time: float
-    tokens: int
-
-
-@dataclass
-class Member:
-    """One job in the loop: its run, where it is kept, and who hears of it."""
-
-    run: Run
-    checkpoints: Checkpoints
-    report: Callable[[EventPayload], None]
-    pace: _Pace | None = field(default=None, init=False)
-    unsaved: bool = field(default=True, init=False)
-
-
-class StepLoop:
-    """Packs each active run's next records, runs the bank once, and steps every run.
-
-    `interruption(job)` is asked at each step boundary whether the job shall leave, and how.
+    A boundary is the time between two forward passes. Jobs join and leave there, while others are
+    in the middle of their steps or of an evaluation. After `close`, and if the thread should die,
+    whatever is pending and whatever is asked for ends with Unavailable (STEP_THREAD_CLOSED).
+    A future that is cancelled before its boundary does nothing; later, it cannot be cancelled.
     """
 
     def __init__(
-        self,
-        bank: AdapterBank,
-        interruption: Callable[[str], Ending | None],
-        progress_interval: float,
+        self, bank: Bank, *, micro_tokens: int = MICRO_TOKENS, progress_interval: float = 1.0
     ) -> None:
         self._bank = bank
-        self._interruption = interruption
         self._progress_interval = progress_interval
+        self._group = Group(bank, micro_tokens)
+        self._places: dict[str, Place] = {}
+        self._works: deque[Callable[[], bool]] = deque()
+        """Each runs one piece and tells whether there are more."""
+        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pending: set[Future[Any]] = set()
+        self._thread = threading.Thread(target=self._serve, name="steps", daemon=True)
+        self._thread.start()
 
-    def train(self, members: Sequence[Member]) -> dict[str, Ending]:
-        """Step until every run is done or interrupted; return how each ended.
+    def join(self, member: Member) -> Future[Ending]:
+        """Let a job step from the next boundary on, until it is done or interrupted.
 
-        A finished or suspended run has a checkpoint of its last step, if the store answers.
+        A finished run holds its best adapter. The future raises FailedPrecondition for a loss,
+        gradient or weight that is not finite (NON_FINITE) and for a record that is too long for the
+        device (OUT_OF_MEMORY), ValueError if the job steps already, and what the member's own
+        callbacks raise.
         """
-        active = {member.run.job: member for member in members}
-        endings: dict[str, Ending] = {}
-        for member in active.values():
-            self._begin(member)
-        while True:
-            for job, member in list(active.items()):
-                ending = self._ending(member)
-                if ending is not None:
-                    endings[job] = ending
-                    del active[job]
-            if not active:
-                return endings
-            self._step(active.values())
+        ended: Future[Ending] = Future()
+        self._order(ended, lambda: self._join(member, ended))
+        return ended
 
-    def _begin(self, member: Member) -> None:
-        run = member.run
-        member.unsaved = run.state.step == 0
-        if run.state.step == 0:
-            evaluate(self._bank, run, member.report)
-        member.pace = _Pace(time.monotonic(), run.state.tokens)
+    def interrupt(self, job: str, ending: Ending) -> None:
+        """Let a job leave at the next boundary; nothing happens if it does not step.
 
-    def _ending(self, member: Member) -> Ending | None:
-        ending = self._interruption(member.run.job)
-        if ending is None and member.run.done:
-            ending = Ending.FINISHED
-        if ending in {Ending.FINISHED, Ending.SUSPENDED} and member.unsaved:
-            _save(member)
-        return ending
+        A step that is under way is given up: the job goes on from its last whole step.
+        """
+        self._orders.put(lambda: self._interrupt(job, ending))
 
-    def _step(self, members: Collection[Member]) -> None:
-        runs = [member.run for member in members]
-        losses = self._bank.forward(
-            {run.job: run.next_batch() for run in runs},
-            dropout_seeds={run.job: run.dropout_seed for run in runs},
-        )
-        for member in members:
-            self._stepped(member, member.run.apply(losses[member.run.job]))
+    def call(self, action: Callable[[], T]) -> Future[T]:
+        """Run `action` at the next boundary."""
+        answer: Future[T] = Future()
+        self._order(answer, lambda: _answer(answer, action))
+        return answer
 
-    def _stepped(self, member: Member, result: StepResult) -> None:
-        run, step = member.run, member.run.state.step
-        member.unsaved = True
-        if result.skipped:
-            member.report(
-                JobWarning(
-                    reason=NON_FINITE_STEP,
-                    message=f"step {step} was skipped: loss {result.loss}, "
-                    f"gradient norm {result.gradient_norm}",
-                )
-            )
-        else:
-            self._progress(member, result)
-        if not run.done:
-            if step % (run.hyperparameters.evaluation_interval or 1) == 0:
-                evaluate(self._bank, run, member.report)
-            if step % (run.hyperparameters.checkpoint_interval or 1) == 0:
-                _save(member)
+    def pieces(self, work: Generator[None, None, T]) -> Future[T]:
+        """Run `work` piece by piece, at most one a boundary; the result is what it returns."""
+        answer: Future[T] = Future()
+        self._order(answer, lambda: self._works.append(lambda: _advance(work, answer)))
+        return answer
 
-    def _progress(self, member: Member, result: StepResult) -> None:
-        run, state, now = member.run, member.run.state, time.monotonic()
-        pace = member.pace or _Pace(now, state.tokens)
-        total = run.plan.total_steps
-        passed = now - pace.time
-        if passed < self._progress_interval and 1 < state.step < total:
+    def close(self) -> None:
+        """End the thread at the next boundary, and wait for that."""
+        with self._lock:
+            self._closed = True
+        self._orders.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def wait(self) -> None:
+        """Wait until the thread has ended, by `close` or by an error that nobody foresaw."""
+        self._thread.join()
+
+    def _order(self, future: Future[Any], order: Callable[[], None]) -> None:
+        """Have `order` run at the next boundary, unless the future is cancelled by then."""
+        with self._lock:
+            if not self._closed:
+                self._pending.add(future)
+                future.add_done_callback(self._pending.discard)
+                self._orders.put(lambda: order() if future.set_running_or_notify_cancel() else None)
+                return
+        future.set_exception(_closed())
+
+    def _serve(self) -> None:
+        try:
+            while self._obey():
+                self._boundary()
+        except BaseException as error:
+            log.critical("the step thread died", exc_info=error)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._closed = True
+            pending = list(self._pending)
+        for future in pending:
+            with suppress(InvalidStateError):
+                future.set_exception(_closed())
+
+    def _obey(self) -> bool:
+        """Run what was asked for by now, waiting for it if there is nothing else; False: close."""
+        idle = not (self._places or self._works)
+        for _ in range(max(self._orders.qsize(), int(idle))):
+            order = self._orders.get()
+            if order is None:
+                return False
+            order()
+        return True
+
+    def _join(self, member: Member, ended: Future[Ending]) -> None:
+        job = member.run.job
+        if job in self._places:
+            ended.set_exception(ValueError(f"{job} steps already"))
             return
-        speed = (state.tokens - pace.tokens) / max(passed, 1e-6)
-        tokens_left = state.tokens / state.step * (total - state.step)
-        member.report(
-            StepProgress(
-                step=state.step,
-                total_steps=total,
-                epoch=run.plan.epochs_passed(state.step),
-                loss=result.loss,
-                learning_rate=result.learning_rate,
-                gradient_norm=result.gradient_norm,
-                tokens=state.tokens,
-                tokens_per_second=speed,
-                eta_seconds=tokens_left / speed if speed > 0 else 0.0,
-            )
-        )
-        member.pace = _Pace(now, state.tokens)
+        try:
+            self._places[job] = Place(member, ended, self._bank, self._progress_interval)
+        except Exception as error:
+            ended.set_exception(error)
+
+    def _interrupt(self, job: str, ending: Ending) -> None:
+        if job in self._places:
+            self._places[job].asked = ending
+
+    def _boundary(self) -> None:
+        """Run one piece of other work, let go who ends here, and make one pass for the rest."""
+        if self._works:
+            work = self._works.popleft()
+            if work():
+                self._works.append(work)
+        for place in list(self._places.values()):
+            self._guarded(place, self._settle)
+        runs = {job: place.run for job, place in self._places.items() if not place.evaluating}
+        if runs:
+            for job, outcome in self._group.step(runs).items():
+                self._stepped(self._places[job], outcome)
+
+    def _settle(self, place: Place) -> None:
+        judged = place.evaluating
+        ending = place.settle(self._group.limit)
+        if ending is not None:
+            self._leave(place, ending)
+        elif place.evaluating and not judged:
+            self._works.append(lambda: self._evaluate(place))
+
+    def _evaluate(self, place: Place) -> bool:
+        self._guarded(place, lambda place: place.evaluate())
+        return place.evaluating
+
+    def _stepped(self, place: Place, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self._leave(place, outcome)
+        else:
+            self._guarded(place, lambda place: place.stepped(outcome))
+
+    def _guarded(self, place: Place, action: Callable[[Place], None]) -> None:
+        """Let what goes wrong with one job end that job alone."""
+        try:
+            action(place)
+        except Exception as error:
+            self._leave(place, error)
+
+    def _leave(self, place: Place, ending: Ending | Exception) -> None:
+        place.gone()
+        del self._places[place.run.job]
+        self._group.left(place.run.job)
+        if isinstance(ending, Exception):
+            place.ended.set_exception(ending)
+        else:
+            place.ended.set_result(ending)
 
 
-def evaluate(bank: AdapterBank, run: Run, report: Callable[[EventPayload], None]) -> None:
-    """Compute and report the run's validation loss; nothing happens without validation data.
-
-    Raises FailedPrecondition (NON_FINITE) if it is not finite.
-    """
-    if not run.validation:
-        return
-    loss = validation_loss(bank, run.job, run.validation, run.hyperparameters.batch_tokens or 1)
-    if not math.isfinite(loss):
-        raise FailedPrecondition(
-            f"the validation loss after step {run.state.step} is {loss}",
-            reason="NON_FINITE",
-            step=run.state.step,
-        )
-    run.evaluated(loss)
-    report(
-        Evaluation(step=run.state.step, validation_loss=loss, perplexity=math.exp(min(loss, 700.0)))
-    )
-
-
-def _save(member: Member) -> None:
-    step = member.run.state.step
+def _answer(answer: Future[T], action: Callable[[], T]) -> None:
     try:
-        member.checkpoints.save(member.run)
-    except StoreUnavailable as error:
-        member.report(
-            JobWarning(
-                reason=CHECKPOINT_FAILED,
-                message=f"the checkpoint of step {step} could not be written: {error.message}",
-            )
-        )
-        return
-    member.unsaved = False
-    member.report(CheckpointSaved(step=step))
+        result = action()
+    except BaseException as error:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
+def _advance(work: Generator[None, None, T], answer: Future[T]) -> bool:
+    """Run one piece; return whether there are more."""
+    try:
+        next(work)
+    except StopIteration as stop:
+        answer.set_result(stop.value)
+    except BaseException as error:
+        answer.set_exception(error)
+    else:
+        return True
+    return False
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the worker's step thread is closed", reason="STEP_THREAD_CLOSED")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from trainer_svc.record import Record
 
 
 class JobState(StrEnum):
-    """See `tailorbird.tuning.v1.JobState`."""
+    """See `tailorbird.tuning.v1.JobState`; UNSPECIFIED is a state that a later release wrote."""
 
     QUEUED = "QUEUED"
     PREPARING = "PREPARING"
@@ -25,13 +26,21 @@ class JobState(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    PAUSED = "PAUSED"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, _: object) -> JobState:
+        return cls.UNSPECIFIED
 
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-ACTIVE = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
+WAITING = frozenset({JobState.QUEUED, JobState.PAUSED})
+ACTIVE = frozenset(JobState) - TERMINAL - WAITING - {JobState.UNSPECIFIED}
 
 _FORWARD = {
-    JobState.QUEUED: {JobState.PREPARING},
+    JobState.QUEUED: {JobState.PREPARING, JobState.PAUSED},
+    JobState.PAUSED: {JobState.QUEUED},
     JobState.PREPARING: {JobState.RUNNING},
     JobState.RUNNING: {JobState.EVALUATING},
     JobState.EVALUATING: {JobState.PUBLISHING},
@@ -43,22 +52,40 @@ def may_follow(before: JobState, after: JobState) -> bool:
     """Tell whether `after` may follow `before`.
 
     Any state that is not terminal may fail or be cancelled, and an active one goes back to QUEUED
-    when its holder is lost.
+    when its holder is lost, or to PAUSED when its holder lets go of it.
     """
-    if before in TERMINAL:
+    if before in TERMINAL or before is JobState.UNSPECIFIED:
         return False
     if after in {JobState.FAILED, JobState.CANCELLED}:
         return True
-    if after is JobState.QUEUED:
-        return before in ACTIVE
+    if after in WAITING and before in ACTIVE:
+        return True
     return after in _FORWARD[before]
 
 
 class PromotionPolicy(StrEnum):
-    """What happens to the route when a version has been published."""
+    """What happens to the route when a version has been published.
+
+    A policy of a later release is read as MANUAL: nothing moves that this one does not understand.
+    """
 
     ALWAYS = "ALWAYS"
     MANUAL = "MANUAL"
+
+    @classmethod
+    def _missing_(cls, _: object) -> PromotionPolicy:
+        return cls.MANUAL
+
+
+class Isolation(StrEnum):
+    """Whom a job shares its worker with; one of a later release is read as EXCLUSIVE."""
+
+    SHARED = "SHARED"
+    EXCLUSIVE = "EXCLUSIVE"
+
+    @classmethod
+    def _missing_(cls, _: object) -> Isolation:
+        return cls.EXCLUSIVE
 
 
 class LoraSpec(Record):
@@ -101,6 +128,7 @@ class JobSpec(Record):
     lora: LoraSpec = LoraSpec()
     hyperparameters: Hyperparameters = Hyperparameters()
     promotion_policy: PromotionPolicy = PromotionPolicy.ALWAYS
+    isolation: Isolation = Isolation.SHARED
     labels: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -109,13 +137,17 @@ class JobSpec(Record):
         return AdapterName.parse(self.adapter, "job.spec.adapter")
 
     def sha256(self) -> str:
-        """Return the digest of the canonical specification, 64 hex digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Return the digest of the canonical specification, 64 hex digits.
+
+        What has its default is left out: a field that a later release adds changes no digest.
+        """
+        chosen = self.model_dump(mode="json", exclude_defaults=True)
+        canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class JobError(Record):
-    """Why a job failed."""
+    """Why a job failed, or was paused by the trainer itself."""
 
     reason: str
     message: str
@@ -223,12 +255,18 @@ EventPayload = Annotated[
 ]
 
 
+class Unknown(Record):
+    """An event of a later release: it has its place in the history, and nothing to show here."""
+
+    kind: str = ""
+
+
 class JobEvent(Record):
     """One entry of a job's history; sequences run 1, 2, 3, ... without gaps."""
 
     sequence: int
     time: datetime
-    payload: EventPayload
+    payload: Annotated[EventPayload | Unknown, Field(union_mode="left_to_right")]
 
 
 class Progress(Record):
@@ -241,7 +279,10 @@ class Progress(Record):
 
 
 class Job(Record):
-    """One fine-tuning job as the store has it."""
+    """One fine-tuning job as the store has it.
+
+    `error` says why it FAILED, or why the trainer PAUSED it by itself.
+    """
 
     name: JobName
     spec: JobSpec
@@ -257,3 +298,15 @@ class Job(Record):
     promotion_refusal: str = ""
     lease_epoch: int = 0
     cancel_requested: bool = False
+    pause_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a job that has ended without a version may have left in the object store.
+
+    `version` is the name of the version allocated for its last upload, or "".
+    """
+
+    job: JobName
+    version: str

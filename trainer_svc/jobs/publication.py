@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
 from tailorbird.manifest import AdapterManifest
-from tailorbird.names import AdapterName, VersionName
+from tailorbird.names import AdapterName, JobName, VersionName
 from tailorbird.registry import AdapterRegistry, Route, RouteConflict
 from trainer_svc.record import Record
+
+_log = structlog.get_logger(__name__)
 
 
 class Publication(Record):
@@ -31,6 +38,15 @@ class Outcome(Record):
     promoted: bool
     refusal: str = ""
     route_generation: int = 0
+
+
+def readable_publication(job: JobName, stored: Any) -> Publication | None:
+    """Return a stored publication, or None if this release cannot read it: then it is left."""
+    try:
+        return Publication.model_validate(stored)
+    except ValidationError as error:
+        _log.error("publication not understood", job=str(job), errors=error.error_count())
+        return None
 
 
 async def publish(registry: AdapterRegistry, publication: Publication) -> Outcome:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.errors import FailedPrecondition, NotFound
@@ -16,6 +18,7 @@ from trainer_svc.jobs.model import (
     EventPayload,
     Job,
     JobState,
+    Left,
     Prepared,
     Progress,
     StateChanged,
@@ -24,9 +27,37 @@ from trainer_svc.jobs.model import (
 )
 from trainer_svc.jobs.tables import events, jobs
 
+_log = structlog.get_logger(__name__)
 
-def consequence(progress: Progress, payload: EventPayload) -> tuple[Progress, dict[str, Any]]:
-    """Return what an event changes: the latest figures, and columns of the job."""
+Change = tuple[Sequence[EventPayload], dict[str, Any]]
+"""Events to append to a job's history, and the columns that change with them."""
+
+Decide = Callable[[sa.Row[Any]], Change]
+"""What is to be done with a job, seeing its row under a lock."""
+
+
+def left_by(row: sa.Row[Any]) -> Left:
+    """Return what the job of a row leaves if it ends without a version."""
+    allocated = row.allocated_version
+    return Left(name_of(row), f"{row.adapter}/versions/{allocated}" if allocated else "")
+
+
+def consequences(row: sa.Row[Any], payloads: Sequence[EventPayload]) -> dict[str, Any]:
+    """Return the columns of a job that change with events of its run.
+
+    Of the figures, those that a later release has added stay as they are.
+    """
+    values: dict[str, Any] = {}
+    progress = before = Progress.model_validate(row.progress or {})
+    for payload in payloads:
+        progress, changes = _consequence(progress, payload)
+        values |= changes
+    if progress != before:
+        values["progress"] = {**(row.progress or {}), **progress.model_dump(mode="json")}
+    return values
+
+
+def _consequence(progress: Progress, payload: EventPayload) -> tuple[Progress, dict[str, Any]]:
     match payload:
         case StateChanged(state=state):
             return progress, {"state": state}
@@ -44,7 +75,8 @@ def consequence(progress: Progress, payload: EventPayload) -> tuple[Progress, di
 
 def ended(state: JobState) -> dict[str, Any]:
     """Return the columns of a job that ends in `state`."""
-    return {"state": state, "end_time": datetime.now(UTC), "lease_owner": None}
+    now = datetime.now(UTC)
+    return {"state": state, "end_time": now, "lease_owner": None, "pause_requested": False}
 
 
 def update_job(name: JobName) -> sa.Update:
@@ -61,10 +93,37 @@ async def job_row(connection: AsyncConnection, name: JobName, *, lock: bool = Fa
     return row
 
 
-async def append_events(
-    connection: AsyncConnection, row: sa.Row[Any], payloads: Sequence[EventPayload]
+def narrowed(
+    query: sa.Select[Any], owner: str | None, others: Collection[JobName]
+) -> sa.Select[Any]:
+    """Narrow a query to the leases of `owner`, if given, and to jobs other than these."""
+    if owner is not None:
+        query = query.where(jobs.c.lease_owner == owner)
+    if others:
+        names = [(name.tenant, name.job) for name in others]
+        query = query.where(sa.tuple_(jobs.c.tenant, jobs.c.job).not_in(names))
+    return query
+
+
+async def lock_queued(connection: AsyncConnection, name: JobName) -> sa.Row[Any] | None:
+    """Return a job's row, locked, if the job is still queued and nobody else has locked it."""
+    query = sa.select(jobs).where(
+        jobs.c.tenant == name.tenant, jobs.c.job == name.job, jobs.c.state == JobState.QUEUED
+    )
+    locked = await connection.execute(query.with_for_update(skip_locked=True))
+    return locked.one_or_none()
+
+
+async def apply(
+    connection: AsyncConnection,
+    row: sa.Row[Any],
+    payloads: Sequence[EventPayload],
+    values: dict[str, Any],
 ) -> None:
-    """Append events after the last one; FailedPrecondition if a state may not follow."""
+    """Change columns of a locked row and append events after its last.
+
+    FailedPrecondition if a state may not follow.
+    """
     state = JobState(row.state)
     for payload in payloads:
         if isinstance(payload, StateChanged):
@@ -73,8 +132,20 @@ async def append_events(
             state = payload.state
     if payloads:
         await insert_events(connection, name_of(row), row.last_sequence, payloads)
-        values = {"last_sequence": row.last_sequence + len(payloads)}
+        values = values | {"last_sequence": row.last_sequence + len(payloads)}
+    if values:
         await connection.execute(update_job(name_of(row)).values(values))
+
+
+async def events_after(connection: AsyncConnection, name: JobName, sequence: int) -> list[Any]:
+    """Return the payloads after a sequence as they are stored, in order."""
+    query = (
+        sa.select(events.c.payload)
+        .where(events.c.tenant == name.tenant, events.c.job == name.job)
+        .where(events.c.sequence > sequence)
+        .order_by(events.c.sequence)
+    )
+    return list((await connection.execute(query)).scalars())
 
 
 async def insert_events(
@@ -118,8 +189,18 @@ def to_job(row: sa.Row[Any]) -> Job:
             "promotion_refusal": row.promotion_refusal,
             "lease_epoch": row.lease_epoch,
             "cancel_requested": row.cancel_requested,
+            "pause_requested": row.pause_requested,
         }
     )
+
+
+def readable(row: sa.Row[Any]) -> Job | None:
+    """Return the job, or None if this release cannot read it: then it is left to a later one."""
+    try:
+        return to_job(row)
+    except ValidationError as error:
+        _log.warning("job not understood", job=str(name_of(row)), errors=error.error_count())
+        return None
 
 
 def utc(time: datetime | None) -> datetime | None:

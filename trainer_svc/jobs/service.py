@@ -16,8 +16,18 @@ from tailorbird.manifest import RANKS
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName
 from tailorbird.object_store import ObjectStore
 from tailorbird.profile import read_profile
+from tailorbird.servable import why_not_served
 from trainer_svc.datasets.store import Dataset
-from trainer_svc.jobs.model import TERMINAL, Job, JobEvent, JobSpec, JobState, StateChanged
+from trainer_svc.jobs.model import (
+    TERMINAL,
+    Job,
+    JobEvent,
+    JobSpec,
+    JobState,
+    Left,
+    StateChanged,
+    Unknown,
+)
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
@@ -48,7 +58,11 @@ class Jobs(Protocol):
 
     async def last_sequence(self, name: JobName) -> int: ...
 
-    async def request_cancel(self, name: JobName) -> Job: ...
+    async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]: ...
+
+    async def request_pause(self, name: JobName) -> Job: ...
+
+    async def request_resume(self, name: JobName) -> Job: ...
 
 
 class Datasets(Protocol):
@@ -70,9 +84,13 @@ class Queue(Protocol):
 
     async def cancel(self, job: JobName) -> None: ...
 
+    def cancelled(self, left: Left) -> None: ...
+
+    async def pause(self, job: JobName) -> None: ...
+
 
 class TuningService:
-    """Creates, shows, watches and cancels jobs."""
+    """Creates, shows, watches, pauses and cancels jobs."""
 
     def __init__(
         self,
@@ -85,6 +103,7 @@ class TuningService:
         *,
         profile: str,
         max_lora_rank: int,
+        device: str,
     ) -> None:
         self._jobs = jobs
         self._datasets = datasets
@@ -94,6 +113,7 @@ class TuningService:
         self._base = base
         self._profile = profile
         self._max_lora_rank = max_lora_rank
+        self._device = device
 
     async def ranks(self) -> list[int]:
         """Return the LoRA ranks that jobs may ask for, ascending."""
@@ -113,7 +133,7 @@ class TuningService:
         """Accept a job, durably, or return the one that the same request made before.
 
         Raises InvalidArgument, NotFound (a dataset), AlreadyExists, FailedPrecondition (serving has
-        another base model).
+        another base model, or can load none of its adapters).
         """
         request = hashlib.sha256(f"{job_id}\n{spec.sha256()}".encode()).hexdigest()
         if request_id:
@@ -155,14 +175,30 @@ class TuningService:
 
     async def cancel_job(self, name: JobName) -> Job:
         """Ask for a job to be stopped; FailedPrecondition if it is too late."""
-        job = await self._jobs.request_cancel(name)
-        if job.state not in TERMINAL:
+        job, left = await self._jobs.request_cancel(name)
+        if left is not None:
+            self._queue.cancelled(left)
+        elif job.state not in TERMINAL:
             await self._queue.cancel(name)
+        return job
+
+    async def pause_job(self, name: JobName) -> Job:
+        """Ask for a job to be held back; FailedPrecondition if it is too late."""
+        job = await self._jobs.request_pause(name)
+        if job.pause_requested:
+            await self._queue.pause(name)
+        return job
+
+    async def resume_job(self, name: JobName) -> Job:
+        """Let a paused job go on; FailedPrecondition if it has ended."""
+        job = await self._jobs.request_resume(name)
+        self._queue.wake()
         return job
 
     async def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
         """Yield a job's events after a sequence, and end after the terminal one.
 
+        What a later release has written into the history is passed over.
         Raises NotFound, and InvalidArgument for a sequence the job has not reached.
         """
         last = await self._jobs.last_sequence(name)
@@ -176,8 +212,10 @@ class TuningService:
                 ended = (await self._jobs.get(name)).state in TERMINAL
                 found = await self._jobs.events(name, after_sequence, _EVENTS_PER_READ)
                 for event in found:
-                    yield event
                     after_sequence = event.sequence
+                    if isinstance(event.payload, Unknown):
+                        continue
+                    yield event
                     if isinstance(event.payload, StateChanged) and event.payload.state in TERMINAL:
                         return
                 if ended and not found:
@@ -192,6 +230,7 @@ class TuningService:
                 f"{spec.base_model!r} is not offered; this trainer has {self._base.name!r}",
                 reason="UNKNOWN_BASE_MODEL",
             )
+        self._check_servable()
         await self._check_serving(spec)
         length = spec.hyperparameters.max_sequence_length
         if length is not None and length > self._base.max_sequence_length:
@@ -224,6 +263,16 @@ class TuningService:
         except NotFound:
             return
         raise AlreadyExists(f"{name} exists", reason="JOB_EXISTS", name=name)
+
+    def _check_servable(self) -> None:
+        why = why_not_served(self._base.architecture, self._device)
+        if why:
+            raise FailedPrecondition(
+                f"adapters of {self._base.name} ({self._base.architecture}) cannot be served: "
+                f"{why}",
+                reason="BASE_NOT_SERVABLE",
+                architecture=self._base.architecture,
+            )
 
     async def _check_serving(self, spec: JobSpec) -> None:
         """Accept only what serving can load: its profile says what that is."""

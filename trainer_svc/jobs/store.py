@@ -1,65 +1,62 @@
 """The job store on SQLAlchemy Core: SQLite (embedded default) or PostgreSQL.
 
-What callers do stands first; what only a lease holder may do goes through `_fenced`: it carries the
-lease's epoch, appends the events that tell of the change, and fails with LeaseLost, changing
-nothing, when the job has moved on.
+What callers do stands first; what only a lease holder may do goes through `_held`: see `fence.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tailorbird.errors import AlreadyExists, FailedPrecondition, LeaseLost
+from tailorbird.errors import AlreadyExists
 from tailorbird.names import AdapterName, JobName, TenantName
+from trainer_svc.jobs import requests
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.fence import (
+    CancelRequested,
+    Lease,
+    give_back,
+    uncommitted,
+    write_held,
+)
 from trainer_svc.jobs.model import (
     ACTIVE,
-    TERMINAL,
+    WAITING,
     EventPayload,
     Job,
     JobError,
     JobEvent,
     JobState,
-    Progress,
+    Left,
     Published,
     StateChanged,
 )
-from trainer_svc.jobs.publication import Outcome, Publication
+from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
 from trainer_svc.jobs.rows import (
-    append_events,
-    consequence,
+    Change,
+    Decide,
+    apply,
+    consequences,
     ended,
     insert_events,
     job_row,
+    left_by,
+    lock_queued,
     name_of,
+    narrowed,
+    readable,
     to_job,
     update_job,
     utc,
 )
 from trainer_svc.jobs.tables import events, jobs
 
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to change a job, until somebody takes a later epoch."""
-
-    job: JobName
-    epoch: int
-
-
-class CancelRequested(FailedPrecondition):
-    """The version cannot be committed: a caller has cancelled the job."""
-
-    default_reason = "CANCEL_REQUESTED"
+_LOOKED_AT = 100
 
 
 class JobStore:
@@ -84,6 +81,7 @@ class JobStore:
             "state": job.state,
             "create_time": job.create_time,
             "cancel_requested": False,
+            "pause_requested": False,
             "lease_epoch": 0,
             "version": "",
             "promoted": False,
@@ -148,7 +146,7 @@ class JobStore:
             return [to_job(row) for row in await connection.execute(query)]
 
     async def events(self, name: JobName, after_sequence: int, limit: int) -> list[JobEvent]:
-        """Return up to `limit` events after a sequence, in order."""
+        """Return up to `limit` events after a sequence, in order; a later release's as Unknown."""
         query = (
             sa.select(events)
             .where(events.c.tenant == name.tenant, events.c.job == name.job)
@@ -174,119 +172,138 @@ class JobStore:
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
         async with self._database.read() as connection:
             found = {JobState(state): count for state, count in await connection.execute(query)}
-        return {state: found.get(state, 0) for state in JobState if state not in TERMINAL}
+        return {state: found.get(state, 0) for state in WAITING | ACTIVE}
 
-    async def request_cancel(self, name: JobName) -> Job:
+    async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]:
         """Ask for a job to be stopped; one that no worker has is CANCELLED at once.
 
-        FailedPrecondition if it has ended otherwise, or its version is committed.
+        Returns the job, and what it left if this ended it. FailedPrecondition if it has ended
+        otherwise, or its version is committed.
         """
+        row, job = await self._ask(name, requests.cancel)
+        cancelled = job.state is JobState.CANCELLED and row.state != JobState.CANCELLED
+        return job, left_by(row) if cancelled else None
+
+    async def request_pause(self, name: JobName) -> Job:
+        """Ask for a job to be held back; one that no worker has is PAUSED at once.
+
+        FailedPrecondition if it has ended, is to be cancelled, or its version is committed.
+        """
+        return (await self._ask(name, requests.pause))[1]
+
+    async def request_resume(self, name: JobName) -> Job:
+        """Put a paused job back into the queue, or take back a pause that no worker has heeded.
+
+        FailedPrecondition if it has ended.
+        """
+        return (await self._ask(name, requests.resume))[1]
+
+    async def _ask(self, name: JobName, decide: Decide) -> tuple[sa.Row[Any], Job]:
         async with self._database.write() as connection:
             row = await job_row(connection, name, lock=True)
-            state = JobState(row.state)
-            if state is JobState.CANCELLED:
-                return to_job(row)
-            if state in TERMINAL or row.publication is not None:
-                detail = f"it is {state}" if state in TERMINAL else "its version is committed"
-                raise FailedPrecondition(
-                    f"{name} cannot be cancelled: {detail}", reason="JOB_NOT_CANCELLABLE"
-                )
-            values: dict[str, Any] = {"cancel_requested": True}
-            if state is JobState.QUEUED:
-                values |= ended(JobState.CANCELLED)
-                await append_events(connection, row, [StateChanged(state=JobState.CANCELLED)])
-            await connection.execute(update_job(name).values(values))
+            payloads, values = decide(row)
+            await apply(connection, row, payloads, values)
             job = to_job(await job_row(connection, name))
         self._feed.publish(name)
-        return job
+        return row, job
 
-    async def requeue_lost(self) -> int:
-        """Put every active job back into the queue; return how many.
+    async def requeue_lost(
+        self, owner: str | None = None, held: Collection[JobName] = ()
+    ) -> tuple[int, list[Left]]:
+        """Put every active job back into the queue but those `held`.
 
-        Only for a holder that knows that no other lives: a starting trainer with its data locked.
+        Returns how many, and what those left that ended because a caller had cancelled them.
+        `owner`: only leases of this owner, which knows what it holds. None: of all, for a holder
+        that knows that no other lives: a starting trainer with its data locked.
         """
         async with self._database.write() as connection:
-            rows = (
-                await connection.execute(
-                    sa.select(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.publication.is_(None))
-                )
-            ).all()
+            query = sa.select(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.publication.is_(None))
+            rows = (await connection.execute(narrowed(query, owner, held))).all()
             for row in rows:
-                await _give_back(connection, row)
-        return len(rows)
+                await apply(connection, row, *give_back(row))
+        for row in rows:
+            self._feed.publish(name_of(row))
+        return len(rows), [left_by(row) for row in rows if row.cancel_requested]
 
-    async def claim(self, owner: str) -> tuple[Lease, Job] | None:
-        """Lease the oldest queued job under its next epoch, or return None."""
+    async def claim(
+        self,
+        owner: str,
+        fits: Callable[[Job], bool] = lambda _: True,
+        *,
+        avoid: Collection[JobName] = (),
+    ) -> tuple[Lease, Job] | None:
+        """Lease the oldest queued job that fits, under its next epoch, or return None.
+
+        `fits` is asked for each job in the order of the queue, until it says yes.
+        """
+        query = sa.select(jobs).where(jobs.c.state == JobState.QUEUED)
+        query = narrowed(query, None, avoid).order_by(jobs.c.create_time, jobs.c.job)
         async with self._database.write() as connection:
-            query = (
-                sa.select(jobs)
-                .where(jobs.c.state == JobState.QUEUED)
-                .order_by(jobs.c.create_time, jobs.c.job)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            row = (await connection.execute(query)).one_or_none()
-            if row is None:
+            for seen in (await connection.execute(query.limit(_LOOKED_AT))).all():
+                if (found := readable(seen)) is None or not fits(found):
+                    continue
+                if (row := await lock_queued(connection, found.name)) is None:
+                    continue
+                values = {
+                    "state": JobState.PREPARING,
+                    "lease_owner": owner,
+                    "lease_epoch": row.lease_epoch + 1,
+                    "start_time": found.start_time or datetime.now(UTC),
+                }
+                await apply(connection, row, [StateChanged(state=JobState.PREPARING)], values)
+                job = to_job(await job_row(connection, found.name))
+                break
+            else:
                 return None
-            name = name_of(row)
-            await append_events(connection, row, [StateChanged(state=JobState.PREPARING)])
-            values = {
-                "state": JobState.PREPARING,
-                "lease_owner": owner,
-                "lease_epoch": row.lease_epoch + 1,
-                "start_time": utc(row.start_time) or datetime.now(UTC),
-            }
-            await connection.execute(update_job(name).values(values))
-            job = to_job(await job_row(connection, name))
-        self._feed.publish(name)
-        return Lease(name, job.lease_epoch), job
+        self._feed.publish(job.name)
+        return Lease(job.name, job.lease_epoch, row.last_sequence + 1), job
 
-    async def claim_publications(self, owner: str) -> list[tuple[Lease, Publication]]:
-        """Lease every job whose version is committed but not known to be published."""
+    async def claim_publications(
+        self, owner: str, former: str | None = None, held: Collection[JobName] = ()
+    ) -> list[tuple[Lease, Publication]]:
+        """Lease every job whose version is committed but not known to be published.
+
+        `former` and `held` are `owner` and `held` of `requeue_lost`. What this release cannot read
+        is left to a later one.
+        """
         claimed = []
         async with self._database.write() as connection:
             query = sa.select(jobs).where(
                 jobs.c.state == JobState.PUBLISHING, jobs.c.publication.is_not(None)
             )
-            for row in (await connection.execute(query)).all():
-                epoch = row.lease_epoch + 1
-                values = {"lease_owner": owner, "lease_epoch": epoch}
-                await connection.execute(update_job(name_of(row)).values(values))
-                publication = Publication.model_validate(row.publication)
-                claimed.append((Lease(name_of(row), epoch), publication))
+            for row in (await connection.execute(narrowed(query, former, held))).all():
+                found = readable_publication(name_of(row), row.publication)
+                if found is None:
+                    continue
+                lease = Lease(name_of(row), row.lease_epoch + 1, row.last_sequence)
+                values = {"lease_owner": owner, "lease_epoch": lease.epoch}
+                await connection.execute(update_job(lease.job).values(values))
+                claimed.append((lease, found))
         return claimed
 
     async def record(self, lease: Lease, *payloads: EventPayload) -> None:
         """Append events, and what follows from them for the job itself."""
-        async with self._fenced(lease, payloads) as (connection, row):
-            values: dict[str, Any] = {}
-            progress = Progress.model_validate(row.progress or {})
-            for payload in payloads:
-                progress, changes = consequence(progress, payload)
-                values |= changes
-            if progress != Progress():
-                values["progress"] = progress.model_dump(mode="json")
-            if values:
-                await connection.execute(update_job(lease.job).values(values))
+        await self._held(lease, lambda row: (payloads, consequences(row, payloads)))
 
     async def allocate_version(self, lease: Lease, version: str) -> str:
         """Store the version id before its first upload; return an earlier epoch's, or ""."""
         publishing = StateChanged(state=JobState.PUBLISHING)
-        async with self._fenced(lease, [publishing]) as (connection, row):
-            values = {"allocated_version": version, "state": JobState.PUBLISHING}
-            await connection.execute(update_job(lease.job).values(values))
-            return row.allocated_version or ""
+        values = {"allocated_version": version, "state": JobState.PUBLISHING}
+        row = await self._held(lease, lambda _: ([publishing], values))
+        return (row and row.allocated_version) or ""
 
     async def commit(self, lease: Lease, publication: Publication) -> None:
         """Commit to publishing: after this the version will exist, whoever holds the job.
 
         CancelRequested if a caller was faster; the job stays as it was.
         """
-        async with self._fenced(lease, []) as (connection, row):
+
+        def decide(row: sa.Row[Any]) -> Change:
             if row.cancel_requested:
                 raise CancelRequested(f"{lease.job} was cancelled before its version was committed")
-            values = {"publication": publication.model_dump(mode="json")}
-            await connection.execute(update_job(lease.job).values(values))
+            return [], {"publication": publication.model_dump(mode="json")}
+
+        await self._held(lease, decide)
 
     async def succeed(self, lease: Lease, publication: Publication, outcome: Outcome) -> None:
         """End the job: its version is published."""
@@ -296,51 +313,49 @@ class JobStore:
             promoted=outcome.promoted,
             route_generation=outcome.route_generation,
         )
+        values = ended(JobState.SUCCEEDED) | {
+            "version": version,
+            "promoted": outcome.promoted,
+            "promotion_refusal": outcome.refusal,
+        }
         done = StateChanged(state=JobState.SUCCEEDED)
-        async with self._fenced(lease, [published, done]) as (connection, _):
-            values = ended(JobState.SUCCEEDED) | {
-                "version": version,
-                "promoted": outcome.promoted,
-                "promotion_refusal": outcome.refusal,
-            }
-            await connection.execute(update_job(lease.job).values(values))
+        await self._held(lease, lambda _: ([published, done], values))
 
-    async def fail(self, lease: Lease, error: JobError) -> None:
-        """End the job: it cannot go on."""
+    async def fail(self, lease: Lease, error: JobError) -> Left:
+        """End the job: it cannot go on. FailedPrecondition if its version is committed."""
         failed = StateChanged(state=JobState.FAILED, error=error)
-        async with self._fenced(lease, [failed]) as (connection, _):
-            values = ended(JobState.FAILED) | {"error": error.model_dump(mode="json")}
-            await connection.execute(update_job(lease.job).values(values))
+        values = ended(JobState.FAILED) | {"error": error.model_dump(mode="json")}
+        return left_by(await self._let_go(lease, lambda _: ([failed], values)))
 
-    async def cancelled(self, lease: Lease) -> None:
+    async def cancelled(self, lease: Lease) -> Left:
         """End the job: its worker has let go after a caller cancelled it."""
-        async with self._fenced(lease, [StateChanged(state=JobState.CANCELLED)]) as (connection, _):
-            await connection.execute(update_job(lease.job).values(ended(JobState.CANCELLED)))
+        change: Change = [StateChanged(state=JobState.CANCELLED)], ended(JobState.CANCELLED)
+        return left_by(await self._let_go(lease, lambda _: change))
 
-    async def release(self, lease: Lease) -> None:
-        """Give the job back to the queue; one that a caller has cancelled ends."""
-        async with self._fenced(lease, []) as (connection, row):
-            await _give_back(connection, row)
+    async def release(self, lease: Lease, error: JobError | None = None) -> Left | None:
+        """Give the job back: to the queue, or to its callers.
 
-    @asynccontextmanager
-    async def _fenced(
-        self, lease: Lease, payloads: Sequence[EventPayload]
-    ) -> AsyncIterator[tuple[AsyncConnection, sa.Row[Any]]]:
-        async with self._database.write() as connection:
-            row = await job_row(connection, lease.job, lock=True)
-            if row.lease_epoch != lease.epoch or JobState(row.state) not in ACTIVE:
-                raise LeaseLost(
-                    f"{lease.job} is {row.state} under epoch {row.lease_epoch}, not {lease.epoch}"
-                )
-            await append_events(connection, row, payloads)
-            yield connection, row
-        self._feed.publish(lease.job)
+        One that a caller has cancelled ends; what it left is returned. It is PAUSED if a caller
+        asked for that, or because of `error`, which somebody must mend first.
+        """
+        row = await self._let_go(lease, lambda row: give_back(row, error))
+        return left_by(row) if row.cancel_requested else None
 
+    async def _let_go(self, lease: Lease, decide: Decide) -> sa.Row[Any]:
+        """Make the last change of a lease that commits nothing; return the row it was made of."""
+        # `_held` returns none where an earlier try has made the change.
+        seen: list[sa.Row[Any]] = []
 
-async def _give_back(connection: AsyncConnection, row: sa.Row[Any]) -> None:
-    if row.cancel_requested:
-        values = ended(JobState.CANCELLED)
-    else:
-        values = {"state": JobState.QUEUED, "lease_owner": None}
-    await append_events(connection, row, [StateChanged(state=values["state"])])
-    await connection.execute(update_job(name_of(row)).values(values))
+        def noted(row: sa.Row[Any]) -> Change:
+            seen.append(row)
+            return decide(row)
+
+        await self._held(lease, uncommitted(noted))
+        return seen[-1]
+
+    async def _held(self, lease: Lease, decide: Decide) -> sa.Row[Any] | None:
+        try:
+            return await write_held(self._database, lease, decide)
+        finally:
+            # What failed may have been done all the same.
+            self._feed.publish(lease.job)

@@ -30,6 +30,7 @@ jobs = sa.Table(
     sa.Column("progress", sa.JSON(none_as_null=True)),
     sa.Column("effective_hyperparameters", sa.JSON(none_as_null=True)),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("pause_requested", sa.Boolean, nullable=False, server_default=sa.false()),
     # The lease: every write of a holder carries its epoch, and a later epoch shuts it out.
     sa.Column("lease_owner", sa.String(128)),
     sa.Column("lease_epoch", sa.Integer, nullable=False),

@@ -1,7 +1,6 @@
 """The gate: what a version must pass before the engine sees a byte of it, and its probes after."""
 
 from serving_svc.adapters.gate.check import (
-    LINEAR_MODULES,
     NEEDED_FILES,
     ServedBase,
     check_files,
@@ -16,7 +15,6 @@ from serving_svc.adapters.gate.probes import (
 )
 
 __all__ = [
-    "LINEAR_MODULES",
     "NEEDED_FILES",
     "PROBE_FLOORS",
     "PROBE_FLOOR_DEFAULT",

@@ -37,24 +37,10 @@ from tailorbird.manifest import (
     Probes,
     file_entry,
 )
+from tailorbird.servable import LINEAR_MODULES
 
 NEEDED_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES)
 """The files of a version that serving fetches; the others are for people."""
-
-LINEAR_MODULES = frozenset(
-    {
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "qkv_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-        "gate_up_proj",
-    }
-)
-"""Last parts of the names of layers that adapters may change: neither embeddings nor the head."""
 
 _MAX_BYTES = {ADAPTER_CONFIG: MAX_CONFIG_BYTES, PROBES: MAX_PROBES_BYTES}
 _MAX_NUMBER_BYTES = 4

@@ -49,7 +49,7 @@ def _facts(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> list[tuple
                 for base in answer.base_models
             ),
             ("ranks", ", ".join(map(str, answer.ranks))),
-            ("workers", f"{answer.workers} on {answer.device}"),
+            ("workers", f"{answer.workers} on {answer.device}, {answer.jobs_per_worker} jobs each"),
             ("largest dataset", size(answer.max_dataset_bytes)),
             ("longest record", size(answer.max_record_bytes)),
             ("version", answer.service_version),

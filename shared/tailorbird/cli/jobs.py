@@ -1,4 +1,4 @@
-"""`tailorbird jobs`: create, get, list, cancel, watch."""
+"""`tailorbird jobs`: create, get, list, cancel, pause, resume, watch."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class State(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 @app.command()
@@ -54,8 +55,14 @@ def create(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens a step.")] = None,
+    early_stopping_patience: Annotated[
+        int | None, typer.Option(help="Stop after so many evaluations without a better loss.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order and initialisation.")] = None,
     policy: Annotated[Policy, typer.Option(help="Whether the route moves.")] = Policy.ALWAYS,
+    exclusive: Annotated[
+        bool, typer.Option("--exclusive", help="Train next to no other job.")
+    ] = False,
     base_model: Annotated[str, typer.Option(help="The base; else the trainer's first.")] = "",
     job_id: Annotated[str, typer.Option(help="The job's id; else the trainer's choice.")] = "",
     request_id: Annotated[str, typer.Option(help="Makes the call safe to repeat.")] = "",
@@ -73,8 +80,13 @@ def create(
         adapter=full_name(adapter, "adapters", tenant),
         lora=job_pb2.LoraConfig(rank=rank, alpha=alpha),
         hyperparameters=job_pb2.Hyperparameters(
-            learning_rate=learning_rate, epochs=epochs, batch_tokens=batch_tokens, seed=seed
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_tokens=batch_tokens,
+            early_stopping_patience=early_stopping_patience,
+            seed=seed,
         ),
+        isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
     )
     _set_validation(spec, validation, tenant)
@@ -161,6 +173,24 @@ def cancel(
 
 @app.command()
 @with_trainer
+def pause(
+    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+) -> None:
+    """Hold a job back, with a checkpoint, until it is resumed."""
+    _show(trainer.pause_job(full_name(name, "jobs", tenant)), json)
+
+
+@app.command()
+@with_trainer
+def resume(
+    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+) -> None:
+    """Let a paused job go on from its checkpoint."""
+    _show(trainer.resume_job(full_name(name, "jobs", tenant)), json)
+
+
+@app.command()
+@with_trainer
 def watch(
     trainer: TrainerClient,
     name: _Job,
@@ -196,7 +226,7 @@ def _show(job: job_pb2.Job, json: bool) -> None:
     print_facts(
         [
             ("name", job.name),
-            ("state", state_name(job.state)),
+            ("state", f"{state_name(job.state)}{' (to be paused)' if job.pause_requested else ''}"),
             ("error", f"{failure.reason}: {failure.message}" if failure else ""),
             ("adapter", job.spec.adapter),
             ("data", job.spec.training_dataset),

@@ -125,6 +125,8 @@ class JobBars:
                 self._say(label, f"warning: {event.warning.reason}: {event.warning.message}")
             elif kind == "resumed":
                 self._say(label, f"goes on from step {event.resumed.resumed_from_step}")
+            elif view.state == job_pb2.JOB_STATE_PAUSED and kind == "state_changed":
+                self._say(label, paused(view))
             elif self._console.is_terminal:
                 continue
             elif kind == "state_changed" or time.monotonic() - said_at > _LINE_INTERVAL:
@@ -145,9 +147,15 @@ class JobBars:
         self._progress.console.print(Text(f"{label}  {text}"), soft_wrap=True)
 
 
+def paused(view: JobView) -> str:
+    """Say that a job is paused, and why if nobody asked for it."""
+    why = f": {view.error.reason}: {view.error.message}" if view.error else ""
+    return f"paused{why}; it goes on after: tailorbird jobs resume"
+
+
 def outcome(view: JobView) -> str:
     """Say how a job that has ended did, in one line."""
-    if view.error is not None:
+    if view.error is not None and is_terminal(view.state):
         return f"failed: {view.error.reason}: {view.error.message}"
     if not is_terminal(view.state):
         return f"the trainer stopped telling of the job while it was {state_name(view.state)}"

@@ -37,6 +37,14 @@ def test_a_folder_is_a_base_model(model: Path, tmp_path: Path) -> None:
     assert load_base_model(str(model), tmp_path / "cache", "other").name == "other"
 
 
+def test_a_base_tells_its_architecture(model: Path, tmp_path: Path) -> None:
+    assert load(model, tmp_path).architecture == ""
+    config = json.loads((model / "config.json").read_text())
+    for named, told in ((["OPTForCausalLM"], "OPTForCausalLM"), ([], ""), ("x", "")):
+        (model / "config.json").write_text(json.dumps(config | {"architectures": named}))
+        assert load(model, tmp_path).architecture == told
+
+
 @pytest.mark.parametrize(
     "file", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"]
 )

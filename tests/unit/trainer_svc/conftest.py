@@ -42,7 +42,7 @@ def make(
 ) -> Make:
     built: list[ScriptedExecutor] = []
 
-    def build(executor: ScriptedExecutor, workers: int = 1) -> Dispatcher:
+    def build(executor: ScriptedExecutor, workers: int = 1, jobs_per_worker: int = 1) -> Dispatcher:
         # A second trainer of one test counts for itself.
         metrics = TrainerMetrics(registry if not built else CollectorRegistry())
         built.append(executor)
@@ -55,6 +55,7 @@ def make(
             metrics,
             base_model_digest="sha256:base",
             workers=workers,
+            jobs_per_worker=jobs_per_worker,
             max_worker_losses=3,
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import zlib
+from collections.abc import Iterator
 
 from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObjectStore
@@ -15,6 +18,7 @@ from trainer_svc.protocol import (
     Cancelled,
     Evaluating,
     Failed,
+    LeaseKey,
     Report,
     Reported,
     Start,
@@ -36,13 +40,18 @@ PREPARED = Prepared(
 )
 
 
-def step(number: int) -> StepProgress:
+def mark(job: str) -> float:
+    """Return a figure that shows whose report it stands in."""
+    return zlib.crc32(job.encode()) / 2**32
+
+
+def step(number: int, job: str = "") -> StepProgress:
     return StepProgress(
         step=number,
         total_steps=4,
         epoch=0.5,
         loss=1.0,
-        learning_rate=1e-3,
+        learning_rate=mark(job),
         gradient_norm=1.0,
         tokens=10 * number,
         tokens_per_second=1.0,
@@ -51,36 +60,58 @@ def step(number: int) -> StepProgress:
 
 
 class ScriptedWorker:
-    """Trains in four steps; at `hold` it waits for the next command instead of going on."""
+    """Trains each job in four steps; at `hold` it waits, for a command or to `go_on`.
 
-    def __init__(self, store: ObjectStore, hold: str = "", death: str = "") -> None:
+    At `death` it dies. Both are for every job, or only for the one with the id `only`.
+    """
+
+    def __init__(self, store: ObjectStore, hold: str = "", death: str = "", only: str = "") -> None:
         self.store = store
         self.hold = hold
         self.death = death
+        self.only = only
         self.commands: list[Start | Upload | Cancel | Suspend] = []
         self.held = asyncio.Event()
         self.closed = asyncio.Event()
+        self._assignments: dict[LeaseKey, Assignment] = {}
+        self._rest: dict[LeaseKey, Iterator[tuple[str, Report]]] = {}
         self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
 
     @property
     def assignment(self) -> Assignment:
         return next(c.assignment for c in reversed(self.commands) if isinstance(c, Start))
 
+    @property
+    def jobs(self) -> list[str]:
+        """The ids of the jobs it was given, in order."""
+        started = [c.lease.job for c in self.commands if isinstance(c, Start)]
+        return [job.rpartition("/")[2] for job in started]
+
+    def told(self, kind: type[Cancel | Suspend]) -> list[str]:
+        """The ids of the jobs it was told this of."""
+        told = [c.lease.job for c in self.commands if isinstance(c, kind)]
+        return [job.rpartition("/")[2] for job in told]
+
     async def send(self, command: Start | Upload | Cancel | Suspend) -> None:
         if self.closed.is_set():
+            self.die()
             raise WorkerLost("closed")
         self.commands.append(command)
         match command:
             case Start(assignment=assignment):
-                await self._train(assignment)
+                self._assignments[command.lease] = assignment
+                self._rest[command.lease] = _training(command.lease)
+                self._play(command.lease)
             case Upload(version=version):
-                name = f"{self.assignment.adapter}/versions/{version}"
+                name = f"{self._assignments[command.lease].adapter}/versions/{version}"
                 await self.store.create(f"{name}/adapter_config.json", b"{}")
-                self._say("upload", Uploaded(lease=command.lease, manifest=make_manifest(name)))
+                uploaded = Uploaded(lease=command.lease, manifest=make_manifest(name))
+                self._rest[command.lease] = iter([("upload", uploaded)])
+                self._play(command.lease)
             case Cancel():
-                self._say("", Cancelled(lease=command.lease))
+                self.say(Cancelled(lease=command.lease))
             case Suspend():
-                self._say("", Suspended(lease=command.lease))
+                self.say(Suspended(lease=command.lease))
 
     async def receive(self) -> Report:
         report = await self._reports.get()
@@ -91,32 +122,41 @@ class ScriptedWorker:
     async def close(self) -> None:
         self.closed.set()
 
+    def say(self, report: Report) -> None:
+        self._reports.put_nowait(report)
+
     def die(self) -> None:
         self._reports.put_nowait(None)
 
-    def fail(self, *, retryable: bool = False) -> None:
-        error = JobError(reason="BROKEN", message="as the test wants")
-        lease = self.assignment.lease
-        self._reports.put_nowait(Failed(lease=lease, error=error, retryable=retryable))
+    def go_on(self) -> None:
+        """Hold nothing back any more."""
+        self.hold = ""
+        for lease in list(self._rest):
+            self._play(lease)
 
-    async def _train(self, assignment: Assignment) -> None:
-        lease = assignment.lease
-        self._say("", Reported(lease=lease, event=PREPARED))
-        for number in range(1, 5):
-            if not self._say(f"step-{number}", Reported(lease=lease, event=step(number))):
+    def fail(self, *, retryable: bool = False, reason: str = "BROKEN") -> None:
+        error = JobError(reason=reason, message="as the test wants")
+        self.say(Failed(lease=self.assignment.lease, error=error, retryable=retryable))
+
+    def _play(self, lease: LeaseKey) -> None:
+        meant = self.only in {"", lease.job.rpartition("/")[2]}
+        for at, report in self._rest[lease]:
+            if at and at == self.death and meant:
+                self.die()
                 return
-        if self._say("evaluating", Evaluating(lease=lease)):
-            self._say("trained", Trained(lease=lease))
+            if at and at == self.hold and meant:
+                self._rest[lease] = itertools.chain([(at, report)], self._rest[lease])
+                self.held.set()
+                return
+            self.say(report)
 
-    def _say(self, at: str, report: Report) -> bool:
-        if at and at == self.death:
-            self.die()
-            return False
-        if at and at == self.hold:
-            self.held.set()
-            return False
-        self._reports.put_nowait(report)
-        return True
+
+def _training(lease: LeaseKey) -> Iterator[tuple[str, Report]]:
+    yield "prepared", Reported(lease=lease, event=PREPARED)
+    for number in range(1, 5):
+        yield f"step-{number}", Reported(lease=lease, event=step(number, lease.job))
+    yield "evaluating", Evaluating(lease=lease)
+    yield "trained", Trained(lease=lease)
 
 
 class ScriptedExecutor:

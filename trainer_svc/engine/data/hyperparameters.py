@@ -4,26 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from trainer_svc.engine.data.packing import StepPlan
-from trainer_svc.jobs.model import Hyperparameters
+from trainer_svc.jobs.model import Hyperparameters, JobWarning, LoraSpec
 
+FEW_RECORDS = "FEW_RECORDS"
+_FEW = 50
+_FEW_EPOCHS = 6
+_FEW_A_STEP = 4
+"""Records in a step where there are few: with larger steps six passes would be too few steps."""
 _AIM_STEPS = 200
 _MAX_AUTO_EPOCHS = 20
 _STEPS_PER_EPOCH = 48
 """Small steps: at equal tokens, LoRA on a few hundred records learns faster from them."""
 _LEAST_BATCH_TOKENS, _MOST_BATCH_TOKENS = 512, 8192
+_LEAST_TOKENS = 64
+"""The least that job.proto allows for batch_tokens."""
+_LENGTH_STEP = 64
+_WARMUP_RATIO = 0.05
 _MARKS = 10
 """Evaluations, and checkpoints, in a run."""
+_USUAL_SCALING = 2.0
+_MOST_CORRECTION = 4.0
 
 
-def auto_learning_rate(hidden_size: int) -> float:
+@dataclass(frozen=True)
+class Choice:
+    """How a run is trained: no value is None, and `reasons` has a sentence for each chosen here."""
+
+    hyperparameters: Hyperparameters
+    reasons: dict[str, str]
+    warnings: tuple[JobWarning, ...]
+    plan: StepPlan
+
+
+def lora_scaling(lora: LoraSpec) -> float:
+    """Return the factor of the low-rank update: alpha / rank, or with rsLoRA alpha / sqrt(rank)."""
+    return lora.alpha / (math.sqrt(lora.rank) if lora.use_rslora else lora.rank)
+
+
+def auto_learning_rate(hidden_size: int, lora: LoraSpec) -> float:
     """Return LoRA's peak learning rate for a base of this width.
 
     About ten times full fine-tuning's and nearly independent of rank: LoRA Without Regret
-    (Thinking Machines, 2025) and Tinker's `get_lr` for Llama-like models.
+    (Thinking Machines, 2025) and Tinker's `get_lr` for Llama-like models, for alpha = 2 * rank.
+    AdamW's steps have one size, so that the update grows as scaling times rate: another scaling
+    gets the rate that keeps their product, but no more than four times as high or low.
     """
-    return float(5e-4 * (2000 / hidden_size) ** 0.78)
+    correction = _USUAL_SCALING / lora_scaling(lora)
+    bounded = min(max(correction, 1 / _MOST_CORRECTION), _MOST_CORRECTION)
+    return float(5e-4 * (2000 / hidden_size) ** 0.78) * bounded
 
 
 def sequence_limit(asked: int | None, context: int) -> int:
@@ -32,35 +67,53 @@ def sequence_limit(asked: int | None, context: int) -> int:
 
 
 def resolve(
-    asked: Hyperparameters, lengths: Sequence[int], *, hidden_size: int, context: int
-) -> tuple[Hyperparameters, StepPlan]:
-    """Make every choice the caller left open; return the values and the plan they give.
+    asked: Hyperparameters,
+    lengths: Sequence[int] | npt.NDArray[np.int32],
+    *,
+    lora: LoraSpec,
+    hidden_size: int,
+    context: int,
+) -> Choice:
+    """Make every choice the caller left open.
 
     `lengths` are the kept training records' token counts, `context` the base's longest sequence.
+    Fewer than 50 records get a guarded recipe, since an adapter learns them by heart: half the
+    rate, steps of about four records, at most six epochs, and a warning.
     """
-    seed = asked.seed or 0
-    batch_tokens = asked.batch_tokens or min(
-        max(round(sum(lengths) / _STEPS_PER_EPOCH), _LEAST_BATCH_TOKENS), _MOST_BATCH_TOKENS
-    )
-    epochs = asked.epochs
-    if epochs is None:
-        one = StepPlan(lengths, batch_tokens=batch_tokens, seed=seed, epochs=1).total_steps
-        epochs = min(math.ceil(_AIM_STEPS / one), _MAX_AUTO_EPOCHS)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    count, total, longest = len(sizes), int(sizes.sum()), int(sizes.max())
+    few = count < _FEW
+    choices = _Choices(asked)
+    choose = choices.choose
+    seed = choose("seed", 0, "0 is the default; any other gives another draw")
+    batch_tokens = choose("batch_tokens", *_batch_tokens(total, count))
+    lengths = cast("Sequence[int]", lengths)
+    one = StepPlan(lengths, batch_tokens=batch_tokens, seed=seed, epochs=1).total_steps
+    epochs = choose("epochs", *_epochs(one, count))
     plan = StepPlan(lengths, batch_tokens=batch_tokens, seed=seed, epochs=epochs)
-    tenth = max(1, round(plan.total_steps / _MARKS))
-    return (
-        Hyperparameters(
-            learning_rate=_or(asked.learning_rate, auto_learning_rate(hidden_size)),
-            epochs=epochs,
-            batch_tokens=batch_tokens,
-            max_sequence_length=sequence_limit(asked.max_sequence_length, context),
-            warmup_ratio=_or(asked.warmup_ratio, 0.05),
-            weight_decay=_or(asked.weight_decay, 0.0),
-            seed=seed,
-            evaluation_interval=asked.evaluation_interval or tenth,
-            checkpoint_interval=asked.checkpoint_interval or tenth,
-            early_stopping_patience=asked.early_stopping_patience or 0,
-        ),
+    steps = plan.total_steps
+    tenth = max(1, round(steps / _MARKS))
+    choose("learning_rate", *_learning_rate(hidden_size, lora, count))
+    choose(
+        "max_sequence_length",
+        min(math.ceil(longest / _LENGTH_STEP) * _LENGTH_STEP, context),
+        f"the longest record has {longest} tokens; the base takes {context}",
+    )
+    choose(
+        "warmup_ratio",
+        _WARMUP_RATIO,
+        f"the rate rises for {round(steps * _WARMUP_RATIO)} of {steps} steps",
+    )
+    choose("weight_decay", 0.0, f"rank {lora.rank} already bounds what the adapter can become")
+    choose("evaluation_interval", tenth, f"a tenth of {steps} steps")
+    choose("checkpoint_interval", tenth, f"a tenth of {steps} steps")
+    choose("early_stopping_patience", 0, f"all {steps} steps are taken; the best weights are kept")
+    chosen = Hyperparameters(**choices.values)
+    limit = sequence_limit(chosen.max_sequence_length, context)
+    return Choice(
+        chosen.model_copy(update={"max_sequence_length": limit}),
+        choices.reasons,
+        (_few_records(count, choices.reasons),) if few else (),
         plan,
     )
 
@@ -75,5 +128,56 @@ def learning_rate_at(step: int, total_steps: int, peak: float, warmup_ratio: flo
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
-def _or(asked: float | None, chosen: float) -> float:
-    return chosen if asked is None else asked
+class _Choices:
+    """What was asked for, completed value by value."""
+
+    def __init__(self, asked: Hyperparameters) -> None:
+        self.values: dict[str, Any] = {
+            name: getattr(asked, name) for name in type(asked).model_fields
+        }
+        self.reasons: dict[str, str] = {}
+
+    def choose(self, name: str, value: float, reason: str) -> Any:
+        """Return what was asked for as `name`; if it was left open, it becomes `value`."""
+        if self.values[name] is None:
+            self.values[name] = value
+            self.reasons[name] = reason
+        return self.values[name]
+
+
+def _batch_tokens(total: int, count: int) -> tuple[int, str]:
+    if count < _FEW:
+        size = max(math.ceil(total * _FEW_A_STEP / count), _LEAST_TOKENS)
+        return size, f"about {_FEW_A_STEP} of {count} records of {total} tokens"
+    size = min(max(round(total / _STEPS_PER_EPOCH), _LEAST_BATCH_TOKENS), _MOST_BATCH_TOKENS)
+    return size, (
+        f"a {_STEPS_PER_EPOCH}th of {total} tokens, "
+        f"within {_LEAST_BATCH_TOKENS} and {_MOST_BATCH_TOKENS}"
+    )
+
+
+def _epochs(steps_an_epoch: int, count: int) -> tuple[int, str]:
+    most = _MAX_AUTO_EPOCHS if count >= _FEW else _FEW_EPOCHS
+    epochs = min(math.ceil(_AIM_STEPS / steps_an_epoch), most)
+    return epochs, (
+        f"{steps_an_epoch} steps an epoch; {_AIM_STEPS} steps are aimed at, "
+        f"in at most {most} epochs for {count} records"
+    )
+
+
+def _learning_rate(hidden_size: int, lora: LoraSpec, count: int) -> tuple[float, str]:
+    rate = auto_learning_rate(hidden_size, lora)
+    fits = f"it fits a hidden size of {hidden_size} and a LoRA scaling of {lora_scaling(lora):.3g}"
+    if count < _FEW:
+        return rate / 2, f"{fits}, halved for only {count} records"
+    return rate, fits
+
+
+def _few_records(count: int, reasons: dict[str, str]) -> JobWarning:
+    guarded = [name for name in ("learning_rate", "batch_tokens", "epochs") if name in reasons]
+    what = f"; {', '.join(guarded)} were chosen for that" if guarded else ""
+    return JobWarning(
+        reason=FEW_RECORDS,
+        message=f"only {count} records to train on: below {_FEW} an adapter tends to learn them by "
+        f"heart instead of what they have in common{what}",
+    )

@@ -1,145 +1,197 @@
-"""A run's checkpoints in the object store: save, restore, keep the newest two.
+"""A job's checkpoints in the object store: save, restore, keep the newest two and the best.
 
 tenants/{tenant}/jobs/{job}/checkpoints/{step:08d}/
-    adapter.safetensors  optimizer.safetensors  state.json  manifest.json (last)
+    adapter-{digest}.safetensors  optimizer-{digest}.safetensors  state-{digest}.json
+    manifest.json (last)
 
 Order, dropout and schedule are functions of seed and step, so the weights, the optimizer's moments
-and the figures of `RunState` are all there is to keep.
+and the figures of `RunState` are all there is to keep. Files are named after what is in them: a
+step that is saved again, judged by now, never breaks the manifest that is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import dataclass
 
 import structlog
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from tailorbird.errors import DataCorrupt, NotFound
+from tailorbird.errors import DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.names import JobName
 from tailorbird.object_store import ObjectStore, delete_folder
 from trainer_svc.checkpoints import CHECKPOINT_MANIFEST, checkpoint_prefix, checkpoints_prefix
-from trainer_svc.engine.step.run import Run, RunState
+from trainer_svc.engine.step.run import RunState, Snapshot
 
-_ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
 _KEPT = 2
+_ROLES = ("adapter", "optimizer", "state")
 
 log = structlog.get_logger(__name__)
 
 
-class CheckpointManifest(BaseModel):
-    """What makes a checkpoint whole: SHA-256 of each file, and the specification it belongs to."""
+class MadeFor(BaseModel):
+    """What a checkpoint can be used for: one specification on one base with one tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     spec_sha256: str
+    base_model_digest: str
+    chat_template_digest: str
+
+
+class CheckpointManifest(BaseModel):
+    """What makes a checkpoint whole: the SHA-256 of each file, by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    made_for: MadeFor
+    best: bool
+    """Whether its validation loss was the lowest when it was written."""
     files: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Restored:
+    """Where a run goes on, and the best it has been; None if that was never kept."""
+
+    latest: Snapshot
+    best: Snapshot | None
+
+
 class Checkpoints:
-    """The checkpoints of one job under one specification."""
+    """The checkpoints of one job. One lease has one of these and one call of it at a time."""
 
-    def __init__(
-        self, store: ObjectStore, runner: asyncio.Runner, job: JobName, spec_sha256: str
-    ) -> None:
+    def __init__(self, store: ObjectStore, job: JobName, made_for: MadeFor) -> None:
         self._store = store
-        self._runner = runner
         self._job = job
-        self._spec_sha256 = spec_sha256
+        self._made_for = made_for
+        self._whole: set[int] = set()
+        self._best: int | None = None
 
-    def save(self, run: Run) -> None:
-        """Write the run's checkpoint, then delete all but the newest two; StoreUnavailable."""
-        self._runner.run(self._save(run.state.step, _files(run)))
+    async def save(self, snapshot: Snapshot, *, best: bool) -> None:
+        """Write a checkpoint, then delete what need not be kept.
 
-    def restore(self, run: Run) -> bool:
-        """Bring `run` to the newest checkpoint that is whole; False if there is none.
-
-        Whatever is not whole, or of another specification, is deleted. Raises StoreUnavailable.
+        Raises StoreUnavailable: then those that were whole before are whole still.
         """
-        for step in reversed(self._runner.run(self._steps())):
+        step = snapshot.step
+        best = best or step == self._best
+        files = await asyncio.to_thread(_files, snapshot)
+        manifest = CheckpointManifest(
+            made_for=self._made_for,
+            best=best,
+            files={name: _digest(data) for name, data in files.items()},
+        )
+        try:
+            for name, data in files.items():
+                await self._store.put(self._key(step, name), data)
+            await self._store.put(
+                self._key(step, CHECKPOINT_MANIFEST), manifest.model_dump_json().encode()
+            )
+        except StoreUnavailable:
+            await self._remove_part(step)
+            raise
+        self._whole.add(step)
+        if best:
+            self._best = step
+        await self._delete_old()
+
+    async def restore(self) -> Restored | None:
+        """Return the newest checkpoint that is whole and the best one; None if there is none.
+
+        Whatever is not whole, or made for something else, is deleted. Raises StoreUnavailable.
+        """
+        latest: Snapshot | None = None
+        for step in reversed(await self._steps()):
             try:
-                _load(run, self._runner.run(self._read(step)))
+                manifest = await self._manifest(step)
+                if latest is None or manifest.best:
+                    snapshot = await self._read(step, manifest)
+                    latest = latest or snapshot
             except (DataCorrupt, NotFound) as error:
                 log.warning("checkpoint unusable", job=str(self._job), step=step, error=str(error))
-                self._runner.run(self._delete(step))
-            else:
-                return True
-        return False
+                await self.discard(step)
+                continue
+            self._whole.add(step)
+            if manifest.best:
+                self._best = step
+                return Restored(latest, snapshot)
+        return Restored(latest, None) if latest else None
 
-    async def _save(self, step: int, files: dict[str, bytes]) -> None:
+    async def discard(self, step: int) -> None:
+        """Delete the checkpoint of this step, which is of no use; StoreUnavailable."""
+        self._whole.discard(step)
         prefix = checkpoint_prefix(self._job, step)
-        await self._store.delete(f"{prefix}/{CHECKPOINT_MANIFEST}")
-        await asyncio.gather(
-            *(self._store.put(f"{prefix}/{name}", data) for name, data in files.items())
-        )
-        manifest = CheckpointManifest(
-            spec_sha256=self._spec_sha256,
-            files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        )
-        await self._store.put(
-            f"{prefix}/{CHECKPOINT_MANIFEST}", manifest.model_dump_json().encode()
-        )
-        for old in (await self._steps())[:-_KEPT]:
-            await self._delete(old)
+        await delete_folder(self._store, prefix, first=CHECKPOINT_MANIFEST)
 
-    async def _read(self, step: int) -> dict[str, bytes]:
-        prefix = checkpoint_prefix(self._job, step)
+    async def _remove_part(self, step: int) -> None:
+        if step in self._whole:
+            return
         try:
-            manifest = CheckpointManifest.model_validate_json(
-                await self._store.get(f"{prefix}/{CHECKPOINT_MANIFEST}")
-            )
+            await self.discard(step)
+        except StoreUnavailable as error:
+            log.warning("part of a checkpoint stays", step=step, error=error.message)
+
+    async def _delete_old(self) -> None:
+        """Delete what is older than the newest; a later holder of the job may write newer ones."""
+        kept = {*sorted(self._whole)[-_KEPT:], self._best}
+        try:
+            for step in await self._steps():
+                if step not in kept and step < max(self._whole):
+                    await self.discard(step)
+        except StoreUnavailable as error:
+            log.warning("old checkpoints stay", job=str(self._job), error=error.message)
+
+    async def _manifest(self, step: int) -> CheckpointManifest:
+        stored = await self._store.get(self._key(step, CHECKPOINT_MANIFEST))
+        try:
+            manifest = CheckpointManifest.model_validate_json(stored)
         except ValidationError as error:
             raise DataCorrupt("the manifest is none") from error
-        if manifest.spec_sha256 != self._spec_sha256:
-            raise DataCorrupt("it belongs to another specification")
-        files = {name: await self._store.get(f"{prefix}/{name}") for name in manifest.files}
+        if manifest.made_for != self._made_for:
+            raise DataCorrupt("it was made for another specification, base or tokenizer")
+        return manifest
+
+    async def _read(self, step: int, manifest: CheckpointManifest) -> Snapshot:
+        files: dict[str, bytes] = {}
         for name, digest in manifest.files.items():
-            if hashlib.sha256(files[name]).hexdigest() != digest:
-                raise DataCorrupt(f"{name} is not what was written")
-        return files
+            role = name.partition("-")[0]
+            if role in _ROLES:
+                files[role] = await self._store.get(self._key(step, name))
+                if _digest(files[role]) != digest:
+                    raise DataCorrupt(f"{name} is not what was written")
+        return await asyncio.to_thread(_snapshot, step, files)
 
     async def _steps(self) -> list[int]:
         folders = await self._store.folders(checkpoints_prefix(self._job))
         return sorted(int(folder) for folder in folders if folder.isdecimal())
 
-    async def _delete(self, step: int) -> None:
-        prefix = checkpoint_prefix(self._job, step)
-        await delete_folder(self._store, prefix, first=CHECKPOINT_MANIFEST)
+    def _key(self, step: int, name: str) -> str:
+        return f"{checkpoint_prefix(self._job, step)}/{name}"
 
 
-def _files(run: Run) -> dict[str, bytes]:
-    moments = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, parameter in run.adapter.parameters.items()
-        for key, value in run.optimizer.state.get(parameter, {}).items()
-    }
-    return {
-        _ADAPTER: save(run.adapter.tensors(torch.float32)),
-        _OPTIMIZER: save(moments),
-        _STATE: run.state.model_dump_json().encode(),
-    }
+def _files(snapshot: Snapshot) -> dict[str, bytes]:
+    contents = (
+        ("adapter", ".safetensors", save(snapshot.adapter)),
+        ("optimizer", ".safetensors", save(snapshot.optimizer)),
+        ("state", ".json", snapshot.state.model_dump_json().encode()),
+    )
+    return {f"{role}-{_digest(data)[:16]}{suffix}": data for role, suffix, data in contents}
 
 
-@torch.no_grad()
-def _load(run: Run, files: dict[str, bytes]) -> None:
-    """Put a checkpoint's files into the run; DataCorrupt, and no change, if they do not fit."""
+def _snapshot(step: int, files: dict[str, bytes]) -> Snapshot:
     try:
-        state = RunState.model_validate_json(files[_STATE])
-        weights, moments = load(files[_ADAPTER]), load(files[_OPTIMIZER])
+        return Snapshot(
+            step=step,
+            adapter=load(files["adapter"]),
+            optimizer=load(files["optimizer"]),
+            state=RunState.model_validate_json(files["state"]),
+        )
     except (KeyError, ValidationError, SafetensorError) as error:
         raise DataCorrupt(f"a file cannot be read: {type(error).__name__}") from error
-    parameters = run.adapter.parameters
-    shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
-        raise DataCorrupt("its tensors are not this adapter's")
-    for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
-        run.optimizer.state[parameter] = {
-            key.removeprefix(f"{name}."): value if key.endswith(".step") else value.to(parameter)
-            for key, value in moments.items()
-            if key.startswith(f"{name}.")
-        }
-    run.state = state
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -5,17 +5,16 @@ Every tensor is in the base checkpoint's own precision, under the names PEFT and
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 
 from tailorbird import __version__
-from tailorbird.errors import Conflict, FailedPrecondition
+from tailorbird.errors import Conflict
 from tailorbird.manifest import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -28,10 +27,8 @@ from tailorbird.manifest import (
 )
 from tailorbird.names import VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
-from trainer_svc.engine.data.tokens import Example
-from trainer_svc.engine.result.certificate import make_probes
-from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.engine.step.run import Run
+from trainer_svc.engine.result.judging import Judged
+from trainer_svc.jobs.model import Hyperparameters
 from trainer_svc.protocol import Assignment, WorkerSettings
 
 FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES, MODEL_CARD)
@@ -49,46 +46,31 @@ class Package:
 
 def build_package(
     folder: Path,
-    bank: AdapterBank,
-    run: Run,
-    probe_examples: Sequence[Example],
+    judged: Judged,
+    hyperparameters: Hyperparameters,
     assignment: Assignment,
     settings: WorkerSettings,
 ) -> Package:
-    """Round the run's adapter as it is saved and write its files into `folder`.
-
-    Training is over after that. FailedPrecondition (NON_FINITE) if no step was ever finite.
-    """
-    if run.state.training_loss is None:
-        raise FailedPrecondition(
-            "no step had a finite loss and gradient; try a lower learning rate", reason="NON_FINITE"
-        )
-    folder.mkdir(parents=True)
-    dtype = torch.bfloat16 if bank.base.dtype == torch.bfloat16 else torch.float32
-    run.adapter.round_to(dtype)
-    tensors = run.adapter.tensors(dtype)
-    (folder / ADAPTER_WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+    """Write the files of a trained and judged adapter into `folder`, which is made."""
+    folder.mkdir()
+    (folder / ADAPTER_WEIGHTS).write_bytes(save(judged.tensors, metadata={"format": "pt"}))
     config = {
-        **run.adapter.config.to_dict(),
+        **judged.config.to_dict(),
         "base_model_name_or_path": settings.base_model_name,
         "inference_mode": True,
     }
     (folder / ADAPTER_CONFIG).write_text(
         json.dumps(config, indent=2, sort_keys=True, default=sorted) + "\n", encoding="utf-8"
     )
-    (folder / PROBES).write_bytes(make_probes(bank, probe_examples).to_json())
+    (folder / PROBES).write_bytes(judged.probes.to_json())
     package = Package(
         folder=folder,
-        target_modules=tuple(sorted(run.adapter.config.target_modules)),
-        tensors={name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        evaluation=EvaluationSummary(
-            steps=run.state.step,
-            training_loss=run.state.training_loss,
-            validation_loss=run.state.validation_loss,
-            base_validation_loss=run.state.base_validation_loss,
-        ),
+        target_modules=tuple(sorted(judged.config.target_modules)),
+        tensors={name: tuple(tensor.shape) for name, tensor in judged.tensors.items()},
+        evaluation=judged.evaluation,
     )
-    (folder / MODEL_CARD).write_text(_model_card(package, run, assignment, settings), "utf-8")
+    card = _model_card(package, hyperparameters, assignment, settings)
+    (folder / MODEL_CARD).write_text(card, "utf-8")
     return package
 
 
@@ -127,7 +109,7 @@ async def upload(store: ObjectStore, package: Package, version: VersionName) -> 
     A file that is there already and the same is left; Conflict if it differs.
     """
     for name in FILES:
-        data = (package.folder / name).read_bytes()
+        data = await asyncio.to_thread((package.folder / name).read_bytes)
         key = f"{version}/{name}"
         try:
             await store.create(key, data)
@@ -137,9 +119,9 @@ async def upload(store: ObjectStore, package: Package, version: VersionName) -> 
 
 
 def _model_card(
-    package: Package, run: Run, assignment: Assignment, settings: WorkerSettings
+    package: Package, hyper: Hyperparameters, assignment: Assignment, settings: WorkerSettings
 ) -> str:
-    lora, hyper, score = assignment.lora, run.hyperparameters, package.evaluation
+    lora, score = assignment.lora, package.evaluation
     rows = {
         "Base model": f"{settings.base_model_name} (`{settings.base_model_digest}`)",
         "Job": f"`{assignment.lease.job}`",

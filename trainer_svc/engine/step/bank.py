@@ -1,31 +1,40 @@
-"""Adapters over one frozen base: attach, forward, detach.
+"""Many jobs' adapters over one frozen base: attach, forward, detach.
 
-One adapter at a time for now. What the step loop sees of it would hold for many: `forward` takes
-the records of each job and gives back each job's loss.
+One run of the base serves all jobs of a step: their records stand one after another in one
+sequence, and each layer adds to a job's rows that job's own update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
-from tailorbird.errors import InvalidArgument
 from trainer_svc.engine.attention import PACKED
 from trainer_svc.engine.base import Base
 from trainer_svc.engine.data.tokens import Example
-from trainer_svc.engine.step.lora import ADAPTER, ForwardState, LowRankLinear
-from trainer_svc.jobs.model import LoraSpec
+from trainer_svc.engine.step.adapter import Adapter, Stack
+from trainer_svc.engine.step.dropout import Dropout, row_keys
+from trainer_svc.engine.step.fused import fuse
+from trainer_svc.engine.step.lora import ForwardState, Span, put_on
+from trainer_svc.engine.step.loss import summed_losses
+from trainer_svc.engine.step.peft_format import LowRank, PeftFormat
+from trainer_svc.engine.step.recompute import recompute_layers
 
-_CHUNK_LOGITS = 2**26
-"""Logits held at once by the loss: 256 MiB in float32."""
+__all__ = ["Adapter", "AdapterBank", "Dropout", "Share", "StepLoss"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One job's part of a forward pass; without `dropout` nothing is dropped."""
+
+    examples: Sequence[Example]
+    dropout: Dropout | None = None
 
 
 @dataclass(frozen=True)
@@ -33,150 +42,161 @@ class StepLoss:
     """The loss of one job's share of a step, in nats, summed over its trained tokens."""
 
     total: torch.Tensor
+    """[] float32, with its graph."""
     trained_tokens: int
     tokens: int
     """Tokens read, prompts included."""
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """One job's low-rank update, attached."""
+class AdapterBank:
+    """Holds the base, whose linear layers are replaced once, here. Used by one thread.
 
-    model: PeftModel
-    config: LoraConfig
-    parameters: dict[str, nn.Parameter]
-    """Trained in float32; by the names PEFT saves them under, sorted."""
+    `gradient_checkpointing` keeps the input of each decoder layer alone and computes the layer
+    again for the backward pass: about a third more time for a fraction of the memory.
+    """
+
+    def __init__(self, base: Base, *, gradient_checkpointing: bool = False) -> None:
+        self.base = base
+        self._state = ForwardState(base.compute_dtype)
+        self._places = put_on(base.model, base.decoder, self._state)
+        self._format = PeftFormat(base.model.config, self._places)
+        self._adapters: dict[str, Adapter] = {}
+        self._stacks: dict[tuple[Adapter, ...], Stack] = {}
+        base.embeddings.register_forward_hook(self._widened)
+        fuse(base.decoder, self._state)
+        if gradient_checkpointing:
+            recompute_layers(base.decoder, self._state)
 
     @property
-    def size(self) -> int:
-        """Parameters trained."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
+    def target_modules(self) -> Sequence[str]:
+        """Every kind of linear layer that an adapter may update, sorted."""
+        return self._format.target_modules
 
-    def tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Return a copy of the weights as PEFT saves them, on the CPU."""
-        return {
-            name: parameter.detach().to("cpu", dtype, copy=True).contiguous()
-            for name, parameter in self.parameters.items()
-        }
+    def attach(self, job: str, lora: LowRank, *, seed: int) -> Adapter:
+        """Make a new adapter for the job; `seed` alone decides its first weights.
 
-    @torch.no_grad()
-    def round_to(self, dtype: torch.dtype) -> None:
-        """Replace each weight by what `dtype` keeps of it. Training is over after that."""
-        for parameter in self.parameters.values():
-            parameter.copy_(parameter.to(dtype))
-
-
-class AdapterBank:
-    """Holds the base; `attach` and `detach` leave it bit for bit as it was."""
-
-    def __init__(self, base: Base, *, chunk_logits: int = _CHUNK_LOGITS) -> None:
-        self.base = base
-        self._chunk_logits = chunk_logits
-        self._adapters: dict[str, Adapter] = {}
-        self._state = ForwardState()
-
-    def target_modules(self, asked: Sequence[str]) -> list[str]:
-        """Return the linear layers to update, sorted; InvalidArgument names one the base lacks.
-
-        Empty means every linear layer of the decoder; the embeddings and the head are none.
+        No target modules means every linear layer of the decoder; InvalidArgument names one that
+        the base lacks. Nothing changes for other jobs.
         """
-        known = sorted(
-            {
-                name.rpartition(".")[2]
-                for name, module in self.base.decoder.named_modules()
-                if isinstance(module, nn.Linear)
-            }
-        )
-        unknown = sorted(set(asked) - set(known))
-        if unknown:
-            raise InvalidArgument(
-                "job.spec.lora.target_modules",
-                f"the base has no linear layer {', '.join(unknown)}; it has {', '.join(known)}",
-                reason="UNKNOWN_TARGET_MODULE",
-                known=",".join(known),
-            )
-        return sorted(set(asked)) or known
-
-    def attach(self, job: str, lora: LoraSpec, *, seed: int) -> Adapter:
-        """Put a new adapter on the base; `seed` alone decides its first weights."""
-        if self._adapters:
-            raise ValueError("this bank holds one adapter at a time")
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
-            target_modules=self.target_modules(lora.target_modules),
-            lora_dropout=lora.dropout,
-            use_rslora=lora.use_rslora,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
-        config._register_custom_module({nn.Linear: LowRankLinear})  # noqa: SLF001
-        try:
-            with torch.random.fork_rng(devices=[]):
-                model = get_peft_model(self.base.model, config, adapter_name=ADAPTER)
-        except Exception:
-            _take_off(self.base.model)
-            raise
-        adapter = Adapter(model, config, _saved_parameters(model))
+        if job in self._adapters:
+            raise ValueError(f"{job} is attached already")
+        layout = self._format.layout(lora)
+        adapter = Adapter(layout, self._places, seed=seed, device=self.base.device)
         self._adapters[job] = adapter
-        generator = torch.Generator().manual_seed(seed)
-        for module in model.modules():
-            if isinstance(module, LowRankLinear):
-                module.state = self._state
-                module.initialise(generator)
         return adapter
 
     def detach(self, job: str) -> None:
-        """Take the job's adapter off; nothing happens if it has none."""
-        adapter = self._adapters.pop(job, None)
-        if adapter is not None:
-            adapter.model.unload()
+        """Forget the job's adapter; nothing happens if it has none."""
+        self._adapters.pop(job, None)
+        self._stacks.clear()
 
-    def forward(
-        self, batches: Mapping[str, Sequence[Example]], *, dropout_seeds: Mapping[str, int]
-    ) -> dict[str, StepLoss]:
-        """Run each job's records through its adapter and return each job's loss, with gradients.
+    def forward(self, shares: Mapping[str, Share]) -> dict[str, StepLoss]:
+        """Run the base once over every job's examples and return each job's loss.
 
-        A job without a dropout seed gets no dropout.
+        The caller adds the losses it wants and calls backward once; gradients land in each job's
+        parameters. Under torch.no_grad nothing is kept for that.
         """
-        ((job, examples),) = batches.items()
-        self._state.dropout = None
-        if job in dropout_seeds:
-            self._state.dropout = torch.Generator(self.base.device).manual_seed(dropout_seeds[job])
-        targets_at, targets = _targets(examples)
-        with self._autocast():
-            hidden = self._hidden([example.token_ids for example in examples])
-            trained = hidden.index_select(0, targets_at.to(hidden.device))
-            total = self._summed_loss(trained, targets.to(hidden.device))
-        tokens = sum(len(example.token_ids) for example in examples)
-        return {job: StepLoss(total, len(targets), tokens)}
+        groups = self._grouped(shares)
+        order = [job for group in groups for job in group]
+        examples = [example for job in order for example in shares[job].examples]
+        owners = [number for number, job in enumerate(order) for _ in shares[job].examples]
+        spans = self._spans(groups, shares)
+        with self._computing(self._state.dtype), self._autocast():
+            hidden = self._hidden([example.token_ids for example in examples], spans)
+            places, targets, owned = _targets(examples, owners)
+            trained = hidden.index_select(0, places.to(hidden.device)).to(self._state.dtype)
+            totals = summed_losses(
+                trained,
+                self.base.head,
+                targets.to(hidden.device),
+                owned.to(hidden.device),
+                len(shares),
+            )
+        total_of = dict(zip(order, totals.unbind(), strict=True))
+        return {
+            job: StepLoss(
+                total_of[job],
+                sum(int(example.trained.sum()) for example in share.examples),
+                _tokens(share),
+            )
+            for job, share in shares.items()
+        }
 
     @torch.no_grad()
-    def logprobs(
-        self, sequences: Sequence[torch.Tensor], *, with_adapter: bool
-    ) -> list[torch.Tensor]:
+    def logprobs(self, sequences: Sequence[torch.Tensor], *, job: str | None) -> list[torch.Tensor]:
         """Return for each sequence of n token ids the n - 1 logprobs of its later tokens, in nats.
 
-        Computed in the checkpoint's number format, as serving does: what a small update does in
-        bfloat16 is not what it does in float32.
+        With the job's adapter, or of the base alone. Computed in the checkpoint's number format,
+        layer by layer, as serving does: what a small update does in bfloat16 is not what it does in
+        float32.
         """
+        lengths = [len(ids) for ids in sequences]
+        spans = []
+        if job is not None:
+            stack = Stack([self._adapters[job]], self.base.dtype)
+            stack.refresh()
+            spans = [Span(0, sum(lengths), stack.updates, None)]
         result = []
-        with self._only_base(not with_adapter), self.base.in_checkpoint_dtype():
-            hidden = self._hidden(sequences)
-            for ids, states in zip(
-                sequences, torch.split(hidden, [len(ids) for ids in sequences]), strict=True
-            ):
+        with self._computing(self.base.dtype, as_served=True), self.base.in_checkpoint_dtype():
+            hidden = self._hidden(sequences, spans)
+            for ids, states in zip(sequences, torch.split(hidden, lengths), strict=True):
                 logits = self.base.head(states[:-1]).float()
                 targets = ids[1:].to(logits.device)
                 result.append(-cross_entropy(logits, targets, reduction="none").cpu())
         return result
 
-    def _hidden(self, sequences: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _grouped(self, shares: Mapping[str, Share]) -> list[list[str]]:
+        """Return the jobs in the order to pack them, those with products of one shape together."""
+        groups: dict[Hashable, list[str]] = {}
+        for job, share in shares.items():
+            shape = (self._adapters[job].layout.spec, _tokens(share), share.dropout is None)
+            groups.setdefault(shape if self.base.packs else job, []).append(job)
+        return list(groups.values())
+
+    def _spans(self, groups: Sequence[Sequence[str]], shares: Mapping[str, Share]) -> list[Span]:
+        stacks, spans, start = {}, [], 0
+        for group in groups:
+            adapters = tuple(self._adapters[job] for job in group)
+            stack = self._stacks.get(adapters) or Stack(adapters, self._state.dtype)
+            stack.refresh()
+            stacks[adapters] = stack
+            stop = start + sum(_tokens(shares[job]) for job in group)
+            spans.append(Span(start, stop, stack.updates, self._keys(group, shares)))
+            start = stop
+        # Those of this pass alone are kept: the next one mostly has the same jobs.
+        self._stacks = stacks
+        return spans
+
+    def _keys(self, group: Sequence[str], shares: Mapping[str, Share]) -> torch.Tensor | None:
+        keys = []
+        for job in group:
+            share = shares[job]
+            if share.dropout is None or self._adapters[job].layout.spec.dropout == 0.0:
+                return None
+            lengths = [len(example.token_ids) for example in share.examples]
+            keys.append(row_keys(share.dropout, lengths))
+        return torch.cat(keys).to(self.base.device)
+
+    def _hidden(self, sequences: Sequence[torch.Tensor], spans: Sequence[Span]) -> torch.Tensor:
+        """Return the last hidden states of all sequences: [tokens, hidden size]."""
+        if self.base.packs:
+            self._state.spans = spans
+            return self._run(sequences)
+        ends = list(accumulate((len(ids) for ids in sequences), initial=0))
+        rows = []
+        for ids, start in zip(sequences, ends, strict=False):
+            self._state.spans = [
+                within for span in spans if (within := span.within(start, start + len(ids)))
+            ]
+            rows.append(self._run([ids]))
+        return torch.cat(rows)
+
+    def _run(self, sequences: Sequence[torch.Tensor]) -> torch.Tensor:
         lengths = [len(ids) for ids in sequences]
         device = self.base.device
         positions = torch.cat([torch.arange(length) for length in lengths])
         decoder = self.base.decoder
-        segments = {"segment_lengths": lengths} if _packs(decoder) else {}
+        segments = {"segment_lengths": lengths} if _attends_by_segment(decoder) else {}
         output = decoder(
             input_ids=torch.cat(list(sequences)).unsqueeze(0).to(device),
             position_ids=positions.unsqueeze(0).to(device),
@@ -186,63 +206,48 @@ class AdapterBank:
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
 
-    def _summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        rows = max(1, self._chunk_logits // _vocabulary(self.base.head))
-        if len(targets) <= rows:
-            return self._chunk_loss(hidden, targets)
-        parts = [
-            checkpoint(self._chunk_loss, chunk, wanted, use_reentrant=False)
-            for chunk, wanted in zip(
-                torch.split(hidden, rows), torch.split(targets, rows), strict=True
-            )
-        ]
-        return torch.stack(parts).sum()
-
-    def _chunk_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(self.base.head(hidden).float(), targets, reduction="sum")
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.base.device.type, dtype=torch.bfloat16, enabled=self.base.autocast
-        )
-
     @contextmanager
-    def _only_base(self, only: bool) -> Iterator[None]:
-        self._state.enabled = not only
-        self._state.dropout = None
+    def _computing(self, dtype: torch.dtype, *, as_served: bool = False) -> Iterator[None]:
+        self._state.dtype, before = dtype, self._state.dtype
+        self._state.as_served = as_served
         try:
             yield
         finally:
-            self._state.enabled = True
+            self._state.dtype = before
+            self._state.as_served = False
+            self._state.spans = ()
+            for place in self._places.values():
+                place.layer.forget()
+
+    def _widened(self, _: object, __: object, embedded: torch.Tensor) -> torch.Tensor:
+        return embedded if self._state.as_served else embedded.to(self.base.hidden_dtype)
+
+    def _autocast(self) -> torch.autocast:
+        """Return the context for what is no linear layer of ours, such as a mixture's experts."""
+        return torch.autocast(
+            self.base.device.type,
+            dtype=self.base.compute_dtype,
+            enabled=self.base.compute_dtype != self.base.hidden_dtype,
+        )
 
 
-def _targets(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where the packed sequence predicts a trained token, and which tokens those are."""
-    places, tokens, offset = [], [], 0
-    for example in examples:
+def _targets(
+    examples: Sequence[Example], owners: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return where the packed sequence predicts a trained token, which tokens, and whose."""
+    places, tokens, owned, offset = [], [], [], 0
+    for example, owner in zip(examples, owners, strict=True):
         at = example.trained.nonzero().squeeze(1)
         places.append(at + (offset - 1))
         tokens.append(example.token_ids[at])
+        owned.append(torch.full_like(at, owner))
         offset += len(example.token_ids)
-    return torch.cat(places), torch.cat(tokens)
+    return torch.cat(places), torch.cat(tokens), torch.cat(owned)
 
 
-def _saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
-    by_storage = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    saved = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-    return {name: by_storage[tensor.data_ptr()] for name, tensor in sorted(saved.items())}
+def _tokens(share: Share) -> int:
+    return sum(len(example.token_ids) for example in share.examples)
 
 
-def _take_off(model: nn.Module) -> None:
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LowRankLinear):
-            model.set_submodule(name, module.base_layer)
-
-
-def _packs(decoder: Any) -> bool:
+def _attends_by_segment(decoder: Any) -> bool:
     return bool(decoder.config._attn_implementation == PACKED)  # noqa: SLF001
-
-
-def _vocabulary(head: nn.Module) -> int:
-    weight = head.weight
-    return len(weight) if isinstance(weight, torch.Tensor) else 1

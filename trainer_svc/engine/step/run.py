@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.data.hyperparameters import learning_rate_at
 from trainer_svc.engine.data.packing import StepPlan
 from trainer_svc.engine.data.tokens import Example
-from trainer_svc.engine.step.bank import Adapter, StepLoss
+from trainer_svc.engine.step.bank import Adapter, Dropout, Share, StepLoss
+from trainer_svc.engine.step.optimizer import Optimizer
 from trainer_svc.jobs.model import Hyperparameters
-
-_CLIP_NORM = 1.0
-_BETAS = (0.9, 0.99)
-_NON_FINITE_IN_A_ROW = 5
 
 
 class RunState(BaseModel):
@@ -29,25 +23,56 @@ class RunState(BaseModel):
 
     step: int = 0
     tokens: int = 0
-    non_finite_in_a_row: int = 0
     training_loss: float | None = None
     validation_loss: float | None = None
-    best_validation_loss: float | None = None
     base_validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    """Of the evaluations after a step was taken."""
+    best_step: int | None = None
+    evaluated_step: int | None = None
+    evaluations_since_best: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run between two steps, copied to the CPU: weights and moments in fp32, and its figures."""
+
+    step: int
+    adapter: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    state: RunState
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did. `skipped`: its loss or gradient was not finite and nothing changed."""
+    """What one optimizer step did."""
 
     loss: float
+    """Mean over the step's trained tokens, in nats."""
     learning_rate: float
     gradient_norm: float
-    skipped: bool
+    """Before clipping."""
+
+
+class _Accumulated:
+    """The step that is under way: its records, and what of it has been through a forward pass."""
+
+    def __init__(self, records: list[int], lengths: list[int], examples: list[Example]) -> None:
+        self.records = records
+        self.lengths = lengths
+        self.examples = examples
+        self.trained_tokens = max(sum(int(example.trained.sum()) for example in examples), 1)
+        self.taken = 0
+        self.tokens = 0
+        self.loss: torch.Tensor | None = None
 
 
 class Run:
-    """Takes the steps of one job; knows nothing of how the loss was computed."""
+    """Takes the steps of one job; knows nothing of how the loss was computed.
+
+    A step goes through one forward pass after another: `take` its next records, `add` their loss
+    and go backward; when nothing is `waiting`, `update`, then `stepped`.
+    """
 
     def __init__(
         self,
@@ -65,86 +90,150 @@ class Run:
         self.training = training
         self.validation = validation
         self.state = RunState()
-        self._parameters = list(adapter.parameters.values())
-        self.optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=_value(hyperparameters.learning_rate),
-            betas=_BETAS,
-            weight_decay=_value(hyperparameters.weight_decay),
-            foreach=True,
+        self.best: Snapshot | None = None
+        """The snapshot with the lowest validation loss, where there is validation data."""
+        self._optimizer = Optimizer(
+            adapter.parameters, weight_decay=_value(hyperparameters.weight_decay)
         )
+        self._under_way: _Accumulated | None = None
 
     @property
     def done(self) -> bool:
-        """Whether every step is taken."""
+        """Whether every step is taken, or validation got no better for as long as was asked."""
+        patience = self.hyperparameters.early_stopping_patience or 0
+        if patience and self.state.evaluations_since_best >= patience:
+            return True
         return self.state.step >= self.plan.total_steps
 
     @property
-    def dropout_seed(self) -> int:
-        """Seed of the next step's dropout: of the job's seed and the step alone."""
-        return (int(_value(self.hyperparameters.seed)) << 32) + self.state.step
+    def evaluation_due(self) -> bool:
+        """Whether the weights as they are now must be judged before the next step."""
+        step = self.state.step
+        if not self.validation or self.state.evaluated_step == step:
+            return False
+        return self.done or step % (self.hyperparameters.evaluation_interval or 1) == 0
 
-    def next_batch(self) -> list[Example]:
-        """Return the records of the next step."""
-        return [self.training[record] for record in self.plan.records(self.state.step)]
-
-    def apply(self, loss: StepLoss) -> StepResult:
-        """Take one optimizer step on the mean loss of its trained tokens.
-
-        A step that is not finite changes no weight. Raises FailedPrecondition (NON_FINITE) for the
-        sixth of them in a row, or a weight that is not finite.
-        """
-        state = self.state
-        rate = learning_rate_at(
-            state.step + 1,
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the step under way."""
+        return learning_rate_at(
+            self.state.step + 1,
             self.plan.total_steps,
             _value(self.hyperparameters.learning_rate),
             _value(self.hyperparameters.warmup_ratio),
         )
-        mean = loss.total / loss.trained_tokens
-        mean.backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
-        value, norm_value = float(mean.detach()), float(norm)
-        finite = math.isfinite(value) and math.isfinite(norm_value)
-        if finite:
-            clip_grads_with_norm_(self._parameters, _CLIP_NORM, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        state.tokens += loss.tokens
-        self._check(finite)
-        if finite:
-            state.training_loss = value
-        return StepResult(value, rate, norm_value, skipped=not finite)
 
-    def evaluated(self, validation_loss: float) -> None:
-        """Keep a validation loss computed after the steps taken so far."""
+    @property
+    def waiting(self) -> Sequence[int]:
+        """Lengths, in tokens, of the step's records that no forward pass has had, in order.
+
+        Raises whatever reading the records does, when a step begins.
+        """
+        step = self._step()
+        return step.lengths[step.taken :]
+
+    def take(self, count: int) -> Share:
+        """Return the next `count` of the records that wait."""
+        step = self._step()
+        part = slice(step.taken, step.taken + count)
+        step.taken += count
+        seed = int(_value(self.hyperparameters.seed))
+        dropout = Dropout(seed=seed, step=self.state.step, records=step.records[part])
+        return Share(step.examples[part], dropout)
+
+    def add(self, loss: StepLoss) -> torch.Tensor:
+        """Return what these records add to the step's mean loss, to go backward from."""
+        step = self._step()
+        part = loss.total / step.trained_tokens
+        step.tokens += loss.tokens
+        step.loss = part.detach() if step.loss is None else step.loss + part.detach()
+        return part
+
+    def figures(self) -> torch.Tensor:
+        """Return the loss and the gradient's norm, as accumulated so far: [2] fp32, on the device.
+
+        Raises ValueError if nothing of the step has been through a forward pass.
+        """
+        loss = self._step().loss
+        if loss is None:
+            raise ValueError(f"{self.job} has added no loss to its step")
+        return torch.stack([loss, self._optimizer.norm()])
+
+    def update(self, norm: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """Take the optimizer step, on the device, unless `skip` [] is 1.0.
+
+        Returns the largest magnitude among the weights after it.
+        """
+        self._optimizer.step(self.learning_rate, norm, skip)
+        return self._optimizer.largest_weight()
+
+    def stepped(self, loss: float, norm: float) -> StepResult:
+        """Count the step that `update` took."""
+        result = StepResult(loss, self.learning_rate, norm)
+        self.state.tokens += self._step().tokens
+        self.state.training_loss = loss
+        self.restart()
+        self.state.step += 1
+        return result
+
+    def restart(self) -> None:
+        """Forget what is accumulated: the step under way begins again with its first record."""
+        self._optimizer.clear()
+        self._under_way = None
+
+    def evaluated(self, validation_loss: float) -> bool:
+        """Keep a validation loss of the weights as they are; True if they are the best so far."""
         state = self.state
         state.validation_loss = validation_loss
+        state.evaluated_step = state.step
         if state.step == 0:
             state.base_validation_loss = validation_loss
+            return False
         best = state.best_validation_loss
-        state.best_validation_loss = validation_loss if best is None else min(best, validation_loss)
+        if best is not None and validation_loss >= best:
+            state.evaluations_since_best += 1
+            return False
+        state.best_validation_loss = validation_loss
+        state.best_step = state.step
+        state.evaluations_since_best = 0
+        self.best = self.snapshot()
+        return True
 
-    @torch.no_grad()
-    def _check(self, finite: bool) -> None:
-        self.state.non_finite_in_a_row = 0 if finite else self.state.non_finite_in_a_row + 1
-        if self.state.non_finite_in_a_row > _NON_FINITE_IN_A_ROW:
-            raise FailedPrecondition(
-                f"{self.state.non_finite_in_a_row} steps in a row had a loss or gradient that is "
-                "not finite; try a lower learning rate",
-                reason="NON_FINITE",
-                step=self.state.step,
-            )
-        if finite and not math.isfinite(float(get_total_norm(self._parameters))):
-            raise FailedPrecondition(
-                "a weight is not finite after the step; try a lower learning rate",
-                reason="NON_FINITE",
-                step=self.state.step,
-            )
+    def snapshot(self) -> Snapshot:
+        """Copy what the next step depends on; what is accumulated of a step is left out."""
+        weights, moments = self._optimizer.copy()
+        return Snapshot(self.state.step, weights, moments, self.state.model_copy())
+
+    def restore(self, latest: Snapshot, best: Snapshot | None) -> None:
+        """Go on from `latest`; DataCorrupt, and no change, if it is not of such an adapter.
+
+        A best loss whose snapshot is lost is forgotten.
+        """
+        state = latest.state.model_copy()
+        if state.best_step == latest.step:
+            best = latest
+        if best is None or best.step != state.best_step:
+            state.best_validation_loss = state.best_step = best = None
+            state.evaluations_since_best = 0
+        else:
+            self._optimizer.check(best.adapter)
+        self._optimizer.load(latest.adapter, latest.optimizer)
+        self.restart()
+        self.state, self.best = state, best
+
+    def hold_best(self) -> None:
+        """Let the adapter be the best one, where there is one; training is over after that."""
+        if self.best is not None:
+            self._optimizer.put(self.best.adapter)
+            self.state.validation_loss = self.state.best_validation_loss
+
+    def _step(self) -> _Accumulated:
+        if self._under_way is None:
+            records = self.plan.records(self.state.step)
+            lengths: list[int] = self.plan.lengths[records].tolist()
+            examples = [self.training[record] for record in records]
+            self._under_way = _Accumulated(records, lengths, examples)
+        return self._under_way
 
 
 def _value(chosen: float | None) -> float:

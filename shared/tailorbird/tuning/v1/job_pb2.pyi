@@ -28,7 +28,9 @@ class _JobState:
 class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
-    """Never returned; in a filter it means "any state"."""
+    """In a filter it means "any state". In a job: a state of a later release, which shares the job
+    store.
+    """
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     """Accepted and durable; no worker has it yet."""
     JOB_STATE_PREPARING: _JobState.ValueType  # 2
@@ -45,15 +47,21 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """`error` says why. Terminal."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 8
     """Cancelled by a caller; nothing was published. Terminal."""
+    JOB_STATE_PAUSED: _JobState.ValueType  # 9
+    """Held back, by a caller or by the trainer itself; then `error` says what must be mended first.
+    No worker has it. ResumeJob puts it back into the queue.
+    """
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """Where a job stands. QUEUED → PREPARING → RUNNING → EVALUATING → PUBLISHING → SUCCEEDED; every
-    state before SUCCEEDED may also end in FAILED or CANCELLED, and goes back to QUEUED when the
-    trainer that held the job stops.
+    state before SUCCEEDED may also end in FAILED or CANCELLED, goes back to QUEUED when the trainer
+    that held the job stops, and may turn PAUSED.
     """
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
-"""Never returned; in a filter it means "any state"."""
+"""In a filter it means "any state". In a job: a state of a later release, which shares the job
+store.
+"""
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 """Accepted and durable; no worker has it yet."""
 JOB_STATE_PREPARING: JobState.ValueType  # 2
@@ -70,6 +78,10 @@ JOB_STATE_FAILED: JobState.ValueType  # 7
 """`error` says why. Terminal."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 8
 """Cancelled by a caller; nothing was published. Terminal."""
+JOB_STATE_PAUSED: JobState.ValueType  # 9
+"""Held back, by a caller or by the trainer itself; then `error` says what must be mended first.
+No worker has it. ResumeJob puts it back into the queue.
+"""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 class _PromotionPolicy:
@@ -95,6 +107,38 @@ PROMOTION_POLICY_ALWAYS: PromotionPolicy.ValueType  # 1
 PROMOTION_POLICY_MANUAL: PromotionPolicy.ValueType  # 2
 """The route stays; a person calls AdapterService.Promote."""
 Global___PromotionPolicy: _TypeAlias = PromotionPolicy  # noqa: Y015
+
+class _Isolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IsolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Isolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ISOLATION_UNSPECIFIED: _Isolation.ValueType  # 0
+    """The same as SHARED."""
+    ISOLATION_SHARED: _Isolation.ValueType  # 1
+    """Jobs of several tenants take their steps together, each as it would alone up to the order of
+    summation.
+    """
+    ISOLATION_EXCLUSIVE: _Isolation.ValueType  # 2
+    """The job has a worker for itself, and waits for one that is empty. A resumed run gives the same
+    bytes as one that was never interrupted.
+    """
+
+class Isolation(_Isolation, metaclass=_IsolationEnumTypeWrapper):
+    """Whom a job shares its worker with."""
+
+ISOLATION_UNSPECIFIED: Isolation.ValueType  # 0
+"""The same as SHARED."""
+ISOLATION_SHARED: Isolation.ValueType  # 1
+"""Jobs of several tenants take their steps together, each as it would alone up to the order of
+summation.
+"""
+ISOLATION_EXCLUSIVE: Isolation.ValueType  # 2
+"""The job has a worker for itself, and waits for one that is empty. A resumed run gives the same
+bytes as one that was never interrupted.
+"""
+Global___Isolation: _TypeAlias = Isolation  # noqa: Y015
 
 @_typing.final
 class LoraConfig(_message.Message):
@@ -167,19 +211,23 @@ class Hyperparameters(_message.Message):
     EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Peak learning rate of AdamW, above 0 and at most 1. Unset: 5e-4 * (2000 / hidden size)^0.78, the
-    LoRA scaling, not the full fine-tuning one.
+    LoRA scaling, not the full fine-tuning one, for alpha = 2 * rank; for another alpha so much higher
+    or lower that alpha / rank (with rsLoRA alpha / sqrt(rank)) times the rate is the same, but at
+    most four times. Half of it for fewer than 50 records.
     """
     epochs: _builtins.int
     """Passes over the training data, 1 to 1000. Unset: as many whole epochs as give 200 steps, but at
-    least 1 and at most 20.
+    least 1 and at most 20, or 6 for fewer than 50 records.
     """
     batch_tokens: _builtins.int
-    """Tokens per optimizer step, 64 to 1,048,576; a step packs whole records, and a longer record is a
-    step of its own. Unset: a 48th of an epoch, within 512 and 8192.
+    """Tokens per optimizer step, 64 to 1,048,576. An epoch has as many steps as its tokens fill, so
+    this is a step's mean at most; steps hold whole records. Unset: a 48th of an epoch, within 512 and 8192; for fewer than 50 records, four
+    of them.
     """
     max_sequence_length: _builtins.int
     """Records longer than this many tokens are dropped, and the report says which lines; 16 up to the
-    base model's context. Unset: the base model's context.
+    base model's context. Unset: only those longer than the context are dropped, and the value is the
+    longest record's length, rounded up to a multiple of 64.
     """
     warmup_ratio: _builtins.float
     """Fraction of all steps over which the learning rate rises from 0, in [0, 0.5]. It then falls to a
@@ -295,6 +343,7 @@ class JobSpec(_message.Message):
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
     PROMOTION_POLICY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Base model, by the name GetTrainerInfo lists. Empty: the first listed."""
     training_dataset: _builtins.str
@@ -307,6 +356,8 @@ class JobSpec(_message.Message):
     """tenants/{tenant}/adapters/{adapter}: the adapter that gets a new version; it need not exist."""
     promotion_policy: Global___PromotionPolicy.ValueType
     """What happens to the route at the end."""
+    isolation: Global___Isolation.ValueType
+    """Whom the job shares its worker with."""
     @_builtins.property
     def lora(self) -> Global___LoraConfig:
         """The low-rank update. Unset: every default."""
@@ -331,10 +382,11 @@ class JobSpec(_message.Message):
         hyperparameters: Global___Hyperparameters | None = ...,
         promotion_policy: Global___PromotionPolicy.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        isolation: Global___Isolation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "hyperparameters", b"hyperparameters", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_dataset", "validation_fraction"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
@@ -402,6 +454,7 @@ class Job(_message.Message):
     PROMOTED_FIELD_NUMBER: _builtins.int
     PROMOTION_REFUSAL_FIELD_NUMBER: _builtins.int
     LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/jobs/{job}"""
     state: Global___JobState.ValueType
@@ -414,13 +467,17 @@ class Job(_message.Message):
     """Why a policy of ALWAYS did not promote: ROUTE_CONFLICT, or empty."""
     lease_epoch: _builtins.int
     """How often a trainer has taken the job, counted from 1. 0 while it never was."""
+    pause_requested: _builtins.bool
+    """A caller has asked for a pause that is not in effect yet."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why a FAILED job failed, with one ErrorInfo."""
+        """Why the job FAILED, or why the trainer itself PAUSED it, with one ErrorInfo. Unset for a pause
+        that a caller asked for; cleared by ResumeJob.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -458,10 +515,11 @@ class Job(_message.Message):
         promoted: _builtins.bool = ...,
         promotion_refusal: _builtins.str = ...,
         lease_epoch: _builtins.int = ...,
+        pause_requested: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "lease_epoch", b"lease_epoch", "name", b"name", "progress", b"progress", "promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "spec", b"spec", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "lease_epoch", b"lease_epoch", "name", b"name", "pause_requested", b"pause_requested", "progress", b"progress", "promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "spec", b"spec", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,7 +587,7 @@ class JobEvent(_message.Message):
         """The new state."""
         @_builtins.property
         def error(self) -> _status_pb2.Status:
-            """Why, when FAILED."""
+            """Why, when FAILED, or when the trainer itself has PAUSED the job."""
 
         def __init__(
             self,
@@ -713,7 +771,7 @@ class JobEvent(_message.Message):
 
     @_typing.final
     class Resumed(_message.Message):
-        """The run goes on from a checkpoint after its trainer was lost."""
+        """The run goes on from a checkpoint after its trainer was lost or the job was paused."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -798,7 +856,7 @@ class JobEvent(_message.Message):
     PUBLISHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """1, 2, 3, ... without gaps within a job."""
+    """1, 2, 3, ... without gaps within a job's history."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the trainer recorded it."""
@@ -825,7 +883,7 @@ class JobEvent(_message.Message):
 
     @_builtins.property
     def resumed(self) -> Global___JobEvent.Resumed:
-        """The run goes on from a checkpoint after its trainer was lost."""
+        """The run goes on from a checkpoint."""
 
     @_builtins.property
     def published(self) -> Global___JobEvent.Published:

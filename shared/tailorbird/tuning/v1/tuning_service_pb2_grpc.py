@@ -68,6 +68,16 @@ class TuningServiceStub:
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/PauseJob',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ResumeJob',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/tailorbird.tuning.v1.TuningService/WatchJob',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobRequest.SerializeToString,
@@ -134,8 +144,29 @@ class TuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Holds a job back, with a checkpoint where it had begun, until ResumeJob. Returns at once; the job
+        turns PAUSED when its worker has let go, unless it comes to its end before. Pausing a PAUSED job
+        changes nothing. FAILED_PRECONDITION with JOB_NOT_PAUSABLE and the state when it has ended, is
+        being cancelled, or its version is already committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
+        it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
+        nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
-        """Streams a job's events, those of the past first, and ends after the terminal one.
+        """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
+        terminal. An event that a later release has recorded, of a kind that this one does not know, is
+        not sent: the next event's sequence shows the gap.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +211,16 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelJobRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.PauseJobRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -358,6 +399,60 @@ class TuningService:
             '/tailorbird.tuning.v1.TuningService/CancelJob',
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelJobRequest.SerializeToString,
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/PauseJob',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.PauseJobRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ResumeJob',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

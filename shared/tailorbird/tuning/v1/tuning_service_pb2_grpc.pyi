@@ -56,8 +56,22 @@ class TuningServiceStub:
     CANCELLED when its worker has let go. Cancelling a CANCELLED job changes nothing;
     FAILED_PRECONDITION when it has ended otherwise or its version is already committed.
     """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.PauseJobRequest, _tuning_service_pb2.PauseJobResponse]
+    """Holds a job back, with a checkpoint where it had begun, until ResumeJob. Returns at once; the job
+    turns PAUSED when its worker has let go, unless it comes to its end before. Pausing a PAUSED job
+    changes nothing. FAILED_PRECONDITION with JOB_NOT_PAUSABLE and the state when it has ended, is
+    being cancelled, or its version is already committed.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.ResumeJobRequest, _tuning_service_pb2.ResumeJobResponse]
+    """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
+    it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
+    nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuning_service_pb2.WatchJobRequest, _tuning_service_pb2.WatchJobResponse]
-    """Streams a job's events, those of the past first, and ends after the terminal one."""
+    """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
+    terminal. An event that a later release has recorded, of a kind that this one does not know, is
+    not sent: the next event's sequence shows the gap.
+    """
     GetTrainerInfo: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetTrainerInfoRequest, _tuning_service_pb2.GetTrainerInfoResponse]
     """Says what this trainer offers."""
 
@@ -89,8 +103,22 @@ class TuningServiceAsyncStub(TuningServiceStub):
     CANCELLED when its worker has let go. Cancelling a CANCELLED job changes nothing;
     FAILED_PRECONDITION when it has ended otherwise or its version is already committed.
     """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.PauseJobRequest, _tuning_service_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """Holds a job back, with a checkpoint where it had begun, until ResumeJob. Returns at once; the job
+    turns PAUSED when its worker has let go, unless it comes to its end before. Pausing a PAUSED job
+    changes nothing. FAILED_PRECONDITION with JOB_NOT_PAUSABLE and the state when it has ended, is
+    being cancelled, or its version is already committed.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.ResumeJobRequest, _tuning_service_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
+    it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
+    nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_tuning_service_pb2.WatchJobRequest, _tuning_service_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Streams a job's events, those of the past first, and ends after the terminal one."""
+    """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
+    terminal. An event that a later release has recorded, of a kind that this one does not know, is
+    not sent: the next event's sequence shows the gap.
+    """
     GetTrainerInfo: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetTrainerInfoRequest, _tuning_service_pb2.GetTrainerInfoResponse]  # type: ignore[assignment]
     """Says what this trainer offers."""
 
@@ -157,12 +185,38 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _tuning_service_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.PauseJobResponse, _abc.Awaitable[_tuning_service_pb2.PauseJobResponse]]:
+        """Holds a job back, with a checkpoint where it had begun, until ResumeJob. Returns at once; the job
+        turns PAUSED when its worker has let go, unless it comes to its end before. Pausing a PAUSED job
+        changes nothing. FAILED_PRECONDITION with JOB_NOT_PAUSABLE and the state when it has ended, is
+        being cancelled, or its version is already committed.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _tuning_service_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.ResumeJobResponse, _abc.Awaitable[_tuning_service_pb2.ResumeJobResponse]]:
+        """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
+        it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
+        nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+        """
+
+    @_abc_1.abstractmethod
     def WatchJob(
         self,
         request: _tuning_service_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tuning_service_pb2.WatchJobResponse], _abc.AsyncIterator[_tuning_service_pb2.WatchJobResponse]]:
-        """Streams a job's events, those of the past first, and ends after the terminal one."""
+        """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
+        terminal. An event that a later release has recorded, of a kind that this one does not know, is
+        not sent: the next event's sequence shows the gap.
+        """
 
     @_abc_1.abstractmethod
     def GetTrainerInfo(

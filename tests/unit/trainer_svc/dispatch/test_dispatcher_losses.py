@@ -19,8 +19,9 @@ from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import DatabaseUnavailable
+from trainer_svc.jobs.fence import Lease
 from trainer_svc.jobs.model import JobState
-from trainer_svc.jobs.store import JobStore, Lease
+from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 
 
@@ -126,7 +127,7 @@ async def test_a_trainer_lost_at_any_moment_publishes_exactly_one_version(
         publisher = Publisher(jobs, object_store, metrics)
         dispatcher = Dispatcher(
             jobs, datasets, AdapterRegistry(object_store), executor, publisher, metrics,
-            base_model_digest="sha256:base", workers=1, max_worker_losses=3,
+            base_model_digest="sha256:base", workers=1, jobs_per_worker=1, max_worker_losses=3,
         )  # fmt: skip
         return dispatcher, publisher
 
@@ -195,9 +196,9 @@ async def test_a_job_store_that_fails_just_then_hides_no_lost_worker(
     released, counts = jobs.release, jobs.counts
     lost = False
 
-    async def release(lease: Lease) -> None:
+    async def release(lease: Lease, *error: None) -> None:
         nonlocal lost
-        await released(lease)
+        await released(lease, *error)
         lost = True
 
     async def fail_once() -> dict[JobState, int]:

@@ -11,9 +11,14 @@ from trainer_svc.engine.step.bank import AdapterBank
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+def base_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_base(tmp_path_factory.mktemp("base") / "tiny"))
+
+
+@pytest.fixture
+def base(base_path: str) -> Base:
     torch.set_num_threads(1)
-    return load_base(str(make_base(tmp_path_factory.mktemp("base") / "tiny")), "cpu")
+    return load_base(base_path, "cpu")
 
 
 @pytest.fixture

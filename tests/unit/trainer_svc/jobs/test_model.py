@@ -6,7 +6,16 @@ import itertools
 
 import pytest
 
-from trainer_svc.jobs.model import ACTIVE, TERMINAL, JobSpec, JobState, LoraSpec, may_follow
+from trainer_svc.jobs.model import (
+    ACTIVE,
+    TERMINAL,
+    Isolation,
+    JobSpec,
+    JobState,
+    LoraSpec,
+    PromotionPolicy,
+    may_follow,
+)
 
 WAY = [
     JobState.QUEUED,
@@ -38,6 +47,35 @@ def test_no_state_is_skipped() -> None:
     for index, before in enumerate(WAY):
         for after in WAY[index + 2 :]:
             assert not may_follow(before, after)
+
+
+@pytest.mark.parametrize("state", sorted(ACTIVE | {JobState.QUEUED}))
+def test_a_job_that_has_not_ended_may_be_paused(state: JobState) -> None:
+    assert may_follow(state, JobState.PAUSED)
+
+
+def test_a_paused_job_is_queued_again_or_ends() -> None:
+    after = {state for state in JobState if may_follow(JobState.PAUSED, state)}
+    assert after == {JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}
+
+
+def test_nothing_is_known_of_a_state_of_a_later_release() -> None:
+    assert JobState("JUDGED") is JobState.UNSPECIFIED
+    assert not any(may_follow(JobState.UNSPECIFIED, state) for state in JobState)
+
+
+def test_choices_of_a_later_release_are_read_as_the_careful_one() -> None:
+    assert PromotionPolicy("IF_BETTER") is PromotionPolicy.MANUAL
+    assert Isolation("NODE") is Isolation.EXCLUSIVE
+
+
+def test_a_field_that_a_later_release_adds_changes_no_digest() -> None:
+    class Later(JobSpec):
+        method: str = "SFT"
+
+    fields = {"base_model": "b", "training_dataset": "d", "adapter": "tenants/a/adapters/x"}
+    assert Later(**fields).sha256() == JobSpec(**fields).sha256()
+    assert Later(**fields, method="DPO").sha256() != JobSpec(**fields).sha256()
 
 
 def test_the_digest_changes_with_any_choice() -> None:

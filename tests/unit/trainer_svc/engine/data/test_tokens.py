@@ -1,210 +1,81 @@
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
+import gc
+import weakref
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
-from tailorbird.errors import DataCorrupt, FailedPrecondition
-from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl, make_tokenizer
-from trainer_svc.engine.data.tokens import Example, read_examples, split
-from trainer_svc.jobs.model import DataReport
-
-EXAMPLES = Path(__file__).parents[5] / "examples"
-TOKENIZER = make_tokenizer()
+from trainer_svc.engine.data.tokens import TokenDataset, TokenWriter
 
 
-def read(
-    path: Path,
-    records: Sequence[dict[str, Any]] | bytes,
-    record_format: str = "chat",
-    tokenizer: Any = TOKENIZER,
-    limit: int = 256,
-) -> tuple[list[Example], DataReport]:
-    data = records if isinstance(records, bytes) else jsonl(records)
-    file = path / "data.jsonl"
-    file.write_bytes(data)
-    return read_examples(file, dataset_ref(data, record_format=record_format), tokenizer, limit)
+def written(folder: Path) -> TokenDataset:
+    with TokenWriter(folder) as writer:
+        writer.append(1, [([5, 6], False), ([7], True)])
+        writer.append(3, [([8], True), ([9, 10, 70_000], True)])
+        writer.append(3, [([4], False), ([], False), ([3, 2], True)])
+    return TokenDataset.open(folder)
 
 
-def trained_text(example: Example) -> str:
-    return str(TOKENIZER.decode(example.token_ids[example.trained]))
-
-
-def text(example: Example) -> str:
-    return str(TOKENIZER.decode(example.token_ids))
-
-
-def chat(*turns: str) -> dict[str, Any]:
-    roles = ["user", "assistant"] * len(turns)
-    return {
-        "messages": [{"role": r, "content": c} for r, c in zip(roles, turns, strict=False)],
-        "metadata": {"ignored": True},
-    }
-
-
-def test_a_chat_trains_the_answer_and_its_end(tmp_path: Path) -> None:
-    (example,), report = read(tmp_path, [chat("where is it?", "on its way")])
-    assert text(example) == "<|user|>where is it?<|end|>\n<|assistant|>on its way<|end|>"
-    assert trained_text(example) == "on its way<|end|>"
-    assert report == DataReport(
-        records=1,
-        kept=1,
-        dropped_too_long=0,
-        dropped_lines=(),
-        trained_tokens=int(example.trained.sum()),
-        masked_tokens=int((~example.trained).sum()),
-    )
-
-
-def test_a_prompt_is_tokenised_as_serving_does(tmp_path: Path) -> None:
-    record = chat("one", "two", "three", "four", "five")
-    (example,), _ = read(tmp_path, [record])
-    assert trained_text(example) == "two<|end|>four<|end|>"
-    for turns in (1, 3):
-        prompt = TOKENIZER.apply_chat_template(
-            record["messages"][:turns], tokenize=False, add_generation_prompt=True
-        )
-        ids = TOKENIZER(prompt, add_special_tokens=False)["input_ids"]
-        assert example.token_ids[: len(ids)].tolist() == ids
-        assert bool(example.trained[len(ids)])
-
-
-def test_turns_part_where_the_template_rewrites_earlier_ones(tmp_path: Path) -> None:
-    forgetful = make_tokenizer(
-        "{% for m in messages %}<|{{ m.role }}|>"
-        "{{ m.content if m.role == 'user' or loop.last else '...' }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-    )
-    examples, report = read(tmp_path, [chat("a", "b", "c", "d")], tokenizer=forgetful)
-    assert [text(example) for example in examples] == [
-        "<|user|>a<|end|><|assistant|>b<|end|>",
-        "<|user|>a<|end|><|assistant|>...<|end|><|user|>c<|end|><|assistant|>d<|end|>",
+def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:
+    dataset = written(tmp_path)
+    assert len(dataset) == 3
+    assert [example.token_ids.tolist() for example in dataset] == [
+        [5, 6, 7],
+        [8, 9, 10, 70_000],
+        [4, 3, 2],
     ]
-    assert [trained_text(example) for example in examples] == ["b<|end|>", "d<|end|>"]
-    assert (report.records, report.kept) == (1, 1)
-
-
-def test_a_template_that_opens_the_turn_otherwise_is_refused(tmp_path: Path) -> None:
-    odd = make_tokenizer(
-        "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-    )
-    with pytest.raises(FailedPrecondition) as caught:
-        read(tmp_path, [chat("a", "b")], tokenizer=odd)
-    assert caught.value.reason == "CHAT_TEMPLATE_UNSUPPORTED"
-
-
-def test_an_instruction_is_a_chat(tmp_path: Path) -> None:
-    records = [
-        {"instruction": "Sum up", "input": "a text", "output": "short"},
-        {"instruction": "Greet", "output": "hello"},
+    assert [example.trained.tolist() for example in dataset] == [
+        [False, False, True],
+        [False, True, True, True],
+        [False, True, True],
     ]
-    examples, _ = read(tmp_path, records, "instruction")
-    assert [text(example) for example in examples] == [
-        "<|user|>Sum up\n\na text<|end|>\n<|assistant|>short<|end|>",
-        "<|user|>Greet<|end|>\n<|assistant|>hello<|end|>",
-    ]
-    assert [trained_text(example) for example in examples] == ["short<|end|>", "hello<|end|>"]
+    assert [example.line for example in dataset] == [1, 3, 3]
+    assert str(dataset[0].token_ids.dtype) == "torch.int64"
+    assert dataset.lengths.tolist() == [3, 4, 3]
+    assert dataset.lengths.dtype == np.int32
+    assert dataset.trained_tokens == 6
 
 
-@pytest.mark.parametrize("template", [None, "anything"])
-def test_a_prompt_needs_no_template(tmp_path: Path, template: str | None) -> None:
-    records = [{"prompt": "2 + 2 =", "completion": " 4"}]
-    (example,), _ = read(tmp_path, records, "prompt_completion", make_tokenizer(template))
-    assert text(example) == "2 + 2 = 4<|end|>"
-    assert trained_text(example) == " 4<|end|>"
+def test_an_example_is_a_copy(tmp_path: Path) -> None:
+    dataset = written(tmp_path)
+    example = dataset[0]
+    example.token_ids[0] = 0
+    example.trained[0] = True
+    assert dataset[0].token_ids[0] == 5
+    assert not dataset[0].trained[0]
 
 
-@pytest.mark.parametrize("record_format", ["chat", "instruction"])
-def test_a_chat_needs_a_template(tmp_path: Path, record_format: str) -> None:
-    with pytest.raises(FailedPrecondition) as caught:
-        read(tmp_path, [chat("a", "b")], record_format, make_tokenizer(None))
-    assert caught.value.reason == "BASE_HAS_NO_CHAT_TEMPLATE"
+def test_it_is_a_sequence(tmp_path: Path) -> None:
+    dataset = written(tmp_path)
+    assert dataset[-1].token_ids.tolist() == [4, 3, 2]
+    with pytest.raises(IndexError):
+        dataset[3]
+    assert [example.line for example in dataset[:2]] == [1, 3]
 
 
-def test_longer_records_are_dropped_and_counted(tmp_path: Path) -> None:
-    records = [chat("a", "b"), chat("a", "b" * 90), chat("c", "d"), chat("x" * 90, "y")]
-    examples, report = read(tmp_path, jsonl(records).replace(b"\n", b"\n\n"), limit=64)
-    assert [example.line for example in examples] == [1, 5]
-    assert (report.records, report.kept, report.dropped_too_long) == (4, 2, 2)
-    assert report.dropped_lines == (3, 7)
+def test_views_share_the_tokens(tmp_path: Path) -> None:
+    dataset = written(tmp_path)
+    view = dataset.where(dataset.lines == 3)
+    assert view.lengths.tolist() == [4, 3]
+    assert view[1].token_ids.tolist() == [4, 3, 2]
+    assert view[1:][0].line == 3
+    assert np.shares_memory(view._token_ids, dataset._token_ids)
+    assert view.trained_tokens == 5
 
 
-def test_nothing_kept_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition) as caught:
-        read(tmp_path, chats(3), limit=8)
-    assert caught.value.reason == "NO_TRAINABLE_RECORDS"
+def test_what_is_held_lives_as_long_as_the_last_view(tmp_path: Path) -> None:
+    class Held: ...
 
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"not json\n",
-        b"[1]\n",
-        b'{"messages": "hello"}\n',
-        b'{"messages": [{"role": "user"}, {"role": "assistant"}], "x": \n',
-        b'{"messages": [{"role": "user", "content": "a"}]}\n',
-        b'{"prompt": "a", "completion": "b"}\n',
-    ],
-)
-def test_a_line_that_cannot_be_trained_on_is_named(tmp_path: Path, line: bytes) -> None:
-    with pytest.raises(FailedPrecondition, match="line 2") as caught:
-        read(tmp_path, jsonl([chat("a", "b")]) + line)
-    assert caught.value.reason == "INVALID_RECORD"
-    assert caught.value.metadata["line"] == "2"
-
-
-def test_a_template_may_refuse_a_record(tmp_path: Path) -> None:
-    strict = make_tokenizer("{{ raise_exception('no such role') }}")
-    with pytest.raises(FailedPrecondition, match=re.escape("no such role")):
-        read(tmp_path, [chat("a", "b")], tokenizer=strict)
-
-
-def test_another_file_is_corrupt(tmp_path: Path) -> None:
-    file = tmp_path / "data.jsonl"
-    file.write_bytes(jsonl(chats(3)))
-    with pytest.raises(DataCorrupt) as caught:
-        read_examples(file, dataset_ref(jsonl(chats(2))), TOKENIZER, 256)
-    assert caught.value.reason == "DATASET_CORRUPT"
-
-
-@pytest.mark.parametrize(("count", "fraction", "held"), [(10, 0.3, 3), (2, 0.01, 1), (2, 0.5, 1)])
-def test_the_split_is_seeded_and_never_empty(
-    tmp_path: Path, count: int, fraction: float, held: int
-) -> None:
-    examples, report = read(tmp_path, chats(count))
-    training, validation, trained, held_out = split(examples, report, fraction, seed=1)
-    assert (len(training), len(validation)) == (count - held, held)
-    assert (trained.kept, held_out.kept) == (count - held, held)
-    assert trained.trained_tokens + held_out.trained_tokens == report.trained_tokens
-    again = split(examples, report, fraction, seed=1)
-    assert [e.line for e in again[1]] == [e.line for e in validation]
-
-
-def test_one_record_cannot_be_split(tmp_path: Path) -> None:
-    examples, report = read(tmp_path, chats(1))
-    with pytest.raises(FailedPrecondition) as caught:
-        split(examples, report, 0.5, seed=0)
-    assert caught.value.reason == "NO_TRAINABLE_RECORDS"
-
-
-@pytest.mark.parametrize("tenant", ["support", "invoices"])
-def test_the_examples_are_tokenised_as_serving_does(tenant: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(EXAMPLES / "demo_base")
-    file = EXAMPLES / tenant / "train.jsonl"
-    examples, report = read_examples(file, dataset_ref(file.read_bytes()), tokenizer, 1024)
-    records = [json.loads(line)["messages"] for line in file.read_text("utf-8").splitlines()]
-    assert report.kept == len(examples) == len(records)
-    for example, messages in zip(examples, records, strict=True):
-        prompt = tokenizer.apply_chat_template(
-            messages[:-1], tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        answer = tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"]
-        assert example.token_ids.tolist() == [*ids, *answer, tokenizer.eos_token_id]
-        assert example.trained.tolist() == [False] * len(ids) + [True] * (len(answer) + 1)
+    held = Held()
+    gone = weakref.ref(held)
+    written(tmp_path)
+    dataset = TokenDataset.open(tmp_path, held)
+    view = dataset.where(dataset.lines == 1)
+    del held, dataset
+    gc.collect()
+    assert gone() is not None
+    del view
+    gc.collect()
+    assert gone() is None

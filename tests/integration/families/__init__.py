@@ -1,0 +1,1 @@
+"""From a base of each family to an adapter that the real vLLM serves."""

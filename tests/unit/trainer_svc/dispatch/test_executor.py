@@ -1,0 +1,102 @@
+"""Worker processes that cannot be started: a lost worker, of which nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer_svc.dispatch.executor import LocalExecutor, WorkerLost
+from trainer_svc.protocol import WorkerSettings
+
+
+def executor(folder: Path) -> LocalExecutor:
+    return LocalExecutor(
+        WorkerSettings(
+            object_store=f"file://{folder}",
+            base_model_path=str(folder / "none"),
+            base_model_name="base",
+            base_model_digest="",
+            chat_template_digest="",
+            device="cpu",
+            threads=1,
+            scratch_dir=str(folder / "scratch"),
+            progress_interval=1.0,
+        )
+    )
+
+
+class Watch:
+    """The sockets and the processes that were made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sockets: list[socket.socket] = []
+        self.processes: list[asyncio.subprocess.Process] = []
+        pair, start = socket.socketpair, asyncio.create_subprocess_exec
+
+        def make_pair() -> Any:
+            made = pair()
+            self.sockets += made
+            return made
+
+        async def make_process(*args: Any, **kwargs: Any) -> Any:
+            self.processes.append(await start(*args, **kwargs))
+            return self.processes[-1]
+
+        monkeypatch.setattr("trainer_svc.dispatch.executor.socket.socketpair", make_pair)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", make_process)
+
+
+async def test_a_full_disk_is_a_lost_worker(tmp_path: Path) -> None:
+    (tmp_path / "scratch").write_text("in the way")
+    with pytest.raises(WorkerLost, match="can be started"):
+        await executor(tmp_path).start(0)
+
+
+@pytest.mark.parametrize("call", ["create_subprocess_exec", "open_connection"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "no memory"), asyncio.CancelledError()])
+async def test_a_start_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
+) -> None:
+    watch = Watch(monkeypatch)
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncio, call, fail)
+    lost = WorkerLost if isinstance(error, OSError) else asyncio.CancelledError
+    with pytest.raises(lost):
+        await executor(tmp_path).start(0)
+    assert [s.fileno() for s in watch.sockets] == [-1, -1]
+    assert len(watch.processes) == (call == "open_connection")
+    assert all(process.returncode is not None for process in watch.processes)
+
+
+async def test_no_socket_is_a_lost_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("trainer_svc.dispatch.executor.socket.socketpair", fail)
+    with pytest.raises(WorkerLost, match="too many open files"):
+        await executor(tmp_path).start(0)
+
+
+async def test_what_cannot_be_removed_is_in_no_workers_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch" / "worker-0" / "left").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    watch = Watch(monkeypatch)
+
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "the test ends here")
+
+    monkeypatch.setattr(asyncio, "open_connection", fail)
+    with pytest.raises(WorkerLost, match="the test ends here"):
+        await executor(tmp_path).start(0)
+    assert watch.processes

@@ -1,0 +1,182 @@
+"""Which worker a job goes to, which are made to wait, and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tailorbird.names import JobName
+from tailorbird.object_store import ObstoreStore
+from tests.unit.trainer_svc.fakes import PREPARED, ScriptedWorker, step
+from tests.unit.trainer_svc.values import make_job
+from trainer_svc.dispatch.backoff import Pauses
+from trainer_svc.dispatch.executor import WorkerLost
+from trainer_svc.dispatch.inbox import Inbox
+from trainer_svc.dispatch.losses import Losses
+from trainer_svc.dispatch.place import Place
+from trainer_svc.dispatch.placement import Placement
+from trainer_svc.jobs.model import CheckpointSaved, Evaluation
+from trainer_svc.protocol import Evaluating, LeaseKey, Reported
+
+ONE = JobName("acme", "one")
+WORKER: Any = None
+
+
+def place(*jobs: str, alone: bool = False) -> Place:
+    made = Place(WORKER)
+    for job in jobs:
+        made.take(LeaseKey(job=job, epoch=1), alone=alone)
+    return made
+
+
+def placement(limit: int = 2) -> Placement:
+    return Placement(limit, lambda job: job.name.job.startswith("alone"))
+
+
+def test_a_job_goes_to_the_emptiest_worker_with_room() -> None:
+    full, one, closed = place("a", "b"), place("c"), place("d", alone=True)
+    look = placement().look([full, one, closed])
+    assert look.has_room()
+    assert look.fits(make_job())
+    assert look.chosen is one
+    assert not placement().look([closed]).fits(make_job("alone"))
+    look = placement().look([full, closed])
+    assert not look.has_room()
+    assert not look.fits(make_job())
+
+
+def test_a_job_that_must_be_alone_closes_the_emptiest_worker() -> None:
+    busy, nearly = place("a", "b"), place("c")
+    rule = placement(limit=3)
+    look = rule.look([busy, nearly])
+    assert not look.fits(make_job("alone"))
+    assert look.fits(make_job("next"))
+    assert look.chosen is busy
+
+    # It stays that worker, also when another one is emptier meanwhile.
+    busy.leave(LeaseKey(job="a", epoch=1))
+    busy.leave(LeaseKey(job="b", epoch=1))
+    nearly.take(LeaseKey(job="x", epoch=1), alone=False)
+    busy.take(LeaseKey(job="y", epoch=1), alone=False)
+    look = rule.look([busy, nearly])
+    assert not look.fits(make_job("alone"))
+    assert look.fits(make_job("next"))
+    assert look.chosen is busy
+
+    for job in ("c", "x"):
+        nearly.leave(LeaseKey(job=job, epoch=1))
+    look = rule.look([busy, nearly])
+    assert look.fits(make_job("alone"))
+    assert look.chosen is nearly
+
+
+def test_a_closed_worker_that_is_lost_is_forgotten() -> None:
+    rule = placement(limit=3)
+    lost, other = place("a"), place("b", "c")
+    assert not rule.look([lost, other]).fits(make_job("alone"))
+    look = rule.look([other])
+    assert not look.fits(make_job("alone"))
+    assert not look.fits(make_job("next"))
+
+
+def test_two_that_must_be_alone_close_two_workers() -> None:
+    look = placement(limit=3).look([place("a"), place("b")])
+    assert not look.fits(make_job("alone-1"))
+    assert not look.fits(make_job("alone-2"))
+    assert not look.fits(make_job("next"))
+
+
+def test_a_place_is_idle_when_its_last_lease_has_left() -> None:
+    here = place("a", "b", alone=True)
+    here.leave(LeaseKey(job="a", epoch=1))
+    assert (here.alone, here.idle.is_set()) == (True, False)
+    here.leave(LeaseKey(job="b", epoch=1))
+    assert (here.alone, here.idle.is_set()) == (False, True)
+
+
+def test_losses_count_at_work_and_of_suspects() -> None:
+    losses = Losses(2)
+    assert not losses.add(ONE, at_work=False)
+    assert (losses.suspects(ONE), losses.count(ONE)) == (True, 0)
+    assert not losses.add(ONE, at_work=False)
+    assert losses.add(ONE, at_work=True)
+    losses.forget(ONE)
+    assert not losses.suspects(ONE)
+    assert not losses.add(ONE, at_work=True)
+    assert losses.count(ONE) == 1
+
+
+def test_pauses_grow_end_and_are_forgotten() -> None:
+    now = 0.0
+    pauses = Pauses(lambda: now)
+    assert pauses.next_end() is None
+    lengths = []
+    for _ in range(10):
+        pauses.add(ONE)
+        assert pauses.jobs() == {ONE}
+        lengths.append(pauses.next_end() or 0.0)
+        now += lengths[-1]
+        assert pauses.jobs() == set()
+    assert lengths == pytest.approx([0.2, 0.5, 1, 2, 4, 8, 15, 30, 30, 30])
+    pauses.forget(ONE)
+    pauses.add(ONE)
+    assert pauses.next_end() == pytest.approx(0.2)
+    now += 3600
+    assert pauses.jobs() == set()
+    assert not pauses._pauses
+
+
+async def test_an_inbox_keeps_everything_but_old_steps() -> None:
+    lease = LeaseKey(job="tenants/acme/jobs/one", epoch=1)
+    inbox = Inbox()
+    inbox.put(Evaluating(lease=lease))
+    for number in range(5000):
+        inbox.put(Reported(lease=lease, event=step(number)))
+    inbox.put(Evaluating(lease=lease))
+    inbox.close(WorkerLost("died"))
+    taken = []
+    with pytest.raises(WorkerLost, match="died"):
+        while True:
+            taken.append(await inbox.get())
+    assert len(taken) < 200
+    assert [report.kind for report in (taken[0], taken[-1])] == ["evaluating"] * 2
+    assert taken[-2] == Reported(lease=lease, event=step(4999))
+
+
+async def test_an_inbox_is_bounded_whatever_a_run_reports() -> None:
+    lease = LeaseKey(job="tenants/acme/jobs/one", epoch=1)
+    inbox = Inbox()
+    sent: list[Reported | Evaluating] = [Reported(lease=lease, event=PREPARED)]
+    for number in range(1, 1000):
+        judged = Evaluation(step=number, validation_loss=1.0, perplexity=2.0)
+        events = (step(number), judged, CheckpointSaved(step=number))
+        sent += [Reported(lease=lease, event=event) for event in events]
+    sent.append(Evaluating(lease=lease))
+    for report in sent:
+        inbox.put(report)
+    inbox.close(WorkerLost("died"))
+    taken: list[object] = []
+    with pytest.raises(WorkerLost):
+        while True:
+            taken.append(await inbox.get())
+    assert len(taken) == 100
+    assert (taken[0], taken[-4:]) == (sent[0], sent[-4:])
+    assert taken == [report for report in sent if report in taken]
+    # The curve of the evaluations is what is kept longest.
+    kinds = [report.event.kind for report in taken if isinstance(report, Reported)]
+    assert (kinds.count("step_progress"), kinds.count("evaluation")) == (1, 96)
+
+
+async def test_a_lease_that_comes_too_late_hears_that_its_worker_is_lost(
+    object_store: ObstoreStore,
+) -> None:
+    worker = ScriptedWorker(object_store)
+    here = Place(worker)
+    before = here.take(LeaseKey(job="a", epoch=1), alone=False)
+    worker.die()
+    with pytest.raises(WorkerLost):
+        await here.read()
+    for inbox in (before, here.take(LeaseKey(job="b", epoch=1), alone=False)):
+        with pytest.raises(WorkerLost, match="died"):
+            inbox.check_open()

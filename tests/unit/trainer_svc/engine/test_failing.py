@@ -1,0 +1,158 @@
+"""What is told of a job that fails, and what is left of it in the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import structlog
+import torch
+
+from tests.unit.trainer_svc.engine.working import LONG, Working
+from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.engine.step.run import Run
+from trainer_svc.jobs.model import Hyperparameters, StepProgress
+from trainer_svc.protocol import Cancel, Cancelled, Failed, Suspend, Suspended
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. Process 7 has it"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+]
+SHORT = Hyperparameters(epochs=1, batch_tokens=512)
+WILD = Hyperparameters(epochs=50, batch_tokens=512, learning_rate=1e30)
+
+
+@pytest_asyncio.fixture
+async def working(bank: AdapterBank, tmp_path: Path) -> AsyncIterator[Working]:
+    working = Working(bank, tmp_path)
+    yield working
+    await asyncio.to_thread(working.steps.close)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Run]]]:
+    """Every run that was made; nothing is collected that is in a cycle."""
+    made: list[weakref.ref[Run]] = []
+
+    def watched(*arguments: Any) -> Run:
+        run = Run(*arguments)
+        made.append(weakref.ref(run))
+        return run
+
+    monkeypatch.setattr("trainer_svc.engine.member.Run", watched)
+    gc.collect()
+    gc.disable()
+    # A renderer that reads the locals of frames would keep them.
+    silent = structlog.wrap_logger(structlog.testing.ReturnLogger(), processors=[lambda *_: ""])
+    monkeypatch.setattr("trainer_svc.engine.failures.log", silent)
+    yield made
+    gc.enable()
+
+
+async def gone(working: Working) -> None:
+    """Wait until no lease is left, and the step thread is past what it did for the last."""
+    async with asyncio.timeout(30):
+        await asyncio.gather(*working.worker._tasks.values())
+        for _ in range(2):
+            await asyncio.wrap_future(working.steps.call(lambda: None))
+
+
+@pytest.mark.parametrize("where", ["step", "restore", "judge", "package"])
+async def test_nothing_of_a_failed_job_stays_in_memory(
+    working: Working,
+    runs: list[weakref.ref[Run]],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise KeyError(len(arguments))
+
+    if where == "restore":
+        monkeypatch.setattr("trainer_svc.engine.member.Checkpoints.restore", fail)
+    elif where == "judge":
+        monkeypatch.setattr("trainer_svc.engine.result.judging.make_probes", fail)
+    elif where == "package":
+        monkeypatch.setattr("trainer_svc.engine.member.build_package", fail)
+    for number in range(3):
+        asked = WILD if where == "step" else SHORT
+        job = await working.start(f"failing-{number}", hyperparameters=asked)
+        failed = await working.until(Failed, job.lease)
+        assert failed.error.reason == ("NON_FINITE" if where == "step" else "INTERNAL")
+        working.heard.clear()
+    await gone(working)
+    assert len(runs) == 3
+    assert [run for run in runs if run() is not None] == []
+
+
+@pytest.mark.parametrize(("command", "ending"), [(Cancel, Cancelled), (Suspend, Suspended)])
+async def test_nothing_of_a_job_that_was_ended_stays_in_memory(
+    working: Working, runs: list[weakref.ref[Run]], command: Any, ending: Any
+) -> None:
+    job = await working.start("ended", hyperparameters=LONG)
+    await working.until(StepProgress, job.lease)
+    working.worker.take(command(lease=job.lease))
+    await working.until(ending, job.lease)
+    await gone(working)
+    assert [run() for run in runs] == [None]
+
+
+@pytest.mark.parametrize("no_memory", NO_MEMORY)
+@pytest.mark.parametrize(
+    "where", ["member.Run", "step.run.Run.snapshot", "step.bank.AdapterBank.logprobs"]
+)
+async def test_a_job_that_is_alone_and_has_no_memory_fails(
+    working: Working, monkeypatch: pytest.MonkeyPatch, where: str, no_memory: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise no_memory
+
+    monkeypatch.setattr(f"trainer_svc.engine.{where}", fail)
+    job = await working.start("large")
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == ("OUT_OF_MEMORY", False)
+    asked = "20.00 MiB" if "CUDA" in str(no_memory) else "9 bytes"
+    assert failed.error.metadata == {"asked": asked}
+    assert f"no room for {asked} more" in failed.error.message
+    assert "Process" not in failed.error.message
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("came_first", [False, True])
+async def test_what_others_may_have_taken_is_not_the_jobs_own_fault(
+    working: Working, monkeypatch: pytest.MonkeyPatch, shared: bool, came_first: bool
+) -> None:
+    """A record that does not fit in a pass of its own, with and without another job."""
+    forward = working.bank.forward
+
+    def full(shares: Any) -> Any:
+        if "tenants/acme/jobs/large" in shares and (holds.is_set() or not shared):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(shares)
+
+    holds = asyncio.Event()
+    monkeypatch.setattr(working.bank, "forward", full)
+
+    async def beside() -> Any:
+        other = await working.start("beside", hyperparameters=LONG)
+        await working.until(StepProgress, other.lease)
+        return other
+
+    other = await beside() if shared and not came_first else None
+    job = await working.start("large", hyperparameters=LONG)
+    if shared:
+        await working.until(StepProgress, job.lease)
+        other = other or await beside()
+        holds.set()
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == ("OUT_OF_MEMORY", shared)
+    assert ("other jobs shared the device" in failed.error.message) is shared
+    assert failed.error.metadata["limit"] == "8192"
+    if other is not None:
+        working.worker.take(Cancel(lease=other.lease))
+        await working.until(Cancelled, other.lease)

@@ -1,0 +1,51 @@
+"""What a worker must know to train a job."""
+
+from __future__ import annotations
+
+from tailorbird.names import DatasetName
+from tailorbird.registry import AdapterRegistry
+from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.jobs.fence import Lease
+from trainer_svc.jobs.model import Job
+from trainer_svc.protocol import Assignment, DatasetRef, LeaseKey
+
+
+class Assignments:
+    """Looks up what a job names, for workers that hold the base with this digest."""
+
+    def __init__(
+        self, datasets: DatasetStore, registry: AdapterRegistry, base_model_digest: str
+    ) -> None:
+        self._datasets = datasets
+        self._registry = registry
+        self._base_model_digest = base_model_digest
+
+    async def of(self, lease: Lease, job: Job) -> Assignment:
+        """Return a job's assignment; NotFound for a dataset that is gone, StoreUnavailable."""
+        spec = job.spec
+        head = await self._registry.head(spec.adapter_name)
+        training = await self._dataset(spec.training_dataset)
+        validation = spec.validation_dataset
+        return Assignment(
+            lease=key_of(lease),
+            base_model_digest=self._base_model_digest,
+            adapter=spec.adapter,
+            training=training,
+            validation=await self._dataset(validation) if validation else None,
+            validation_fraction=spec.validation_fraction,
+            lora=spec.lora,
+            hyperparameters=spec.hyperparameters,
+            spec_sha256=spec.sha256(),
+            parent_version=str(spec.adapter_name.version(head.version)) if head else "",
+        )
+
+    async def _dataset(self, name: str) -> DatasetRef:
+        dataset = await self._datasets.get(DatasetName.parse(name))
+        return DatasetRef(
+            name=name, key=dataset.data_key, sha256=dataset.sha256, format=dataset.format.value
+        )
+
+
+def key_of(lease: Lease) -> LeaseKey:
+    """Return what a worker calls a lease."""
+    return LeaseKey(job=str(lease.job), epoch=lease.epoch)

@@ -1,0 +1,74 @@
+"""One worker that is ready, and the leases it has."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+import structlog
+
+from trainer_svc.dispatch.executor import Worker, WorkerLost
+from trainer_svc.dispatch.inbox import Inbox
+from trainer_svc.protocol import LeaseKey, Ready, Unusable
+
+_log = structlog.get_logger(__name__)
+
+
+class Place:
+    """Takes each report of its worker to the lease that it is of."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.alone = False
+        """Whether the one lease here lets none join it."""
+        self.proven = False
+        """Whether a job has come to its end here."""
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._inboxes: dict[LeaseKey, Inbox] = {}
+        self._lost: WorkerLost | None = None
+
+    @property
+    def count(self) -> int:
+        """Leases here."""
+        return len(self._inboxes)
+
+    def take(self, lease: LeaseKey, *, alone: bool) -> Inbox:
+        """Add a lease; if the worker is lost by now, its inbox says so."""
+        inbox = self._inboxes[lease] = Inbox()
+        self.alone = alone
+        self.idle.clear()
+        if self._lost is not None:
+            inbox.close(self._lost)
+        return inbox
+
+    def leave(self, lease: LeaseKey) -> None:
+        """Remove a lease: what the worker still says of it is dropped."""
+        del self._inboxes[lease]
+        if not self._inboxes:
+            self.alone = False
+            self.idle.set()
+
+    async def read(self) -> NoReturn:
+        """Take reports to their leases until the worker is lost; each lease hears of that last."""
+        try:
+            while True:
+                report = await self.worker.receive()
+                if isinstance(report, Ready | Unusable):
+                    _log.debug("a report of no lease", kind=report.kind)
+                elif inbox := self._inboxes.get(report.lease):
+                    inbox.put(report)
+                else:
+                    _log.debug("a report nobody waits for", kind=report.kind, lease=report.lease)
+        except WorkerLost as error:
+            self._lose(error)
+            raise
+        except Exception as error:
+            lost = WorkerLost(f"the worker cannot be heard: {type(error).__name__}")
+            self._lose(lost)
+            raise lost from error
+
+    def _lose(self, error: WorkerLost) -> None:
+        self._lost = error
+        for inbox in self._inboxes.values():
+            inbox.close(error)

@@ -1,0 +1,263 @@
+"""One lease, from its Start to its end: what the worker reports goes into the job store.
+
+Whatever is lost on the way, the job store says who may go on, and from where:
+
+    worker lost            the job goes back to the queue and resumes from its last checkpoint
+    this process lost      the same, at the next start
+    version committed      the rest is replayed until it is written, also at the next start
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from enum import Enum, auto
+
+import structlog
+
+from tailorbird.errors import LeaseLost, TailorbirdError, Unavailable
+from tailorbird.manifest import AdapterManifest
+from trainer_svc.dispatch.assignment import Assignments, key_of
+from trainer_svc.dispatch.backoff import insist
+from trainer_svc.dispatch.executor import Worker, WorkerLost
+from trainer_svc.dispatch.inbox import Inbox
+from trainer_svc.dispatch.losses import Losses
+from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.jobs.fence import CancelRequested, Lease
+from trainer_svc.jobs.model import (
+    EventPayload,
+    Job,
+    JobError,
+    JobState,
+    Left,
+    Prepared,
+    StateChanged,
+    StepProgress,
+)
+from trainer_svc.jobs.store import JobStore
+from trainer_svc.metrics import TrainerMetrics
+from trainer_svc.protocol import (
+    OUT_OF_MEMORY,
+    Cancel,
+    Cancelled,
+    Evaluating,
+    Failed,
+    Report,
+    Reported,
+    Start,
+    Suspend,
+    Suspended,
+    Trained,
+    Upload,
+    Uploaded,
+)
+
+_log = structlog.get_logger(__name__)
+
+_TELL_SECONDS = 5.0
+_AT_WORK = frozenset({JobState.RUNNING, JobState.EVALUATING})
+
+
+class Ending(Enum):
+    """How a lease ended."""
+
+    DONE = auto()
+    """The job has ended."""
+    LOST = auto()
+    """The worker is lost; the job is given back, or has ended with it."""
+    AGAIN = auto()
+    """The job is given back; what it needs may be down."""
+    UNCLEAR = auto()
+    """The job may still be leased, by nobody who works on it."""
+
+
+class Runner:
+    """Runs one lease on a worker that may have others; one `suspended` is given back at once."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        job: Job,
+        worker: Worker,
+        inbox: Inbox,
+        jobs: JobStore,
+        assignments: Assignments,
+        publisher: Publisher,
+        losses: Losses,
+        metrics: TrainerMetrics,
+        *,
+        suspended: bool,
+    ) -> None:
+        self.lease = lease
+        self.job = job
+        self.key = key_of(lease)
+        self._worker = worker
+        self._inbox = inbox
+        self._jobs = jobs
+        self._assignments = assignments
+        self._publisher = publisher
+        self._losses = losses
+        self._metrics = metrics
+        self._state: JobState | None = None
+        self._suspended = suspended
+        self._step = self._tokens = 0
+
+    async def run(self) -> Ending:
+        """Run the lease to its end; only a cancellation is raised.
+
+        A lease that is given up for a reason that is not the worker's is cancelled there, and
+        nobody waits for the answer: the worker's other leases go on.
+        """
+        try:
+            return await self._run()
+        except Exception as error:
+            await self._tell(Cancel(lease=self.key))
+            return await self._give_up(error)
+
+    async def cancel(self) -> None:
+        """Have the worker stop the job and forget it."""
+        await self._tell(Cancel(lease=self.key))
+
+    async def suspend(self) -> None:
+        """Have the worker checkpoint the job and let go of it."""
+        self._suspended = True
+        await self._tell(Suspend(lease=self.key))
+
+    async def _run(self) -> Ending:
+        try:
+            return await self._train()
+        except WorkerLost as error:
+            return await self._after_loss(error)
+        except Unavailable as error:
+            _log.warning("job waits", job=str(self.job.name), error=error.message)
+            await self._tell(Cancel(lease=self.key))
+            return await self._release()
+
+    async def _give_up(self, error: Exception) -> Ending:
+        log = _log.bind(job=str(self.job.name), lease_epoch=self.lease.epoch)
+        if isinstance(error, LeaseLost):
+            log.warning("lease lost", error=error.message)
+            return Ending.UNCLEAR
+        if isinstance(error, TailorbirdError):
+            failure = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
+        else:
+            correlation = uuid.uuid4().hex
+            log.error("unexpected error", correlation_id=correlation, exc_info=error)
+            failure = JobError(reason="INTERNAL", message=f"internal error {correlation}")
+        try:
+            await self._fail(failure)
+        except Exception:
+            log.exception("the job could not be ended")
+            return Ending.UNCLEAR
+        return Ending.DONE
+
+    async def _train(self) -> Ending:
+        if self._suspended:
+            return await self._release()
+        assignment = await self._assignments.of(self.lease, self.job)
+        self._inbox.check_open()
+        await self._worker.send(Start(assignment=assignment))
+        self._state = JobState.PREPARING
+        await self._catch_up()
+        while True:
+            if (ending := await self._heard(await self._inbox.get())) is not None:
+                return ending
+
+    async def _catch_up(self) -> None:
+        """Tell the worker what was asked between the claim and its Start."""
+        job = await insist(lambda: self._jobs.get(self.job.name))
+        if job.cancel_requested:
+            await self._tell(Cancel(lease=self.key))
+        elif job.pause_requested or self._suspended:
+            await self._tell(Suspend(lease=self.key))
+
+    async def _heard(self, report: Report) -> Ending | None:
+        match report:
+            case Reported(event=event):
+                await self._reported(event)
+            case Evaluating():
+                await self._record(StateChanged(state=JobState.EVALUATING))
+                self._state = JobState.EVALUATING
+            case Trained():
+                version = await self._publisher.allocate(self.lease, self.job)
+                self._state = JobState.PUBLISHING
+                await self._worker.send(Upload(lease=self.key, version=version.version))
+            case Uploaded(manifest=manifest):
+                return await self._publish(manifest)
+            case Suspended(error=error):
+                return await self._release(error)
+            case Cancelled():
+                return await self._cancelled()
+            case Failed(error=error, retryable=True):
+                if error.reason == OUT_OF_MEMORY:
+                    self._losses.suspect(self.job.name)
+                raise Unavailable(error.message, reason=error.reason)
+            case Failed(error=error):
+                await self._fail(error)
+                return Ending.DONE
+        return None
+
+    async def _reported(self, event: EventPayload) -> None:
+        if isinstance(event, StepProgress):
+            self._metrics.steps.inc(max(0, event.step - self._step))
+            self._metrics.tokens.inc(max(0, event.tokens - self._tokens))
+            self._step, self._tokens = event.step, event.tokens
+        if isinstance(event, Prepared):
+            await self._record(event, StateChanged(state=JobState.RUNNING))
+            self._state = JobState.RUNNING
+        else:
+            await self._record(event)
+
+    async def _record(self, *events: EventPayload) -> None:
+        await insist(lambda: self._jobs.record(self.lease, *events))
+
+    async def _release(self, error: JobError | None = None) -> Ending:
+        left = await insist(lambda: self._jobs.release(self.lease, error))
+        if left is None:
+            return Ending.AGAIN
+        await self._discard(left, JobState.CANCELLED)
+        return Ending.DONE
+
+    async def _publish(self, manifest: AdapterManifest) -> Ending:
+        try:
+            await self._publisher.publish(self.lease, self.job, manifest)
+        except CancelRequested:
+            return await self._cancelled()
+        self._losses.forget(self.job.name)
+        return Ending.DONE
+
+    async def _cancelled(self) -> Ending:
+        left = await insist(lambda: self._jobs.cancelled(self.lease))
+        await self._discard(left, JobState.CANCELLED)
+        return Ending.DONE
+
+    async def _fail(self, error: JobError) -> None:
+        name, reason = str(self.job.name), error.reason
+        _log.warning("job failed", job=name, reason=reason, error=error.message)
+        left = await insist(lambda: self._jobs.fail(self.lease, error))
+        await self._discard(left, JobState.FAILED, reason)
+
+    async def _discard(self, left: Left, state: JobState, reason: str = "") -> None:
+        self._metrics.finished.labels(state, reason).inc()
+        self._losses.forget(self.job.name)
+        await self._publisher.discard(left)
+
+    async def _after_loss(self, error: WorkerLost) -> Ending:
+        name = self.job.name
+        if self._state is not None and self._losses.add(name, at_work=self._state in _AT_WORK):
+            died = f"its worker process died {self._losses.count(name)} times"
+            message = f"{died}; last: {error.message}"
+            await self._fail(JobError(reason="WORKER_LOST", message=message))
+        else:
+            await self._release()
+        return Ending.LOST
+
+    async def _tell(self, command: Cancel | Suspend) -> None:
+        """Send what need not arrive: of a lost worker the inbox knows."""
+        try:
+            async with asyncio.timeout(_TELL_SECONDS):
+                await self._worker.send(command)
+        except (WorkerLost, TimeoutError) as error:
+            _log.info("not told", command=command.kind, lease=command.lease, error=str(error))
+        except Exception:
+            _log.exception("not told", command=command.kind, lease=command.lease)

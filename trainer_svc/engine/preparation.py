@@ -1,0 +1,128 @@
+"""From an assignment to data that can be trained on, with every choice made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.errors import NotFound
+from tailorbird.object_store import ObjectStore
+from trainer_svc.engine.base import Base
+from trainer_svc.engine.data.cache import DatasetCache
+from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_limit
+from trainer_svc.engine.data.prepare import prepare, split
+from trainer_svc.engine.data.tokens import Example, TokenDataset
+from trainer_svc.engine.elsewhere import in_thread
+from trainer_svc.jobs.model import DataReport, EventPayload, JobWarning, Prepared
+from trainer_svc.protocol import Assignment, DatasetRef
+
+Read = tuple[TokenDataset, DataReport]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The examples of one job and how it is trained on them."""
+
+    training: Sequence[Example]
+    validation: Sequence[Example]
+    training_report: DataReport
+    validation_report: DataReport | None
+    choice: Choice
+    warnings: Sequence[JobWarning]
+
+    def told(self, trainable_parameters: int) -> list[EventPayload]:
+        """Return what the job's history says of it."""
+        prepared = Prepared(
+            training=self.training_report,
+            validation=self.validation_report,
+            hyperparameters=self.choice.hyperparameters,
+            reasons=self.choice.reasons,
+            total_steps=self.choice.plan.total_steps,
+            trainable_parameters=trainable_parameters,
+        )
+        return [prepared, *self.warnings]
+
+
+class Preparer:
+    """Prepares the data of a worker's jobs, beside the event loop and the step thread.
+
+    `cache` holds what was tokenised before; the store's files are downloaded into the folder of
+    the job that needs them.
+    """
+
+    def __init__(self, base: Base, store: ObjectStore, cache: DatasetCache) -> None:
+        self._base = base
+        self._store = store
+        self._cache = cache
+
+    async def prepare(self, assignment: Assignment, folder: Path) -> Preparation:
+        """Read the job's data and resolve what it left open.
+
+        Raises NotFound (DATASET_NOT_FOUND), StoreUnavailable, and what reading the data raises.
+        """
+        asked = assignment.hyperparameters.max_sequence_length
+        limit = sequence_limit(asked, self._base.context)
+        training = await self._read(assignment.training, limit, folder)
+        validation: Read | None = None
+        if assignment.validation is not None:
+            validation = await self._read(assignment.validation, limit, folder)
+        return await in_thread(lambda _: self._chosen(assignment, training, validation))
+
+    def _chosen(
+        self, assignment: Assignment, training: Read, validation: Read | None
+    ) -> Preparation:
+        asked, fraction = assignment.hyperparameters, assignment.validation_fraction
+        if validation is None and fraction is not None:
+            kept, held, kept_report, held_report = split(*training, fraction, asked.seed or 0)
+            training, validation = (kept, kept_report), (held, held_report)
+        choice = resolve(
+            asked,
+            training[0].lengths,
+            lora=assignment.lora,
+            hidden_size=self._base.hidden_size,
+            context=self._base.context,
+        )
+        held_out = ([], None) if validation is None else validation
+        return Preparation(
+            training=training[0],
+            validation=held_out[0],
+            training_report=training[1],
+            validation_report=held_out[1],
+            choice=choice,
+            warnings=(*_of_base(self._base), *choice.warnings),
+        )
+
+    async def _read(self, ref: DatasetRef, limit: int, folder: Path) -> Read:
+        path = folder / "dataset.jsonl"
+        try:
+            await self._store.download(ref.key, path)
+        except NotFound as error:
+            raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
+        try:
+            return await in_thread(
+                lambda stop: prepare(
+                    path,
+                    ref,
+                    self._base.tokenizer,
+                    limit,
+                    self._cache,
+                    stop,
+                    rows=self._base.token_ids,
+                )
+            )
+        finally:
+            path.unlink()
+
+
+def _of_base(base: Base) -> Sequence[JobWarning]:
+    if base.packs:
+        return ()
+    return (
+        JobWarning(
+            reason="BASE_LEAKS",
+            message=f"this base is trained one record at a time: {base.why_alone}. The result is "
+            "exact; steps of many short records take several times as long as on a base that packs "
+            "them",
+        ),
+    )

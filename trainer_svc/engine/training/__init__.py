@@ -1,0 +1,1 @@
+"""Many runs through one bank: fair shares, group steps, evaluation in pieces."""
