@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check bench bench-rollout format protos lock lock-images clean
+.PHONY: help setup demo test test-long check bench bench-rollout bench-training format protos lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,10 @@ bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.jso
 bench-rollout: setup ## Rolling restarts under load, a trainer restarted under a job: build/bench/rollout.json
 	@mkdir -p build/bench
 	@$(BIN)/python -m bench.rollout --out build/bench/rollout.json
+
+bench-training: setup ## Training beside PEFT and TRL: build/bench/training.json
+	@mkdir -p build/bench
+	@$(BIN)/python -m bench.training --out build/bench/training.json
 
 format: setup ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .

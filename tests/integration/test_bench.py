@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench.serving.report import ratios
+from bench.training.report import ratios as training_ratios
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -36,6 +37,18 @@ def test_the_main_run_measures_everything_it_names(tmp_path: Path) -> None:
         # Of fixed lengths: 4 streams of 8 tokens.
         assert {told["tokens"] for told in pair.values()} == {32}
     assert (tmp_path / "serving.svg").read_text().startswith("<svg")
+
+
+def test_training_measures_everything_it_names(tmp_path: Path) -> None:
+    content = _run(tmp_path / "training.json", bench="bench.training")
+
+    assert [name for name in training_ratios({}) if content[name] is None] == []
+    for part, pairs in content["pairs"].items():
+        for pair in pairs:
+            assert len({told["tokens"] for told in pair.values()}) == 1, part
+    sides = content["medians"]["wall"]
+    assert min(side["peak_mib"] for side in sides.values()) > 100
+    assert content["settings"]["quick"] is True
 
 
 def test_swaps_are_counted_and_judged(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Training beside what a user would pick instead: PEFT steps, and TRL's SFTTrainer."""

@@ -1,0 +1,109 @@
+"""python -m bench.training --out FILE: our training engine beside PEFT and TRL.
+
+FILE gets every pair, the medians and the named ratios as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.serving import machine
+from bench.serving.processes import BenchFailed
+from bench.serving.targets import say
+from bench.training import report
+from bench.training.parts import Parts
+from bench.training.sizes import QUICK, Sizes
+
+_BASE = Path(__file__).parents[2] / "examples" / "demo_base"
+_PARTS = ("steps", "steps_100m", "single", "wall", "packing", "loss")
+
+
+def main() -> int:
+    """Run what is asked for; return 1 when it could not be measured."""
+    arguments = _arguments()
+    # So that every child is stopped also when a supervisor ends the bench.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Found out now, and not after a quarter of an hour.
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="tailorbird-training-"))
+    failed = True
+    try:
+        content = _measured(arguments, work)
+        failed = False
+    except BenchFailed as error:
+        say(f"the bench failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    finally:
+        if failed:
+            say(f"the logs are in {work}")
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    say(f"written: {arguments.out}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--base", type=Path, default=_BASE, help="the demo base's folder")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: no figure counts")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="some parts")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="of every process; as many as there are cores, unless told otherwise",
+    )
+    return parser.parse_args()
+
+
+def _measured(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    started, facts = time.monotonic(), machine.facts()
+    sizes = QUICK if arguments.quick else Sizes()
+    parts = Parts(arguments.base.resolve(), sizes, arguments.threads, work)
+    seconds = {}
+    for name, run in parts.by_name().items():
+        if name in arguments.only:
+            began = time.monotonic()
+            run()
+            seconds[name] = round(time.monotonic() - began)
+    figures, medians = report.ratios(parts.results), report.medians(parts.results)
+    _tell(figures, medians)
+    return {
+        **figures,
+        "missed": report.missed(figures),
+        "medians": medians,
+        "pairs": parts.results,
+        "number_formats": parts.formats,
+        "settings": {**asdict(sizes), "threads": arguments.threads, "quick": arguments.quick},
+        "seconds": round(time.monotonic() - started),
+        "seconds_by_part": seconds,
+        "machine": facts,
+    }
+
+
+def _tell(figures: dict[str, float | None], medians: dict[str, Any]) -> None:
+    for line in report.table(medians):
+        say(line)
+    for name, value in figures.items():
+        say(f"{name:34} {'not measured' if value is None else format(value, '.3f')}")
+    for line in report.missed(figures):
+        say(f"missed: {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
