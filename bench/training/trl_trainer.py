@@ -25,7 +25,7 @@ def make_trainer(
     """Return a trainer of `batch` records a step.
 
     Its learning rate, steps and adapter are ours. Nothing is logged, saved or reported, and no
-    activation is computed twice, which is TRL's default and takes a third more time.
+    activation is computed twice, which is TRL's default.
     """
     config = SFTConfig(
         output_dir=str(out),

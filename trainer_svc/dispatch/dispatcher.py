@@ -77,6 +77,8 @@ class Dispatcher:
         self._to_discard: asyncio.Queue[Left] = asyncio.Queue()
         self._proven = False
         self._failed_starts = 0
+        self._starting = 0
+        """Workers whose first start goes on."""
 
     async def recover(self) -> None:
         """Put a lost trainer's jobs back into the queue; no other trainer may hold this store."""
@@ -95,6 +97,7 @@ class Dispatcher:
                 group.create_task(self._replay(group))
                 group.create_task(self._sweep())
                 group.create_task(self._discard())
+                self._starting = self._workers
                 for index in range(self._workers):
                     group.create_task(self._keep(index))
                 group.create_task(self._serve_queue(group))
@@ -193,7 +196,7 @@ class Dispatcher:
     async def _place_next(self, group: asyncio.TaskGroup) -> bool:
         if self._left_over:
             await self._take_back(group)
-        look = self._placement.look(self._places)
+        look = self._placement.look(self._places, starting=self._starting)
         claimed = None
         if look.has_room():
             avoid = {*self._runners, *self._pauses.jobs()}
@@ -251,11 +254,16 @@ class Dispatcher:
 
     async def _keep(self, index: int) -> None:
         """Have one worker, and another when it is lost."""
-        failures = 0
+        failures, first = 0, True
         while not self._stop.is_set():
             place: Place | None = None
             try:
-                worker = await self._unless_stopped(self._start(index))
+                try:
+                    worker = await self._unless_stopped(self._start(index))
+                finally:
+                    self._starting -= first
+                    first = False
+                    self.wake()
                 if worker is not None:
                     place = Place(worker)
                     await self._keep_reading(place)

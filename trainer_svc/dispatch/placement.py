@@ -12,8 +12,10 @@ from trainer_svc.jobs.model import Job
 class Placement:
     """Jobs share workers, the emptiest first, but for those that must be alone.
 
-    Such a job, once it is its turn, closes a worker to newcomers until it is empty: jobs that go on
-    coming in behind it do not keep it waiting.
+    A worker that starts for the first time is as good as an empty one: a job waits for it rather
+    than join others, so that the first worker to be ready does not take all that is queued.
+    A job that must be alone, once it is its turn, closes a worker to newcomers until it is empty:
+    jobs that go on coming in behind it do not keep it waiting.
     """
 
     def __init__(self, jobs_per_worker: int, must_be_alone: Callable[[Job], bool]) -> None:
@@ -21,9 +23,9 @@ class Placement:
         self._must_be_alone = must_be_alone
         self._closed: dict[JobName, Place] = {}
 
-    def look(self, places: Iterable[Place]) -> Look:
-        """Begin a look at the queue from its head."""
-        look = Look(places, self._limit, self._must_be_alone, self._closed)
+    def look(self, places: Iterable[Place], *, starting: int = 0) -> Look:
+        """Begin a look at the queue from its head, while `starting` workers get ready."""
+        look = Look(places, self._limit, self._must_be_alone, self._closed, starting)
         self._closed = look.closed
         return look
 
@@ -37,10 +39,12 @@ class Look:
         limit: int,
         must_be_alone: Callable[[Job], bool],
         closed_before: Mapping[JobName, Place],
+        starting: int,
     ) -> None:
         self._limit = limit
         self._must_be_alone = must_be_alone
         self._closed_before = closed_before
+        self._starting = starting
         self._open = [place for place in places if not place.alone]
         self.closed: dict[JobName, Place] = {}
         """The workers that are closed, by the job that waits for each."""
@@ -49,15 +53,18 @@ class Look:
 
     def has_room(self) -> bool:
         """Whether any worker could take one more lease."""
-        return any(place.count < self._limit for place in self._open)
+        return any(self._has_room(place) for place in self._open)
 
     def fits(self, job: Job) -> bool:
         """Tell whether there is a worker for `job` now, and choose it."""
         if self._must_be_alone(job):
             return self._fits_alone(job.name)
-        room = [place for place in self._open if place.count < self._limit]
+        room = [place for place in self._open if self._has_room(place)]
         self.chosen = min(room, key=lambda place: place.count, default=None)
         return self.chosen is not None
+
+    def _has_room(self, place: Place) -> bool:
+        return place.count < (1 if self._starting else self._limit)
 
     def _fits_alone(self, job: JobName) -> bool:
         emptiest = min(self._open, key=lambda place: place.count, default=None)

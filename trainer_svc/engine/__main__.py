@@ -50,13 +50,12 @@ def main(fd: int) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from trainer_svc.engine.base import keep_freed_memory, limit_memory, load_base
+    from trainer_svc.engine.base import limit_memory, load_base
 
     disable_progress_bar()
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     Path(settings.scratch_dir).mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
     try:
         limit_memory(settings.device, settings.gpu_memory_share)
         base = load_base(settings.base_model_path, settings.device)

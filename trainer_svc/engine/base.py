@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from trainer_svc.engine.attention import attention_for
 from trainer_svc.engine.probe import why_alone
 from trainer_svc.engine.targets import adaptable_layers
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Of malloc.h."""
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
@@ -105,18 +102,6 @@ def limit_memory(device: str, share: float) -> None:
     """
     if device == "cuda" and share < 1:
         torch.cuda.set_per_process_memory_fraction(share)
-
-
-def keep_freed_memory() -> None:
-    """Let this process hold what it has freed, for the next step to take.
-
-    glibc gives large blocks back to the system at once, and a step that asks for all of its memory
-    again waits for fresh pages: a tenth of its time on a CPU. Elsewhere nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def load_base(path: str, device: str) -> Base:

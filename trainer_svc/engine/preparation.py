@@ -122,7 +122,6 @@ def _of_base(base: Base) -> Sequence[JobWarning]:
         JobWarning(
             reason="BASE_LEAKS",
             message=f"this base is trained one record at a time: {base.why_alone}. The result is "
-            "exact; steps of many short records take several times as long as on a base that packs "
-            "them",
+            "exact; steps of many short records take longer than on a base that packs them",
         ),
     )

@@ -52,7 +52,7 @@ class AdapterBank:
     """Holds the base, whose linear layers are replaced once, here. Used by one thread.
 
     `gradient_checkpointing` keeps the input of each decoder layer alone and computes the layer
-    again for the backward pass: about a third more time for a fraction of the memory.
+    again for the backward pass: more time, less memory.
     """
 
     def __init__(self, base: Base, *, gradient_checkpointing: bool = False) -> None:

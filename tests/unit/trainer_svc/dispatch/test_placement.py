@@ -46,6 +46,16 @@ def test_a_job_goes_to_the_emptiest_worker_with_room() -> None:
     assert not look.fits(make_job())
 
 
+def test_a_job_waits_for_a_worker_that_starts_rather_than_join_others() -> None:
+    busy, idle = place("a"), place()
+    assert not placement().look([busy], starting=1).has_room()
+    assert not placement().look([busy], starting=1).fits(make_job())
+    look = placement().look([busy, idle], starting=1)
+    assert look.has_room()
+    assert look.fits(make_job())
+    assert look.chosen is idle
+
+
 def test_a_job_that_must_be_alone_closes_the_emptiest_worker() -> None:
     busy, nearly = place("a", "b"), place("c")
     rule = placement(limit=3)

@@ -215,7 +215,9 @@ async def test_a_death_in_preparation_costs_no_life(
     executor.waiting += killers
     (job,) = await add(jobs, make_job())
     async with running(make(executor)):
-        await in_state(jobs, job, JobState.SUCCEEDED)
+        found = await in_state(jobs, job, JobState.SUCCEEDED)
+    # Three deaths of its own would have failed it.
+    assert (found.lease_epoch, len(executor.started)) == (4, 4)
 
 
 async def test_an_exclusive_job_shares_its_worker_with_nobody(
@@ -305,4 +307,5 @@ async def test_a_pause_that_ends_during_a_look_at_the_queue_is_not_missed(
         await worker.held.wait()
         worker.hold = ""
         worker.fail(retryable=True)
-        await in_state(jobs, job, JobState.SUCCEEDED)
+        found = await in_state(jobs, job, JobState.SUCCEEDED)
+    assert found.lease_epoch == 2

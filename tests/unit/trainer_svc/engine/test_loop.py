@@ -162,9 +162,12 @@ def test_a_job_that_does_not_step_is_interrupted_without_effect(
     bank: ReferenceBank, steps: StepThread
 ) -> None:
     steps.interrupt("tenants/acme/jobs/nobody", Ending.CANCELLED)
-    train(steps, make_run(bank, ONE))
+    first, second = make_run(bank, ONE), make_run(bank, ONE)
+    train(steps, first)
     steps.interrupt(ONE, Ending.CANCELLED)
-    train(steps, make_run(bank, ONE))
+    train(steps, second)
+    assert first.done
+    assert second.done
 
 
 def test_a_job_that_steps_already_does_not_join_again(
@@ -417,8 +420,10 @@ def test_calls_that_lead_to_calls_do_not_hold_up_the_steps(
             steps.call(again)
 
     steps.call(again)
-    train(steps, make_run(bank, ONE))
+    run = make_run(bank, ONE)
+    train(steps, run)
     stop.set()
+    assert run.done
 
 
 def counting(steps_seen: list[int], run: Run, pieces: int) -> Generator[None, None, str]:

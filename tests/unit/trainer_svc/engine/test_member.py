@@ -30,6 +30,7 @@ from trainer_svc.protocol import (
     Suspended,
     Trained,
     Upload,
+    Uploaded,
 )
 
 Begin = Callable[[Working, pytest.MonkeyPatch], Awaitable[Assignment]]
@@ -311,6 +312,7 @@ async def test_an_upload_that_nobody_waits_for_is_dropped(working: Working) -> N
     working.worker.take(Upload(lease=job.lease, version=VERSION))
     working.worker.take(Cancel(lease=job.lease))
     await working.until(Cancelled, job.lease)
+    assert not any(isinstance(report, Uploaded | Failed) for report in working.of(job.lease))
 
 
 async def test_a_checkpoint_that_fits_no_adapter_is_left_for_an_older_one(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from tailorbird.errors import Unavailable
 from tests.unit.trainer_svc.engine.tiny import later
 from tests.unit.trainer_svc.engine.working import LONG, Working
 from trainer_svc.engine.step.bank import AdapterBank
@@ -81,6 +82,7 @@ async def test_the_end_of_the_step_thread_is_heard(working: Working) -> None:
     await asyncio.to_thread(working.steps.close)
     async with asyncio.timeout(30):
         await ended
+    assert isinstance(working.steps.call(int).exception(), Unavailable)
 
 
 async def test_a_job_for_another_base_is_refused(working: Working) -> None:
