@@ -39,11 +39,18 @@ def _make(told: Contender) -> Steps:
 
 
 def _engine(told: Contender, work: workload.Workload) -> Steps:
+    import torch
+
     from bench.training.engine_steps import EngineSteps
     from trainer_svc.engine.base import load_base
     from trainer_svc.engine.step.bank import AdapterBank
+    from trainer_svc.engine.step.lanes import lanes_for
 
-    return EngineSteps(AdapterBank(load_base(str(told.base), "cpu")), work, told.lora)
+    # As a worker of the trainer does.
+    lanes = lanes_for("cpu", told.threads)
+    torch.set_num_threads(max(1, told.threads // lanes))
+    bank = AdapterBank(load_base(str(told.base), "cpu"), lanes=lanes)
+    return EngineSteps(bank, work, told.lora)
 
 
 def _serve(replies: TextIO) -> None:

@@ -32,8 +32,6 @@ class Stage:
             trainer_metrics_port=ports[1],
             serving_port=ports[2],
             serving_metrics_port=ports[3],
-            workers=len(TENANTS),
-            own={"trainer": {"TAILORBIRD_JOBS_PER_WORKER": "2"}},
         )
         self.services = Services(self.plan)
         self._running = ExitStack()

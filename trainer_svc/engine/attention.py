@@ -82,23 +82,42 @@ def attend(
     reduced = dtype != query.dtype
     if query.device.type == "cpu":
         query, key = query.float(), key.float()
-    grouped = key.shape[1] != query.shape[1]
-    outputs, start = [], 0
+    spans = _spans(segment_lengths, SHORT if reduced else 0)
+    sizes = [sum(lengths) for _, lengths in spans]
+    outputs = []
     with torch.autocast(query.device.type, enabled=False):
-        for count, length in runs(segment_lengths):
-            q, k, v = (
-                _stacked(tensor[start : start + count * length], count)
-                for tensor in (query, key, value)
-            )
-            if reduced and length <= SHORT:
-                attended = attend_short(q, k, v, scaling)
+        # Cut once: to cut a piece at a time costs the whole sequence each time, backward.
+        pieces = zip(*(torch.split(tensor, sizes) for tensor in (query, key, value)), strict=True)
+        for (short, lengths), (q, k, v) in zip(spans, pieces, strict=True):
+            if short:
+                outputs.append(attend_short(q, k, v, lengths, scaling))
             else:
-                attended = scaled_dot_product_attention(
-                    q, k, v.to(q.dtype), is_causal=True, scale=scaling, enable_gqa=grouped
-                ).to(dtype)
-            outputs.append(attended.transpose(1, 2).flatten(0, 1))
-            start += count * length
+                outputs.append(_attend_long(q, k, v, len(lengths), scaling).to(dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend_long(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, count: int, scaling: float
+) -> torch.Tensor:
+    """Attend within each of `count` segments of one length."""
+    q, k, v = (_stacked(tensor, count) for tensor in (query, key, value.to(query.dtype)))
+    grouped = key.shape[1] != query.shape[1]
+    attended = scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped
+    )
+    return attended.transpose(1, 2).flatten(0, 1)
+
+
+def _spans(segment_lengths: Sequence[int], short: int) -> list[tuple[bool, list[int]]]:
+    """Return lengths of neighbours that are computed together, and whether all are short ones."""
+    found: list[tuple[bool, list[int]]] = []
+    for count, length in runs(segment_lengths):
+        lengths = [length] * count
+        if length <= short and found and found[-1][0]:
+            found[-1][1].extend(lengths)
+        else:
+            found.append((length <= short, lengths))
+    return found
 
 
 def runs(segment_lengths: Sequence[int]) -> list[tuple[int, int]]:

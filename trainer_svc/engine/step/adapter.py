@@ -38,7 +38,35 @@ class Adapter:
             name: nn.Parameter(views[name]) for name in sorted(views)
         }
         """By the names PEFT saves them under, sorted."""
+        self._further: list[dict[str, nn.Parameter]] = []
         self._initialise(torch.Generator().manual_seed(seed))
+
+    def in_lane(self, number: int) -> Mapping[str, nn.Parameter]:
+        """Return the parameters for the lane with that number among those the job is in.
+
+        All have the same values; each lane's gradients are its own until they are gathered, so that
+        their sum does not depend on who is ready first.
+        """
+        if number == 0:
+            return self.parameters
+        while len(self._further) < number:
+            self._further.append(
+                {name: nn.Parameter(p.data) for name, p in self.parameters.items()}
+            )
+        return self._further[number - 1]
+
+    def gather(self) -> None:
+        """Add the gradients of all lanes to those of the first, in their order."""
+        for lane in self._further:
+            for name, parameter in lane.items():
+                gradient, parameter.grad = parameter.grad, None
+                into = self.parameters[name]
+                if gradient is None:
+                    continue
+                if into.grad is None:
+                    into.grad = gradient
+                else:
+                    into.grad += gradient
 
     def tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Return a copy of the weights as PEFT saves them, on the CPU."""
@@ -61,10 +89,16 @@ class Adapter:
 
 
 class Stack:
-    """Adapters of one layout side by side, as products in `dtype` read them."""
+    """Adapters of one layout side by side, as products in `dtype` read them.
 
-    def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
+    Each comes with the number of the lane, of those that the adapter is in, that this is for:
+    gradients go there.
+    """
+
+    def __init__(self, members: Sequence[tuple[Adapter, int]], dtype: torch.dtype) -> None:
+        adapters = [adapter for adapter, _ in members]
         self._adapters = adapters
+        self._parameters = [adapter.in_lane(number) for adapter, number in members]
         first = adapters[0]
         values = first.values
         self._copies = torch.empty(len(adapters), first.size, dtype=dtype, device=values.device)
@@ -98,8 +132,8 @@ class Stack:
 
     def _factors(self, matrices: Matrices, copies: Mapping[str, torch.Tensor]) -> Factors:
         return Factors(
-            [adapter.parameters[matrices.a] for adapter in self._adapters],
-            [adapter.parameters[matrices.b] for adapter in self._adapters],
+            [parameters[matrices.a] for parameters in self._parameters],
+            [parameters[matrices.b] for parameters in self._parameters],
             copies[matrices.b],
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -21,10 +22,16 @@ from trainer_svc.engine.data.tokens import Example
 from trainer_svc.engine.step.adapter import Adapter, Stack
 from trainer_svc.engine.step.dropout import Dropout, row_keys
 from trainer_svc.engine.step.fused import fuse
+from trainer_svc.engine.step.lanes import Lanes
 from trainer_svc.engine.step.lora import ForwardState, Span, put_on
 from trainer_svc.engine.step.loss import summed_losses
 from trainer_svc.engine.step.peft_format import LowRank, PeftFormat
 from trainer_svc.engine.step.recompute import recompute_layers
+
+_LANE_TOKENS = 256
+"""Tokens that are worth a lane of their own, measured on the demo base."""
+
+_Members = tuple[tuple[Adapter, int], ...]
 
 __all__ = ["Adapter", "AdapterBank", "Dropout", "Share", "StepLoss"]
 
@@ -35,6 +42,11 @@ class Share:
 
     examples: Sequence[Example]
     dropout: Dropout | None = None
+
+    def part(self, start: int, stop: int) -> Share:
+        """Return the share of some of its examples."""
+        cut = slice(start, stop)
+        return Share(self.examples[cut], self.dropout and self.dropout.of(cut))
 
 
 @dataclass(frozen=True)
@@ -48,20 +60,33 @@ class StepLoss:
     """Tokens read, prompts included."""
 
 
+@dataclass(frozen=True)
+class _Lane:
+    """What one lane computes: jobs in the order to pack them, those of one shape together."""
+
+    shares: Mapping[str, Share]
+    groups: Sequence[Sequence[str]]
+    stacks: Sequence[Stack]
+    """One a group."""
+
+
 class AdapterBank:
     """Holds the base, whose linear layers are replaced once, here. Used by one thread.
 
+    A pass is cut into up to `lanes` parts that are computed at once, each by a thread. Which record
+    goes where is a function of the shares alone.
     `gradient_checkpointing` keeps the input of each decoder layer alone and computes the layer
     again for the backward pass: more time, less memory.
     """
 
-    def __init__(self, base: Base, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, base: Base, *, gradient_checkpointing: bool = False, lanes: int = 1) -> None:
         self.base = base
+        self._lanes = Lanes(lanes)
         self._state = ForwardState(base.compute_dtype)
         self._places = put_on(base.model, base.decoder, self._state)
         self._format = PeftFormat(base.model.config, self._places)
         self._adapters: dict[str, Adapter] = {}
-        self._stacks: dict[tuple[Adapter, ...], Stack] = {}
+        self._stacks: dict[_Members, Stack] = {}
         base.embeddings.register_forward_hook(self._widened)
         fuse(base.decoder, self._state)
         if gradient_checkpointing:
@@ -96,30 +121,17 @@ class AdapterBank:
         The caller adds the losses it wants and calls backward once; gradients land in each job's
         parameters. Under torch.no_grad nothing is kept for that.
         """
-        groups = self._grouped(shares)
-        order = [job for group in groups for job in group]
-        examples = [example for job in order for example in shares[job].examples]
-        owners = [number for number, job in enumerate(order) for _ in shares[job].examples]
-        spans = self._spans(groups, shares)
-        with self._computing(self._state.dtype), self._autocast():
-            hidden = self._hidden([example.token_ids for example in examples], spans)
-            places, targets, owned = _targets(examples, owners)
-            trained = hidden.index_select(0, places.to(hidden.device)).to(self._state.dtype)
-            totals = summed_losses(
-                trained,
-                self.base.head,
-                targets.to(hidden.device),
-                owned.to(hidden.device),
-                len(shares),
-            )
-        total_of = dict(zip(order, totals.unbind(), strict=True))
+        numbers = {job: number for number, job in enumerate(shares)}
+        works = [partial(self._totals, lane, numbers) for lane in self._cut(shares)]
+        adapters = [self._adapters[job] for job in shares]
+        totals = self._lanes.summed(works, after=lambda: _gather(adapters))
         return {
             job: StepLoss(
-                total_of[job],
+                total,
                 sum(int(example.trained.sum()) for example in share.examples),
                 _tokens(share),
             )
-            for job, share in shares.items()
+            for (job, share), total in zip(shares.items(), totals.unbind(), strict=True)
         }
 
     @torch.no_grad()
@@ -133,7 +145,7 @@ class AdapterBank:
         lengths = [len(ids) for ids in sequences]
         spans = []
         if job is not None:
-            stack = Stack([self._adapters[job]], self.base.dtype)
+            stack = Stack([(self._adapters[job], 0)], self.base.dtype)
             stack.refresh()
             spans = [Span(0, sum(lengths), stack.updates, None)]
         result = []
@@ -145,6 +157,45 @@ class AdapterBank:
                 result.append(-cross_entropy(logits, targets, reduction="none").cpu())
         return result
 
+    def _cut(self, shares: Mapping[str, Share]) -> list[_Lane]:
+        """Cut the pass into lanes of about as many tokens each."""
+        ordered = [job for group in self._grouped(shares) for job in group]
+        tokens = sum(map(_tokens, shares.values()))
+        count = min(self._lanes.count, max(1, tokens // _LANE_TOKENS)) if self.base.packs else 1
+        parts = cut({job: shares[job] for job in ordered}, count)
+        made, stacks, seen = [], {}, dict.fromkeys(shares, 0)
+        for part in parts:
+            groups = self._grouped(part)
+            of_lane = []
+            for group in groups:
+                members = tuple((self._adapters[job], seen[job]) for job in group)
+                stacks[members] = self._stacks.get(members) or Stack(members, self._state.dtype)
+                of_lane.append(stacks[members])
+            for job in part:
+                seen[job] += 1
+            made.append(_Lane(part, groups, of_lane))
+        # Those of this pass alone are kept: the next one mostly has the same jobs.
+        self._stacks = stacks
+        return made
+
+    def _totals(self, lane: _Lane, numbers: Mapping[str, int]) -> torch.Tensor:
+        """Run the base over a lane's examples; return each job's loss by its number: [jobs]."""
+        order = [job for group in lane.groups for job in group]
+        examples = [example for job in order for example in lane.shares[job].examples]
+        owners = [numbers[job] for job in order for _ in lane.shares[job].examples]
+        spans = self._spans(lane)
+        with self._computing(self._state.dtype), self._autocast():
+            hidden = self._hidden([example.token_ids for example in examples], spans)
+            places, targets, owned = _targets(examples, owners)
+            trained = hidden.index_select(0, places.to(hidden.device)).to(self._state.dtype)
+            return summed_losses(
+                trained,
+                self.base.head,
+                targets.to(hidden.device),
+                owned.to(hidden.device),
+                len(numbers),
+            )
+
     def _grouped(self, shares: Mapping[str, Share]) -> list[list[str]]:
         """Return the jobs in the order to pack them, those with products of one shape together."""
         groups: dict[Hashable, list[str]] = {}
@@ -153,18 +204,13 @@ class AdapterBank:
             groups.setdefault(shape if self.base.packs else job, []).append(job)
         return list(groups.values())
 
-    def _spans(self, groups: Sequence[Sequence[str]], shares: Mapping[str, Share]) -> list[Span]:
-        stacks, spans, start = {}, [], 0
-        for group in groups:
-            adapters = tuple(self._adapters[job] for job in group)
-            stack = self._stacks.get(adapters) or Stack(adapters, self._state.dtype)
+    def _spans(self, lane: _Lane) -> list[Span]:
+        spans, start = [], 0
+        for group, stack in zip(lane.groups, lane.stacks, strict=True):
             stack.refresh()
-            stacks[adapters] = stack
-            stop = start + sum(_tokens(shares[job]) for job in group)
-            spans.append(Span(start, stop, stack.updates, self._keys(group, shares)))
+            stop = start + sum(_tokens(lane.shares[job]) for job in group)
+            spans.append(Span(start, stop, stack.updates, self._keys(group, lane.shares)))
             start = stop
-        # Those of this pass alone are kept: the next one mostly has the same jobs.
-        self._stacks = stacks
         return spans
 
     def _keys(self, group: Sequence[str], shares: Mapping[str, Share]) -> torch.Tensor | None:
@@ -216,8 +262,7 @@ class AdapterBank:
             self._state.dtype = before
             self._state.as_served = False
             self._state.spans = ()
-            for place in self._places.values():
-                place.layer.forget()
+            self._state.handed = {}
 
     def _widened(self, _: object, __: object, embedded: torch.Tensor) -> torch.Tensor:
         return embedded if self._state.as_served else embedded.to(self.base.hidden_dtype)
@@ -229,6 +274,32 @@ class AdapterBank:
             dtype=self.base.compute_dtype,
             enabled=self.base.compute_dtype != self.base.hidden_dtype,
         )
+
+
+def cut(shares: Mapping[str, Share], count: int) -> list[dict[str, Share]]:
+    """Cut shares, in their order, into at most `count` parts of about as many tokens each.
+
+    A job's records may lie in several; no part is empty.
+    """
+    whole = sum(map(_tokens, shares.values()))
+    parts: list[dict[str, Share]] = [{} for _ in range(count)]
+    before = 0
+    for job, share in shares.items():
+        of = []
+        for example in share.examples:
+            length = len(example.token_ids)
+            of.append(min(count - 1, (2 * before + length) * count // (2 * whole)))
+            before += length
+        for number, part in enumerate(parts):
+            if number in of:
+                start = of.index(number)
+                part[job] = share.part(start, start + of.count(number))
+    return [part for part in parts if part]
+
+
+def _gather(adapters: Sequence[Adapter]) -> None:
+    for adapter in adapters:
+        adapter.gather()
 
 
 def _targets(

@@ -27,6 +27,10 @@ class Dropout:
     records: Sequence[int]
     """One number for each example of the share: its index in the training data."""
 
+    def of(self, part: slice) -> Dropout:
+        """Return that of some of the examples."""
+        return Dropout(self.seed, self.step, self.records[part])
+
 
 def row_keys(dropout: Dropout, lengths: Sequence[int]) -> torch.Tensor:
     """Return a key for each token of the share: [sum of lengths] int32.

@@ -6,6 +6,7 @@ that read the same input (queries, keys and values; gate and up) are computed as
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -44,14 +45,25 @@ class Span:
 
 
 @dataclass
-class ForwardState:
-    """What every layer must know of the forward pass that is going on."""
+class Handed:
+    """What a joined layer has computed and not all of its branches have asked for."""
 
-    dtype: torch.dtype
-    """Products are computed in it."""
-    spans: Sequence[Span] = ()
-    as_served: bool = False
-    """Compute as serving does: each layer by itself, in the dtype of its weights."""
+    input: torch.Tensor
+    outputs: dict[int, torch.Tensor]
+    """By branch."""
+
+
+class ForwardState(threading.local):
+    """What every layer must know of the forward pass that is going on in this thread."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        """Products are computed in it."""
+        self.spans: Sequence[Span] = ()
+        self.as_served = False
+        """Compute as serving does: each layer by itself, in the dtype of its weights."""
+        self.handed: dict[int, Handed] = {}
+        """By the joined layer's number."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +86,6 @@ class JoinedLinear(nn.Module):
         self.ends = [0, *accumulate(layer.out_features for layer in layers)]
         self.branches = [Branch(self, index) for index in range(len(layers))]
         self._state = state
-        self._input: torch.Tensor | None = None
-        self._outputs: dict[int, torch.Tensor] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [..., in] to [..., sum of the branches' outs], in the dtype of the computation."""
@@ -96,19 +106,15 @@ class JoinedLinear(nn.Module):
         """
         if self._state.as_served:
             return self._served(branch, x)
-        if self._input is not x or branch not in self._outputs:
+        handed = self._state.handed.get(self.number)
+        if handed is None or handed.input is not x or branch not in handed.outputs:
             widths = [stop - start for start, stop in zip(self.ends, self.ends[1:], strict=False)]
-            self._outputs = dict(enumerate(self(x).split(widths, dim=-1)))
-            self._input = x
-        result = self._outputs.pop(branch)
-        if not self._outputs:
-            self._input = None
+            handed = Handed(x, dict(enumerate(self(x).split(widths, dim=-1))))
+            self._state.handed[self.number] = handed
+        result = handed.outputs.pop(branch)
+        if not handed.outputs:
+            del self._state.handed[self.number]
         return result
-
-    def forget(self) -> None:
-        """Let go of outputs that nobody has asked for."""
-        self._input = None
-        self._outputs = {}
 
     def _served(self, branch: int, x: torch.Tensor) -> torch.Tensor:
         columns = slice(self.ends[branch], self.ends[branch + 1])

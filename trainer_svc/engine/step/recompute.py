@@ -27,13 +27,14 @@ def _recomputed(forward: Callable[..., Any], state: ForwardState) -> Callable[..
         spans, dtype = state.spans, state.dtype
 
         def compute(*args: Any, **kwargs: Any) -> Any:
-            # The backward pass comes when the state is another's already.
-            before = state.spans, state.dtype
-            state.spans, state.dtype = spans, dtype
+            # The backward pass comes when the state is another's already, and on a GPU in another
+            # thread. It may end before every output has been asked for.
+            before = state.spans, state.dtype, state.handed
+            state.spans, state.dtype, state.handed = spans, dtype, {}
             try:
                 return forward(*args, **kwargs)
             finally:
-                state.spans, state.dtype = before
+                state.spans, state.dtype, state.handed = before
 
         return checkpoint(compute, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 

@@ -40,7 +40,7 @@ def test_it_is_what_peft_builds(bank: AdapterBank, base_path: str, lora: LoraSpe
         assert parameter.shape == expected[name].shape
         assert parameter.dtype == torch.float32
     scales = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
-    stack = Stack([adapter], torch.float32)
+    stack = Stack([(adapter, 0)], torch.float32)
     factors = [factors for update in stack.updates.values() for factors in update.branches.values()]
     with torch.no_grad():
         for each in factors:
