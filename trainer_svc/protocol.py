@@ -87,7 +87,9 @@ class Assignment(Record):
     hyperparameters: Hyperparameters
     spec_sha256: str
     parent_version: str
-    """The version routed when the job was assigned, or ""."""
+    """The version it trains on from; else the one routed when the job was assigned, or ""."""
+    from_version: str = ""
+    """The version whose weights training begins with; "": fresh ones."""
 
 
 class Start(Record):

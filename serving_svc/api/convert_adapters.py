@@ -190,6 +190,7 @@ def _describe(message: pb.Version, manifest: AdapterManifest) -> None:
             spec_sha256=lineage.spec_sha256,
             parent_version=lineage.parent_version,
             code_version=lineage.code_version,
+            from_version=lineage.from_version,
         )
     )
     message.evaluation.CopyFrom(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from operator import not_
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,11 @@ class FileEntry(_Record):
 
 
 class Lineage(_Record):
-    """Where a version came from: a job of ours, or `imported_from` and the rest empty."""
+    """Where a version came from: a job of ours, or `imported_from` and the rest empty.
+
+    `from_version` is the one whose weights its training began with; `parent_version` is the same
+    or, where training began with fresh weights, the version routed when its job began.
+    """
 
     job: str
     training_dataset: str
@@ -69,6 +74,8 @@ class Lineage(_Record):
     parent_version: str
     code_version: str
     imported_from: str = ""
+    from_version: Annotated[str, Field(exclude_if=not_)] = ""
+    """Not written where it is empty: what an earlier release committed stays as it is."""
 
 
 class EvaluationSummary(_Record):

@@ -61,6 +61,13 @@ def fail(context: Context, error: TailorbirdError) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
+def _version(name: str) -> adapters_pb.Version:
+    """The newer one was trained on from the older."""
+    parent = VERSIONS[1] if name == VERSIONS[0] else ""
+    lineage = adapters_pb.Version.Lineage(parent_version=parent, from_version=parent)
+    return adapters_pb.Version(name=name, rank=16, lineage=lineage)
+
+
 class Tuning(tuning_grpc.TuningServiceServicer):
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -230,7 +237,7 @@ class Adapters(adapters_grpc.AdapterServiceServicer):
         self.script.heard(request, context)
         page = int(request.page_token or 0)
         return adapters_pb.ListVersionsResponse(
-            versions=[adapters_pb.Version(name=VERSIONS[page], rank=16)],
+            versions=[_version(VERSIONS[page])],
             next_page_token="1" if page == 0 else "",
         )
 
@@ -238,7 +245,7 @@ class Adapters(adapters_grpc.AdapterServiceServicer):
         self, request: adapters_pb.GetVersionRequest, context: Context
     ) -> adapters_pb.GetVersionResponse:
         self.script.heard(request, context)
-        return adapters_pb.GetVersionResponse(version=adapters_pb.Version(name=request.name))
+        return adapters_pb.GetVersionResponse(version=_version(request.name))
 
     def Promote(
         self, request: adapters_pb.PromoteRequest, context: Context

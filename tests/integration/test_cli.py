@@ -111,6 +111,17 @@ def test_create_says_what_was_asked(run: Run, script: Script) -> None:
     assert spec.promotion_policy == job_pb2.PROMOTION_POLICY_MANUAL
 
 
+@pytest.mark.parametrize("given", ["20261121T100000-job-1", VERSIONS[1]])
+def test_a_job_trains_on_from_a_version_by_its_name_or_its_id(
+    run: Run, script: Script, given: str
+) -> None:
+    ran = run("jobs", "create", "--adapter", "support", "--data", "chats", "--from-version", given)
+    assert script.requests[0].job.spec.from_version == VERSIONS[1]
+    assert f"trains on from  {VERSIONS[1]}" in ran.out
+    assert run("jobs", "create", "--adapter", "support", "--data", "chats").status == 0
+    assert script.requests[1].job.spec.from_version == ""
+
+
 def test_full_names_carry_their_tenant(run: Run, script: Script) -> None:
     run(
         *("jobs", "create", "--adapter", "tenants/birch/adapters/notes"),
@@ -168,8 +179,13 @@ def test_adapters(run: Run, script: Script) -> None:
     latest = VERSIONS[0].rpartition("/")[2]
     assert ADAPTER in run("adapters", "list").out
     assert "publish of billing" in run("adapters", "get", "support").out
-    assert latest in run("adapters", "versions", "support").out
-    assert VERSIONS[0] in run("adapters", "version", latest, "--adapter", "support").out
+    older = VERSIONS[1].rpartition("/")[2]
+    lines = run("adapters", "versions", "support").out.splitlines()
+    (line,) = [line for line in lines if latest in line]
+    assert line.endswith(older)
+    shown = run("adapters", "version", latest, "--adapter", "support").out
+    assert VERSIONS[0] in shown
+    assert f"trained on from  {VERSIONS[1]}" in shown
     assert VERSIONS[0] in run("adapters", "promote", latest, "--adapter", "support").out
     ran = run("adapters", "rollback", "support", "--to", latest, "--json")
     assert json.loads(ran.out)["generation"] == "3"

@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tailorbird.manifest import MODEL_CARD, PROBES, Probes, file_entry
+from tailorbird.manifest import (
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    MODEL_CARD,
+    PROBES,
+    Probes,
+    file_entry,
+)
 from trainer_svc.jobs.model import (
     CheckpointSaved,
     Evaluation,
@@ -112,6 +119,59 @@ def test_a_job_from_start_to_uploaded(worker: WorkerProcess, base: Path, store: 
     assert config["base_model_name_or_path"] == "tiny-llama"
     assert (config["inference_mode"], config["init_lora_weights"]) == (True, True)
     _check_with_plain_peft(base, folder)
+
+
+def test_a_job_trains_on_from_what_another_published(worker: WorkerProcess, store: Path) -> None:
+    first = assignment(DATA, "parent", hyperparameters=Hyperparameters(epochs=6, batch_tokens=64))
+    worker.send(Start(assignment=first))
+    worker.until(Trained)
+    parent = upload(worker, first, "20261120T153000-parent-1").manifest
+    (store / parent.version / MANIFEST).write_bytes(parent.to_json())
+
+    job = assignment(
+        DATA,
+        "child",
+        adapter="tenants/acme/adapters/second",
+        parent_version=parent.version,
+        from_version=parent.version,
+    )
+    worker.send(Start(assignment=job))
+    events, _ = worker.until(Trained)
+    child = upload(worker, job, "20261120T153000-child-1").manifest
+    base, begun, *later_ones = [event for event in events if isinstance(event, Evaluation)]
+    assert [(base.step, base.version), (begun.step, begun.version)] == [
+        (0, ""),
+        (0, parent.version),
+    ]
+    assert all(event.step > 0 and not event.version for event in later_ones)
+    # The same data is held out: what the parent was judged by, before and after.
+    assert base.validation_loss == parent.evaluation.base_validation_loss
+    assert begun.validation_loss == pytest.approx(parent.evaluation.validation_loss, rel=1e-3)
+    assert child.evaluation.base_validation_loss == base.validation_loss
+    assert child.evaluation.validation_loss != parent.evaluation.validation_loss
+    assert (child.lineage.from_version, child.lineage.parent_version) == (parent.version,) * 2
+    assert child.tensors == parent.tensors
+    weights = [load_file(store / m.version / ADAPTER_WEIGHTS) for m in (parent, child)]
+    moved = [float((new - old).float().norm() / old.float().norm())
+             for old, new in zip(*(each.values() for each in weights), strict=True)]  # fmt: skip
+    assert 0 < max(moved) < 0.9, "fresh weights would be much further away"
+
+    changed = store / parent.version / ADAPTER_WEIGHTS
+    stored = changed.read_bytes()
+    changed.write_bytes(stored[:-1] + bytes([stored[-1] ^ 1]))
+    worker.send(Start(assignment=later(job)))
+    _, resumed = worker.until(Resumed)
+    assert resumed.resumed_from_step > 0, "its own checkpoint is all that it needs"
+    worker.send(Cancel(lease=later(job).lease))
+    worker.until(Cancelled)
+    again = job.model_copy(update={"lease": assignment(DATA, "again").lease})
+    worker.send(Start(assignment=again))
+    _, failed = worker.until(Failed)
+    assert (failed.error.reason, failed.retryable) == ("DIGEST_MISMATCH", False)
+    wrong = assignment(DATA, "wrong", lora=LoraSpec(rank=16), from_version=parent.version)
+    worker.send(Start(assignment=wrong))
+    _, failed = worker.until(Failed)
+    assert (failed.error.reason, failed.retryable) == ("MANIFEST_CHANGED", False)
 
 
 def _check_with_plain_peft(base: Path, folder: Path) -> None:

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.call_error import CallError
-from tailorbird.manifest import RANKS
+from tailorbird.manifest import ADAPTER_WEIGHTS, MANIFEST, RANKS
+from tailorbird.names import VersionName
 from tailorbird.object_store import ObstoreStore
 from tailorbird.profile import ServingProfile, write_profile
 from tailorbird.registry import AdapterRegistry
@@ -29,6 +30,7 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
+from tests.unit.trainer_svc.values import put_version
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
@@ -553,3 +555,162 @@ async def test_a_base_that_cannot_be_served_gets_no_job(
             await create(trainer, spec(), validate_only=only_checked)
         assert reason_of(caught.value) == "BASE_NOT_SERVABLE"
         assert "vLLM has no LoRA for it" in str(caught.value.details())
+
+
+VERSION = f"{ACME}/adapters/voice/versions/20260102T030405-one-1"
+WITH_WEIGHTS: dict[str, Any] = {"base_model_digest": BASE.digest, "alpha": 24.0, "use_rslora": True}
+
+
+async def refused(trainer: Trainer, asked: job_pb2.JobSpec) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, asked)
+    listed = await trainer.stub.ListJobs(pb.ListJobsRequest(parent=ACME))
+    assert list(listed.jobs) == []
+    return caught.value
+
+
+def metadata(error: grpc.RpcError) -> dict[str, str]:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    return dict(info.metadata)
+
+
+async def test_a_job_takes_the_shape_of_the_version_that_it_trains_on_from(
+    trainer: Trainer,
+) -> None:
+    await upload(trainer, RECORD)
+    await put_version(trainer.store, VERSION, **WITH_WEIGHTS)
+    bare = await create(trainer, spec(from_version=VERSION, lora={"dropout": 0.1}))
+    shape: dict[str, Any] = {
+        "rank": 8,
+        "alpha": 24,
+        "target_modules": ["q_proj"],
+        "use_rslora": True,
+    }
+    same = await create(trainer, spec(from_version=VERSION, lora={**shape, "dropout": 0.1}))
+    other = f"{ACME}/adapters/other"
+    elsewhere = await create(trainer, spec(from_version=VERSION, adapter=other))
+    for job in (bare, same):
+        got = (await trainer.stub.GetJob(pb.GetJobRequest(name=job.name))).job.spec
+        assert got.from_version == VERSION
+        assert got.lora == job_pb2.LoraConfig(**shape, dropout=0.1)
+    await watch(trainer, elsewhere.name)
+    assignment = trainer.executor.started[0].assignment
+    assert (assignment.from_version, assignment.parent_version) == (VERSION, VERSION)
+    assert (assignment.lora.rank, assignment.lora.alpha) == (8, 24)
+    assert (await create(trainer, spec())).spec.from_version == ""
+
+
+@pytest.mark.parametrize(
+    ("lora", "field", "value", "of_version"),
+    [
+        ({"rank": 16}, "rank", "16", "8"),
+        ({"rank": 0}, "rank", "0", "8"),
+        ({"alpha": 24.000001}, "alpha", "24.000001", "24"),
+        ({"target_modules": ["q_proj", "v_proj"]}, "target_modules", "q_proj,v_proj", "q_proj"),
+    ],
+)
+async def test_a_job_that_asks_for_another_shape_than_the_version_has_is_refused(
+    trainer: Trainer, lora: dict[str, Any], field: str, value: str, of_version: str
+) -> None:
+    await upload(trainer, RECORD)
+    await put_version(trainer.store, VERSION, **WITH_WEIGHTS)
+    error = await refused(trainer, spec(from_version=VERSION, lora=lora))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(error) == "LORA_MISMATCH"
+    found, description = violation(error)
+    assert found == f"job.spec.lora.{field}"
+    assert f"{value} is asked for, and {VERSION} has {of_version};" in description
+    told = metadata(error)
+    assert (told["value"], told["version_value"]) == (value, of_version)
+
+
+async def test_rslora_is_not_asked_of_a_version_without_it(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    await put_version(trainer.store, VERSION, base_model_digest=BASE.digest)
+    error = await refused(trainer, spec(from_version=VERSION, lora={"use_rslora": True}))
+    assert violation(error)[0] == "job.spec.lora.use_rslora"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"rank": 4}, "has rank 4; jobs train [8, 16, 32, 64]"),
+        ({"rank": 128}, "has rank 128; jobs train [8, 16, 32, 64]"),
+        ({"alpha": 0.0}, "has alpha 0; jobs train with one above 0 and at most 1024"),
+        ({"alpha": 1025.0}, "has alpha 1025;"),
+    ],
+)
+async def test_an_imported_version_that_no_job_could_have_made_is_refused(
+    trainer: Trainer, change: dict[str, Any], text: str
+) -> None:
+    await upload(trainer, RECORD)
+    await put_version(trainer.store, VERSION, **{"base_model_digest": BASE.digest, **change})
+    error = await refused(trainer, spec(from_version=VERSION))
+    assert reason_of(error) == "VERSION_NOT_TRAINABLE"
+    found, description = violation(error)
+    assert found == "job.spec.from_version"
+    assert text in description
+
+
+async def test_a_version_of_another_base_is_refused_with_both_digests(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    other = (await put_version(trainer.store, VERSION)).base_model_digest
+    error = await refused(trainer, spec(from_version=VERSION))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(error) == "BASE_MISMATCH"
+    assert violation(error)[0] == "job.spec.from_version"
+    told = metadata(error)
+    assert (told["version_base_digest"], told["base_digest"]) == (other, BASE.digest)
+
+
+async def test_another_tenant_s_version_is_as_if_it_were_not(trainer: Trainer) -> None:
+    """Told in the same words as one that is nowhere, although this caller may act for both."""
+    await upload(trainer, RECORD)
+    theirs = VERSION.replace("acme", "globex")
+    await put_version(trainer.store, theirs, **WITH_WEIGHTS)
+    told = []
+    for name in (theirs, VERSION):
+        error = await refused(trainer, spec(from_version=name))
+        assert metadata(error) == {"name": name}
+        told.append((error.code(), reason_of(error), error.details().replace(name, "")))  # type: ignore[union-attr]
+    assert told[0] == told[1]
+    assert told[0][:2] == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+
+
+async def test_a_version_that_is_deleted_or_not_whole_is_refused(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    weights = f"{VERSION}/{ADAPTER_WEIGHTS}"
+
+    async def reason(**fields: Any) -> str:
+        return reason_of(await refused(trainer, spec(from_version=VERSION, **fields)))
+
+    manifest = await put_version(trainer.store, VERSION, **WITH_WEIGHTS)
+    await trainer.store.put(weights, b"cut")
+    assert await reason() == "DIGEST_MISMATCH"
+    await trainer.store.delete(weights)
+    assert await reason() == "DIGEST_MISMATCH"
+    without = manifest.model_copy(update={"files": {}})
+    await trainer.store.put(f"{VERSION}/{MANIFEST}", without.to_json())
+    assert await reason() == "MANIFEST_INVALID"
+    await trainer.store.put(f"{VERSION}/{MANIFEST}", b"{}")
+    assert await reason() == "MANIFEST_INVALID"
+    await AdapterRegistry(trainer.store).bury(VersionName.parse(VERSION), "a test")
+    assert await reason() == "VERSION_DELETED"
+    error = await refused(trainer, spec(from_version="voice@latest"))
+    assert violation(error)[0] == "job.spec.from_version"
+
+
+async def test_a_request_id_tells_what_was_left_to_the_version(trainer: Trainer) -> None:
+    """The default rank is 16; left out it is the version's, and a repeat needs no version."""
+    await upload(trainer, RECORD)
+    await put_version(trainer.store, VERSION, rank=16, base_model_digest=BASE.digest)
+    first = await create(trainer, spec(from_version=VERSION), request_id="r")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(from_version=VERSION, lora={"rank": 16}), request_id="r")
+    assert reason_of(caught.value) == "REQUEST_ID_REUSED"
+    await AdapterRegistry(trainer.store).bury(VersionName.parse(VERSION), "a test")
+    again = await create(trainer, spec(from_version=VERSION), request_id="r")
+    assert again.name == first.name

@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tailorbird.errors import InvalidArgument
-from tailorbird.names import AdapterName, DatasetName, TenantName
+from tailorbird.names import AdapterName, DatasetName, TenantName, VersionName
 from tailorbird.rpc.paging import page_position
 from tailorbird.rpc.status import stored_status
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
@@ -56,17 +56,19 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         validation_dataset=validation,
         validation_fraction=fraction,
         adapter=str(AdapterName.parse(spec.adapter, at + "adapter")),
-        lora=_lora(spec.lora, at + "lora."),
+        lora=lora_from_proto(spec.lora).chosen(),
         hyperparameters=_hyperparameters(spec.hyperparameters, at + "hyperparameters."),
         promotion_policy=_policy(spec.promotion_policy),
         isolation=_isolation(spec.isolation),
+        from_version=_version(spec.from_version, at + "from_version"),
         labels=_labels(spec.labels),
     )
 
 
-def _lora(lora: job_pb2.LoraConfig, at: str) -> model.LoraSpec:
-    rank = lora.rank if lora.HasField("rank") else model.LoraSpec().rank
-    alpha = 2.0 * rank
+def lora_from_proto(lora: job_pb2.LoraConfig) -> model.AskedLora:
+    """Return what of the low-rank update is asked for; InvalidArgument as above."""
+    at = "job.spec.lora."
+    alpha = None
     if lora.HasField("alpha"):
         alpha = _within(at + "alpha", lora.alpha, 0, 1024, open_low=True)
     if len(lora.target_modules) > _MAX_TARGETS:
@@ -77,8 +79,8 @@ def _lora(lora: job_pb2.LoraConfig, at: str) -> model.LoraSpec:
             raise InvalidArgument(
                 f"{at}target_modules[{index}]", f"{target[:80]!r} is not a layer's last name"
             )
-    return model.LoraSpec(
-        rank=rank,
+    return model.AskedLora(
+        rank=lora.rank if lora.HasField("rank") else None,
         alpha=alpha,
         target_modules=tuple(sorted(set(lora.target_modules))),
         use_rslora=lora.use_rslora,
@@ -110,6 +112,10 @@ def _hyperparameters(given: job_pb2.Hyperparameters, at: str) -> model.Hyperpara
         checkpoint_interval=whole("checkpoint_interval", 1, most),
         early_stopping_patience=whole("early_stopping_patience", 0, 1000),
     )
+
+
+def _version(name: str, at: str) -> str:
+    return str(VersionName.parse(name, at)) if name else ""
 
 
 def _policy(policy: job_pb2.PromotionPolicy.ValueType) -> model.PromotionPolicy:
@@ -235,6 +241,7 @@ def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
         hyperparameters=hyperparameters_to_proto(spec.hyperparameters),
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{spec.promotion_policy}"),
         isolation=job_pb2.Isolation.Value(f"ISOLATION_{spec.isolation}"),
+        from_version=spec.from_version,
         labels=spec.labels,
     )
     if spec.validation_dataset is not None:

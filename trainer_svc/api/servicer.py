@@ -92,6 +92,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         job = await self._service.create_job(
             tenant,
             convert.spec_from_proto(request.job.spec),
+            convert.lora_from_proto(request.job.spec.lora),
             job_id=request.job_id,
             request_id=request.request_id,
             validate_only=request.validate_only,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tailorbird.names import DatasetName
+from tailorbird.names import AdapterName, DatasetName
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.fence import Lease
@@ -23,7 +23,6 @@ class Assignments:
     async def of(self, lease: Lease, job: Job) -> Assignment:
         """Return a job's assignment; NotFound for a dataset that is gone, StoreUnavailable."""
         spec = job.spec
-        head = await self._registry.head(spec.adapter_name)
         training = await self._dataset(spec.training_dataset)
         validation = spec.validation_dataset
         return Assignment(
@@ -36,8 +35,13 @@ class Assignments:
             lora=spec.lora,
             hyperparameters=spec.hyperparameters,
             spec_sha256=spec.sha256(),
-            parent_version=str(spec.adapter_name.version(head.version)) if head else "",
+            parent_version=spec.from_version or await self._routed(spec.adapter_name),
+            from_version=spec.from_version,
         )
+
+    async def _routed(self, adapter: AdapterName) -> str:
+        head = await self._registry.head(adapter)
+        return str(adapter.version(head.version)) if head else ""
 
     async def _dataset(self, name: str) -> DatasetRef:
         dataset = await self._datasets.get(DatasetName.parse(name))

@@ -11,13 +11,14 @@ import asyncio
 import shutil
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
 import structlog
+import torch
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition
 from tailorbird.manifest import AdapterManifest
@@ -26,6 +27,7 @@ from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.elsewhere import finished, in_thread, stoppable
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
+from trainer_svc.engine.parent import begin_with, fetch_weights
 from trainer_svc.engine.preparation import Preparation, Preparer
 from trainer_svc.engine.result.checkpoint import Checkpoints, MadeFor
 from trainer_svc.engine.result.checkpoint_writer import CheckpointWriter
@@ -170,10 +172,8 @@ class JobTask:
         assignment, tools = self._assignment, self._tools
         self._check_base()
         self._folder.mkdir(parents=True)
-        run = await self._prepare()
         checkpoints = self._checkpoints()
-        if await self._resume(run, checkpoints) or self.lease.epoch > 1:
-            self._report(Resumed(resumed_from_step=run.state.step, lease_epoch=self.lease.epoch))
+        run = await self._prepare(checkpoints)
         await self._train(run, checkpoints)
         tools.send(Evaluating(lease=self.lease))
         judged = await self._judge(run)
@@ -192,18 +192,43 @@ class JobTask:
                 reason="BASE_MISMATCH",
             )
 
-    async def _prepare(self) -> Run:
-        """Read the data, attach the adapter, and report what is chosen."""
+    async def _prepare(self, checkpoints: Checkpoints) -> Run:
+        """Read the data, attach the adapter, give it its first weights; report what is chosen.
+
+        Those of a checkpoint go before those of the version that the job trains on from.
+        """
         data = await self._tools.preparer.prepare(self._assignment, self._folder)
         run = await self._on_step_thread(lambda: self._begun(data))
+        resumed = await self._resume(run, checkpoints)
+        weights = None if resumed else await self._weights(run)
         for event in data.told(run.adapter.size):
             self._report(event)
+        if resumed or self.lease.epoch > 1:
+            self._report(Resumed(resumed_from_step=run.state.step, lease_epoch=self.lease.epoch))
+        if weights is not None:
+            await self._pieces(
+                begin_with(self._tools.bank, run, weights, MICRO_TOKENS, self._report)
+            )
         return run
+
+    async def _weights(self, run: Run) -> dict[str, torch.Tensor] | None:
+        if not self._assignment.from_version:
+            return None
+        shapes = {name: tuple(matrix.shape) for name, matrix in run.adapter.parameters.items()}
+        return await fetch_weights(self._tools.store, self._assignment, shapes)
 
     def _begun(self, data: Preparation) -> Run:
         chosen, plan = data.choice.hyperparameters, data.choice.plan
         adapter = self._tools.bank.attach(self._job, self._assignment.lora, seed=chosen.seed or 0)
-        return Run(self._job, adapter, chosen, plan, data.training, data.validation)
+        return Run(
+            self._job,
+            adapter,
+            chosen,
+            plan,
+            data.training,
+            data.validation,
+            from_version=self._assignment.from_version,
+        )
 
     def _checkpoints(self) -> Checkpoints:
         settings = self._tools.settings
@@ -240,12 +265,14 @@ class JobTask:
         await finished(self._tools.steps.join(member), interrupt)
 
     async def _judge(self, run: Run) -> Judged:
-        stop = Event()
-        work = judge(self._tools.bank, run, MICRO_TOKENS, self._report)
-        return await finished(self._tools.steps.pieces(stoppable(work, stop)), stop.set)
+        return await self._pieces(judge(self._tools.bank, run, MICRO_TOKENS, self._report))
 
     async def _detach(self) -> None:
         await self._on_step_thread(lambda: self._tools.bank.detach(self._job))
+
+    async def _pieces(self, work: Generator[None, None, T]) -> T:
+        stop = Event()
+        return await finished(self._tools.steps.pieces(stoppable(work, stop)), stop.set)
 
     async def _on_step_thread(self, action: Callable[[], T]) -> T:
         future = self._tools.steps.call(action)

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -98,6 +99,27 @@ class LoraSpec(Record):
     dropout: float = 0.0
 
 
+class AskedLora(Record):
+    """What a caller says of the low-rank update; what is None, () or False is left out."""
+
+    rank: int | None = None
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ()
+    use_rslora: bool = False
+    dropout: float = 0.0
+
+    def chosen(self) -> LoraSpec:
+        """Return what a job with fresh weights trains; alpha is twice the rank."""
+        rank = LoraSpec().rank if self.rank is None else self.rank
+        return LoraSpec(
+            rank=rank,
+            alpha=2.0 * rank if self.alpha is None else self.alpha,
+            target_modules=self.target_modules,
+            use_rslora=self.use_rslora,
+            dropout=self.dropout,
+        )
+
+
 class Hyperparameters(Record):
     """The training run; None is "auto", which the engine resolves once it has read the data.
 
@@ -129,6 +151,8 @@ class JobSpec(Record):
     hyperparameters: Hyperparameters = Hyperparameters()
     promotion_policy: PromotionPolicy = PromotionPolicy.ALWAYS
     isolation: Isolation = Isolation.SHARED
+    from_version: str = ""
+    """The version whose weights training begins with; `lora` is of its shape."""
     labels: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -202,12 +226,16 @@ class StepProgress(Record):
 
 
 class Evaluation(Record):
-    """A validation loss was computed, in nats per trained token; step 0 is the base itself."""
+    """A validation loss was computed, in nats per trained token.
+
+    Step 0 is the base itself, or `version`, which a job trains on from.
+    """
 
     kind: Literal["evaluation"] = "evaluation"
     step: int
     validation_loss: float
     perplexity: float
+    version: str = Field(default="", exclude_if=not_)
 
 
 class CheckpointSaved(Record):

@@ -13,13 +13,15 @@ from typing import Protocol
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from tailorbird.manifest import RANKS
-from tailorbird.names import AdapterName, DatasetName, JobName, TenantName
+from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, VersionName
 from tailorbird.object_store import ObjectStore
 from tailorbird.profile import read_profile
+from tailorbird.registry import AdapterRegistry
 from tailorbird.servable import why_not_served
 from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs.model import (
     TERMINAL,
+    AskedLora,
     Job,
     JobEvent,
     JobSpec,
@@ -28,6 +30,7 @@ from trainer_svc.jobs.model import (
     StateChanged,
     Unknown,
 )
+from trainer_svc.jobs.parent import check_base, lora_of, read_parent
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
@@ -125,6 +128,7 @@ class TuningService:
         self,
         tenant: TenantName,
         spec: JobSpec,
+        lora: AskedLora,
         *,
         job_id: str,
         request_id: str,
@@ -132,15 +136,17 @@ class TuningService:
     ) -> Job:
         """Accept a job, durably, or return the one that the same request made before.
 
-        Raises InvalidArgument, NotFound (a dataset), AlreadyExists, FailedPrecondition (serving has
-        another base model, or can load none of its adapters).
+        `lora` is what the caller said of it; `spec.lora` has the defaults, which give way to what
+        `spec.from_version` has. Raises InvalidArgument, NotFound (a dataset, the version),
+        AlreadyExists, FailedPrecondition (serving has another base model, or can load none of its
+        adapters), DataCorrupt (the version), StoreUnavailable.
         """
-        request = hashlib.sha256(f"{job_id}\n{spec.sha256()}".encode()).hexdigest()
+        request = _request_sha256(job_id, spec, lora)
         if request_id:
             made = await self._jobs.find_request(tenant.tenant, request_id, request)
             if made is not None:
                 return made
-        spec = await self._checked(tenant, spec)
+        spec = await self._checked(tenant, spec, lora)
         job = Job(
             name=JobName(tenant.tenant, job_id or _new_id(spec.adapter_name)),
             spec=spec,
@@ -223,7 +229,7 @@ class TuningService:
                 if not found:
                     await _wait(changed)
 
-    async def _checked(self, tenant: TenantName, spec: JobSpec) -> JobSpec:
+    async def _checked(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
         if spec.base_model not in {"", self._base.name}:
             raise InvalidArgument(
                 "job.spec.base_model",
@@ -231,6 +237,8 @@ class TuningService:
                 reason="UNKNOWN_BASE_MODEL",
             )
         self._check_servable()
+        if spec.from_version:
+            spec = await self._trained_on(tenant, spec, lora)
         await self._check_serving(spec)
         length = spec.hyperparameters.max_sequence_length
         if length is not None and length > self._base.max_sequence_length:
@@ -256,6 +264,13 @@ class TuningService:
                 "job.spec.validation_dataset", "must be another dataset than training_dataset"
             )
         return spec.model_copy(update={"base_model": self._base.name})
+
+    async def _trained_on(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
+        """Return the specification with the shape of the version that is trained on from."""
+        version = VersionName.parse(spec.from_version)
+        manifest = await read_parent(AdapterRegistry(self._store), tenant, version)
+        check_base(manifest, self._base.digest)
+        return spec.model_copy(update={"lora": lora_of(manifest, lora, await self.ranks())})
 
     async def _check_new(self, name: JobName) -> None:
         try:
@@ -288,6 +303,14 @@ class TuningService:
                 f" trainer {self._base.name} ({self._base.digest}): it would refuse the adapter",
                 reason="BASE_MISMATCH",
             )
+
+
+def _request_sha256(job_id: str, spec: JobSpec, lora: AskedLora) -> str:
+    asked = f"{job_id}\n{spec.sha256()}"
+    if spec.from_version:
+        # What is left out is the version's then, and not the default that `spec` has in its place.
+        asked += f"\n{lora.model_dump_json()}"
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _dataset_name(name: str | None) -> DatasetName | None:

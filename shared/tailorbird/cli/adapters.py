@@ -75,7 +75,7 @@ def versions(
         print_json(found)
         return
     print_rows(
-        ["VERSION", "PUBLISHED", "RANK", "STEPS", "VALIDATION LOSS", "JOB"],
+        ["VERSION", "PUBLISHED", "RANK", "STEPS", "VALIDATION LOSS", "JOB", "TRAINED ON FROM"],
         (
             [
                 last_part(version.name),
@@ -84,6 +84,7 @@ def versions(
                 str(version.evaluation.steps),
                 _losses(version.evaluation),
                 last_part(version.lineage.job),
+                last_part(version.lineage.from_version),
             ]
             for version in found
         ),
@@ -114,6 +115,7 @@ def version(
             ("trained by", found.lineage.job),
             ("data", found.lineage.training_dataset),
             ("parent", last_part(found.lineage.parent_version)),
+            ("trained on from", found.lineage.from_version),
             ("validation loss", _losses(found.evaluation)),
             ("refused", why_refused(found.refusal)),
             ("deleted", when(found.delete_time)),

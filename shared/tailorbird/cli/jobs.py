@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.names import version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
 from tailorbird.cli.watch import JobBars, outcome, state_name
 from tailorbird.client import CallError, TrainerClient
@@ -50,6 +51,10 @@ def create(
         str | None,
         typer.Option(help="A dataset to validate on, or the share of the data to hold out: 0.1."),
     ] = None,
+    from_version: Annotated[
+        str | None,
+        typer.Option(help="A version to train on from; a name, or an id of the adapter's."),
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank: 8, 16, 32, 64 or 128.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
@@ -88,6 +93,7 @@ def create(
         ),
         isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
+        from_version=version_name(from_version, adapter, tenant) if from_version else "",
     )
     _set_validation(spec, validation, tenant)
     # The job belongs to the tenant of its adapter.
@@ -230,6 +236,7 @@ def _show(job: job_pb2.Job, json: bool) -> None:
             ("error", f"{failure.reason}: {failure.message}" if failure else ""),
             ("adapter", job.spec.adapter),
             ("data", job.spec.training_dataset),
+            ("trains on from", job.spec.from_version),
             ("step", f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""),
             ("loss", loss),
             ("validation", validation),

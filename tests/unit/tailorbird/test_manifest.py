@@ -38,6 +38,15 @@ def test_a_manifest_comes_back() -> None:
     assert AdapterManifest.from_json(manifest.to_json()) == manifest
 
 
+def test_what_a_version_was_trained_on_from_is_written_only_where_there_is_one() -> None:
+    """A publication that an earlier release committed is replayed to the same bytes."""
+    manifest = make_manifest(VERSION)
+    assert b"from_version" not in manifest.to_json()
+    lineage = manifest.lineage.model_copy(update={"from_version": VERSION})
+    of_parent = manifest.model_copy(update={"lineage": lineage})
+    assert AdapterManifest.from_json(of_parent.to_json()) == of_parent
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", b'{"version": 3}'])
 def test_a_broken_manifest_is_corrupt(data: bytes) -> None:
     with pytest.raises(DataCorrupt) as caught:

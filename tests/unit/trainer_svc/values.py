@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
+from typing import Any
 
-from tailorbird.manifest import AdapterManifest, EvaluationSummary, FileEntry, Lineage
+from tailorbird.manifest import (
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    AdapterManifest,
+    EvaluationSummary,
+    FileEntry,
+    Lineage,
+)
 from tailorbird.names import JobName
+from tailorbird.object_store import ObjectStore
 from trainer_svc.jobs.model import Job, JobSpec, JobState, PromotionPolicy
 
 
@@ -52,3 +62,16 @@ def make_manifest(version: str) -> AdapterManifest:
             steps=1, training_loss=1.0, validation_loss=None, base_validation_loss=None
         ),
     )
+
+
+async def put_version(
+    store: ObjectStore, name: str, weights: bytes = b"weights", **changes: Any
+) -> AdapterManifest:
+    """Publish a version with this file of weights; return its manifest."""
+    files = {
+        ADAPTER_WEIGHTS: FileEntry(size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
+    }
+    manifest = make_manifest(name).model_copy(update={"files": files, **changes})
+    await store.put(f"{name}/{ADAPTER_WEIGHTS}", weights)
+    await store.put(f"{name}/{MANIFEST}", manifest.to_json())
+    return manifest

@@ -98,6 +98,7 @@ def describe(
             spec_sha256=assignment.spec_sha256,
             parent_version=assignment.parent_version,
             code_version=__version__,
+            from_version=assignment.from_version,
         ),
         evaluation=package.evaluation,
     )
@@ -135,6 +136,8 @@ def _model_card(
         "Validation loss": _loss(score.validation_loss),
         "Validation loss of the base": _loss(score.base_validation_loss),
     }
+    if assignment.from_version:
+        rows["Trained on from"] = f"`{assignment.from_version}`"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
         f"---\nbase_model: {json.dumps(settings.base_model_name)}\nlibrary_name: peft\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,8 @@ class Run:
         plan: StepPlan,
         training: Sequence[Example],
         validation: Sequence[Example],
+        *,
+        from_version: str = "",
     ) -> None:
         self.job = job
         self.adapter = adapter
@@ -89,6 +91,8 @@ class Run:
         self.plan = plan
         self.training = training
         self.validation = validation
+        self.from_version = from_version
+        """The version whose weights step 0 has, once it has `begun_with` them; else the base."""
         self.state = RunState()
         self.best: Snapshot | None = None
         """The snapshot with the lowest validation loss, where there is validation data."""
@@ -187,7 +191,8 @@ class Run:
         state.validation_loss = validation_loss
         state.evaluated_step = state.step
         if state.step == 0:
-            state.base_validation_loss = validation_loss
+            if not self.from_version:
+                state.base_validation_loss = validation_loss
             return False
         best = state.best_validation_loss
         if best is not None and validation_loss >= best:
@@ -203,6 +208,17 @@ class Run:
         """Copy what the next step depends on; what is accumulated of a step is left out."""
         weights, moments = self._optimizer.copy()
         return Snapshot(self.state.step, weights, moments, self.state.model_copy())
+
+    def begin_with(
+        self, weights: Mapping[str, torch.Tensor], base_validation_loss: float | None
+    ) -> None:
+        """Let the first step start from these weights; the base's loss is told beside them.
+
+        DataCorrupt, and no change, if they are not of such an adapter.
+        """
+        self._optimizer.check(weights)
+        self._optimizer.put(weights)
+        self.state.base_validation_loss = base_validation_loss
 
     def restore(self, latest: Snapshot, best: Snapshot | None) -> None:
         """Go on from `latest`; DataCorrupt, and no change, if it is not of such an adapter.

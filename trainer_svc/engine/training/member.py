@@ -113,7 +113,10 @@ class Place:
             )
         best = self.run.evaluated(loss)
         perplexity = math.exp(min(loss, 700.0))
-        self._member.report(Evaluation(step=step, validation_loss=loss, perplexity=perplexity))
+        version = self.run.from_version if step == 0 else ""
+        self._member.report(
+            Evaluation(step=step, validation_loss=loss, perplexity=perplexity, version=version)
+        )
         self._keep_due(best=best)
 
     def _keep_due(self, *, best: bool) -> None:

@@ -221,6 +221,7 @@ class Version(_message.Message):
         SPEC_SHA256_FIELD_NUMBER: _builtins.int
         PARENT_VERSION_FIELD_NUMBER: _builtins.int
         CODE_VERSION_FIELD_NUMBER: _builtins.int
+        FROM_VERSION_FIELD_NUMBER: _builtins.int
         job: _builtins.str
         """tenants/{tenant}/jobs/{job}. Empty: it was imported."""
         training_dataset: _builtins.str
@@ -230,9 +231,13 @@ class Version(_message.Message):
         spec_sha256: _builtins.str
         """SHA-256 of the job's canonical specification, 64 hex digits."""
         parent_version: _builtins.str
-        """The version routed when this one was published, or empty."""
+        """The version it was trained on from; without one, the version routed when its job began, or
+        empty.
+        """
         code_version: _builtins.str
         """Version of the code that trained it."""
+        from_version: _builtins.str
+        """The version whose weights its training began with. Empty: fresh weights."""
         def __init__(
             self,
             *,
@@ -242,10 +247,11 @@ class Version(_message.Message):
             spec_sha256: _builtins.str = ...,
             parent_version: _builtins.str = ...,
             code_version: _builtins.str = ...,
+            from_version: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "job", b"job", "parent_version", b"parent_version", "spec_sha256", b"spec_sha256", "training_dataset", b"training_dataset", "training_dataset_sha256", b"training_dataset_sha256"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "from_version", b"from_version", "job", b"job", "parent_version", b"parent_version", "spec_sha256", b"spec_sha256", "training_dataset", b"training_dataset", "training_dataset_sha256", b"training_dataset_sha256"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -152,19 +152,24 @@ class LoraConfig(_message.Message):
     USE_RSLORA_FIELD_NUMBER: _builtins.int
     DROPOUT_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
-    """8, 16, 32, 64 or 128, and at most the serving profile's maximum. Unset: 16."""
+    """8, 16, 32, 64 or 128, and at most the serving profile's maximum. Unset: that of
+    JobSpec.from_version, or 16.
+    """
     alpha: _builtins.float
-    """Scaling numerator, above 0 and at most 1024: the update is scaled by alpha / rank. Unset: twice
-    the rank.
+    """Scaling numerator, above 0 and at most 1024: the update is scaled by alpha / rank. Unset: that
+    of JobSpec.from_version, or twice the rank.
     """
     use_rslora: _builtins.bool
-    """Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA, arXiv:2312.03732)."""
+    """Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA, arXiv:2312.03732). False: as
+    JobSpec.from_version does, or not.
+    """
     dropout: _builtins.float
     """Dropout on the update's input, at least 0 and below 1. Unset: 0."""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Linear layers that get an update, by their last name ("q_proj"). Empty: every linear layer of
-        the decoder. A name the base does not have fails the job.
+        """Linear layers that get an update, by their last name ("q_proj"). Empty: those of
+        JobSpec.from_version, or every linear layer of the decoder. A name the base does not have fails
+        the job.
         """
 
     def __init__(
@@ -344,6 +349,7 @@ class JobSpec(_message.Message):
     PROMOTION_POLICY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Base model, by the name GetTrainerInfo lists. Empty: the first listed."""
     training_dataset: _builtins.str
@@ -358,6 +364,18 @@ class JobSpec(_message.Message):
     """What happens to the route at the end."""
     isolation: Global___Isolation.ValueType
     """Whom the job shares its worker with."""
+    from_version: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}: a published version of the job's own
+    tenant, of any of its adapters, whose weights training begins with. Empty: fresh ones. The job
+    has the version's rank, alpha, target modules and use_rslora; one that `lora` sets to another
+    value is INVALID_ARGUMENT with LORA_MISMATCH, and a version of a rank or alpha that jobs do not
+    train with VERSION_NOT_TRAINABLE, one of another base with BASE_MISMATCH and both digests.
+    NOT_FOUND with VERSION_NOT_FOUND, also for another tenant's version, or VERSION_DELETED.
+    DATA_LOSS with MANIFEST_INVALID or DIGEST_MISMATCH if its files are not what was published.
+    The files are read when the job starts: one whose version was deleted or changed since then
+    fails by the same reasons, or by TENSOR_MISMATCH or NON_FINITE for weights that are not such an
+    adapter's. A job that goes on from a checkpoint of its own needs the version no more.
+    """
     @_builtins.property
     def lora(self) -> Global___LoraConfig:
         """The low-rank update. Unset: every default."""
@@ -383,10 +401,11 @@ class JobSpec(_message.Message):
         promotion_policy: Global___PromotionPolicy.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         isolation: Global___Isolation.ValueType = ...,
+        from_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_dataset", "validation_fraction"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
@@ -730,22 +749,28 @@ class JobEvent(_message.Message):
         STEP_FIELD_NUMBER: _builtins.int
         VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
         PERPLEXITY_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
         step: _builtins.int
-        """Steps taken. Step 0 is the base model itself."""
+        """Steps taken. Step 0 is the base model itself, or `version`."""
         validation_loss: _builtins.float
         """Mean loss of the validation data's trained tokens, in nats."""
         perplexity: _builtins.float
         """exp(validation_loss)"""
+        version: _builtins.str
+        """At step 0 of a job with JobSpec.from_version: that version, if it was judged. Empty: the base
+        model itself, or the weights after `step`.
+        """
         def __init__(
             self,
             *,
             step: _builtins.int = ...,
             validation_loss: _builtins.float = ...,
             perplexity: _builtins.float = ...,
+            version: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["perplexity", b"perplexity", "step", b"step", "validation_loss", b"validation_loss"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["perplexity", b"perplexity", "step", b"step", "validation_loss", b"validation_loss", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -166,6 +166,15 @@ def test_residency_pages_are_the_tenants_own() -> None:
     assert (str(tenant), page.parent, page.size) == ("tenants/acme", "tenants/acme/adapters", 50)
 
 
+def test_a_version_says_what_it_was_trained_on_from() -> None:
+    parent = str(VERSIONS[1])
+    update = {"parent_version": parent, "from_version": parent}
+    lineage = MANIFEST.lineage.model_copy(update=update)
+    shown = convert.imported(VERSIONS[0], MANIFEST.model_copy(update={"lineage": lineage}))
+    assert shown.lineage.from_version == shown.lineage.parent_version == parent
+    assert convert.imported(VERSIONS[0], MANIFEST).lineage.from_version == ""
+
+
 def test_a_version_is_described_by_its_manifest() -> None:
     shown = convert.version(Published(manifest=MANIFEST))
     assert shown == convert.imported(VERSIONS[0], MANIFEST)

@@ -170,5 +170,6 @@ async def test_the_worker_gets_what_the_job_asked_for(
     async with running(dispatcher):
         await ended(jobs, again.name)
     assert executor.started[1].assignment.parent_version == first.version
+    assert executor.started[1].assignment.from_version == ""
     assert not any(isinstance(c, Cancel) for c in executor.started[0].commands)
     assert sum(isinstance(c, Start) for c in executor.started[0].commands) == 1

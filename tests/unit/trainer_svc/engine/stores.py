@@ -12,12 +12,16 @@ from tailorbird.object_store import ObstoreStore
 
 
 class TryingStore(ObstoreStore):
-    """A folder. A put fails where its key holds `fails`; what holds `waits` stands still."""
+    """A folder. A put fails where its key holds `fails`, a get where it holds `down`.
+
+    What holds `waits` stands still.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(LocalStore(folder, automatic_cleanup=True))
         self.fails: str | None = None
+        self.down: str | None = None
         self.full = False
         self.waits: str | None = None
         self.waiting = asyncio.Event()
@@ -35,6 +39,12 @@ class TryingStore(ObstoreStore):
             reason = "DISK_FULL" if self.full else None
             raise StoreUnavailable("the object store failed", reason=reason)
         await super().put(key, data)
+
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        await self._wait(key)
+        if self.down is not None and self.down in key:
+            raise StoreUnavailable("the object store failed")
+        return await super().get(key, max_bytes)
 
     async def create(self, key: str, data: bytes) -> None:
         await self._wait(key)

@@ -21,7 +21,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Working:
-    def __init__(self, bank: AdapterBank, folder: Path) -> None:
+    def __init__(self, bank: AdapterBank, folder: Path, digest: str = "") -> None:
         self.bank = bank
         self.store = TryingStore(folder / "store")
         self.scratch = folder / "scratch"
@@ -34,8 +34,8 @@ class Working:
             object_store="",
             base_model_path="",
             base_model_name="tiny",
-            base_model_digest="",
-            chat_template_digest="",
+            base_model_digest=digest,
+            chat_template_digest=digest,
             device="cpu",
             threads=1,
             scratch_dir=str(self.scratch),

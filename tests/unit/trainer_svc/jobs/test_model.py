@@ -54,6 +54,18 @@ def test_a_job_that_has_not_ended_may_be_paused(state: JobState) -> None:
     assert may_follow(state, JobState.PAUSED)
 
 
+def test_the_version_trained_on_from_is_a_part_of_the_specification_s_digest() -> None:
+    """Checkpoints are bound by it."""
+    spec = JobSpec(base_model="b", training_dataset="d", adapter="a")
+    version = "tenants/acme/adapters/a/versions/2026010{}T000000-one-1"
+    digests = {
+        spec.model_copy(update={"from_version": name}).sha256()
+        for name in ("", version.format(1), version.format(2))
+    }
+    assert len(digests) == 3
+    assert spec.sha256() in digests
+
+
 def test_a_paused_job_is_queued_again_or_ends() -> None:
     after = {state for state in JobState if may_follow(JobState.PAUSED, state)}
     assert after == {JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}
