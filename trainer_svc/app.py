@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import NoReturn
 
 import structlog
@@ -22,6 +23,7 @@ from tailorbird.store_check import check_store
 from tailorbird.tuning.v1 import tuning_service_pb2
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import add_TuningServiceServicer_to_server
 from trainer_svc.api.servicer import TuningServicer
+from trainer_svc.bases import BaseModels, with_further
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import LocalExecutor
@@ -32,6 +34,7 @@ from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import WorkerSettings
+from trainer_svc.served import ServingLimits
 from trainer_svc.settings import TrainerSettings
 
 _log = structlog.get_logger(__name__)
@@ -53,7 +56,7 @@ async def serve(settings: TrainerSettings) -> int:
         stack.enter_context(locked_folder(settings.data_dir, "trainer.lock"))
         edge = open_edge(settings, registry, [_SERVICE], stack)
         starting = _started(settings, edge.server, registry, stack)
-        dispatcher, base = await or_stopped(starting, stop, _leave)
+        dispatcher, bases = await or_stopped(starting, stop, _leave)
         await edge.server.start()
         running = asyncio.create_task(dispatcher.run())
         stack.push_async_callback(_ended, running)
@@ -63,7 +66,7 @@ async def serve(settings: TrainerSettings) -> int:
             version=__version__,
             port=edge.server.port,
             metrics_port=edge.health.port,
-            base_model=base.name,
+            base_models=[base.name for base in bases.all],
             object_store=settings.object_store_url,
             device=settings.worker_device,
         )
@@ -79,7 +82,7 @@ async def _started(
     server: RpcServer,
     registry: CollectorRegistry,
     stack: AsyncExitStack,
-) -> tuple[Dispatcher, BaseModelFiles]:
+) -> tuple[Dispatcher, BaseModels]:
     """Build the trainer and add it to `server`; what a lost trainer left is in the queue again."""
     data_dir = settings.data_dir.resolve()
     if not settings.database_url and (kind := shared_filesystem(data_dir)):
@@ -94,46 +97,38 @@ async def _started(
     database = Database(settings.database)
     stack.push_async_callback(database.close)
     await database.migrate()
-    base = await asyncio.to_thread(
-        load_base_model,
-        settings.base_model,
-        data_dir / "cache",
-        settings.base_model_name,
-        expected_digest=settings.base_model_digest,
-    )
+    bases = await asyncio.to_thread(_loaded_bases, settings, data_dir / "cache")
     metrics = TrainerMetrics(registry)
     feed = Feed()
     jobs = JobStore(database, feed)
     datasets = DatasetStore(
         object_store, data_dir / "uploads", settings.max_dataset_bytes, settings.max_record_bytes
     )
+    adapters = AdapterRegistry(object_store)
     dispatcher = Dispatcher(
         jobs,
         datasets,
-        AdapterRegistry(object_store),
-        LocalExecutor(_worker_settings(settings, base)),
+        adapters,
+        LocalExecutor({base.digest: _worker_settings(settings, base) for base in bases.all}),
         Publisher(jobs, object_store, metrics),
         metrics,
-        base_model_digest=base.digest,
+        bases=bases,
+        base_memory=settings.base_memory_bytes,
         workers=settings.workers,
         jobs_per_worker=settings.jobs_per_worker,
         max_worker_losses=settings.max_worker_losses,
     )
-    service = TuningService(
-        jobs,
-        datasets,
-        feed,
-        dispatcher,
+    limits = ServingLimits(
         object_store,
-        base,
+        bases,
         profile=settings.profile,
         max_lora_rank=settings.max_lora_rank,
         device=settings.worker_device,
     )
+    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
     servicer = TuningServicer(
         service,
         datasets,
-        base,
         metrics,
         server.endless,
         max_dataset_bytes=settings.max_dataset_bytes,
@@ -144,7 +139,17 @@ async def _started(
     )
     add_TuningServiceServicer_to_server(servicer, server.grpc)
     await dispatcher.recover()
-    return dispatcher, base
+    return dispatcher, bases
+
+
+def _loaded_bases(settings: TrainerSettings, cache: Path) -> BaseModels:
+    default = load_base_model(
+        settings.base_model,
+        cache,
+        settings.base_model_name,
+        expected_digest=settings.base_model_digest,
+    )
+    return with_further(default, settings.more_base_models, cache, settings.base_memory_gib)
 
 
 def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerSettings:

@@ -45,7 +45,8 @@ class TrainerMetrics:
         )
         self.workers = Gauge(
             "tailorbird_trainer_workers_ready",
-            "Worker processes with the base model loaded.",
+            "Worker processes with a base model loaded, by its name.",
+            ["base_model"],
             registry=registry,
         )
         self.worker_losses = Counter(

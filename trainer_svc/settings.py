@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import NoDecode
 
 from tailorbird.settings import CommonSettings, Port, Rank
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+
+
+class FurtherBase(BaseModel):
+    """A base model beside the default one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Annotated[str, Field(min_length=1)]
+    """Local folder or Hugging Face id, as TAILORBIRD_BASE_MODEL."""
+    name: str = ""
+    """What jobs and manifests call it. Empty: its id, or its folder's name."""
+    digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    """Digest that it must have, as `tailorbird base digest` prints it. Empty: any."""
 
 
 class TrainerSettings(CommonSettings):
@@ -22,6 +47,20 @@ class TrainerSettings(CommonSettings):
     """SQLAlchemy URL with an asynchronous driver. Empty: SQLite under data_dir."""
     workers: Annotated[int, Field(ge=1, le=16)] = 1
     """Worker processes. Each holds one base model."""
+    more_base_models: Annotated[
+        tuple[FurtherBase, ...], NoDecode, BeforeValidator(_parsed), Field(max_length=63)
+    ] = ()
+    """Base models that jobs may name beside base_model, which is the one of jobs that name none.
+
+    A JSON list of {"model": …, "name": …, "digest": …}; only "model" is needed. A worker is started
+    with one when a job asks for it, in place of an idle one where no more may be started.
+    """
+    base_memory_gib: Annotated[float, Field(gt=0, le=65536)] | None = None
+    """GiB of base weights that all workers may hold together, by the size of their files.
+
+    None: no limit but the number of workers. A CPU without bfloat16 instructions takes twice the
+    size of a 16-bit checkpoint.
+    """
     jobs_per_worker: Annotated[int, Field(ge=1, le=64)] = 8
     """Jobs that a worker trains at a time, in common steps."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -46,6 +85,11 @@ class TrainerSettings(CommonSettings):
         """`database_url`, or the embedded default."""
         path: Path = self.data_dir.resolve() / "trainer.db"
         return self.database_url or f"sqlite+aiosqlite:///{path}"
+
+    @property
+    def base_memory_bytes(self) -> float:
+        """`base_memory_gib` in bytes; infinite without it."""
+        return math.inf if self.base_memory_gib is None else self.base_memory_gib * 2**30
 
     @property
     def worker_device(self) -> str:

@@ -47,6 +47,8 @@ class BaseModelFiles:
     hidden_size: int
     architecture: str = ""
     """As config.json names it; "" if it does not."""
+    weight_bytes: int = 0
+    """Size of the files that the weights are loaded from."""
 
 
 def load_base_model(
@@ -85,12 +87,24 @@ def load_base_model(
         max_sequence_length=length,
         hidden_size=hidden,
         architecture=_architecture(config),
+        weight_bytes=_weight_bytes(path),
     )
 
 
 def _architecture(config: dict[str, Any]) -> str:
     named = config.get("architectures")
     return str(named[0]) if isinstance(named, list) and named else ""
+
+
+def _weight_bytes(path: Path) -> int:
+    """Return how much is loaded: a folder may hold a second format beside it."""
+    index = path / "model.safetensors.index.json"
+    named = _read_json(index).get("weight_map") if index.is_file() else None
+    files = [path / str(name) for name in set(named.values())] if isinstance(named, dict) else []
+    try:
+        return sum(file.stat().st_size for file in files or path.glob("*.safetensors"))
+    except OSError as error:
+        raise InvalidArgument("base_model", f"{error.filename}: {error.strerror}") from error
 
 
 def _parsed(model: str) -> tuple[str, str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tailorbird.errors import DataCorrupt, NotFound
 from tailorbird.manifest import Digest
 from tailorbird.object_store import ObjectStore
 
+_FOLDER = "profiles"
 _MAX_BYTES = 64 * 2**10
 
 
@@ -46,5 +49,17 @@ async def read_profile(store: ObjectStore, name: str) -> ServingProfile | None:
         raise DataCorrupt(f"{_key(name)} is not a serving profile") from error
 
 
+async def read_profiles(store: ObjectStore) -> list[ServingProfile]:
+    """Return every profile that can be read, by name."""
+    keys = [info.key async for info in store.objects(_FOLDER)]
+    found = []
+    for key in sorted(keys):
+        name = key.removeprefix(f"{_FOLDER}/").removesuffix(".json")
+        with suppress(DataCorrupt):  # another service's: it concerns nobody here
+            profile = await read_profile(store, name)
+            found += [] if profile is None else [profile]
+    return found
+
+
 def _key(name: str) -> str:
-    return f"profiles/{name}.json"
+    return f"{_FOLDER}/{name}.json"

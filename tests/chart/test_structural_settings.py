@@ -67,6 +67,20 @@ CASES = [
         "trainer.database.existingSecret",
         ("trainer",),
     ),
+    *(
+        Case(
+            "more_base_models",
+            merged(source, nested("trainer.moreBaseModels", [{"model": model, "name": "q"}])),
+            f'[{{"model":"{path}","name":"q"}}]',
+            "trainer.moreBaseModels",
+            ("trainer",),
+        )
+        for source, model, path in (
+            ({}, "qwen3-8b", "/base-model/qwen3-8b"),
+            (IMAGE, "more/qwen3-8b", "/base-model/more/qwen3-8b"),
+            (HUB, "org/qwen3-8b@main", "org/qwen3-8b@main"),
+        )
+    ),
     Case("replica", {}, "shop-tailorbird-serving-0", "", ("serving",)),
     *(
         Case(name, nested(f"{service}.{path}", value), str(value), f"{service}.{path}", (service,))

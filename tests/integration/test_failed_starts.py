@@ -73,6 +73,22 @@ def other_base(folder: Path) -> Environment:
     return {"TAILORBIRD_BASE_MODEL_DIGEST": f"sha256:{'0' * 64}"}
 
 
+def no_further_base(folder: Path) -> Environment:
+    return {"TAILORBIRD_MORE_BASE_MODELS": json.dumps([{"model": str(folder / "none")}])}
+
+
+def the_same_base_again(folder: Path) -> Environment:
+    return {"TAILORBIRD_MORE_BASE_MODELS": json.dumps([{"model": str(BASE), "name": "again"}])}
+
+
+def no_list_of_bases(folder: Path) -> Environment:
+    return {"TAILORBIRD_MORE_BASE_MODELS": str(BASE)}
+
+
+def too_little_memory(folder: Path) -> Environment:
+    return {"TAILORBIRD_BASE_MEMORY_GIB": "0.0001"}
+
+
 def no_digest(folder: Path) -> Environment:
     return {"TAILORBIRD_BASE_MODEL_DIGEST": "sha256:0"}
 
@@ -119,6 +135,10 @@ TRAINERS: list[tuple[Callable[[Path], Environment], str]] = [
     (another_key, "TLS_KEY_FILE"),
     (certificate_alone, "TLS_KEY_FILE"),
     (no_base, "BASE_MODEL"),
+    (no_further_base, "MORE_BASE_MODELS"),
+    (the_same_base_again, "MORE_BASE_MODELS"),
+    (no_list_of_bases, "MORE_BASE_MODELS"),
+    (too_little_memory, "BASE_MEMORY_GIB"),
     (no_digest, "BASE_MODEL_DIGEST"),
     (no_data_dir, "DATA_DIR"),
     (open_address, "HOST"),

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.call_error import CallError
 from tailorbird.manifest import ADAPTER_WEIGHTS, MANIFEST, RANKS
-from tailorbird.names import VersionName
+from tailorbird.names import JobName, VersionName
 from tailorbird.object_store import ObstoreStore
 from tailorbird.profile import ServingProfile, write_profile
 from tailorbird.registry import AdapterRegistry
@@ -32,6 +32,7 @@ from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
 from tests.unit.trainer_svc.values import put_version
 from trainer_svc.api.servicer import TuningServicer
+from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
@@ -42,6 +43,7 @@ from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import Suspend
+from trainer_svc.served import ServingLimits
 
 ACME = "tenants/acme"
 RECORD = json.dumps(
@@ -49,6 +51,9 @@ RECORD = json.dumps(
 ).encode()
 BASE = BaseModelFiles(
     "base", Path("/nowhere"), f"sha256:{'1' * 64}", f"sha256:{'2' * 64}", 512, 64, "Arch"
+)
+OTHER = BaseModelFiles(
+    "other", Path("/nowhere"), f"sha256:{'3' * 64}", f"sha256:{'2' * 64}", 256, 64, "Arch", 7
 )
 LIMIT = 300 * 2**20
 
@@ -71,18 +76,18 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     datasets = DatasetStore(object_store, tmp_path / "spool", LIMIT, 2**20)
     metrics = TrainerMetrics(CollectorRegistry())
     executor = ScriptedExecutor(object_store)
+    bases = BaseModels((BASE, OTHER))
+    adapters = AdapterRegistry(object_store)
     dispatcher = Dispatcher(
-        jobs, datasets, AdapterRegistry(object_store), executor,
+        jobs, datasets, adapters, executor,
         Publisher(jobs, object_store, metrics), metrics,
-        base_model_digest=BASE.digest, workers=1, jobs_per_worker=4, max_worker_losses=3,
+        bases=bases, workers=1, jobs_per_worker=4, max_worker_losses=3,
     )  # fmt: skip
-    service = TuningService(
-        jobs, datasets, feed, dispatcher, object_store, BASE, profile="default", max_lora_rank=64,
-        device="cpu",
-    )  # fmt: skip
+    limits = ServingLimits(object_store, bases, profile="default", max_lora_rank=64, device="cpu")
+    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
     server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
     servicer = TuningServicer(
-        service, datasets, BASE, metrics, server.endless,
+        service, datasets, metrics, server.endless,
         max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, jobs_per_worker=4, device="cpu",
     )  # fmt: skip
     pb_grpc.add_TuningServiceServicer_to_server(servicer, server.grpc)
@@ -247,7 +252,11 @@ HYPER = "hyperparameters"
 @pytest.mark.parametrize(
     ("change", "field", "text"),
     [
-        ({"base_model": "gpt"}, "base_model", "'gpt' is not offered; this trainer has 'base'"),
+        (
+            {"base_model": "gpt"},
+            "base_model",
+            "'gpt' is not offered; this trainer has 'base', 'other'",
+        ),
         ({"lora": {"rank": 7}}, "lora.rank", "7 is not one of [8, 16, 32, 64]"),
         ({"lora": {"rank": 0}}, "lora.rank", "0 is not one of [8, 16, 32, 64]"),
         ({"lora": {"rank": 2**31 - 1}}, "lora.rank", "2147483647 is not one of"),
@@ -489,6 +498,60 @@ async def test_serving_says_what_a_job_may_ask_for(trainer: Trainer) -> None:
     assert reason_of(caught.value) == "BASE_MISMATCH"
 
 
+async def test_a_job_may_name_any_base_and_suits_a_profile_that_has_it(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+
+    async def offered() -> dict[str, list[int]]:
+        info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
+        return {base.name: list(base.ranks) for base in info.base_models}
+
+    info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
+    assert info.base_models[1] == pb.BaseModel(
+        name="other",
+        digest=OTHER.digest,
+        max_sequence_length=256,
+        ranks=[8, 16, 32, 64],
+        weight_bytes=7,
+    )
+    job = await create(trainer, spec(base_model="other"))
+    assert job.spec.base_model == "other"
+    assert (await watch(trainer, job.name))[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert trainer.executor.started[-1].assignment.base_model_digest == OTHER.digest
+    database = Database(f"sqlite+aiosqlite:///{trainer.folder}/jobs.db")
+    stored = await JobStore(database, Feed()).get(JobName.parse(job.name))
+    await database.close()
+    assert stored.spec.base_model_digest == OTHER.digest
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(
+            trainer, spec(base_model="other", hyperparameters={"max_sequence_length": 257})
+        )
+    assert violation(caught.value)[1] == "257 is more than the base model's 256"
+
+    profile = ServingProfile(
+        profile="default", base_model="base", base_model_digest=BASE.digest,
+        chat_template_digest=BASE.chat_template_digest, max_model_len=512, max_lora_rank=16,
+        adapter_slots=8, dtype="bfloat16",
+    )  # fmt: skip
+    await write_profile(trainer.store, profile)
+    assert await offered() == {"base": [8, 16], "other": []}
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(base_model="other"))
+    assert reason_of(caught.value) == "BASE_MISMATCH"
+    assert "default: base" in str(caught.value.details())
+
+    # Any profile with its digest will do; of several the strictest counts.
+    for name, rank in (("others-a", 64), ("others-b", 32)):
+        changes = {"profile": name, "base_model_digest": OTHER.digest, "max_lora_rank": rank}
+        await write_profile(trainer.store, profile.model_copy(update=changes))
+    await trainer.store.put("profiles/broken.json", b"{")
+    assert await offered() == {"base": [8, 16], "other": [8, 16, 32]}
+    await create(trainer, spec(base_model="other", lora={"rank": 32}))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(trainer, spec(base_model="other", lora={"rank": 64}))
+    assert violation(caught.value) == ("job.spec.lora.rank", "64 is not one of [8, 16, 32]")
+    await create(trainer, spec())
+
+
 async def test_a_stop_ends_a_watch_at_once_with_a_reason(trainer: Trainer) -> None:
     await upload(trainer, RECORD)
     await watch(trainer, (await create(trainer, spec(), job_id="warm-up")).name)
@@ -653,6 +716,20 @@ async def test_an_imported_version_that_no_job_could_have_made_is_refused(
     found, description = violation(error)
     assert found == "job.spec.from_version"
     assert text in description
+
+
+async def test_a_job_that_names_no_base_takes_that_of_its_version(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    changes = {**WITH_WEIGHTS, "base_model_digest": OTHER.digest}
+    await put_version(trainer.store, VERSION, **changes)
+    job = await create(trainer, spec(from_version=VERSION))
+    assert job.spec.base_model == OTHER.name
+    await watch(trainer, job.name)
+    assert trainer.executor.started[-1].assignment.base_model_digest == OTHER.digest
+    error = await refused(trainer, spec(from_version=VERSION, base_model=BASE.name))
+    told = metadata(error)
+    assert reason_of(error) == "BASE_MISMATCH"
+    assert (told["version_base_digest"], told["base_digest"]) == (OTHER.digest, BASE.digest)
 
 
 async def test_a_version_of_another_base_is_refused_with_both_digests(trainer: Trainer) -> None:

@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import AdapterName, DatasetName, TenantName, VersionName
 from tailorbird.rpc.paging import page_position
 from tailorbird.rpc.status import stored_status
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs import model
@@ -199,6 +200,17 @@ def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
         sha256=dataset.sha256,
         create_time=timestamp(dataset.create_time),
         ignored_fields=dataset.ignored_fields,
+    )
+
+
+def base_to_proto(base: BaseModelFiles, ranks: list[int]) -> tuning_service_pb2.BaseModel:
+    """Return the message for a base model, and the LoRA ranks that jobs on it may ask for."""
+    return tuning_service_pb2.BaseModel(
+        name=base.name,
+        digest=base.digest,
+        max_sequence_length=base.max_sequence_length,
+        ranks=ranks,
+        weight_bytes=base.weight_bytes,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 
 from tailorbird import __version__
-from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import InvalidArgument
 from tailorbird.metadata import WATCHING
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, check_id
@@ -35,7 +34,6 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self,
         service: TuningService,
         datasets: DatasetStore,
-        base: BaseModelFiles,
         metrics: TrainerMetrics,
         endless: EndlessCalls,
         *,
@@ -47,7 +45,6 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
     ) -> None:
         self._service = service
         self._datasets = datasets
-        self._base = base
         self._metrics = metrics
         self._endless = endless
         self._max_dataset_bytes = max_dataset_bytes
@@ -164,14 +161,10 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self, request: pb.GetTrainerInfoRequest, context: _Context
     ) -> pb.GetTrainerInfoResponse:
         """See tuning_service.proto."""
-        base = pb.BaseModel(
-            name=self._base.name,
-            digest=self._base.digest,
-            max_sequence_length=self._base.max_sequence_length,
-        )
+        offered = await self._service.offered()
         return pb.GetTrainerInfoResponse(
-            base_models=[base],
-            ranks=await self._service.ranks(),
+            base_models=[convert.base_to_proto(*each) for each in offered],
+            ranks=offered[0][1],
             max_dataset_bytes=self._max_dataset_bytes,
             max_record_bytes=self._max_record_bytes,
             workers=self._workers,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tailorbird.names import AdapterName, DatasetName
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.datasets.store import DatasetStore
@@ -11,14 +13,17 @@ from trainer_svc.protocol import Assignment, DatasetRef, LeaseKey
 
 
 class Assignments:
-    """Looks up what a job names, for workers that hold the base with this digest."""
+    """Looks up what a job names."""
 
     def __init__(
-        self, datasets: DatasetStore, registry: AdapterRegistry, base_model_digest: str
+        self,
+        datasets: DatasetStore,
+        registry: AdapterRegistry,
+        base_of: Callable[[Job], str],
     ) -> None:
         self._datasets = datasets
         self._registry = registry
-        self._base_model_digest = base_model_digest
+        self._base_of = base_of
 
     async def of(self, lease: Lease, job: Job) -> Assignment:
         """Return a job's assignment; NotFound for a dataset that is gone, StoreUnavailable."""
@@ -27,7 +32,7 @@ class Assignments:
         validation = spec.validation_dataset
         return Assignment(
             lease=key_of(lease),
-            base_model_digest=self._base_model_digest,
+            base_model_digest=self._base_of(job),
             adapter=spec.adapter,
             training=training,
             validation=await self._dataset(validation) if validation else None,

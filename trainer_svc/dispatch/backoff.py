@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
 
 import structlog
 
 from tailorbird.errors import Unavailable
-from tailorbird.names import JobName
 
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Hashable)
 _SECONDS = (0.2, 0.5, 1, 2, 4, 8, 15, 30)
+LONGEST = len(_SECONDS)
+"""Attempts after which pauses do not grow any more."""
 
 
 def pause_after(attempts: int) -> float:
@@ -38,32 +40,32 @@ async def insist(action: Callable[[], Awaitable[_T]]) -> _T:
             await asyncio.sleep(pause_after(attempts))
 
 
-class Pauses:
-    """Jobs that are not taken again at once, for what they need was down."""
+class Pauses(Generic[_K]):
+    """What is not tried again at once, for what it needs was down: jobs, or bases."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pauses: dict[JobName, tuple[int, float]] = {}
+        self._pauses: dict[_K, tuple[int, float]] = {}
 
-    def add(self, job: JobName) -> None:
-        """Begin a pause, longer than the last."""
-        attempts = self._pauses.get(job, (0, 0.0))[0] + 1
-        self._pauses[job] = attempts, self._clock() + pause_after(attempts)
+    def add(self, key: _K, *, at_least: int = 1) -> None:
+        """Begin a pause, longer than the last, or as after `at_least` attempts."""
+        attempts = max(self._pauses.get(key, (0, 0.0))[0] + 1, at_least)
+        self._pauses[key] = attempts, self._clock() + pause_after(attempts)
 
-    def forget(self, job: JobName) -> None:
-        """Begin anew: the job's last run did not fail for want of something."""
-        self._pauses.pop(job, None)
+    def forget(self, key: _K) -> None:
+        """Begin anew: the last try did not fail for want of something."""
+        self._pauses.pop(key, None)
 
-    def jobs(self) -> set[JobName]:
-        """Return the jobs whose pause is not over."""
+    def paused(self) -> set[_K]:
+        """Return those whose pause is not over."""
         now = self._clock()
         self._pauses = {
-            job: (attempts, until)
-            for job, (attempts, until) in self._pauses.items()
+            key: (attempts, until)
+            for key, (attempts, until) in self._pauses.items()
             # Of a job that nobody claims any more nothing needs to be known.
             if now < until + 20 * _SECONDS[-1]
         }
-        return {job for job, (_, until) in self._pauses.items() if now < until}
+        return {key for key, (_, until) in self._pauses.items() if now < until}
 
     def next_end(self) -> float | None:
         """Return in how many seconds the next pause is over; None without any."""

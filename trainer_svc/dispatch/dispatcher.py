@@ -1,12 +1,13 @@
 """Takes jobs from the queue and places each on a worker, where a `Runner` sees to it.
 
-One task a worker starts it and takes what it says to the leases it has; one task serves the queue;
-each lease has a task of its own. None of them waits for another's job.
+One task serves the queue; `Workers` has one for each worker, which takes what it says to the leases
+it has; each lease has a task of its own. None of them waits for another's job.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import uuid
@@ -16,18 +17,21 @@ from typing import Any, TypeVar
 
 import structlog
 
-from tailorbird.errors import FailedPrecondition, Unavailable
+from tailorbird.errors import LeaseLost, Unavailable
 from tailorbird.names import JobName
 from tailorbird.registry import AdapterRegistry
+from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.assignment import Assignments, key_of
 from trainer_svc.dispatch.backoff import Pauses, insist, pause_after
-from trainer_svc.dispatch.executor import Executor, Worker, WorkerLost
+from trainer_svc.dispatch.executor import Executor
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.place import Place
-from trainer_svc.dispatch.placement import Placement
+from trainer_svc.dispatch.placement import Look, Placement, Rules
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.dispatch.runner import Ending, Runner
+from trainer_svc.dispatch.waiting import first, wait
+from trainer_svc.dispatch.workers import Workers
 from trainer_svc.jobs.fence import Lease
 from trainer_svc.jobs.model import Isolation, Job, JobState, Left
 from trainer_svc.jobs.publication import Publication
@@ -40,7 +44,10 @@ _T = TypeVar("_T")
 
 
 class Dispatcher:
-    """Keeps `workers` workers busy, each with up to `jobs_per_worker` jobs, until it is stopped."""
+    """Keeps `workers` workers busy, each with up to `jobs_per_worker` jobs, until it is stopped.
+
+    The weights of the bases that they hold have at most `base_memory` bytes together.
+    """
 
     def __init__(
         self,
@@ -51,34 +58,44 @@ class Dispatcher:
         publisher: Publisher,
         metrics: TrainerMetrics,
         *,
-        base_model_digest: str,
+        bases: BaseModels,
+        base_memory: float = math.inf,
         workers: int,
         jobs_per_worker: int,
         max_worker_losses: int,
     ) -> None:
         self._jobs = jobs
-        self._assignments = Assignments(datasets, registry, base_model_digest)
-        self._executor = executor
         self._publisher = publisher
         self._metrics = metrics
-        self._workers = workers
-        self._max_worker_losses = max_worker_losses
         # Of this process alone: what it holds it knows, and what else has its name is left over.
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._losses = Losses(max_worker_losses)
-        self._pauses = Pauses()
-        self._placement = Placement(jobs_per_worker, self._must_be_alone)
-        self._places: list[Place] = []
+        self._pauses: Pauses[JobName] = Pauses()
+        self._workers = Workers(
+            executor,
+            bases,
+            metrics,
+            count=workers,
+            memory=base_memory,
+            max_losses=max_worker_losses,
+            stop=self._stop,
+            wake=self.wake,
+        )
+        self._assignments = Assignments(datasets, registry, self._workers.base_of)
+        rules = Rules(
+            jobs_per_worker=jobs_per_worker,
+            must_be_alone=self._must_be_alone,
+            base_of=self._workers.base_of,
+            refused=self._workers.refused,
+            sizes=self._workers.sizes,
+        )
+        self._placement = Placement(rules)
         self._runners: dict[JobName, Runner] = {}
         self._finishing: set[JobName] = set()
         self._left_over = False
         self._to_discard: asyncio.Queue[Left] = asyncio.Queue()
-        self._proven = False
-        self._failed_starts = 0
-        self._starting = 0
-        """Workers whose first start goes on."""
 
     async def recover(self) -> None:
         """Put a lost trainer's jobs back into the queue; no other trainer may hold this store."""
@@ -90,16 +107,17 @@ class Dispatcher:
     async def run(self) -> None:
         """Replay what is committed, and serve the queue; returns after `stop`.
 
-        Raises FailedPrecondition if no worker can be started: queued jobs would wait for ever.
+        Raises FailedPrecondition if no worker can be started with the default base: its jobs would
+        wait for ever.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._replay(group))
                 group.create_task(self._sweep())
                 group.create_task(self._discard())
-                self._starting = self._workers
-                for index in range(self._workers):
-                    group.create_task(self._keep(index))
+                self._workers.begin()
+                for slot in self._workers.slots:
+                    group.create_task(self._workers.keep(slot))
                 group.create_task(self._serve_queue(group))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
@@ -119,6 +137,8 @@ class Dispatcher:
         self._metrics.finished.labels(JobState.CANCELLED, "").inc()
         self._losses.forget(left.job)
         self._to_discard.put_nowait(left)
+        # A worker may have been closed to others for its sake.
+        self.wake()
 
     async def pause(self, job: JobName) -> None:
         """Have the worker that has `job`, if one has it here, checkpoint and let go of it."""
@@ -179,7 +199,7 @@ class Dispatcher:
         failures = 0
         while not self._stop.is_set():
             # Both are taken before the look: what changes during it is looked at again.
-            wake, seconds = self._wake, self._pauses.next_end()
+            wake, seconds = self._wake, self._next_pause_end()
             try:
                 placed = await self._place_next(group)
                 failures = 0
@@ -191,22 +211,42 @@ class Dispatcher:
                 await self._unless_stopped(asyncio.sleep(pause_after(failures)))
                 continue
             if not placed:
-                await _wait(wake, seconds)
+                await wait(wake, seconds)
+
+    def _next_pause_end(self) -> float | None:
+        ends = self._pauses.next_end(), self._workers.next_pause_end()
+        return min((end for end in ends if end is not None), default=None)
 
     async def _place_next(self, group: asyncio.TaskGroup) -> bool:
+        """Look at the queue once; tell whether to look again at once."""
         if self._left_over:
             await self._take_back(group)
-        look = self._placement.look(self._places, starting=self._starting)
+        look = self._placement.look(self._workers.stock())
         claimed = None
-        if look.has_room():
-            avoid = {*self._runners, *self._pauses.jobs()}
+        if look.may_change_anything():
+            avoid = {*self._runners, *self._pauses.paused()}
             claimed = await self._jobs.claim(self._owner, look.fits, avoid=avoid)
-            if claimed is not None and look.chosen is not None:
-                self._begin(group, look.chosen, *claimed)
+        if claimed is not None:
+            await self._see_to(group, look, *claimed)
+        else:
+            self._workers.meet(look.demand)
         # A job that is ours by now is not lost for the sake of a number.
         with suppress(Unavailable):
             self._metrics.set_jobs(await self._jobs.counts())
-        return claimed is not None
+        return claimed is not None or look.end()
+
+    async def _see_to(self, group: asyncio.TaskGroup, look: Look, lease: Lease, job: Job) -> None:
+        if look.chosen is not None:
+            self._begin(group, look.chosen, lease, job)
+        elif look.refusal is not None:
+            _log.warning("job held back", job=str(job.name), error=look.refusal.message)
+            try:
+                left = await self._jobs.release(lease, look.refusal)
+            except LeaseLost:
+                self._left_over = True
+                return
+            if left is not None:
+                self.cancelled(left)
 
     async def _take_back(self, group: asyncio.TaskGroup) -> None:
         """See to the leases of this process that nobody here works on."""
@@ -252,80 +292,5 @@ class Dispatcher:
             del self._runners[job]
             self.wake()
 
-    async def _keep(self, index: int) -> None:
-        """Have one worker, and another when it is lost."""
-        failures, first = 0, True
-        while not self._stop.is_set():
-            place: Place | None = None
-            try:
-                try:
-                    worker = await self._unless_stopped(self._start(index))
-                finally:
-                    self._starting -= first
-                    first = False
-                    self.wake()
-                if worker is not None:
-                    place = Place(worker)
-                    await self._keep_reading(place)
-            except WorkerLost as error:
-                self._metrics.worker_losses.inc()
-                failures = 1 if place and place.proven else failures + 1
-                _log.warning("worker lost", index=index, error=error.message)
-                await self._unless_stopped(asyncio.sleep(pause_after(failures)))
-
-    async def _start(self, index: int) -> Worker:
-        """Start a worker; FailedPrecondition if none ever started here, and this one cannot."""
-        try:
-            worker = await self._executor.start(index)
-        except FailedPrecondition as error:
-            if not self._proven:
-                raise
-            raise WorkerLost(error.message) from error
-        except WorkerLost as error:
-            self._failed_starts += 1
-            if self._proven or self._failed_starts < self._max_worker_losses:
-                raise
-            raise FailedPrecondition(
-                f"no worker can be started: {self._failed_starts} ended before they were ready; "
-                f"the last: {error.message}",
-                reason="WORKER_CANNOT_START",
-            ) from error
-        self._proven = True
-        return worker
-
-    async def _keep_reading(self, place: Place) -> None:
-        """Offer a worker to jobs until it is lost, or has let go of all after a stop."""
-        self._metrics.workers.inc()
-        self._places.append(place)
-        self.wake()
-        try:
-            await _first(place.read(), self._stopped_and_idle(place))
-        finally:
-            self._metrics.workers.dec()
-            self._places.remove(place)
-            await place.worker.close()
-
-    async def _stopped_and_idle(self, place: Place) -> None:
-        await self._stop.wait()
-        await place.idle.wait()
-
     async def _unless_stopped(self, action: Coroutine[Any, Any, _T]) -> _T | None:
-        return await _first(action, self._stop.wait())
-
-
-async def _first(action: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, object]) -> _T | None:
-    """Return what `action` gives, or None if `other` ends before it; what goes on is ended."""
-    task, end = asyncio.create_task(action), asyncio.create_task(other)
-    try:
-        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        for pending in (task, end):
-            pending.cancel()
-        await asyncio.wait({task, end})
-
-
-async def _wait(wake: asyncio.Event, seconds: float | None) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await wake.wait()
+        return await first(action, self._stop.wait())

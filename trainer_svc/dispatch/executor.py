@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -53,22 +54,26 @@ class Worker(Protocol):
 class Executor(Protocol):
     """Starts workers."""
 
-    async def start(self, index: int) -> Worker:
-        """Start worker `index` and wait until its base model is loaded.
+    async def start(self, index: int, base: str) -> Worker:
+        """Start worker `index` and wait until it has loaded the base with the digest `base`.
 
         Raises WorkerLost if it dies, FailedPrecondition if no worker can load the base.
         """
 
 
 class LocalExecutor:
-    """Workers as child processes. `settings` is theirs but for the scratch folder."""
+    """Workers as child processes.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    `settings` is theirs but for the scratch folder, by the digest of the base.
+    """
+
+    def __init__(self, settings: Mapping[str, WorkerSettings]) -> None:
         self._settings = settings
 
-    async def start(self, index: int) -> Worker:
+    async def start(self, index: int, base: str) -> Worker:
         """See Executor."""
-        scratch = Path(self._settings.scratch_dir) / f"worker-{index}"
+        settings = self._settings[base]
+        scratch = Path(settings.scratch_dir) / f"worker-{index}"
         try:
             await asyncio.to_thread(_empty, scratch)
             worker = await _spawn()
@@ -76,7 +81,7 @@ class LocalExecutor:
             # A full disk, no file descriptor, no memory to fork: another try may fare better.
             raise WorkerLost(f"no worker process can be started: {error}") from error
         try:
-            await worker.send(self._settings.model_copy(update={"scratch_dir": str(scratch)}))
+            await worker.send(settings.model_copy(update={"scratch_dir": str(scratch)}))
             ready = await worker.receive()
             if isinstance(ready, Unusable):
                 raise FailedPrecondition(
@@ -85,7 +90,8 @@ class LocalExecutor:
         except BaseException:
             await worker.close()
             raise
-        _log.info("worker ready", index=index, pid=worker.pid, report=ready.model_dump())
+        name, report = settings.base_model_name, ready.model_dump()
+        _log.info("worker ready", index=index, pid=worker.pid, base=name, report=report)
         return worker
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NoReturn
 
 import structlog
@@ -15,14 +16,22 @@ _log = structlog.get_logger(__name__)
 
 
 class Place:
-    """Takes each report of its worker to the lease that it is of."""
+    """Takes each report of its worker to the lease that it is of. `base` is a digest."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, base: str) -> None:
         self.worker = worker
+        self.base = base
         self.alone = False
         """Whether the one lease here lets none join it."""
         self.proven = False
         """Whether a job has come to its end here."""
+        self.taken = 0
+        """Leases that were ever here."""
+        self.fresh = True
+        """Whether it may have room yet for jobs that waited for it to get ready."""
+        self.retired = asyncio.Event()
+        """Set when it is to end although its worker is well."""
+        self.idle_since = time.monotonic()
         self.idle = asyncio.Event()
         self.idle.set()
         self._inboxes: dict[LeaseKey, Inbox] = {}
@@ -37,6 +46,7 @@ class Place:
         """Add a lease; if the worker is lost by now, its inbox says so."""
         inbox = self._inboxes[lease] = Inbox()
         self.alone = alone
+        self.taken += 1
         self.idle.clear()
         if self._lost is not None:
             inbox.close(self._lost)
@@ -47,6 +57,7 @@ class Place:
         del self._inboxes[lease]
         if not self._inboxes:
             self.alone = False
+            self.idle_since = time.monotonic()
             self.idle.set()
 
     async def read(self) -> NoReturn:

@@ -2,79 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from tailorbird.names import JobName
+from trainer_svc.dispatch.demand import Demand, Stock
 from trainer_svc.dispatch.place import Place
-from trainer_svc.jobs.model import Job
+from trainer_svc.jobs.model import Job, JobError
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides where a job may go. Bases are named by their digests."""
+
+    jobs_per_worker: int
+    must_be_alone: Callable[[Job], bool]
+    base_of: Callable[[Job], str]
+    """Of a job that is not refused."""
+    refused: Callable[[Job], JobError | None]
+    """Why a job can be trained nowhere now, if it cannot."""
+    sizes: Mapping[str, int]
+    """Bytes of each base's weights."""
 
 
 class Placement:
-    """Jobs share workers, the emptiest first, but for those that must be alone.
+    """Jobs share workers that hold their base, the emptiest first, but for those that are alone.
 
     A worker that starts for the first time is as good as an empty one: a job waits for it rather
     than join others, so that the first worker to be ready does not take all that is queued.
     A job that must be alone, once it is its turn, closes a worker to newcomers until it is empty:
-    jobs that go on coming in behind it do not keep it waiting.
+    jobs that go on coming in behind it do not keep it waiting. So does a job whose base no worker
+    holds (see Demand), but of a worker that has just got ready: that one first takes of what waits
+    for it as many as it has room for, lest a base is loaded for one job where many ask for it.
     """
 
-    def __init__(self, jobs_per_worker: int, must_be_alone: Callable[[Job], bool]) -> None:
-        self._limit = jobs_per_worker
-        self._must_be_alone = must_be_alone
-        self._closed: dict[JobName, Place] = {}
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._look: Look | None = None
 
-    def look(self, places: Iterable[Place], *, starting: int = 0) -> Look:
-        """Begin a look at the queue from its head, while `starting` workers get ready."""
-        look = Look(places, self._limit, self._must_be_alone, self._closed, starting)
-        self._closed = look.closed
-        return look
+    def look(self, stock: Stock) -> Look:
+        """Begin a look at the queue from its head."""
+        before = self._look
+        closed, leaving = (before.closed, before.demand.leaving) if before else ({}, ())
+        self._look = Look(self._rules, stock, closed, Demand(stock, self._rules.sizes, leaving))
+        return self._look
 
 
 class Look:
     """One look at the queue: `fits` is asked for its jobs in their order, until it says yes."""
 
     def __init__(
-        self,
-        places: Iterable[Place],
-        limit: int,
-        must_be_alone: Callable[[Job], bool],
-        closed_before: Mapping[JobName, Place],
-        starting: int,
+        self, rules: Rules, stock: Stock, closed_before: Mapping[JobName, Place], demand: Demand
     ) -> None:
-        self._limit = limit
-        self._must_be_alone = must_be_alone
+        self._rules = rules
+        self._expected = stock.expected
         self._closed_before = closed_before
-        self._starting = starting
-        self._open = [place for place in places if not place.alone]
+        self._open = [place for place in stock.places if not place.alone]
+        self.demand = demand
         self.closed: dict[JobName, Place] = {}
-        """The workers that are closed, by the job that waits for each."""
+        """The workers that are closed, by the job that must be alone and waits for each."""
         self.chosen: Place | None = None
         """Where the job that fits goes."""
+        self.refusal: JobError | None = None
+        """Or why it goes nowhere, and need not wait."""
 
-    def has_room(self) -> bool:
-        """Whether any worker could take one more lease."""
-        return any(self._has_room(place) for place in self._open)
+    def may_change_anything(self) -> bool:
+        """Whether a worker could take one more lease, or might have to end for another base."""
+        return len(self._rules.sizes) > 1 or any(self._has_room(place) for place in self._open)
 
     def fits(self, job: Job) -> bool:
-        """Tell whether there is a worker for `job` now, and choose it."""
-        if self._must_be_alone(job):
-            return self._fits_alone(job.name)
-        room = [place for place in self._open if self._has_room(place)]
-        self.chosen = min(room, key=lambda place: place.count, default=None)
+        """Tell whether there is a worker for `job` now, and choose it; or whether it is refused."""
+        self.chosen, self.refusal = None, self._rules.refused(job)
+        if self.refusal is not None:
+            return True
+        base = self._rules.base_of(job)
+        if self._rules.must_be_alone(job):
+            self.chosen = self._alone(job.name, base)
+        else:
+            room = [each for each in self._open if each.base == base and self._has_room(each)]
+            self.chosen = min(room, key=lambda place: place.count, default=None)
+        if self.chosen is not None:
+            self.chosen.fresh &= self.chosen.taken + 1 < self._rules.jobs_per_worker
+        elif job.name not in self.closed:
+            for place in self.demand.need(base, self._open):
+                self._open.remove(place)
         return self.chosen is not None
 
-    def _has_room(self, place: Place) -> bool:
-        return place.count < (1 if self._starting else self._limit)
+    def end(self) -> bool:
+        """End a look that found nothing; tell whether another may find what is to be done.
 
-    def _fits_alone(self, job: JobName) -> bool:
-        emptiest = min(self._open, key=lambda place: place.count, default=None)
+        From now on workers of other bases may have to end that were just ready in this one.
+        """
+        fresh = [place for place in self._open if place.fresh]
+        for place in fresh:
+            place.fresh = False
+        return bool(fresh) and self.demand.settled
+
+    def _has_room(self, place: Place) -> bool:
+        limit = 1 if place.base in self._expected else self._rules.jobs_per_worker
+        return place.count < limit
+
+    def _alone(self, job: JobName, base: str) -> Place | None:
+        places = [place for place in self._open if place.base == base]
+        emptiest = min(places, key=lambda place: place.count, default=None)
         before = self._closed_before.get(job)
-        place = before if before in self._open else emptiest
+        place = before if before in places else emptiest
         if place is None:
-            return False
+            return None
         self._open.remove(place)
         if place.count:
             self.closed[job] = place
-            return False
-        self.chosen = place
-        return True
+            return None
+        return place

@@ -143,6 +143,8 @@ class JobSpec(Record):
     """What the caller asked for. Names are resource names, of the job's own tenant."""
 
     base_model: str
+    base_model_digest: str = ""
+    """Of the weights and the tokenizer that the name stood for; "" in jobs of earlier releases."""
     training_dataset: str
     validation_dataset: str | None = None
     validation_fraction: float | None = None

@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tailorbird.base_model import BaseModelFiles
-from tailorbird.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from tailorbird.manifest import RANKS
+from tailorbird.errors import AlreadyExists, InvalidArgument, NotFound
+from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, VersionName
-from tailorbird.object_store import ObjectStore
-from tailorbird.profile import read_profile
 from tailorbird.registry import AdapterRegistry
-from tailorbird.servable import why_not_served
+from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs.model import (
     TERMINAL,
@@ -31,6 +29,7 @@ from trainer_svc.jobs.model import (
     Unknown,
 )
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
+from trainer_svc.served import ServingLimits
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
@@ -101,28 +100,21 @@ class TuningService:
         datasets: Datasets,
         feed: Feed,
         queue: Queue,
-        store: ObjectStore,
-        base: BaseModelFiles,
-        *,
-        profile: str,
-        max_lora_rank: int,
-        device: str,
+        registry: AdapterRegistry,
+        bases: BaseModels,
+        limits: ServingLimits,
     ) -> None:
         self._jobs = jobs
         self._datasets = datasets
         self._feed = feed
         self._queue = queue
-        self._store = store
-        self._base = base
-        self._profile = profile
-        self._max_lora_rank = max_lora_rank
-        self._device = device
+        self._registry = registry
+        self._bases = bases
+        self._limits = limits
 
-    async def ranks(self) -> list[int]:
-        """Return the LoRA ranks that jobs may ask for, ascending."""
-        profile = await read_profile(self._store, self._profile)
-        limit = profile.max_lora_rank if profile else self._max_lora_rank
-        return [rank for rank in RANKS if rank <= limit]
+    async def offered(self) -> list[tuple[BaseModelFiles, list[int]]]:
+        """Return the bases that jobs may name, the default first, and the ranks for each."""
+        return [(base, await self._limits.ranks(base)) for base in self._bases.all]
 
     async def create_job(
         self,
@@ -193,6 +185,9 @@ class TuningService:
         job = await self._jobs.request_pause(name)
         if job.pause_requested:
             await self._queue.pause(name)
+        else:
+            # Nobody else waits for its sake any more.
+            self._queue.wake()
         return job
 
     async def resume_job(self, name: JobName) -> Job:
@@ -230,21 +225,26 @@ class TuningService:
                     await _wait(changed)
 
     async def _checked(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
-        if spec.base_model not in {"", self._base.name}:
+        base = self._bases.named(spec.base_model)
+        if base is None:
             raise InvalidArgument(
                 "job.spec.base_model",
-                f"{spec.base_model!r} is not offered; this trainer has {self._base.name!r}",
+                f"{spec.base_model!r} is not offered; this trainer has {self._bases.names}",
                 reason="UNKNOWN_BASE_MODEL",
             )
-        self._check_servable()
         if spec.from_version:
-            spec = await self._trained_on(tenant, spec, lora)
-        await self._check_serving(spec)
+            parent = await self._parent(tenant, spec.from_version)
+            if not spec.base_model:
+                base = self._bases.held("", parent.base_model_digest) or base
+            check_base(parent, base.digest)
+            shape = lora_of(parent, lora, await self._limits.ranks(base))
+            spec = spec.model_copy(update={"lora": shape})
+        await self._limits.check(base, spec.lora.rank)
         length = spec.hyperparameters.max_sequence_length
-        if length is not None and length > self._base.max_sequence_length:
+        if length is not None and length > base.max_sequence_length:
             raise InvalidArgument(
                 "job.spec.hyperparameters.max_sequence_length",
-                f"{length} is more than the base model's {self._base.max_sequence_length}",
+                f"{length} is more than the base model's {base.max_sequence_length}",
             )
         for field, name in (
             ("adapter", spec.adapter_name),
@@ -263,14 +263,10 @@ class TuningService:
             raise InvalidArgument(
                 "job.spec.validation_dataset", "must be another dataset than training_dataset"
             )
-        return spec.model_copy(update={"base_model": self._base.name})
+        return spec.model_copy(update={"base_model": base.name, "base_model_digest": base.digest})
 
-    async def _trained_on(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
-        """Return the specification with the shape of the version that is trained on from."""
-        version = VersionName.parse(spec.from_version)
-        manifest = await read_parent(AdapterRegistry(self._store), tenant, version)
-        check_base(manifest, self._base.digest)
-        return spec.model_copy(update={"lora": lora_of(manifest, lora, await self.ranks())})
+    async def _parent(self, tenant: TenantName, version: str) -> AdapterManifest:
+        return await read_parent(self._registry, tenant, VersionName.parse(version))
 
     async def _check_new(self, name: JobName) -> None:
         try:
@@ -278,31 +274,6 @@ class TuningService:
         except NotFound:
             return
         raise AlreadyExists(f"{name} exists", reason="JOB_EXISTS", name=name)
-
-    def _check_servable(self) -> None:
-        why = why_not_served(self._base.architecture, self._device)
-        if why:
-            raise FailedPrecondition(
-                f"adapters of {self._base.name} ({self._base.architecture}) cannot be served: "
-                f"{why}",
-                reason="BASE_NOT_SERVABLE",
-                architecture=self._base.architecture,
-            )
-
-    async def _check_serving(self, spec: JobSpec) -> None:
-        """Accept only what serving can load: its profile says what that is."""
-        ranks = await self.ranks()
-        if spec.lora.rank not in ranks:
-            raise InvalidArgument(
-                "job.spec.lora.rank", f"{spec.lora.rank} is not one of {ranks}", limit=max(ranks)
-            )
-        profile = await read_profile(self._store, self._profile)
-        if profile is not None and profile.base_model_digest != self._base.digest:
-            raise FailedPrecondition(
-                f"serving has base model {profile.base_model} ({profile.base_model_digest}), this"
-                f" trainer {self._base.name} ({self._base.digest}): it would refuse the adapter",
-                reason="BASE_MISMATCH",
-            )
 
 
 def _request_sha256(job_id: str, spec: JobSpec, lora: AskedLora) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry
 from tests.unit.trainer_svc.dispatching import Make
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
+from tests.unit.trainer_svc.values import make_bases
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
@@ -42,7 +44,14 @@ def make(
 ) -> Make:
     built: list[ScriptedExecutor] = []
 
-    def build(executor: ScriptedExecutor, workers: int = 1, jobs_per_worker: int = 1) -> Dispatcher:
+    def build(
+        executor: ScriptedExecutor,
+        workers: int = 1,
+        jobs_per_worker: int = 1,
+        *names: str,
+        base_memory: float = math.inf,
+        **weight_bytes: int,
+    ) -> Dispatcher:
         # A second trainer of one test counts for itself.
         metrics = TrainerMetrics(registry if not built else CollectorRegistry())
         built.append(executor)
@@ -53,7 +62,8 @@ def make(
             executor,
             Publisher(jobs, object_store, metrics),
             metrics,
-            base_model_digest="sha256:base",
+            bases=make_bases(*names, **weight_bytes),
+            base_memory=base_memory,
             workers=workers,
             jobs_per_worker=jobs_per_worker,
             max_worker_losses=3,

@@ -70,6 +70,7 @@ class ScriptedWorker:
         self.hold = hold
         self.death = death
         self.only = only
+        self.base = ""
         self.commands: list[Start | Upload | Cancel | Suspend] = []
         self.held = asyncio.Event()
         self.closed = asyncio.Event()
@@ -99,6 +100,7 @@ class ScriptedWorker:
         self.commands.append(command)
         match command:
             case Start(assignment=assignment):
+                assert self.base in {"", assignment.base_model_digest}
                 self._assignments[command.lease] = assignment
                 self._rest[command.lease] = _training(command.lease)
                 self._play(command.lease)
@@ -166,11 +168,15 @@ class ScriptedExecutor:
         self.store = store
         self.waiting = list(workers)
         self.started: list[ScriptedWorker] = []
+        self.bases: list[str] = []
+        """The base of each start, those that failed among them."""
 
-    async def start(self, index: int) -> Worker:
+    async def start(self, index: int, base: str) -> Worker:
+        self.bases.append(base.removeprefix("sha256:"))
         worker = self.waiting.pop(0) if self.waiting else ScriptedWorker(self.store)
         if isinstance(worker, Exception):
             raise worker
+        worker.base = base
         self.started.append(worker)
         return worker
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from tailorbird.base_model import BaseModelFiles
 from tailorbird.manifest import (
     ADAPTER_WEIGHTS,
     MANIFEST,
@@ -16,7 +18,26 @@ from tailorbird.manifest import (
 )
 from tailorbird.names import JobName
 from tailorbird.object_store import ObjectStore
+from trainer_svc.bases import BaseModels
 from trainer_svc.jobs.model import Job, JobSpec, JobState, PromotionPolicy
+
+
+def make_base(name: str = "base", weight_bytes: int = 8) -> BaseModelFiles:
+    return BaseModelFiles(
+        name=name,
+        path=Path("/nowhere"),
+        digest=f"sha256:{name}",
+        chat_template_digest="sha256:template",
+        max_sequence_length=512,
+        hidden_size=64,
+        weight_bytes=weight_bytes,
+    )
+
+
+def make_bases(*names: str, **weight_bytes: int) -> BaseModels:
+    """Bases of 8 bytes, or of as many as is said."""
+    names = names or ("base",)
+    return BaseModels(tuple(make_base(name, weight_bytes.get(name, 8)) for name in names))
 
 
 def make_job(
@@ -24,9 +45,11 @@ def make_job(
     tenant: str = "acme",
     adapter: str = "voice",
     policy: PromotionPolicy = PromotionPolicy.ALWAYS,
+    base: str = "base",
 ) -> Job:
     spec = JobSpec(
-        base_model="base",
+        base_model=base,
+        base_model_digest=f"sha256:{base}",
         training_dataset=f"tenants/{tenant}/datasets/chats",
         adapter=f"tenants/{tenant}/adapters/{adapter}",
         promotion_policy=policy,

@@ -32,6 +32,9 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
 {{- else if .values.database.existingSecret -}}
 {{- $_ := set $settings "DATABASE_URL" (dict "key" (printf "%s.database.existingSecret" .name)) -}}
 {{- end -}}
+{{- with .values.moreBaseModels -}}
+{{- $_ := set $settings "MORE_BASE_MODELS" (include "tailorbird.moreBaseModels" $ | fromYaml) -}}
+{{- end -}}
 {{- range $key, $value := .values.config -}}
 {{- if not (kindIs "invalid" $value) -}}
 {{- $_ := set $settings ($key | snakecase | upper) (dict "value" $value "key" (printf "%s.config.%s" $.name $key)) -}}
@@ -49,6 +52,17 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
 {{- $path := get (get $base $source) "path" -}}
 {{- toYaml (dict "value" (clean (printf "/base-model/%s" $path)) "key" (printf "baseModel.%s" $source)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The trainer's further bases, as JSON: folders beside the first one, or ids of the hub. */}}
+{{- define "tailorbird.moreBaseModels" -}}
+{{- $bases := list -}}
+{{- $folders := not .root.Values.baseModel.huggingFace.id -}}
+{{- range .values.moreBaseModels -}}
+{{- $model := ternary (printf "/base-model/%s" .model) .model $folders -}}
+{{- $bases = append $bases (merge (dict "model" $model) .) -}}
+{{- end -}}
+{{- toYaml (dict "value" (toJson $bases) "key" "trainer.moreBaseModels") -}}
 {{- end -}}
 
 {{/* A value as the environment has it. YAML's numbers are floats here: 1e+10 is no integer. */}}

@@ -351,7 +351,7 @@ class JobSpec(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
-    """Base model, by the name GetTrainerInfo lists. Empty: the first listed."""
+    """Base model, by the name GetTrainerInfo lists. Empty: that of from_version, or the first listed."""
     training_dataset: _builtins.str
     """tenants/{tenant}/datasets/{dataset}; of the job's own tenant."""
     validation_dataset: _builtins.str

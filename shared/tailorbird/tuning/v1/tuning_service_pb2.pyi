@@ -558,7 +558,7 @@ class GetTrainerInfoResponse(_message.Message):
     max_record_bytes: _builtins.int
     """Longest line accepted in a dataset, in bytes."""
     workers: _builtins.int
-    """Worker processes; each holds one base model."""
+    """Worker processes; each holds one base model at a time."""
     device: _builtins.str
     """Where they are trained: "cpu" or "cuda"."""
     service_version: _builtins.str
@@ -567,11 +567,11 @@ class GetTrainerInfoResponse(_message.Message):
     """Jobs that a worker trains at the same time."""
     @_builtins.property
     def base_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModel]:
-        """Base models that jobs may name."""
+        """Base models that jobs may name; the first is that of jobs that name none."""
 
     @_builtins.property
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """LoRA ranks accepted, ascending."""
+        """LoRA ranks accepted on the first base model, ascending."""
 
     def __init__(
         self,
@@ -602,22 +602,32 @@ class BaseModel(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name jobs use."""
     digest: _builtins.str
     """Digest over its weight, configuration and tokenizer files: "sha256:" and 64 hex digits."""
     max_sequence_length: _builtins.int
     """Longest sequence in tokens."""
+    weight_bytes: _builtins.int
+    """Size of the files with its weights."""
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """LoRA ranks accepted on it, ascending. None while serving has other base models only."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         digest: _builtins.str = ...,
         max_sequence_length: _builtins.int = ...,
+        ranks: _abc.Iterable[_builtins.int] | None = ...,
+        weight_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "max_sequence_length", b"max_sequence_length", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "max_sequence_length", b"max_sequence_length", "name", b"name", "ranks", b"ranks", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

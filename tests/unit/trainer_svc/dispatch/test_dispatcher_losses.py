@@ -13,7 +13,7 @@ from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
-from tests.unit.trainer_svc.values import make_job
+from tests.unit.trainer_svc.values import make_bases, make_job
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import WorkerLost
@@ -127,7 +127,7 @@ async def test_a_trainer_lost_at_any_moment_publishes_exactly_one_version(
         publisher = Publisher(jobs, object_store, metrics)
         dispatcher = Dispatcher(
             jobs, datasets, AdapterRegistry(object_store), executor, publisher, metrics,
-            base_model_digest="sha256:base", workers=1, jobs_per_worker=1, max_worker_losses=3,
+            bases=make_bases(), workers=1, jobs_per_worker=1, max_worker_losses=3,
         )  # fmt: skip
         return dispatcher, publisher
 

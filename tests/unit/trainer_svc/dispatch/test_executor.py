@@ -16,19 +16,18 @@ from trainer_svc.protocol import WorkerSettings
 
 
 def executor(folder: Path) -> LocalExecutor:
-    return LocalExecutor(
-        WorkerSettings(
-            object_store=f"file://{folder}",
-            base_model_path=str(folder / "none"),
-            base_model_name="base",
-            base_model_digest="",
-            chat_template_digest="",
-            device="cpu",
-            threads=1,
-            scratch_dir=str(folder / "scratch"),
-            progress_interval=1.0,
-        )
+    settings = WorkerSettings(
+        object_store=f"file://{folder}",
+        base_model_path=str(folder / "none"),
+        base_model_name="base",
+        base_model_digest="",
+        chat_template_digest="",
+        device="cpu",
+        threads=1,
+        scratch_dir=str(folder / "scratch"),
+        progress_interval=1.0,
     )
+    return LocalExecutor({"sha256:base": settings})
 
 
 class Watch:
@@ -55,7 +54,7 @@ class Watch:
 async def test_a_full_disk_is_a_lost_worker(tmp_path: Path) -> None:
     (tmp_path / "scratch").write_text("in the way")
     with pytest.raises(WorkerLost, match="can be started"):
-        await executor(tmp_path).start(0)
+        await executor(tmp_path).start(0, "sha256:base")
 
 
 @pytest.mark.parametrize("call", ["create_subprocess_exec", "open_connection"])
@@ -71,7 +70,7 @@ async def test_a_start_that_fails_leaves_nothing(
     monkeypatch.setattr(asyncio, call, fail)
     lost = WorkerLost if isinstance(error, OSError) else asyncio.CancelledError
     with pytest.raises(lost):
-        await executor(tmp_path).start(0)
+        await executor(tmp_path).start(0, "sha256:base")
     assert [s.fileno() for s in watch.sockets] == [-1, -1]
     assert len(watch.processes) == (call == "open_connection")
     assert all(process.returncode is not None for process in watch.processes)
@@ -83,7 +82,7 @@ async def test_no_socket_is_a_lost_worker(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("trainer_svc.dispatch.executor.socket.socketpair", fail)
     with pytest.raises(WorkerLost, match="too many open files"):
-        await executor(tmp_path).start(0)
+        await executor(tmp_path).start(0, "sha256:base")
 
 
 async def test_what_cannot_be_removed_is_in_no_workers_way(
@@ -98,5 +97,5 @@ async def test_what_cannot_be_removed_is_in_no_workers_way(
 
     monkeypatch.setattr(asyncio, "open_connection", fail)
     with pytest.raises(WorkerLost, match="the test ends here"):
-        await executor(tmp_path).start(0)
+        await executor(tmp_path).start(0, "sha256:base")
     assert watch.processes

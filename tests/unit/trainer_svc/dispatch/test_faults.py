@@ -15,7 +15,7 @@ from tailorbird.registry import AdapterRegistry
 from tests.unit.trainer_svc.dispatching import ended, running
 from tests.unit.trainer_svc.fakes import PREPARED, ScriptedExecutor, ScriptedWorker, mark, published
 from tests.unit.trainer_svc.faults import Fault, FaultyDatabase
-from tests.unit.trainer_svc.values import make_job
+from tests.unit.trainer_svc.values import make_bases, make_job
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import WorkerLost
@@ -94,7 +94,7 @@ def build(
         with_fault("executor", executor),  # type: ignore[arg-type]
         with_fault("publisher", publisher),  # type: ignore[arg-type]
         metrics,
-        base_model_digest="sha256:base",
+        bases=make_bases(),
         workers=1,
         jobs_per_worker=2,
         max_worker_losses=3,

@@ -11,11 +11,12 @@ from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.fakes import PREPARED, ScriptedWorker, step
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.dispatch.backoff import Pauses
+from trainer_svc.dispatch.demand import Stock
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.place import Place
-from trainer_svc.dispatch.placement import Placement
+from trainer_svc.dispatch.placement import Look, Placement, Rules
 from trainer_svc.jobs.model import CheckpointSaved, Evaluation
 from trainer_svc.protocol import Evaluating, LeaseKey, Reported
 
@@ -23,35 +24,46 @@ ONE = JobName("acme", "one")
 WORKER: Any = None
 
 
-def place(*jobs: str, alone: bool = False) -> Place:
-    made = Place(WORKER)
+def place(*jobs: str, alone: bool = False, base: str = "sha256:base") -> Place:
+    made = Place(WORKER, base)
     for job in jobs:
         made.take(LeaseKey(job=job, epoch=1), alone=alone)
     return made
 
 
 def placement(limit: int = 2) -> Placement:
-    return Placement(limit, lambda job: job.name.job.startswith("alone"))
+    rules = Rules(
+        jobs_per_worker=limit,
+        must_be_alone=lambda job: job.name.job.startswith("alone"),
+        base_of=lambda job: job.spec.base_model_digest,
+        refused=lambda _: None,
+        sizes={"sha256:base": 8},
+    )
+    return Placement(rules)
+
+
+def looked(rule: Placement, *places: Place, **stock: Any) -> Look:
+    return rule.look(Stock(places, **stock))
 
 
 def test_a_job_goes_to_the_emptiest_worker_with_room() -> None:
     full, one, closed = place("a", "b"), place("c"), place("d", alone=True)
-    look = placement().look([full, one, closed])
-    assert look.has_room()
+    look = looked(placement(), full, one, closed)
+    assert look.may_change_anything()
     assert look.fits(make_job())
     assert look.chosen is one
-    assert not placement().look([closed]).fits(make_job("alone"))
-    look = placement().look([full, closed])
-    assert not look.has_room()
+    assert not looked(placement(), closed).fits(make_job("alone"))
+    look = looked(placement(), full, closed)
+    assert not look.may_change_anything()
     assert not look.fits(make_job())
 
 
 def test_a_job_waits_for_a_worker_that_starts_rather_than_join_others() -> None:
     busy, idle = place("a"), place()
-    assert not placement().look([busy], starting=1).has_room()
-    assert not placement().look([busy], starting=1).fits(make_job())
-    look = placement().look([busy, idle], starting=1)
-    assert look.has_room()
+    assert not looked(placement(), busy, expected=["sha256:base"]).may_change_anything()
+    assert not looked(placement(), busy, expected=["sha256:base"]).fits(make_job())
+    look = looked(placement(), busy, idle, expected=["sha256:base"])
+    assert look.may_change_anything()
     assert look.fits(make_job())
     assert look.chosen is idle
 
@@ -59,7 +71,7 @@ def test_a_job_waits_for_a_worker_that_starts_rather_than_join_others() -> None:
 def test_a_job_that_must_be_alone_closes_the_emptiest_worker() -> None:
     busy, nearly = place("a", "b"), place("c")
     rule = placement(limit=3)
-    look = rule.look([busy, nearly])
+    look = looked(rule, busy, nearly)
     assert not look.fits(make_job("alone"))
     assert look.fits(make_job("next"))
     assert look.chosen is busy
@@ -69,14 +81,14 @@ def test_a_job_that_must_be_alone_closes_the_emptiest_worker() -> None:
     busy.leave(LeaseKey(job="b", epoch=1))
     nearly.take(LeaseKey(job="x", epoch=1), alone=False)
     busy.take(LeaseKey(job="y", epoch=1), alone=False)
-    look = rule.look([busy, nearly])
+    look = looked(rule, busy, nearly)
     assert not look.fits(make_job("alone"))
     assert look.fits(make_job("next"))
     assert look.chosen is busy
 
     for job in ("c", "x"):
         nearly.leave(LeaseKey(job=job, epoch=1))
-    look = rule.look([busy, nearly])
+    look = looked(rule, busy, nearly)
     assert look.fits(make_job("alone"))
     assert look.chosen is nearly
 
@@ -84,14 +96,14 @@ def test_a_job_that_must_be_alone_closes_the_emptiest_worker() -> None:
 def test_a_closed_worker_that_is_lost_is_forgotten() -> None:
     rule = placement(limit=3)
     lost, other = place("a"), place("b", "c")
-    assert not rule.look([lost, other]).fits(make_job("alone"))
-    look = rule.look([other])
+    assert not looked(rule, lost, other).fits(make_job("alone"))
+    look = looked(rule, other)
     assert not look.fits(make_job("alone"))
     assert not look.fits(make_job("next"))
 
 
 def test_two_that_must_be_alone_close_two_workers() -> None:
-    look = placement(limit=3).look([place("a"), place("b")])
+    look = looked(placement(limit=3), place("a"), place("b"))
     assert not look.fits(make_job("alone-1"))
     assert not look.fits(make_job("alone-2"))
     assert not look.fits(make_job("next"))
@@ -119,21 +131,21 @@ def test_losses_count_at_work_and_of_suspects() -> None:
 
 def test_pauses_grow_end_and_are_forgotten() -> None:
     now = 0.0
-    pauses = Pauses(lambda: now)
+    pauses: Pauses[JobName] = Pauses(lambda: now)
     assert pauses.next_end() is None
     lengths = []
     for _ in range(10):
         pauses.add(ONE)
-        assert pauses.jobs() == {ONE}
+        assert pauses.paused() == {ONE}
         lengths.append(pauses.next_end() or 0.0)
         now += lengths[-1]
-        assert pauses.jobs() == set()
+        assert pauses.paused() == set()
     assert lengths == pytest.approx([0.2, 0.5, 1, 2, 4, 8, 15, 30, 30, 30])
     pauses.forget(ONE)
     pauses.add(ONE)
     assert pauses.next_end() == pytest.approx(0.2)
     now += 3600
-    assert pauses.jobs() == set()
+    assert pauses.paused() == set()
     assert not pauses._pauses
 
 
@@ -182,7 +194,7 @@ async def test_a_lease_that_comes_too_late_hears_that_its_worker_is_lost(
     object_store: ObstoreStore,
 ) -> None:
     worker = ScriptedWorker(object_store)
-    here = Place(worker)
+    here = Place(worker, "sha256:base")
     before = here.take(LeaseKey(job="a", epoch=1), alone=False)
     worker.die()
     with pytest.raises(WorkerLost):

@@ -298,7 +298,7 @@ async def test_a_pause_that_ends_during_a_look_at_the_queue_is_not_missed(
     counts, pauses = jobs.counts, dispatcher._pauses
 
     async def counts_when_the_pause_is_over() -> dict[JobState, int]:
-        while pauses.jobs():  # noqa: ASYNC110 - time has no event
+        while pauses.paused():  # noqa: ASYNC110 - time has no event
             await asyncio.sleep(0.001)
         return await counts()
 
