@@ -104,12 +104,13 @@ async def _started(
     datasets = DatasetStore(
         object_store, data_dir / "uploads", settings.max_dataset_bytes, settings.max_record_bytes
     )
+    executor = LocalExecutor({base.digest: _worker_settings(settings, base) for base in bases.all})
     adapters = AdapterRegistry(object_store)
     dispatcher = Dispatcher(
         jobs,
         datasets,
         adapters,
-        LocalExecutor({base.digest: _worker_settings(settings, base) for base in bases.all}),
+        executor,
         Publisher(jobs, object_store, metrics),
         metrics,
         bases=bases,
@@ -136,6 +137,7 @@ async def _started(
         workers=settings.workers,
         jobs_per_worker=settings.jobs_per_worker,
         device=settings.worker_device,
+        ready=executor.ready,
     )
     add_TuningServiceServicer_to_server(servicer, server.grpc)
     await dispatcher.recover()
@@ -161,6 +163,7 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         chat_template_digest=base.chat_template_digest,
         device=settings.worker_device,
         gpu_memory_share=settings.worker_gpu_memory_share,
+        gradient_checkpointing=settings.gradient_checkpointing,
         threads=settings.worker_threads,
         scratch_dir=str(settings.data_dir.resolve() / "scratch"),
         progress_interval=settings.progress_interval,

@@ -49,6 +49,12 @@ class TrainerMetrics:
             ["base_model"],
             registry=registry,
         )
+        self.worker_memory = Gauge(
+            "tailorbird_trainer_worker_memory_bytes",
+            "Memory that a worker takes, as its jobs' progress says; 0 before the first.",
+            ["worker"],
+            registry=registry,
+        )
         self.worker_losses = Counter(
             "tailorbird_trainer_worker_losses",
             "Worker processes that died with or without a job.",

@@ -54,6 +54,8 @@ class WorkerSettings(Record):
     """ "cpu" or "cuda"."""
     gpu_memory_share: float = 1.0
     """Share of the GPU's memory that this worker may take."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again for its gradient, instead of keeping what is inside it."""
     threads: int
     """CPU threads for the model's arithmetic."""
     scratch_dir: str
@@ -130,11 +132,15 @@ Command = Annotated[Start | Upload | Cancel | Suspend, Field(discriminator="kind
 
 
 class Ready(Record):
-    """The base is loaded."""
+    """The base is loaded; what it is trained with is chosen. See GetTrainerInfo's Engine."""
 
     kind: Literal["ready"] = "ready"
     device: str
     dtype: str
+    compute_dtype: str
+    attention: str
+    optimizer: str
+    gradient_checkpointing: bool
 
 
 class Unusable(Record):

@@ -69,6 +69,10 @@ class TrainerSettings(CommonSettings):
     """Share of a GPU's memory that the workers take together, at most. The rest is serving's."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each worker. 0: the machine's cores shared among the workers."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer alone in a step, and compute the layer again for its gradient:
+    more time, less memory. Of use where a long record does not fit into a GPU by itself: a step
+    that does not is taken in smaller passes anyway."""
     max_dataset_bytes: Annotated[int, Field(ge=1)] = 2**30
     """Largest dataset accepted."""
     max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20

@@ -18,7 +18,9 @@ R = TypeVar("R", bound=Record)
 
 
 class WorkerProcess:
-    def __init__(self, base: Path, store: Path, scratch: Path) -> None:
+    def __init__(
+        self, base: Path, store: Path, scratch: Path, *, gradient_checkpointing: bool = False
+    ) -> None:
         files = load_base_model(str(base), scratch / "cache", "tiny-llama")
         self.settings = WorkerSettings(
             object_store=store.as_uri(),
@@ -30,6 +32,7 @@ class WorkerProcess:
             threads=1,
             scratch_dir=str(scratch / "worker"),
             progress_interval=0.0,
+            gradient_checkpointing=gradient_checkpointing,
         )
         ours, theirs = socket.socketpair()
         with theirs:

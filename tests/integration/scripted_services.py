@@ -45,6 +45,8 @@ class Script:
         self.files: dict[str, bytes] = {}
         """What ImportAdapter was sent."""
         self.job = job_pb2.Job(name="tenants/acme/jobs/one", state=job_pb2.JOB_STATE_RUNNING)
+        self.engine: tuning_pb.Engine | None = None
+        """What GetTrainerInfo says of the workers."""
         self.text = ["Good ", "morning."]
         self.cancelled = threading.Event()
         self.go_on = threading.Event()
@@ -158,9 +160,14 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self, request: tuning_pb.GetTrainerInfoRequest, context: Context
     ) -> tuning_pb.GetTrainerInfoResponse:
         self.script.heard(request, context)
-        base = tuning_pb.BaseModel(name="demo", digest="sha256:00", max_sequence_length=512)
+        base = tuning_pb.BaseModel(
+            name="demo", digest="sha256:00", max_sequence_length=512, engine=self.script.engine
+        )
         return tuning_pb.GetTrainerInfoResponse(
-            base_models=[base], ranks=[8, 16], workers=1, device="cpu"
+            base_models=[base],
+            ranks=[8, 16],
+            workers=1,
+            device="cpu",
         )
 
 

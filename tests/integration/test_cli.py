@@ -21,7 +21,7 @@ from tailorbird.cli.app import main
 from tailorbird.rpc.status import stored_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.telemetry import HealthServer
-from tailorbird.tuning.v1 import job_pb2
+from tailorbird.tuning.v1 import job_pb2, tuning_service_pb2
 from tests.certificates import Authority
 from tests.integration.scripted_services import (
     ADAPTER,
@@ -281,8 +281,15 @@ def test_what_no_message_can_hold_is_one_line(
     assert script.requests == []
 
 
-def test_info(run: Run) -> None:
+def test_info(run: Run, script: Script) -> None:
     assert {"trainer", "serving"} == set(json.loads(run("info", "--json").out))
+    assert "attention" not in run("info").out
+    script.engine = tuning_service_pb2.Engine(
+        compute_dtype="bfloat16", attention="varlen", optimizer="adamw_fused"
+    )
+    assert "bfloat16 products · attention varlen · adamw_fused\n" in run("info").out
+    script.engine.gradient_checkpointing = True
+    assert "adamw_fused · gradient checkpointing\n" in run("info").out
     ran = run("info", "--trainer", "localhost:1")
     assert ran.status == 1
     assert "8 at once" in ran.out

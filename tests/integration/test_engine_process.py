@@ -36,6 +36,7 @@ from trainer_svc.protocol import (
     Evaluating,
     Failed,
     LeaseKey,
+    Ready,
     Reported,
     Start,
     Suspend,
@@ -72,6 +73,19 @@ def worker(
 ) -> Iterator[WorkerProcess]:
     with WorkerProcess(base, store, tmp_path_factory.mktemp("scratch")) as process:
         yield process.ready()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_worker_says_what_it_has_chosen(
+    base: Path, store: Path, tmp_path: Path, checkpointing: bool
+) -> None:
+    with WorkerProcess(base, store, tmp_path, gradient_checkpointing=checkpointing) as worker:
+        ready = worker.next()
+        assert isinstance(ready, Ready)
+        assert (ready.device, ready.dtype, ready.attention) == ("cpu", "bfloat16", "segments")
+        assert ready.compute_dtype in {"bfloat16", "float32"}
+        assert ready.optimizer == "adamw_fused"
+        assert ready.gradient_checkpointing is checkpointing
 
 
 def upload(worker: WorkerProcess, job: Assignment, version: str) -> Uploaded:

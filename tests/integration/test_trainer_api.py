@@ -42,7 +42,7 @@ from trainer_svc.jobs.model import JobEvent, Unknown
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
-from trainer_svc.protocol import Suspend
+from trainer_svc.protocol import Ready, Suspend
 from trainer_svc.served import ServingLimits
 
 ACME = "tenants/acme"
@@ -65,6 +65,8 @@ class Trainer:
     store: ObstoreStore
     folder: Path
     server: RpcServer
+    ready: dict[str, Ready]
+    """The last one is what a worker said at its start."""
 
 
 @pytest.fixture
@@ -78,6 +80,7 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     executor = ScriptedExecutor(object_store)
     bases = BaseModels((BASE, OTHER))
     adapters = AdapterRegistry(object_store)
+    ready: dict[str, Ready] = {}
     dispatcher = Dispatcher(
         jobs, datasets, adapters, executor,
         Publisher(jobs, object_store, metrics), metrics,
@@ -89,12 +92,15 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     servicer = TuningServicer(
         service, datasets, metrics, server.endless,
         max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, jobs_per_worker=4, device="cpu",
+        ready=ready,
     )  # fmt: skip
     pb_grpc.add_TuningServiceServicer_to_server(servicer, server.grpc)
     await server.start()
     running = asyncio.create_task(dispatcher.run())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield Trainer(pb_grpc.TuningServiceStub(channel), executor, object_store, tmp_path, server)
+        yield Trainer(
+            pb_grpc.TuningServiceStub(channel), executor, object_store, tmp_path, server, ready
+        )
     await dispatcher.stop()
     await running
     await server.stop(0)
@@ -216,6 +222,9 @@ async def test_a_job_runs_and_is_watched(trainer: Trainer) -> None:
     assert [e.WhichOneof("event") for e in events if not e.HasField("state_changed")] == [
         "prepared", *["step_progress"] * 4, "published",
     ]  # fmt: skip
+    figures = [e.step_progress for e in events if e.HasField("step_progress")]
+    assert {each.update_to_weight_ratio for each in figures} == {0.002}
+    assert {each.worker_memory_bytes for each in figures} == {2**33}
     assert events[-1].state_changed.state == job_pb2.JOB_STATE_SUCCEEDED
     assert await watch(trainer, job.name, after=5) == events[5:]
     assert await watch(trainer, job.name, after=len(events)) == []
@@ -471,6 +480,19 @@ async def test_an_event_of_a_later_release_is_not_sent(
     ]
 
 
+async def test_the_trainer_says_what_its_workers_chose(trainer: Trainer) -> None:
+    info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
+    assert not any(base.HasField("engine") for base in info.base_models)
+    chosen: dict[str, Any] = {
+        "dtype": "float16", "compute_dtype": "bfloat16", "attention": "varlen",
+        "optimizer": "adamw_fused", "gradient_checkpointing": True,
+    }  # fmt: skip
+    trainer.ready[OTHER.digest] = Ready(device="cuda", **chosen)
+    info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
+    assert not info.base_models[0].HasField("engine")
+    assert info.base_models[1].engine == pb.Engine(**chosen)
+
+
 async def test_serving_says_what_a_job_may_ask_for(trainer: Trainer) -> None:
     await upload(trainer, RECORD)
     info = await trainer.stub.GetTrainerInfo(pb.GetTrainerInfoRequest())
@@ -722,14 +744,14 @@ async def test_a_job_that_names_no_base_takes_that_of_its_version(trainer: Train
     await upload(trainer, RECORD)
     changes = {**WITH_WEIGHTS, "base_model_digest": OTHER.digest}
     await put_version(trainer.store, VERSION, **changes)
-    job = await create(trainer, spec(from_version=VERSION))
-    assert job.spec.base_model == OTHER.name
-    await watch(trainer, job.name)
-    assert trainer.executor.started[-1].assignment.base_model_digest == OTHER.digest
     error = await refused(trainer, spec(from_version=VERSION, base_model=BASE.name))
     told = metadata(error)
     assert reason_of(error) == "BASE_MISMATCH"
     assert (told["version_base_digest"], told["base_digest"]) == (OTHER.digest, BASE.digest)
+    job = await create(trainer, spec(from_version=VERSION))
+    assert job.spec.base_model == OTHER.name
+    await watch(trainer, job.name)
+    assert trainer.executor.started[-1].assignment.base_model_digest == OTHER.digest
 
 
 async def test_a_version_of_another_base_is_refused_with_both_digests(trainer: Trainer) -> None:

@@ -17,6 +17,7 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs import model
+from trainer_svc.protocol import Ready
 
 _MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 32, 63, 255
 _MAX_TARGETS = 64
@@ -203,14 +204,20 @@ def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
     )
 
 
-def base_to_proto(base: BaseModelFiles, ranks: list[int]) -> tuning_service_pb2.BaseModel:
-    """Return the message for a base model, and the LoRA ranks that jobs on it may ask for."""
+def base_to_proto(
+    base: BaseModelFiles, ranks: list[int], ready: Ready | None
+) -> tuning_service_pb2.BaseModel:
+    """Return the message for a base model.
+
+    `ranks` are those that jobs on it may ask for, `ready` is what its newest worker said.
+    """
     return tuning_service_pb2.BaseModel(
         name=base.name,
         digest=base.digest,
         max_sequence_length=base.max_sequence_length,
         ranks=ranks,
         weight_bytes=base.weight_bytes,
+        engine=None if ready is None else _engine_to_proto(ready),
     )
 
 
@@ -278,3 +285,7 @@ def timestamp(time: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(time)
     return message
+
+
+def _engine_to_proto(ready: Ready) -> tuning_service_pb2.Engine:
+    return tuning_service_pb2.Engine(**ready.model_dump(exclude={"kind", "device"}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -22,6 +22,7 @@ from trainer_svc.api.convert_events import event_to_proto
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.metrics import TrainerMetrics
+from trainer_svc.protocol import Ready
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_REQUEST_ID = 128
@@ -42,6 +43,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         workers: int,
         jobs_per_worker: int,
         device: str,
+        ready: Mapping[str, Ready],
     ) -> None:
         self._service = service
         self._datasets = datasets
@@ -52,6 +54,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self._workers = workers
         self._jobs_per_worker = jobs_per_worker
         self._device = device
+        self._ready = ready
 
     async def UploadDataset(
         self, request_iterator: AsyncIterator[pb.UploadDatasetRequest], context: _Context
@@ -163,7 +166,10 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         """See tuning_service.proto."""
         offered = await self._service.offered()
         return pb.GetTrainerInfoResponse(
-            base_models=[convert.base_to_proto(*each) for each in offered],
+            base_models=[
+                convert.base_to_proto(base, ranks, self._ready.get(base.digest))
+                for base, ranks in offered
+            ],
             ranks=offered[0][1],
             max_dataset_bytes=self._max_dataset_bytes,
             max_record_bytes=self._max_record_bytes,

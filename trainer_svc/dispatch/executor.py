@@ -18,6 +18,7 @@ from tailorbird.errors import FailedPrecondition, Unavailable
 from trainer_svc.protocol import (
     REPORT,
     Cancel,
+    Ready,
     Report,
     Start,
     Suspend,
@@ -69,6 +70,8 @@ class LocalExecutor:
 
     def __init__(self, settings: Mapping[str, WorkerSettings]) -> None:
         self._settings = settings
+        self.ready: dict[str, Ready] = {}
+        """What the newest worker with each base said once it was loaded."""
 
     async def start(self, index: int, base: str) -> Worker:
         """See Executor."""
@@ -87,9 +90,12 @@ class LocalExecutor:
                 raise FailedPrecondition(
                     ready.error.message, reason=ready.error.reason, setting="base_model"
                 )
+            if not isinstance(ready, Ready):
+                raise WorkerLost(f"the worker process began with {ready.kind}")
         except BaseException:
             await worker.close()
             raise
+        self.ready[base] = ready
         name, report = settings.base_model_name, ready.model_dump()
         _log.info("worker ready", index=index, pid=worker.pid, base=name, report=report)
         return worker

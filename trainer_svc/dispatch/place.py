@@ -10,7 +10,8 @@ import structlog
 
 from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
-from trainer_svc.protocol import LeaseKey, Ready, Unusable
+from trainer_svc.jobs.model import StepProgress
+from trainer_svc.protocol import LeaseKey, Ready, Report, Reported, Unusable
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +33,8 @@ class Place:
         self.retired = asyncio.Event()
         """Set when it is to end although its worker is well."""
         self.idle_since = time.monotonic()
+        self.memory = 0
+        """Bytes that the worker takes, as it last said."""
         self.idle = asyncio.Event()
         self.idle.set()
         self._inboxes: dict[LeaseKey, Inbox] = {}
@@ -65,6 +68,7 @@ class Place:
         try:
             while True:
                 report = await self.worker.receive()
+                self._notice(report)
                 if isinstance(report, Ready | Unusable):
                     _log.debug("a report of no lease", kind=report.kind)
                 elif inbox := self._inboxes.get(report.lease):
@@ -78,6 +82,10 @@ class Place:
             lost = WorkerLost(f"the worker cannot be heard: {type(error).__name__}")
             self._lose(lost)
             raise lost from error
+
+    def _notice(self, report: Report) -> None:
+        if isinstance(report, Reported) and isinstance(report.event, StepProgress):
+            self.memory = report.event.worker_memory_bytes or 0
 
     def _lose(self, error: WorkerLost) -> None:
         self._lost = error

@@ -188,12 +188,15 @@ class Workers:
         slot.state, slot.failed = State.READY, False
         ready = self._metrics.workers.labels(self._names[slot.base])
         ready.inc()
+        memory = self._metrics.worker_memory
+        memory.labels(str(slot.index)).set_function(lambda: place.memory)
         self._wake()
         try:
             await first(place.read(), self._let_go(place))
         finally:
             slot.state = State.ENDING
             ready.dec()
+            memory.remove(str(slot.index))
             await worker.close()
 
     async def _let_go(self, place: Place) -> None:

@@ -28,6 +28,7 @@ from trainer_svc.protocol import Ready, Unusable
 
 if TYPE_CHECKING:
     from trainer_svc.engine.base import Base
+    from trainer_svc.engine.step.bank import AdapterBank
 
 _THREADS = 256
 """At most, for what jobs read, tokenise and write: enough that none waits for another's."""
@@ -80,11 +81,15 @@ async def _serve(channel: Channel, base: Base) -> None:
     try:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         settings = channel.settings
-        bank = AdapterBank(base, lanes=lanes_for(settings.device, settings.threads))
+        bank = AdapterBank(
+            base,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            lanes=lanes_for(settings.device, settings.threads),
+        )
         steps = StepThread(bank, progress_interval=settings.progress_interval)
         store = open_store(settings.object_store)
         worker = Worker(settings, bank, steps, store, channel.send)
-        channel.send(Ready(device=settings.device, dtype=str(base.dtype).removeprefix("torch.")))
+        channel.send(_ready(settings.device, bank))
         serving = asyncio.create_task(worker.serve(channel.inbox.get))
         ended = asyncio.create_task(asyncio.to_thread(steps.wait))
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,6 +99,20 @@ async def _serve(channel: Channel, base: Base) -> None:
         get_logger(__name__).exception("the worker cannot go on")
     finally:
         os._exit(1)
+
+
+def _ready(device: str, bank: AdapterBank) -> Ready:
+    from trainer_svc.engine.step.optimizer import OPTIMIZER
+
+    base = bank.base
+    return Ready(
+        device=device,
+        dtype=str(base.dtype).removeprefix("torch."),
+        compute_dtype=str(base.compute_dtype).removeprefix("torch."),
+        attention=base.attention,
+        optimizer=OPTIMIZER,
+        gradient_checkpointing=bank.gradient_checkpointing,
+    )
 
 
 def _thread_died(died: threading.ExceptHookArgs) -> None:

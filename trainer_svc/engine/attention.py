@@ -1,9 +1,10 @@
 """Attention over a padding-free sequence: each record attends to itself alone.
 
 transformers' sdpa path builds one mask over the whole packed sequence, whose cost grows with the
-square of the step. Here every segment is a causal attention of its own, without any
-mask; short neighbours of one length are a batch. On a CPU
-it runs in float32: torch's bfloat16 kernel there takes several times as long in the backward pass.
+square of the step. Here no mask is built. Where a GPU and the number format allow it, one kernel
+computes all segments; elsewhere every segment is a causal attention of its own, and short
+neighbours of one length are a batch. On a CPU it runs in float32: torch's bfloat16 kernel there
+takes several times as long in the backward pass.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers import AttentionInterface, PretrainedConfig
 
 from trainer_svc.engine.short_attention import SHORT, attend_short
+from trainer_svc.engine.varlen_attention import attend_varlen, fits
 
 _SHORT = 512
 """Tokens of a segment from which on a batch of them gains nothing, measured on a CPU."""
@@ -34,9 +36,21 @@ def attention_for(config: PretrainedConfig) -> str:
     window = getattr(config, "sliding_window", None) if _uses_window(config) else None
     if config.model_type not in _PLAIN_CAUSAL or window is not None:
         return "sdpa"
+    # With no mask registered beside it, transformers makes none, and asks the device for nothing.
     AttentionInterface.register(PACKED, packed_attention)
-    AttentionMaskInterface.register(PACKED, _no_mask)
     return PACKED
+
+
+def attention_name(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Return how a loaded base attends in products of `dtype`, for GetTrainerInfo.
+
+    "varlen": one kernel for all segments. "segments": one call for each, or for some neighbours.
+    Otherwise what transformers calls it.
+    """
+    if config._attn_implementation != PACKED:  # noqa: SLF001
+        return str(config._attn_implementation)  # noqa: SLF001
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return "varlen" if fits(device, dtype, head_dim) else "segments"
 
 
 def _uses_window(config: PretrainedConfig) -> bool:
@@ -60,8 +74,10 @@ def packed_attention(
     segment lengths add up to tokens. Returns [1, tokens, heads, head_dim].
     """
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if query.device.type == "cpu":
+        value = value.to(query.dtype)
     # What else reads its dtype, as serving's arithmetic does, gets what it asked with.
-    attended = attend(query, key, value.to(query.dtype), segment_lengths, scaling)
+    attended = attend(query, key, value, segment_lengths, scaling).to(query.dtype)
     return attended.unsqueeze(0), None
 
 
@@ -75,13 +91,15 @@ def attend(
     """Attend causally within each segment.
 
     query is [tokens, heads, head_dim], key and value [tokens, key heads, head_dim]. Returns
-    [tokens, heads, head_dim] in the dtype of the query; in that of the value if it is bfloat16 and
-    the others are not, which on a CPU means that short segments may be computed in it.
+    [tokens, heads, head_dim] in the dtype of the value, in which a GPU computes. On a CPU a value
+    in bfloat16 beside others in float32 means that short segments may be computed in it.
     """
     dtype = value.dtype
-    reduced = dtype != query.dtype
-    if query.device.type == "cpu":
-        query, key = query.float(), key.float()
+    if fits(query.device, dtype, query.shape[-1]):
+        return attend_varlen(query.to(dtype), key.to(dtype), value, segment_lengths, scaling)
+    on_cpu = query.device.type == "cpu"
+    reduced = on_cpu and dtype != query.dtype
+    query, key = (each.to(torch.float32 if on_cpu else dtype) for each in (query, key))
     spans = _spans(segment_lengths, SHORT if reduced else 0)
     sizes = [sum(lengths) for _, lengths in spans]
     outputs = []
@@ -137,7 +155,3 @@ def runs(segment_lengths: Sequence[int]) -> list[tuple[int, int]]:
 def _stacked(rows: torch.Tensor, count: int) -> torch.Tensor:
     """Cut [count * length, heads, head_dim] into [count, heads, length, head_dim]."""
     return rows.view(count, -1, *rows.shape[1:]).transpose(1, 2)
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tailorbird.errors import FailedPrecondition
 from tailorbird.servable import LINEAR_MODULES
-from trainer_svc.engine.attention import attention_for
+from trainer_svc.engine.attention import attention_for, attention_name
 from trainer_svc.engine.probe import why_alone
 from trainer_svc.engine.targets import adaptable_layers
 
@@ -58,6 +58,11 @@ class Base:
     def hidden_dtype(self) -> torch.dtype:
         """Of the hidden states between layers, in training."""
         return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    @property
+    def attention(self) -> str:
+        """How records are kept apart in training; see `attention_name`."""
+        return attention_name(self.decoder.config, self.device, self.compute_dtype)
 
     @property
     def embeddings(self) -> nn.Module:

@@ -16,6 +16,7 @@ from tailorbird.errors import Unavailable
 from trainer_svc.engine.training.forward import Bank
 from trainer_svc.engine.training.group import Group, Outcome
 from trainer_svc.engine.training.member import Ending, Member, Place
+from trainer_svc.engine.training.memory import WorkerMemory
 
 MICRO_TOKENS = 8192
 """Tokens of one forward pass at most, over all jobs."""
@@ -40,6 +41,7 @@ class StepThread:
         self._bank = bank
         self._progress_interval = progress_interval
         self._group = Group(bank, micro_tokens)
+        self._memory = WorkerMemory()
         self._places: dict[str, Place] = {}
         self._works: deque[Callable[[], bool]] = deque()
         """Each runs one piece and tells whether there are more."""
@@ -136,7 +138,9 @@ class StepThread:
             ended.set_exception(ValueError(f"{job} steps already"))
             return
         try:
-            self._places[job] = Place(member, ended, self._bank, self._progress_interval)
+            self._places[job] = Place(
+                member, ended, self._bank, self._memory, self._progress_interval
+            )
         except Exception as error:
             ended.set_exception(error)
 

@@ -225,6 +225,9 @@ class StepProgress(Record):
     tokens: int
     tokens_per_second: float
     eta_seconds: float
+    update_to_weight_ratio: float | None = None
+    """None as well where it is no number."""
+    worker_memory_bytes: int | None = None
 
 
 class Evaluation(Record):

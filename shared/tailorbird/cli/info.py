@@ -12,7 +12,7 @@ from tailorbird.cli.connect import AsJson, with_both
 from tailorbird.cli.output import describe, errors, out, print_facts, size
 from tailorbird.client import CallError, ServingClient, TrainerClient
 from tailorbird.serving.v1.inference_service_pb2 import GetServerInfoResponse
-from tailorbird.tuning.v1.tuning_service_pb2 import GetTrainerInfoResponse
+from tailorbird.tuning.v1.tuning_service_pb2 import BaseModel, GetTrainerInfoResponse
 
 
 @with_both
@@ -44,10 +44,7 @@ def _plain(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> dict[str, 
 def _facts(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> list[tuple[str, str]]:
     if isinstance(answer, GetTrainerInfoResponse):
         return [
-            *(
-                ("base model", f"{base.name} · {base.max_sequence_length} tokens · {base.digest}")
-                for base in answer.base_models
-            ),
+            *(fact for base in answer.base_models for fact in _base(base)),
             ("ranks", ", ".join(map(str, answer.ranks))),
             ("workers", f"{answer.workers} on {answer.device}, {answer.jobs_per_worker} jobs each"),
             ("largest dataset", size(answer.max_dataset_bytes)),
@@ -62,3 +59,18 @@ def _facts(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> list[tuple
         ("weights", answer.dtype),
         ("version", answer.service_version),
     ]
+
+
+def _base(base: BaseModel) -> list[tuple[str, str]]:
+    facts = [("base model", f"{base.name} · {base.max_sequence_length} tokens · {base.digest}")]
+    if base.HasField("engine"):
+        engine = base.engine
+        words = [
+            f"{engine.compute_dtype} products",
+            f"attention {engine.attention}",
+            engine.optimizer,
+        ]
+        if engine.gradient_checkpointing:
+            words.append("gradient checkpointing")
+        facts.append(("engine", " · ".join(words)))
+    return facts

@@ -19,6 +19,7 @@ from trainer_svc.protocol import (
     Evaluating,
     Failed,
     LeaseKey,
+    Ready,
     Report,
     Reported,
     Start,
@@ -39,6 +40,15 @@ PREPARED = Prepared(
     trainable_parameters=10,
 )
 
+READY = Ready(
+    device="cpu",
+    dtype="bfloat16",
+    compute_dtype="float32",
+    attention="segments",
+    optimizer="adamw_fused",
+    gradient_checkpointing=False,
+)
+
 
 def mark(job: str) -> float:
     """Return a figure that shows whose report it stands in."""
@@ -56,6 +66,8 @@ def step(number: int, job: str = "") -> StepProgress:
         tokens=10 * number,
         tokens_per_second=1.0,
         eta_seconds=1.0,
+        update_to_weight_ratio=0.002,
+        worker_memory_bytes=2**33,
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from tailorbird.base_model import BaseModelFiles
+from trainer_svc.app import _worker_settings
 from trainer_svc.settings import TrainerSettings
 
 
@@ -23,3 +27,13 @@ def test_a_rank_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TAILORBIRD_MAX_LORA_RANK", "100")
     with pytest.raises(ValidationError, match="8, 16, 32, 64 or 128"):
         TrainerSettings()
+
+
+def test_gradient_checkpointing_is_off_until_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = BaseModelFiles("base", Path("/nowhere"), "sha256:1", "sha256:2", 512, 64, "Arch")
+    monkeypatch.setenv("TAILORBIRD_BASE_MODEL", "demo")
+    assert not _worker_settings(TrainerSettings(), base).gradient_checkpointing
+    monkeypatch.setenv("TAILORBIRD_GRADIENT_CHECKPOINTING", "true")
+    assert _worker_settings(TrainerSettings(), base).gradient_checkpointing

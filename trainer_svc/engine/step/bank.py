@@ -81,6 +81,7 @@ class AdapterBank:
 
     def __init__(self, base: Base, *, gradient_checkpointing: bool = False, lanes: int = 1) -> None:
         self.base = base
+        self.gradient_checkpointing = gradient_checkpointing
         self._lanes = Lanes(lanes)
         self._state = ForwardState(base.compute_dtype)
         self._places = put_on(base.model, base.decoder, self._state)

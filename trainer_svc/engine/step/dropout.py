@@ -51,8 +51,9 @@ def row_keys(dropout: Dropout, lengths: Sequence[int]) -> torch.Tensor:
 def dropout_mask(keys: torch.Tensor, layer: int, width: int, share: float) -> torch.Tensor:
     """Return [rows, width] bool: False for a share of the places, to the next 1 / 65,536."""
     pairs = (width + 1) // 2
-    columns = _mixed_words(torch.arange(pairs) + layer * 0x9E3779B1)
-    words = keys[:, None] ^ _as_int32(columns).to(keys.device)
+    # Made where the keys are: each layer of a pass would wait for a copy.
+    columns = _mixed_words(torch.arange(pairs, device=keys.device) + layer * 0x9E3779B1)
+    words = keys[:, None] ^ _as_int32(columns)
     _mix(words)
     # A word of 32 bits decides for two places.
     drawn = words.view(torch.int16)[:, :width]

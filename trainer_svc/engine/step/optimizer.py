@@ -10,6 +10,9 @@ from torch.optim.adamw import adamw
 
 from tailorbird.errors import DataCorrupt
 
+OPTIMIZER = "adamw_fused"
+"""What GetTrainerInfo says."""
+
 _CLIP_NORM = 1.0
 _BETAS = (0.9, 0.99)
 _EPSILON = 1e-8
@@ -46,11 +49,14 @@ class Optimizer:
         return largest
 
     @torch.no_grad()
-    def step(self, rate: float, norm: torch.Tensor, skip: torch.Tensor) -> None:
+    def step(self, rate: float, norm: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Take a step on the accumulated gradient, of norm `norm`, unless `skip` [] is 1.0.
 
-        Gradients of a norm above 1 are scaled down to it.
+        Gradients of a norm above 1 are scaled down to it. Returns the step's update-to-weight
+        ratio, [] fp32: the Euclidean norm of the change of all weights together over that of the
+        weights before it. NaN if those are all zero.
         """
+        before = self._weights.clone()
         adamw(
             [self._weights],
             [self._gradients],
@@ -69,6 +75,9 @@ class Optimizer:
             eps=_EPSILON,
             maximize=False,
         )
+        norm_before = torch.linalg.vector_norm(before)
+        ratio: torch.Tensor = torch.linalg.vector_norm(before.sub_(self._weights)) / norm_before
+        return ratio
 
     def clear(self) -> None:
         """Forget the accumulated gradient."""

@@ -52,6 +52,8 @@ class StepResult:
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
+    update_ratio: float
+    """See Optimizer.step."""
 
 
 class _Accumulated:
@@ -100,6 +102,11 @@ class Run:
             adapter.parameters, weight_decay=_value(hyperparameters.weight_decay)
         )
         self._under_way: _Accumulated | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so what is accumulated."""
+        return next(iter(self.adapter.parameters.values())).device
 
     @property
     def done(self) -> bool:
@@ -166,14 +173,15 @@ class Run:
     def update(self, norm: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Take the optimizer step, on the device, unless `skip` [] is 1.0.
 
-        Returns the largest magnitude among the weights after it.
+        Returns the largest magnitude among the weights after it, and the step's update-to-weight
+        ratio: [2] fp32, on the device.
         """
-        self._optimizer.step(self.learning_rate, norm, skip)
-        return self._optimizer.largest_weight()
+        ratio = self._optimizer.step(self.learning_rate, norm, skip)
+        return torch.stack([self._optimizer.largest_weight(), ratio])
 
-    def stepped(self, loss: float, norm: float) -> StepResult:
+    def stepped(self, loss: float, norm: float, update_ratio: float) -> StepResult:
         """Count the step that `update` took."""
-        result = StepResult(loss, self.learning_rate, norm)
+        result = StepResult(loss, self.learning_rate, norm, update_ratio)
         self.state.tokens += self._step().tokens
         self.state.training_loss = loss
         self.restart()

@@ -112,10 +112,8 @@ class Group:
         full = [job for job, run in made.runs.items() if not run.waiting]
         norms = dict(zip(made.runs, figures[:, 1], strict=True))
         try:
-            largest = [made.runs[job].update(norms[job], skip) for job in full]
-            seen: list[float] = torch.cat(
-                [figures.flatten(), *(value.reshape(1) for value in largest)]
-            ).tolist()
+            updates = [made.runs[job].update(norms[job], skip) for job in full]
+            seen: list[float] = torch.cat([figures.flatten(), *updates]).tolist()
         except Exception as error:  # some may have stepped already: nothing can be taken back
             return dict.fromkeys(made.runs, error)
         jobs = len(made.runs)
@@ -125,11 +123,12 @@ class Group:
             return self._discard(made, None)
         for job in full:
             self._suspects.pop(job, None)
+        largest, ratios = seen[2 * jobs :: 2], seen[2 * jobs + 1 :: 2]
         return {
-            job: made.runs[job].stepped(losses[job], found[job])
+            job: made.runs[job].stepped(losses[job], found[job], ratio)
             if math.isfinite(weight)
             else _not_finite(made.runs[job], "a weight is not finite after the step")
-            for job, weight in zip(full, seen[2 * jobs :], strict=True)
+            for job, weight, ratio in zip(full, largest, ratios, strict=True)
         }
 
     def _discard(self, made: _Pass, error: Exception | None) -> dict[str, Outcome]:

@@ -14,6 +14,7 @@ from trainer_svc.engine.step.run import Run, Snapshot, StepResult
 from trainer_svc.engine.training.evaluation import evaluation
 from trainer_svc.engine.training.forward import Bank
 from trainer_svc.engine.training.group import NON_FINITE
+from trainer_svc.engine.training.memory import WorkerMemory
 from trainer_svc.jobs.model import Evaluation, EventPayload, StepProgress
 
 
@@ -45,7 +46,12 @@ class Place:
     """A member among those that step. Every method is called between two passes."""
 
     def __init__(
-        self, member: Member, ended: Future[Ending], bank: Bank, progress_interval: float
+        self,
+        member: Member,
+        ended: Future[Ending],
+        bank: Bank,
+        memory: WorkerMemory,
+        progress_interval: float,
     ) -> None:
         self.run = member.run
         self.run.restart()
@@ -54,6 +60,7 @@ class Place:
         """How it was asked to leave."""
         self._member = member
         self._bank = bank
+        self._memory = memory
         self._progress_interval = progress_interval
         self._evaluating: Generator[None, None, float] | None = None
         step = self.run.state.step
@@ -98,6 +105,7 @@ class Place:
     def gone(self) -> None:
         """Give up the evaluation that is going on."""
         self._evaluating = None
+        self._memory.left(self.run.job)
 
     def stepped(self, result: StepResult) -> None:
         """Report the step just taken, and keep a copy where one is due."""
@@ -156,6 +164,8 @@ class Place:
                 tokens=state.tokens,
                 tokens_per_second=speed,
                 eta_seconds=tokens_left / speed if speed > 0 else 0.0,
+                update_to_weight_ratio=result.update_ratio,
+                worker_memory_bytes=self._memory.taken(run.job, run.device),
             )
         )
         self._reported_at, self._reported_tokens = now, state.tokens

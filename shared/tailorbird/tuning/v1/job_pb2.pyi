@@ -703,6 +703,8 @@ class JobEvent(_message.Message):
         TOKENS_FIELD_NUMBER: _builtins.int
         TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
         ETA_SECONDS_FIELD_NUMBER: _builtins.int
+        UPDATE_TO_WEIGHT_RATIO_FIELD_NUMBER: _builtins.int
+        WORKER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
         step: _builtins.int
         """Steps taken."""
         total_steps: _builtins.int
@@ -721,6 +723,17 @@ class JobEvent(_message.Message):
         """Tokens per second since the previous progress event."""
         eta_seconds: _builtins.float
         """Seconds left at that speed."""
+        update_to_weight_ratio: _builtins.float
+        """The step's update-to-weight ratio: the L2 norm of the change of all the adapter's weights, A and
+        B of every layer taken as one vector, over the L2 norm of these weights before the step. Unset
+        in events of earlier releases.
+        """
+        worker_memory_bytes: _builtins.int
+        """Memory of the worker, in bytes, the base and the other jobs that it has included. On a GPU: the
+        most that its tensors took at once since the previous progress event, without what torch keeps
+        in reserve. On a CPU: what is resident of the worker's process at the event. Unset in events of
+        earlier releases.
+        """
         def __init__(
             self,
             *,
@@ -733,12 +746,21 @@ class JobEvent(_message.Message):
             tokens: _builtins.int = ...,
             tokens_per_second: _builtins.float = ...,
             eta_seconds: _builtins.float = ...,
+            update_to_weight_ratio: _builtins.float | None = ...,
+            worker_memory_bytes: _builtins.int | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_update_to_weight_ratio", b"_update_to_weight_ratio", "_worker_memory_bytes", b"_worker_memory_bytes", "update_to_weight_ratio", b"update_to_weight_ratio", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "eta_seconds", b"eta_seconds", "gradient_norm", b"gradient_norm", "learning_rate", b"learning_rate", "loss", b"loss", "step", b"step", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_update_to_weight_ratio", b"_update_to_weight_ratio", "_worker_memory_bytes", b"_worker_memory_bytes", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "gradient_norm", b"gradient_norm", "learning_rate", b"learning_rate", "loss", b"loss", "step", b"step", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps", "update_to_weight_ratio", b"update_to_weight_ratio", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__update_to_weight_ratio: _TypeAlias = _typing.Literal["update_to_weight_ratio"]  # noqa: Y015
+        _WhichOneofArgType__update_to_weight_ratio: _TypeAlias = _typing.Literal["_update_to_weight_ratio", b"_update_to_weight_ratio"]  # noqa: Y015
+        _WhichOneofReturnType__worker_memory_bytes: _TypeAlias = _typing.Literal["worker_memory_bytes"]  # noqa: Y015
+        _WhichOneofArgType__worker_memory_bytes: _TypeAlias = _typing.Literal["_worker_memory_bytes", b"_worker_memory_bytes"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__update_to_weight_ratio) -> _WhichOneofReturnType__update_to_weight_ratio | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_memory_bytes) -> _WhichOneofReturnType__worker_memory_bytes | None: ...
 
     @_typing.final
     class Evaluation(_message.Message):

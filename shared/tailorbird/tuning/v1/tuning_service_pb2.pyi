@@ -594,6 +594,47 @@ class GetTrainerInfoResponse(_message.Message):
 Global___GetTrainerInfoResponse: _TypeAlias = GetTrainerInfoResponse  # noqa: Y015
 
 @_typing.final
+class Engine(_message.Message):
+    """What a worker computes with, chosen at its start for the device and the base."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    COMPUTE_DTYPE_FIELD_NUMBER: _builtins.int
+    ATTENTION_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    dtype: _builtins.str
+    """Number format of the base's checkpoint: "bfloat16", "float16" or "float32"."""
+    compute_dtype: _builtins.str
+    """Number format of matrix products in training; adapters, their gradients and moments are float32."""
+    attention: _builtins.str
+    """How records that share a sequence are kept apart in attention. "varlen": one kernel for all of
+    them, told where each begins. "segments": one call for each record, or for some neighbours.
+    "sdpa": a mask over the whole sequence.
+    """
+    optimizer: _builtins.str
+    """The optimizer: "adamw_fused", one kernel for all of an adapter's weights."""
+    gradient_checkpointing: _builtins.bool
+    """Whether each layer is computed again for its gradient, which saves memory and takes time."""
+    def __init__(
+        self,
+        *,
+        dtype: _builtins.str = ...,
+        compute_dtype: _builtins.str = ...,
+        attention: _builtins.str = ...,
+        optimizer: _builtins.str = ...,
+        gradient_checkpointing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "compute_dtype", b"compute_dtype", "dtype", b"dtype", "gradient_checkpointing", b"gradient_checkpointing", "optimizer", b"optimizer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Engine: _TypeAlias = Engine  # noqa: Y015
+
+@_typing.final
 class BaseModel(_message.Message):
     """A base model."""
 
@@ -604,6 +645,7 @@ class BaseModel(_message.Message):
     MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
     WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name jobs use."""
     digest: _builtins.str
@@ -616,6 +658,10 @@ class BaseModel(_message.Message):
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """LoRA ranks accepted on it, ascending. None while serving has other base models only."""
 
+    @_builtins.property
+    def engine(self) -> Global___Engine:
+        """What the newest worker with it chose at its start. Unset before the first has loaded it."""
+
     def __init__(
         self,
         *,
@@ -624,10 +670,11 @@ class BaseModel(_message.Message):
         max_sequence_length: _builtins.int = ...,
         ranks: _abc.Iterable[_builtins.int] | None = ...,
         weight_bytes: _builtins.int = ...,
+        engine: Global___Engine | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "max_sequence_length", b"max_sequence_length", "name", b"name", "ranks", b"ranks", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "engine", b"engine", "max_sequence_length", b"max_sequence_length", "name", b"name", "ranks", b"ranks", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

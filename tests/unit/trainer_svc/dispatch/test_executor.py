@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.unit.trainer_svc.fakes import READY
 from trainer_svc.dispatch.executor import LocalExecutor, WorkerLost
-from trainer_svc.protocol import WorkerSettings
+from trainer_svc.protocol import Cancelled, LeaseKey, Report, WorkerSettings
+
+BASE = "sha256:base"
 
 
 def executor(folder: Path) -> LocalExecutor:
@@ -27,7 +30,7 @@ def executor(folder: Path) -> LocalExecutor:
         scratch_dir=str(folder / "scratch"),
         progress_interval=1.0,
     )
-    return LocalExecutor({"sha256:base": settings})
+    return LocalExecutor({BASE: settings})
 
 
 class Watch:
@@ -54,7 +57,7 @@ class Watch:
 async def test_a_full_disk_is_a_lost_worker(tmp_path: Path) -> None:
     (tmp_path / "scratch").write_text("in the way")
     with pytest.raises(WorkerLost, match="can be started"):
-        await executor(tmp_path).start(0, "sha256:base")
+        await executor(tmp_path).start(0, BASE)
 
 
 @pytest.mark.parametrize("call", ["create_subprocess_exec", "open_connection"])
@@ -70,7 +73,7 @@ async def test_a_start_that_fails_leaves_nothing(
     monkeypatch.setattr(asyncio, call, fail)
     lost = WorkerLost if isinstance(error, OSError) else asyncio.CancelledError
     with pytest.raises(lost):
-        await executor(tmp_path).start(0, "sha256:base")
+        await executor(tmp_path).start(0, BASE)
     assert [s.fileno() for s in watch.sockets] == [-1, -1]
     assert len(watch.processes) == (call == "open_connection")
     assert all(process.returncode is not None for process in watch.processes)
@@ -82,7 +85,7 @@ async def test_no_socket_is_a_lost_worker(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("trainer_svc.dispatch.executor.socket.socketpair", fail)
     with pytest.raises(WorkerLost, match="too many open files"):
-        await executor(tmp_path).start(0, "sha256:base")
+        await executor(tmp_path).start(0, BASE)
 
 
 async def test_what_cannot_be_removed_is_in_no_workers_way(
@@ -97,5 +100,53 @@ async def test_what_cannot_be_removed_is_in_no_workers_way(
 
     monkeypatch.setattr(asyncio, "open_connection", fail)
     with pytest.raises(WorkerLost, match="the test ends here"):
-        await executor(tmp_path).start(0, "sha256:base")
+        await executor(tmp_path).start(0, BASE)
     assert watch.processes
+
+
+class Said:
+    """A process that says one thing."""
+
+    pid = 1
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.closed = False
+
+    async def send(self, _: WorkerSettings) -> None:
+        pass
+
+    async def receive(self) -> Report:
+        return self.report
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def spawning(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+    async def spawn() -> Said:
+        return said
+
+    monkeypatch.setattr("trainer_svc.dispatch.executor._spawn", spawn)
+
+
+async def test_what_a_worker_chose_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = executor(tmp_path)
+    kept = [dict(workers.ready)]
+    newer = READY.model_copy(update={"attention": "varlen"})
+    for said in (READY, newer):
+        spawning(monkeypatch, Said(said))
+        await workers.start(0, BASE)
+        kept.append(dict(workers.ready))
+    assert kept == [{}, {BASE: READY}, {BASE: newer}]
+
+
+async def test_a_worker_that_begins_with_something_else_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, said = executor(tmp_path), Said(Cancelled(lease=LeaseKey(job="one", epoch=1)))
+    spawning(monkeypatch, said)
+    with pytest.raises(WorkerLost, match="began with cancelled"):
+        await workers.start(0, BASE)
+    assert said.closed
+    assert workers.ready == {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.dispatching import Make, ended, running
-from tests.unit.trainer_svc.fakes import PREPARED, ScriptedExecutor, ScriptedWorker, step
+from tests.unit.trainer_svc.fakes import PREPARED, READY, ScriptedExecutor, ScriptedWorker, step
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs.model import Isolation, Job, JobState
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.protocol import OUT_OF_MEMORY, Cancel, Cancelled, LeaseKey, Ready, Reported
+from trainer_svc.protocol import OUT_OF_MEMORY, Cancel, Cancelled, LeaseKey, Reported
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,28 @@ async def test_a_worker_has_many_jobs_at_a_time(
         worker.go_on()
         for job in made:
             await in_state(jobs, job, JobState.SUCCEEDED)
-    assert worker.jobs == ["job-0", "job-1", "job-2", "job-3"]
+    # What each needs is looked up at the same time.
+    assert sorted(worker.jobs[:3]) == ["job-0", "job-1", "job-2"]
+    assert worker.jobs[3:] == ["job-3"]
+
+
+async def test_a_worker_s_memory_is_shown_while_the_worker_lives(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, registry: CollectorRegistry
+) -> None:
+    def shown() -> float | None:
+        return registry.get_sample_value("tailorbird_trainer_worker_memory_bytes", {"worker": "0"})
+
+    worker = ScriptedWorker(object_store, hold="step-2")
+    (job,) = await add(jobs, make_job())
+    assert shown() is None
+    async with running(make(ScriptedExecutor(object_store, worker))):
+        async with asyncio.timeout(20):
+            await worker.held.wait()
+        await in_state(jobs, job, JobState.RUNNING)
+        assert shown() == 2**33
+        worker.go_on()
+        await in_state(jobs, job, JobState.SUCCEEDED)
+    assert shown() is None
 
 
 async def test_a_failure_ends_its_own_job_only(
@@ -81,7 +103,7 @@ async def test_reports_of_a_lease_that_nobody_holds_are_dropped(
         ):
             worker.say(Reported(lease=stray, event=step(9)))
             worker.say(Cancelled(lease=stray))
-        worker.say(Ready(device="cpu", dtype="float32"))
+        worker.say(READY)
         worker.go_on()
         await in_state(jobs, job, JobState.SUCCEEDED)
     steps = [e.payload for e in await jobs.events(job.name, 0, 100)]

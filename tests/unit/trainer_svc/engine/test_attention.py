@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from trainer_svc.engine.attention import packed_attention, runs
+from trainer_svc.engine.attention import attention_for, packed_attention, runs
 
 
 @pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [3, 7, 7, 1, 1, 2], [600, 600, 3]])
@@ -37,3 +41,35 @@ def test_short_neighbours_of_one_length_are_a_batch() -> None:
     assert runs([9, 9, 4, 9]) == [(2, 9), (1, 4), (1, 9)]
     assert runs([512, 512]) == [(2, 512)]
     assert runs([513, 513]) == [(1, 513), (1, 513)]
+
+
+class _HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts reads of a tensor's values by the host, for which a GPU would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_forward_pass_waits_for_nothing() -> None:
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    implementation = attention_for(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
+    positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    with _HostReads() as reads, torch.no_grad():  # type: ignore[no-untyped-call]
+        model.get_decoder()(
+            input_ids=torch.arange(12)[None],
+            position_ids=positions,
+            use_cache=False,
+            segment_lengths=[5, 7],
+        )
+    assert reads.count == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import weakref
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,9 @@ import pytest_asyncio
 import structlog
 import torch
 
+from tailorbird.errors import FailedPrecondition
 from tests.unit.trainer_svc.engine.working import LONG, Working
+from trainer_svc.engine.failures import DISK_FULL, ran_out_of_disk
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.jobs.model import Hyperparameters, StepProgress
@@ -156,3 +159,10 @@ async def test_what_others_may_have_taken_is_not_the_jobs_own_fault(
     if other is not None:
         working.worker.take(Cancel(lease=other.lease))
         await working.until(Cancelled, other.lease)
+
+
+def test_a_full_disk_is_told_from_other_errors_of_a_disk() -> None:
+    assert ran_out_of_disk(OSError(errno.ENOSPC, "no space left"))
+    assert ran_out_of_disk(FailedPrecondition("full", reason=DISK_FULL))
+    assert not ran_out_of_disk(OSError(errno.EIO, "broken"))
+    assert not ran_out_of_disk(ValueError("no space left"))

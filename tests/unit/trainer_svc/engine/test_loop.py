@@ -16,6 +16,7 @@ from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.step.run import Run, Snapshot
 from trainer_svc.engine.training.group import Group
 from trainer_svc.engine.training.member import Ending, Member
+from trainer_svc.engine.training.memory import WorkerMemory
 from trainer_svc.jobs.model import Evaluation, EventPayload, StepProgress
 
 ONE, TWO = "tenants/acme/jobs/one", "tenants/blue/jobs/two"
@@ -92,6 +93,17 @@ def test_progress_is_throttled_but_for_the_first_and_last_step(bank: ReferenceBa
     assert progress[-1].eta_seconds == 0
     assert progress[-1].tokens_per_second > 0
     assert progress[-1].epoch == 2.0
+    assert all(0 < (each.update_to_weight_ratio or 0) < 1 for each in progress)
+    assert all((each.worker_memory_bytes or 0) > 2**20 for each in progress)
+
+
+def test_a_job_that_leaves_is_forgotten_where_memory_is_counted(
+    bank: ReferenceBank, steps: StepThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    monkeypatch.setattr(WorkerMemory, "left", lambda _, job: left.append(job))
+    train(steps, make_run(bank, ONE))
+    assert left == [ONE]
 
 
 def test_a_job_joins_and_leaves_while_another_steps(bank: ReferenceBank, steps: StepThread) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.golden import sample, widened
+from trainer_svc.api.convert_events import event_to_proto
 from trainer_svc.jobs.model import EventPayload, Isolation, Job, JobEvent, JobState, PromotionPolicy
 from trainer_svc.jobs.publication import Publication
 from trainer_svc.jobs.store import JobStore
@@ -86,13 +87,24 @@ async def test_the_specification_is_never_rewritten(jobs: JobStore) -> None:
 
 @pytest.mark.parametrize("change", [lambda payload: payload, later], ids=["today's", "later"])
 async def test_every_kind_of_event_is_read(jobs: JobStore, change: Any) -> None:
-    payloads = sample("events.json")
+    payloads = [*sample("events.json"), sample("step_figures.json")]
     job = await stored(jobs, sample("job_row.json"), [change(one) for one in payloads])
     found = await jobs.events(job.name, 0, 100)
-    assert [event.sequence for event in found] == list(range(1, 9))
-    assert [event.payload.model_dump(mode="json") for event in found] == payloads
+    assert [event.sequence for event in found] == list(range(1, 10))
+    assert [
+        event.payload.model_dump(mode="json", exclude_unset=True) for event in found
+    ] == payloads
     kinds = {kind.model_fields["kind"].default for kind in EventPayload.__origin__.__args__}  # type: ignore[attr-defined]
     assert kinds == {payload["kind"] for payload in payloads}
+
+
+def test_figures_that_an_earlier_release_did_not_report_are_unset() -> None:
+    early = next(one for one in sample("events.json") if one["kind"] == "step_progress")
+    for payload, has in ((early, False), (sample("step_figures.json"), True)):
+        event = JobEvent.model_validate({"sequence": 1, "time": NOW, "payload": payload})
+        message = event_to_proto(event).step_progress
+        assert message.HasField("update_to_weight_ratio") is has
+        assert message.HasField("worker_memory_bytes") is has
 
 
 @pytest.mark.parametrize(

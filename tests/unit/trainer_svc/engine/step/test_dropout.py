@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainer_svc.engine.step.dropout import Dropout, dropout_mask, row_keys
 
@@ -52,3 +56,24 @@ def test_a_record_has_its_keys_wherever_it_stands() -> None:
 def test_each_example_needs_its_number() -> None:
     with pytest.raises(ValueError, match="2 examples, but 1 record"):
         row_keys(Dropout(0, 0, [1]), [3, 4])
+
+
+class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Which devices the results of every operation are on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+        self.seen |= {each.device.type for each in tensors}
+        return result
+
+
+def test_a_mask_is_made_where_its_keys_are() -> None:
+    keys = torch.empty(200, dtype=torch.int32, device="meta")
+    with _Devices() as devices:
+        found = dropout_mask(keys, 4, 101, 0.3)
+    assert (found.shape, devices.seen) == ((200, 101), {"meta"})

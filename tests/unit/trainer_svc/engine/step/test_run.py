@@ -21,6 +21,7 @@ from trainer_svc.engine.step.bank import AdapterBank, Share
 from trainer_svc.engine.step.optimizer import Optimizer
 from trainer_svc.engine.step.run import Run, RunState, Snapshot
 from trainer_svc.engine.training.group import Group
+from trainer_svc.jobs.model import Hyperparameters
 
 JOB = "tenants/acme/jobs/one"
 ASKED: dict[str, Any] = {
@@ -99,6 +100,47 @@ def test_the_figures_of_a_step_are_its_mean_loss_and_its_norm_before_clipping() 
     assert result.learning_rate == pytest.approx(0.05 / round(run.plan.total_steps * 0.2))
     assert (run.state.step, run.state.tokens) == (1, loss.tokens)
     assert run.state.training_loss == result.loss
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_update_to_weight_ratio_is_that_of_all_weights_as_one_vector(decay: float) -> None:
+    bank = ReferenceBank()
+    run = make_run(bank, JOB, **{**ASKED, "weight_decay": decay})
+    group, steps = Group(bank, 30), 0
+    while not run.done:
+        before = weights(run)
+        outcomes = group.step({JOB: run})
+        if not outcomes:
+            assert torch.equal(weights(run), before)
+            continue
+        result = outcomes[JOB]
+        assert not isinstance(result, Exception)
+        expected = (weights(run) - before).norm() / before.norm()
+        assert result.update_ratio == pytest.approx(float(expected), rel=1e-5)
+        assert result.update_ratio > 0
+        steps += 1
+    assert steps == run.plan.total_steps
+
+
+def test_weights_that_are_all_zero_have_no_ratio() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = Optimizer({"one": weight}, weight_decay=0.0)
+    assert weight.grad is not None
+    weight.grad.fill_(1.0)
+    assert not optimizer.step(0.1, optimizer.norm(), torch.zeros(())).isfinite()
+    assert weight.tolist() == pytest.approx([-0.1] * 4)
+
+
+def test_a_run_needs_every_choice_made() -> None:
+    made = make_run(ReferenceBank(), JOB)
+    with pytest.raises(ValueError, match="resolved hyperparameters"):
+        Run(JOB, made.adapter, Hyperparameters(), made.plan, made.training, [])
+
+
+def test_a_step_without_a_forward_pass_has_no_figures() -> None:
+    run = make_run(ReferenceBank(), JOB)
+    with pytest.raises(ValueError, match="added no loss"):
+        run.figures()
 
 
 def test_training_lowers_the_loss(bank: AdapterBank) -> None:
