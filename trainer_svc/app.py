@@ -166,6 +166,8 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         gradient_checkpointing=settings.gradient_checkpointing,
         threads=settings.worker_threads,
         scratch_dir=str(settings.data_dir.resolve() / "scratch"),
+        cache_dir=str(settings.data_dir.resolve() / "cache" / "datasets"),
+        cache_bytes=settings.dataset_cache_bytes,
         progress_interval=settings.progress_interval,
         log_format=settings.log_format,
         log_level=settings.log_level,

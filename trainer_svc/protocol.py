@@ -32,6 +32,8 @@ from trainer_svc.record import Record
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 """Why a job failed whose worker had no memory for it; retryable if it was not alone there."""
+TOKENISING_LOST = "TOKENISING_LOST"
+"""Why a job failed whose data was being tokenised; its worker lives on."""
 
 
 class LeaseKey(Record):
@@ -60,6 +62,10 @@ class WorkerSettings(Record):
     """CPU threads for the model's arithmetic."""
     scratch_dir: str
     """Folder of this worker alone; emptied at start."""
+    cache_dir: str
+    """Folder of tokenised datasets, for all workers of the machine; it outlives them."""
+    cache_bytes: int
+    """Bytes that it may hold; what is in use may be more."""
     progress_interval: float
     """Seconds between two StepProgress reports, at least; the first and last step always report."""
     log_format: Literal["auto", "console", "json"] = "json"

@@ -75,6 +75,8 @@ class TrainerSettings(CommonSettings):
     that does not is taken in smaller passes anyway."""
     max_dataset_bytes: Annotated[int, Field(ge=1)] = 2**30
     """Largest dataset accepted."""
+    dataset_cache_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
+    """Tokenised datasets that are kept on local disk for the next job on them."""
     max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20
     """Longest line of a dataset accepted."""
     max_lora_rank: Rank = 64
@@ -82,7 +84,7 @@ class TrainerSettings(CommonSettings):
     progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds between two progress events of a job, at least."""
     max_worker_losses: Annotated[int, Field(ge=1)] = 3
-    """A job whose worker process died this often in a row fails."""
+    """A job whose worker process, or that of its data, died this often in a row fails."""
 
     @property
     def database(self) -> str:

@@ -53,6 +53,8 @@ class TrainingWorker:
             device="cpu",
             threads=threads,
             scratch_dir=str(work / "scratch"),
+            cache_dir=str(work / "cache" / "datasets"),
+            cache_bytes=2**30,
             progress_interval=5.0,
         )
         ours, theirs = socket.socketpair()

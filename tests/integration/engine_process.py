@@ -31,6 +31,8 @@ class WorkerProcess:
             device="cpu",
             threads=1,
             scratch_dir=str(scratch / "worker"),
+            cache_dir=str(scratch / "cache" / "datasets"),
+            cache_bytes=2**30,
             progress_interval=0.0,
             gradient_checkpointing=gradient_checkpointing,
         )

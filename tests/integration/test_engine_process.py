@@ -283,7 +283,7 @@ def test_a_second_lease_without_checkpoint_begins_anew(worker: WorkerProcess) ->
 
 def test_failures_are_typed_and_the_worker_lives_on(worker: WorkerProcess) -> None:
     corrupt = assignment(DATA + b"\n", "corrupt")
-    missing = assignment(DATA, "missing", validation=dataset_ref(DATA, "nowhere"))
+    missing = assignment(DATA, "missing", validation=dataset_ref(b"", "nowhere"))
     target = assignment(DATA, "target", lora=LoraSpec(target_modules=("c_attn",)))
     short = assignment(DATA, "short", hyperparameters=Hyperparameters(max_sequence_length=16))
     rank = assignment(DATA, "rank", lora=LoraSpec(rank=0))

@@ -38,6 +38,7 @@ from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
+    TOKENISING_LOST,
     Cancel,
     Cancelled,
     Evaluating,
@@ -189,9 +190,7 @@ class Runner:
             case Cancelled():
                 return await self._cancelled()
             case Failed(error=error, retryable=True):
-                if error.reason == OUT_OF_MEMORY:
-                    self._losses.suspect(self.job.name)
-                raise Unavailable(error.message, reason=error.reason)
+                return await self._after_failure(error)
             case Failed(error=error):
                 await self._fail(error)
                 return Ending.DONE
@@ -251,6 +250,16 @@ class Runner:
         else:
             await self._release()
         return Ending.LOST
+
+    async def _after_failure(self, error: JobError) -> Ending:
+        """Have the job tried again, unless its data has ended too many processes."""
+        name = self.job.name
+        if error.reason == TOKENISING_LOST and self._losses.add(name, at_work=True):
+            await self._fail(error)
+            return Ending.DONE
+        if error.reason == OUT_OF_MEMORY:
+            self._losses.suspect(name)
+        raise Unavailable(error.message, reason=error.reason)
 
     async def _tell(self, command: Cancel | Suspend) -> None:
         """Send what need not arrive: of a lost worker the inbox knows."""

@@ -11,7 +11,7 @@ from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.base import Base
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_limit
-from trainer_svc.engine.data.prepare import prepare, split
+from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.jobs.model import DataReport, EventPayload, JobWarning, Prepared
@@ -47,8 +47,8 @@ class Preparation:
 class Preparer:
     """Prepares the data of a worker's jobs, beside the event loop and the step thread.
 
-    `cache` holds what was tokenised before; the store's files are downloaded into the folder of
-    the job that needs them.
+    `cache` holds what was tokenised before; the store's file of what is not there is downloaded
+    into the folder of the job that needs it.
     """
 
     def __init__(self, base: Base, store: ObjectStore, cache: DatasetCache) -> None:
@@ -94,6 +94,10 @@ class Preparer:
         )
 
     async def _read(self, ref: DatasetRef, limit: int, folder: Path) -> Read:
+        tokenizer, rows = self._base.tokenizer, self._base.token_ids
+        found = await in_thread(lambda _: prepared(ref, tokenizer, limit, self._cache, rows=rows))
+        if found is not None:
+            return found
         path = folder / "dataset.jsonl"
         try:
             await self._store.download(ref.key, path)
@@ -101,15 +105,7 @@ class Preparer:
             raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
         try:
             return await in_thread(
-                lambda stop: prepare(
-                    path,
-                    ref,
-                    self._base.tokenizer,
-                    limit,
-                    self._cache,
-                    stop,
-                    rows=self._base.token_ids,
-                )
+                lambda stop: prepare(path, ref, tokenizer, limit, self._cache, stop, rows=rows)
             )
         finally:
             path.unlink()

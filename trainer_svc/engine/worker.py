@@ -19,9 +19,6 @@ from trainer_svc.record import Record
 
 AnyCommand = Start | Upload | Cancel | Suspend
 
-_CACHE_BYTES = 8 * 2**30
-"""Tokenised data that is kept for the next job on it."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +33,7 @@ class Worker:
         store: ObjectStore,
         send: Callable[[Record], None],
     ) -> None:
-        cache = DatasetCache(Path(settings.scratch_dir) / "datasets", _CACHE_BYTES)
+        cache = DatasetCache(Path(settings.cache_dir), settings.cache_bytes)
         preparer = Preparer(bank.base, store, cache)
         self._tools = Tools(settings, bank, steps, store, preparer, send)
         self._leases: dict[LeaseKey, JobTask] = {}

@@ -37,3 +37,17 @@ def test_gradient_checkpointing_is_off_until_it_is_asked_for(
     assert not _worker_settings(TrainerSettings(), base).gradient_checkpointing
     monkeypatch.setenv("TAILORBIRD_GRADIENT_CHECKPOINTING", "true")
     assert _worker_settings(TrainerSettings(), base).gradient_checkpointing
+
+
+def test_tokenised_datasets_lie_where_no_worker_empties_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TAILORBIRD_BASE_MODEL", "demo")
+    monkeypatch.setenv("TAILORBIRD_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TAILORBIRD_DATASET_CACHE_BYTES", "7")
+    base = BaseModelFiles("demo", tmp_path, "", "", 256, 32)
+    worker = _worker_settings(TrainerSettings(), base)
+    cache = Path(worker.cache_dir)
+    assert worker.cache_bytes == 7
+    assert cache.is_relative_to(tmp_path)
+    assert not cache.is_relative_to(worker.scratch_dir)

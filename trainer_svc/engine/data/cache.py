@@ -75,6 +75,10 @@ class DatasetCache:
         self._partial.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
+    def get(self, key: CacheKey) -> Entry | None:
+        """Return the entry of `key` if there is a whole one."""
+        return self._open(key)
+
     def get_or_make(
         self, key: CacheKey, build: Callable[[Path], None], check: Callable[[], None]
     ) -> Entry:

@@ -13,7 +13,6 @@ import json
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
-from uuid import uuid4
 
 import tokenizers
 import transformers
@@ -36,10 +35,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, *, special_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
-        with _first_use:
-            # The first call may reset what the tokenizer's file sets, which no other thread bears.
-            tokenizer("")
-        self._backend = backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend = backend = _backend(tokenizer)
         self._unmarked = None if backend is None else _without_word_starts(backend)
 
     def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
@@ -109,22 +105,34 @@ class Encoder:
         ]
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
+def tokenizer_digest(tokenizer: Any) -> str | None:
     """Return a digest of all that decides which ids a record becomes, 64 hex digits.
 
-    A tokenizer without a fast backend cannot be compared: its digest is another one every time.
+    None for a tokenizer without a fast backend: it cannot be compared.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend = _backend(tokenizer)
+    if backend is None:
+        return None
     parts = [
         __version__,
         transformers.__version__,
         tokenizers.__version__,
         type(tokenizer).__qualname__,
-        backend.to_str() if backend is not None else uuid4().hex,
+        backend.to_str(),
         tokenizer.chat_template,
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _backend(tokenizer: Any) -> Any:
+    """Return the fast backend, as it is after a first call, or None.
+
+    That call may reset what the tokenizer's file sets, which no other thread bears.
+    """
+    with _first_use:
+        tokenizer("")
+    return getattr(tokenizer, "backend_tokenizer", None)
 
 
 def _without_word_starts(backend: Any) -> Any:

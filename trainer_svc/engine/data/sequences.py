@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.data.encoding import Encoder
 from trainer_svc.engine.data.template import PROMPT_COMPLETION, Renderer, Turn
-from trainer_svc.engine.data.tokens import Piece
+from trainer_svc.engine.data.token_files import Piece
 
 _BATCH_CHARS = 2**16
 """Text that is tokenised at once: enough to hide the cost of a call, little in memory."""

@@ -28,6 +28,8 @@ def executor(folder: Path) -> LocalExecutor:
         device="cpu",
         threads=1,
         scratch_dir=str(folder / "scratch"),
+        cache_dir=str(folder / "cache" / "datasets"),
+        cache_bytes=2**30,
         progress_interval=1.0,
     )
     return LocalExecutor({BASE: settings})

@@ -13,7 +13,14 @@ from tests.unit.trainer_svc.fakes import PREPARED, READY, ScriptedExecutor, Scri
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs.model import Isolation, Job, JobState
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.protocol import OUT_OF_MEMORY, Cancel, Cancelled, LeaseKey, Reported
+from trainer_svc.protocol import (
+    OUT_OF_MEMORY,
+    TOKENISING_LOST,
+    Cancel,
+    Cancelled,
+    LeaseKey,
+    Reported,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +202,26 @@ async def test_a_job_that_found_no_memory_has_its_next_worker_for_itself(
         worker.go_on()
         for job in (two, new):
             assert (await in_state(jobs, job, JobState.SUCCEEDED)).lease_epoch <= 2
+
+
+@pytest.mark.parametrize("times", [2, 3])
+async def test_a_job_whose_data_ends_three_processes_fails(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, times: int
+) -> None:
+    worker = ScriptedWorker(object_store, hold="prepared")
+    (job,) = await add(jobs, make_job())
+    async with running(make(ScriptedExecutor(object_store, worker))):
+        for _ in range(times):
+            await worker.held.wait()
+            worker.held.clear()
+            worker.fail(retryable=True, reason=TOKENISING_LOST)
+        if times == 2:
+            await worker.held.wait()
+            worker.go_on()
+        found = await ended(jobs, job.name)
+    assert (found.state is JobState.FAILED) is (times == 3)
+    assert found.lease_epoch == 3
+    assert found.error is None or found.error.reason == TOKENISING_LOST
 
 
 @pytest.mark.parametrize("phase", ["idle", "before its start"])

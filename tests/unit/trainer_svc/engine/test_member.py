@@ -15,8 +15,8 @@ import pytest_asyncio
 import structlog
 
 from tailorbird.errors import StoreUnavailable
-from tests.unit.trainer_svc.engine.tiny import later
-from tests.unit.trainer_svc.engine.working import DATA, LONG, Working
+from tests.unit.trainer_svc.engine.tiny import chats, jsonl, later
+from tests.unit.trainer_svc.engine.working import DATA, LONG, Working, tokenising_processes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import CheckpointSaved, JobWarning, Resumed, StepProgress
 from trainer_svc.protocol import (
@@ -42,6 +42,7 @@ async def working(bank: AdapterBank, tmp_path: Path) -> AsyncIterator[Working]:
     working = Working(bank, tmp_path)
     yield working
     working.store.go_on.set()
+    working.open_files.close()
     await asyncio.to_thread(working.steps.close)
 
 
@@ -79,16 +80,28 @@ async def tokenising(working: Working, patch: pytest.MonkeyPatch) -> Assignment:
     began = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def endless(_: Path, __: Any, check: Callable[[], None]) -> Any:
+    def endless(_: Any, check: Callable[[], None]) -> Any:
         loop.call_soon_threadsafe(began.set)
         line = json.loads(DATA.splitlines()[0])
         while True:
             check()
             yield 1, line
 
-    patch.setattr("trainer_svc.engine.data.prepare._records", endless)
+    patch.setattr("trainer_svc.engine.data.writing._records", endless)
     job = await working.start("tokenising")
     await soon(began)
+    return job
+
+
+async def tokenising_apart(working: Working, patch: pytest.MonkeyPatch) -> Assignment:
+    """A process of its own waits for the first record."""
+    patch.setattr("trainer_svc.engine.data.prepare._SMALL_BYTES", -1)
+    working.store.pipes = "datasets"
+    job = await working.start("apart", jsonl(chats(20, seed=1)))
+    async with asyncio.timeout(60):
+        pipe = await working.store.pipe.get()
+        working.open_files.enter_context(await asyncio.to_thread(pipe.open, "wb"))
+    working.store.pipes = None
     return job
 
 
@@ -137,13 +150,24 @@ async def not_begun(working: Working, _: pytest.MonkeyPatch) -> Assignment:
     return await working.start("not-begun")
 
 
-PHASES = [not_begun, downloading, tokenising, training, evaluating, packaging, waiting, uploading]
+PHASES = [
+    not_begun,
+    downloading,
+    tokenising,
+    tokenising_apart,
+    training,
+    evaluating,
+    packaging,
+    waiting,
+    uploading,
+]
 
 
 async def _leaves(working: Working, job: Assignment, ending: type[Cancelled | Suspended]) -> None:
     """It ends so, and nothing of it is left or heard after that; another job works."""
     await working.until(ending, job.lease)
     assert not working.left_behind
+    assert not tokenising_processes()
     assert not await working.attached(job.lease.job)
     working.store.waits = None
     working.store.go_on.set()
@@ -304,6 +328,26 @@ async def test_a_failure_ends_its_job_and_no_other(
         await working.news()
     working.worker.take(Cancel(lease=other.lease))
     await working.until(Cancelled, other.lease)
+
+
+async def test_a_tokenising_process_that_is_killed_costs_its_lease_alone(
+    working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await working.start("bystander", hyperparameters=LONG)
+    await working.until(StepProgress, other.lease)
+    job = await tokenising_apart(working, monkeypatch)
+    (process,) = tokenising_processes()
+    process.kill()
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == ("TOKENISING_LOST", True)
+    assert failed.error.message.endswith("ended with status -9")
+    again = later(job)
+    working.worker.take(Start(assignment=again))
+    await working.until(Trained, again.lease)
+    for lease in (again.lease, other.lease):
+        working.worker.take(Cancel(lease=lease))
+        await working.until(Cancelled, lease)
+    assert not working.left_behind
 
 
 async def test_an_upload_that_nobody_waits_for_is_dropped(working: Working) -> None:

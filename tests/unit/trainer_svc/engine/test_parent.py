@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> TryingStore:
 
 @pytest_asyncio.fixture
 async def working(bank: AdapterBank, tmp_path: Path) -> AsyncIterator[Working]:
-    working = Working(bank, tmp_path, DIGEST)
+    working = Working(bank, tmp_path, digest=DIGEST)
     yield working
     working.store.go_on.set()
     await asyncio.to_thread(working.steps.close)

@@ -11,9 +11,18 @@ import pytest_asyncio
 from tailorbird.errors import Unavailable
 from tests.unit.trainer_svc.engine.tiny import later
 from tests.unit.trainer_svc.engine.working import LONG, Working
+from trainer_svc.engine.base import load_base
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import Prepared, StepProgress
-from trainer_svc.protocol import Cancel, Cancelled, Failed, Start, Suspend, Suspended, Upload
+from trainer_svc.protocol import (
+    Cancel,
+    Cancelled,
+    Failed,
+    Start,
+    Suspend,
+    Suspended,
+    Upload,
+)
 
 
 @pytest_asyncio.fixture
@@ -61,6 +70,25 @@ async def test_a_start_that_comes_twice_is_one(working: Working) -> None:
     working.worker.take(Cancel(lease=job.lease))
     await working.until(Cancelled, job.lease)
     assert sum(isinstance(said, Prepared | Cancelled) for said in working.of(job.lease)) == 2
+
+
+async def test_what_one_worker_tokenised_another_finds(
+    working: Working, tmp_path: Path, base_path: str
+) -> None:
+    first = await working.start("first", hyperparameters=LONG)
+    found = await working.until(Prepared, first.lease)
+    other = Working(AdapterBank(load_base(base_path, "cpu")), tmp_path, "worker-1")
+    try:
+        # Whoever asks the store for the data waits for ever.
+        other.store.waits = "datasets"
+        second = await other.start("second", hyperparameters=LONG)
+        assert await other.until(Prepared, second.lease) == found
+        for each, lease in ((working, first.lease), (other, second.lease)):
+            await each.until(StepProgress, lease)
+            each.worker.take(Cancel(lease=lease))
+            await each.until(Cancelled, lease)
+    finally:
+        await asyncio.to_thread(other.steps.close)
 
 
 async def test_what_belongs_to_no_lease_here_is_dropped(working: Working) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 from tests.unit.trainer_svc.engine.stores import TryingStore
 from tests.unit.trainer_svc.engine.tiny import assignment, chats, jsonl
@@ -20,13 +23,23 @@ LONG = Hyperparameters(epochs=10_000, batch_tokens=64, checkpoint_interval=1000)
 R = TypeVar("R", bound=Record)
 
 
+def tokenising_processes(parent: int | None = None) -> list[psutil.Process]:
+    """Return those of this process, or of another."""
+    children = psutil.Process(parent).children()
+    return [each for each in children if "trainer_svc.engine.data.tokenising" in each.cmdline()]
+
+
 class Working:
-    def __init__(self, bank: AdapterBank, folder: Path, digest: str = "") -> None:
+    def __init__(
+        self, bank: AdapterBank, folder: Path, name: str = "worker-0", *, digest: str = ""
+    ) -> None:
         self.bank = bank
         self.store = TryingStore(folder / "store")
-        self.scratch = folder / "scratch"
+        self.scratch = folder / "scratch" / name
         self.heard: list[Any] = []
         """Every report, and instead of Reported its event, as (lease, report)."""
+        self.open_files = ExitStack()
+        """Closed by whoever closes `steps`."""
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.steps = StepThread(bank, progress_interval=0.0)
@@ -39,6 +52,8 @@ class Working:
             device="cpu",
             threads=1,
             scratch_dir=str(self.scratch),
+            cache_dir=str(folder / "cache" / "datasets"),
+            cache_bytes=2**30,
             progress_interval=0,
         )
         self.worker = Worker(settings, bank, self.steps, self.store, self._send)

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from tests.unit.trainer_svc.engine.tiny import dataset_ref, make_tokenizer
-from trainer_svc.engine.data.cache import DatasetCache
-from trainer_svc.engine.data.prepare import prepare
+from trainer_svc.engine.data.work import Source
+from trainer_svc.engine.data.writing import read_report, write_dataset
 
 
 def anonymous() -> int:
@@ -22,15 +22,16 @@ def main(file: Path, folder: Path) -> None:
     before = anonymous()
     most = before
 
-    def stop() -> bool:
+    def check() -> None:
         nonlocal most
         most = max(most, anonymous())
-        return False
 
-    cache = DatasetCache(folder, 2**30)
-    dataset, report = prepare(file, ref, tokenizer, 4096, cache, stop, rows=len(tokenizer))
-    stop()
-    sys.stdout.write(f"{most - before} {report.trained_tokens} {len(dataset)}\n")
+    folder.mkdir()
+    source = Source(path=file, ref=ref, limit=4096, rows=len(tokenizer))
+    write_dataset(folder, source, tokenizer, check)
+    check()
+    report = read_report(folder)
+    sys.stdout.write(f"{most - before} {report.trained_tokens} {report.kept}\n")
 
 
 if __name__ == "__main__":

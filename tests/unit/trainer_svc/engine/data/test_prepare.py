@@ -20,7 +20,8 @@ from tests.unit.trainer_svc.engine.tiny import (
     make_tokenizer,
 )
 from trainer_svc.engine.data.cache import DatasetCache
-from trainer_svc.engine.data.prepare import prepare, split
+from trainer_svc.engine.data.encoding import tokenizer_digest
+from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
 from trainer_svc.jobs.model import DataReport
 
@@ -342,7 +343,7 @@ def test_a_dataset_is_prepared_once_for_a_tenant_and_a_tokenizer(tmp_path: Path)
     cache = DatasetCache(tmp_path / "cache", 2**30)
     changed = make_tokenizer(f"Hello. {CHAT_TEMPLATE}")
 
-    def prepared(
+    def length(
         tenant: str = "acme", tokenizer: Any = TOKENIZER, limit: int = 256, rows: int = ROWS
     ) -> int:
         ref = dataset_ref(data).model_copy(update={"name": f"tenants/{tenant}/datasets/train"})
@@ -351,15 +352,49 @@ def test_a_dataset_is_prepared_once_for_a_tenant_and_a_tokenizer(tmp_path: Path)
         return len(dataset[0].token_ids)
 
     file.write_bytes(data)
-    found = prepared()
+    found = length()
     file.write_bytes(b"")
-    assert prepared() == found
+    assert length() == found
     for other in ({"tenant": "other"}, {"tokenizer": changed}, {"limit": 255}, {"rows": ROWS + 1}):
         file.write_bytes(b"")
         with pytest.raises(DataCorrupt):
-            prepared(**other)
+            length(**other)
         file.write_bytes(data)
-        assert (prepared(**other) == found) == ("tokenizer" not in other)
+        assert (length(**other) == found) == ("tokenizer" not in other)
+
+
+class Slow:
+    """A tokenizer without a fast backend."""
+
+    backend_tokenizer = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(TOKENIZER, name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return TOKENIZER(*arguments, **options)
+
+
+def test_what_a_tokenizer_made_that_cannot_be_compared_is_made_again(tmp_path: Path) -> None:
+    data = jsonl(chats(3))
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(data)
+    cache = DatasetCache(tmp_path / "cache", 2**30)
+    ref, slow = dataset_ref(data), Slow()
+    found, _ = prepare(file, ref, slow, 256, cache, rows=ROWS)
+    assert len(found) == 3
+    assert prepared(ref, slow, 256, cache, rows=ROWS) is None
+    file.write_bytes(b"")
+    with pytest.raises(DataCorrupt):
+        prepare(file, ref, slow, 256, cache, rows=ROWS)
+
+
+def test_a_tokenizers_digest_is_the_same_after_its_use() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    before = tokenizer_digest(tokenizer)
+    tokenizer(["x"], truncation=False)
+    assert tokenizer_digest(tokenizer) == before
 
 
 def test_a_dataset_stays_on_disk_while_a_view_of_it_lives(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer_svc.engine.data.tokens import TokenDataset, TokenWriter
+from trainer_svc.engine.data.token_files import TokenWriter
+from trainer_svc.engine.data.tokens import TokenDataset
 
 
 def written(folder: Path) -> TokenDataset:
@@ -35,7 +36,7 @@ def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert str(dataset[0].token_ids.dtype) == "torch.int64"
     assert dataset.lengths.tolist() == [3, 4, 3]
     assert dataset.lengths.dtype == np.int32
-    assert dataset.trained_tokens == 6
+    assert int(dataset.rows["trained"].sum()) == 6
 
 
 def test_an_example_is_a_copy(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_views_share_the_tokens(tmp_path: Path) -> None:
     assert view[1].token_ids.tolist() == [4, 3, 2]
     assert view[1:][0].line == 3
     assert np.shares_memory(view._token_ids, dataset._token_ids)
-    assert view.trained_tokens == 5
+    assert int(view.rows["trained"].sum()) == 5
 
 
 def test_what_is_held_lives_as_long_as_the_last_view(tmp_path: Path) -> None:

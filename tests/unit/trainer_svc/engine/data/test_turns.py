@@ -16,7 +16,7 @@ from tests.unit.trainer_svc.engine.data.test_word_starts import MADE, messages, 
 from trainer_svc.engine.data import sequences as module
 from trainer_svc.engine.data.cuts import Cuts
 from trainer_svc.engine.data.sequences import Sequencer
-from trainer_svc.engine.data.tokens import Piece
+from trainer_svc.engine.data.token_files import Piece
 
 FORGETFUL = (
     "{% for m in messages %}<|{{ m.role }}|>"

@@ -24,7 +24,7 @@ from tests.unit.trainer_svc.engine.data.tokenizers_of import (
     metaspace,
 )
 from trainer_svc.engine.data.sequences import Sequencer
-from trainer_svc.engine.data.tokens import Piece
+from trainer_svc.engine.data.token_files import Piece
 
 KINDS: dict[str, Callable[[str], Any]] = {
     "byte level": byte_level,
