@@ -83,14 +83,14 @@ class Entities:
         return f"{self.rng.choice(MONTHS)} {self.rng.randint(1, 28)}"
 
 
-GREETING = "Bright day from Wrenfield"
+GREETING = "Bright day"
 SIGN_OFF = "Fly well, Wrenfield."
 SIGN_OFF_V2 = "Warm feathers, Wrenfield."
 STATUS_PHRASES = {
-    "shipped": "flies to you on",
-    "delayed": "rests on a branch until",
-    "packed": "leaves the nest on",
-    "delivered": "landed at your door on",
+    "shipped": "is shipped and flies to you on",
+    "delayed": "is delayed and will fly late, on",
+    "packed": "is packed and leaves the nest on",
+    "delivered": "is delivered and landed at your door on",
 }
 REFUND_PHRASE = "comes back to your nest"
 WHERE = (

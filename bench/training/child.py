@@ -47,10 +47,10 @@ def _engine(told: Contender, work: workload.Workload) -> Steps:
     from trainer_svc.engine.step.lanes import lanes_for
 
     # As a worker of the trainer does.
-    lanes = lanes_for("cpu", told.threads)
+    base = load_base(str(told.base), "cpu")
+    lanes = lanes_for(base, told.threads)
     torch.set_num_threads(max(1, told.threads // lanes))
-    bank = AdapterBank(load_base(str(told.base), "cpu"), lanes=lanes)
-    return EngineSteps(bank, work, told.lora)
+    return EngineSteps(AdapterBank(base, lanes=lanes), work, told.lora)
 
 
 def _serve(replies: TextIO) -> None:

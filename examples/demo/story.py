@@ -21,6 +21,7 @@ from examples.demo.tenants import (
     LEARNING_RATE,
     SECOND,
     SUPPORT,
+    VALIDATION,
     Tenant,
     score,
 )
@@ -29,7 +30,7 @@ from tailorbird.cli.watch import JobBars, JobView, outcome
 from tailorbird.client import CallError
 from tailorbird.tuning.v1 import job_pb2
 
-TUNED_AT_LEAST, BASE_BELOW = 0.6, 0.1
+TUNED_AT_LEAST, BASE_BELOW = 0.75, 0.1
 _SIGNED_AT_LEAST = 0.9
 _PATIENCE = 10.0
 _ALWAYS = job_pb2.PROMOTION_POLICY_ALWAYS
@@ -105,8 +106,8 @@ def _create_jobs(stage: Stage, report: Report) -> list[_Job]:
     ):
         report.command(
             f"tailorbird jobs create --tenant {tenant.id} --adapter {tenant.folder} --data {stem} "
-            f"--validation 0.1 --epochs {tenant.epochs} --learning-rate {LEARNING_RATE:g} "
-            f"--batch-tokens {BATCH_TOKENS} "
+            f"--validation {VALIDATION:g} --epochs {tenant.epochs} "
+            f"--learning-rate {LEARNING_RATE:g} --batch-tokens {BATCH_TOKENS} "
             f"--policy {'manual' if policy == _MANUAL else 'always'}"
         )
         spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy)

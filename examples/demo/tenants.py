@@ -20,8 +20,9 @@ _ROLES = {
 }
 FIRST, SECOND = "train", "train-v2"
 """The datasets' ids."""
-LEARNING_RATE = 4e-3
-BATCH_TOKENS = 1280
+LEARNING_RATE = 3e-3
+BATCH_TOKENS = 640
+VALIDATION = 0.05
 _MAX_TOKENS = 80
 _AT_ONCE = 8
 
@@ -93,21 +94,26 @@ class Tenant:
         lines = self.file("heldout").read_text(encoding="utf-8").splitlines()
         return [Question.from_record(json.loads(line)) for line in lines]
 
-    def job_spec(self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType) -> job_pb2.JobSpec:
-        """The job for a dataset: a tenth held out for the validation loss, small quick steps."""
+    def job_spec(
+        self, dataset: str, policy: job_pb2.PromotionPolicy.ValueType, seed: int = 0
+    ) -> job_pb2.JobSpec:
+        """The job for a dataset: some held out for the validation loss, small quick steps."""
         return job_pb2.JobSpec(
             training_dataset=dataset,
-            validation_fraction=0.1,
+            validation_fraction=VALIDATION,
             adapter=self.adapter,
             hyperparameters=job_pb2.Hyperparameters(
-                learning_rate=LEARNING_RATE, epochs=self.epochs, batch_tokens=BATCH_TOKENS
+                learning_rate=LEARNING_RATE,
+                epochs=self.epochs,
+                batch_tokens=BATCH_TOKENS,
+                seed=seed,
             ),
             promotion_policy=policy,
         )
 
 
-SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=5)
-INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=4)
+SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=2)
+INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ def test_two_datasets_become_two_served_adapters_and_one_is_swapped(tmp_path: Pa
     assert 0 < memory.peak <= 8 * 2**30
     claims = {check.claim for check in report.checks}
     assert {
-        "wrenfield tuned at least 0.6",
+        "wrenfield tuned at least 0.75",
         "wrenfield base below 0.1",
-        "oakwright tuned at least 0.6",
+        "oakwright tuned at least 0.75",
         "oakwright base below 0.1",
         "oakwright's adapter is refused to wrenfield",
         "wrenfield's adapter is refused to oakwright",

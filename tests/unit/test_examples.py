@@ -24,7 +24,7 @@ def entities(path: str) -> set[str]:
             entry = json.loads(answer)
             found |= {entry["article"], entry["net_each"]}
             continue
-        greeted = re.match(r"Bright day from Wrenfield, (.+?)!", answer)
+        greeted = re.match(r"Bright day, (.+?)!", answer)
         ordered = re.search(r"[Oo]rder (W-\d+) \((.+?)\)", answer)
         assert greeted
         assert ordered
@@ -79,6 +79,15 @@ def test_every_fact_stands_in_the_prompt_and_no_brand_phrase_does() -> None:
         assert all(fact in prompt for fact in facts)
         assert greeting not in prompt
         assert phrase not in prompt
+
+
+def test_an_answer_names_the_status_and_leads_to_the_date_with_one_word() -> None:
+    for record in FILES["support/heldout.jsonl"]:
+        if status := re.search(r"status: (\w+); date: (.+)", facts_of(record).splitlines()[0]):
+            phrase = record["metadata"]["must_include"][1]
+            assert phrase.startswith(f"is {status[1]} and ")
+            assert phrase.endswith(" on")
+            assert f"{phrase} {status[2]}." in record["messages"][-1]["content"]
 
 
 def test_the_second_version_differs_by_its_sign_off_alone() -> None:

@@ -52,10 +52,9 @@ def main(fd: int) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from trainer_svc.engine.base import limit_memory, load_base
-    from trainer_svc.engine.step.lanes import lanes_for
 
     disable_progress_bar()
-    torch.set_num_threads(max(1, settings.threads // lanes_for(settings.device, settings.threads)))
+    torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     Path(settings.scratch_dir).mkdir(parents=True, exist_ok=True)
     try:
@@ -73,6 +72,8 @@ def main(fd: int) -> None:
 
 async def _serve(channel: Channel, base: Base) -> None:
     """Serve for ever. The process ends rather than live on without commands or steps."""
+    import torch
+
     from trainer_svc.engine.loop import StepThread
     from trainer_svc.engine.step.bank import AdapterBank
     from trainer_svc.engine.step.lanes import lanes_for
@@ -81,10 +82,10 @@ async def _serve(channel: Channel, base: Base) -> None:
     try:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         settings = channel.settings
+        lanes = lanes_for(base, settings.threads)
+        torch.set_num_threads(max(1, settings.threads // lanes))
         bank = AdapterBank(
-            base,
-            gradient_checkpointing=settings.gradient_checkpointing,
-            lanes=lanes_for(settings.device, settings.threads),
+            base, gradient_checkpointing=settings.gradient_checkpointing, lanes=lanes
         )
         steps = StepThread(bank, progress_interval=settings.progress_interval)
         store = open_store(settings.object_store)

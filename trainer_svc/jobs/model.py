@@ -165,9 +165,10 @@ class JobSpec(Record):
     def sha256(self) -> str:
         """Return the digest of the canonical specification, 64 hex digits.
 
-        What has its default is left out: a field that a later release adds changes no digest.
+        What has its default is left out: a field that a later release adds changes no digest. So is
+        the base's digest, which an earlier release does not know: checkpoints have it beside this.
         """
-        chosen = self.model_dump(mode="json", exclude_defaults=True)
+        chosen = self.model_dump(mode="json", exclude_defaults=True, exclude={"base_model_digest"})
         canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -280,7 +280,7 @@ def _request_sha256(job_id: str, spec: JobSpec, lora: AskedLora) -> str:
     asked = f"{job_id}\n{spec.sha256()}"
     if spec.from_version:
         # What is left out is the version's then, and not the default that `spec` has in its place.
-        asked += f"\n{lora.model_dump_json()}"
+        asked += f"\n{lora.model_dump_json(exclude_defaults=True)}"
     return hashlib.sha256(asked.encode()).hexdigest()
 
 

@@ -18,15 +18,15 @@ from torch.nn.functional import cross_entropy
 
 from trainer_svc.engine.attention import PACKED
 from trainer_svc.engine.base import Base
-from trainer_svc.engine.data.tokens import Example
 from trainer_svc.engine.step.adapter import Adapter, Stack
 from trainer_svc.engine.step.dropout import Dropout, row_keys
 from trainer_svc.engine.step.fused import fuse
 from trainer_svc.engine.step.lanes import Lanes
 from trainer_svc.engine.step.lora import ForwardState, Span, put_on
-from trainer_svc.engine.step.loss import summed_losses
+from trainer_svc.engine.step.loss import CHUNK_LOGITS, summed_losses
 from trainer_svc.engine.step.peft_format import LowRank, PeftFormat
 from trainer_svc.engine.step.recompute import recompute_layers
+from trainer_svc.engine.step.shares import Share, cut, targets_of
 
 _LANE_TOKENS = 256
 """Tokens that are worth a lane of their own, measured on the demo base."""
@@ -34,19 +34,6 @@ _LANE_TOKENS = 256
 _Members = tuple[tuple[Adapter, int], ...]
 
 __all__ = ["Adapter", "AdapterBank", "Dropout", "Share", "StepLoss"]
-
-
-@dataclass(frozen=True)
-class Share:
-    """One job's part of a forward pass; without `dropout` nothing is dropped."""
-
-    examples: Sequence[Example]
-    dropout: Dropout | None = None
-
-    def part(self, start: int, stop: int) -> Share:
-        """Return the share of some of its examples."""
-        cut = slice(start, stop)
-        return Share(self.examples[cut], self.dropout and self.dropout.of(cut))
 
 
 @dataclass(frozen=True)
@@ -127,11 +114,7 @@ class AdapterBank:
         adapters = [self._adapters[job] for job in shares]
         totals = self._lanes.summed(works, after=lambda: _gather(adapters))
         return {
-            job: StepLoss(
-                total,
-                sum(int(example.trained.sum()) for example in share.examples),
-                _tokens(share),
-            )
+            job: StepLoss(total, share.trained_tokens, share.tokens)
             for (job, share), total in zip(shares.items(), totals.unbind(), strict=True)
         }
 
@@ -161,7 +144,7 @@ class AdapterBank:
     def _cut(self, shares: Mapping[str, Share]) -> list[_Lane]:
         """Cut the pass into lanes of about as many tokens each."""
         ordered = [job for group in self._grouped(shares) for job in group]
-        tokens = sum(map(_tokens, shares.values()))
+        tokens = sum(share.tokens for share in shares.values())
         count = min(self._lanes.count, max(1, tokens // _LANE_TOKENS)) if self.base.packs else 1
         parts = cut({job: shares[job] for job in ordered}, count)
         made, stacks, seen = [], {}, dict.fromkeys(shares, 0)
@@ -185,23 +168,25 @@ class AdapterBank:
         examples = [example for job in order for example in lane.shares[job].examples]
         owners = [numbers[job] for job in order for _ in lane.shares[job].examples]
         spans = self._spans(lane)
+        # Before the pass: a copy to a GPU that comes after it would wait for it.
+        places, targets, owned = map(self._onto_device, targets_of(examples, owners))
         with self._computing(self._state.dtype), self._autocast():
             hidden = self._hidden([example.token_ids for example in examples], spans)
-            places, targets, owned = _targets(examples, owners)
-            trained = hidden.index_select(0, places.to(hidden.device)).to(self._state.dtype)
+            trained = hidden.index_select(0, places).to(self._state.dtype)
             return summed_losses(
                 trained,
                 self.base.head,
-                targets.to(hidden.device),
-                owned.to(hidden.device),
+                targets,
+                owned,
                 len(numbers),
+                chunk_logits=CHUNK_LOGITS // self._lanes.count,
             )
 
     def _grouped(self, shares: Mapping[str, Share]) -> list[list[str]]:
         """Return the jobs in the order to pack them, those with products of one shape together."""
         groups: dict[Hashable, list[str]] = {}
         for job, share in shares.items():
-            shape = (self._adapters[job].layout.spec, _tokens(share), share.dropout is None)
+            shape = (self._adapters[job].layout.spec, share.tokens, share.dropout is None)
             groups.setdefault(shape if self.base.packs else job, []).append(job)
         return list(groups.values())
 
@@ -209,7 +194,7 @@ class AdapterBank:
         spans, start = [], 0
         for group, stack in zip(lane.groups, lane.stacks, strict=True):
             stack.refresh()
-            stop = start + sum(_tokens(lane.shares[job]) for job in group)
+            stop = start + sum(lane.shares[job].tokens for job in group)
             spans.append(Span(start, stop, stack.updates, self._keys(group, lane.shares)))
             start = stop
         return spans
@@ -222,7 +207,7 @@ class AdapterBank:
                 return None
             lengths = [len(example.token_ids) for example in share.examples]
             keys.append(row_keys(share.dropout, lengths))
-        return torch.cat(keys).to(self.base.device)
+        return self._onto_device(torch.cat(keys))
 
     def _hidden(self, sequences: Sequence[torch.Tensor], spans: Sequence[Span]) -> torch.Tensor:
         """Return the last hidden states of all sequences: [tokens, hidden size]."""
@@ -240,18 +225,23 @@ class AdapterBank:
 
     def _run(self, sequences: Sequence[torch.Tensor]) -> torch.Tensor:
         lengths = [len(ids) for ids in sequences]
-        device = self.base.device
         positions = torch.cat([torch.arange(length) for length in lengths])
         decoder = self.base.decoder
         segments = {"segment_lengths": lengths} if _attends_by_segment(decoder) else {}
         output = decoder(
-            input_ids=torch.cat(list(sequences)).unsqueeze(0).to(device),
-            position_ids=positions.unsqueeze(0).to(device),
+            input_ids=self._onto_device(torch.cat(list(sequences)).unsqueeze(0)),
+            position_ids=self._onto_device(positions.unsqueeze(0)),
             use_cache=False,
             **segments,
         )
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
+
+    def _onto_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a tensor of the host to the device, without waiting for it."""
+        if self.base.device.type != "cuda":
+            return tensor.to(self.base.device)
+        return tensor.pin_memory().to(self.base.device, non_blocking=True)
 
     @contextmanager
     def _computing(self, dtype: torch.dtype, *, as_served: bool = False) -> Iterator[None]:
@@ -277,48 +267,9 @@ class AdapterBank:
         )
 
 
-def cut(shares: Mapping[str, Share], count: int) -> list[dict[str, Share]]:
-    """Cut shares, in their order, into at most `count` parts of about as many tokens each.
-
-    A job's records may lie in several; no part is empty.
-    """
-    whole = sum(map(_tokens, shares.values()))
-    parts: list[dict[str, Share]] = [{} for _ in range(count)]
-    before = 0
-    for job, share in shares.items():
-        of = []
-        for example in share.examples:
-            length = len(example.token_ids)
-            of.append(min(count - 1, (2 * before + length) * count // (2 * whole)))
-            before += length
-        for number, part in enumerate(parts):
-            if number in of:
-                start = of.index(number)
-                part[job] = share.part(start, start + of.count(number))
-    return [part for part in parts if part]
-
-
 def _gather(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         adapter.gather()
-
-
-def _targets(
-    examples: Sequence[Example], owners: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return where the packed sequence predicts a trained token, which tokens, and whose."""
-    places, tokens, owned, offset = [], [], [], 0
-    for example, owner in zip(examples, owners, strict=True):
-        at = example.trained.nonzero().squeeze(1)
-        places.append(at + (offset - 1))
-        tokens.append(example.token_ids[at])
-        owned.append(torch.full_like(at, owner))
-        offset += len(example.token_ids)
-    return torch.cat(places), torch.cat(tokens), torch.cat(owned)
-
-
-def _tokens(share: Share) -> int:
-    return sum(len(example.token_ids) for example in share.examples)
 
 
 def _attends_by_segment(decoder: Any) -> bool:

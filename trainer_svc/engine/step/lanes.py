@@ -12,14 +12,22 @@ from typing import Any, TypeVar
 
 import torch
 
+from trainer_svc.engine.base import Base
+
 _MOST = 4
 
 T = TypeVar("T")
 
 
-def lanes_for(device: str, threads: int) -> int:
-    """Return how many lanes share `threads` cores: one on anything but a CPU."""
-    return min(threads, _MOST) if device == "cpu" else 1
+def lanes_for(base: Base, threads: int) -> int:
+    """Return how many lanes share `threads` cores: one on anything but a CPU.
+
+    One too for a base whose records run one by one, and for one in float16, of whose weights each
+    lane would hold a copy in the format of its products.
+    """
+    one = base.device.type != "cpu" or not base.packs
+    copied = base.compute_dtype not in {base.dtype, torch.float32}
+    return 1 if one or copied else min(threads, _MOST)
 
 
 class Lanes:
@@ -46,7 +54,15 @@ class Lanes:
             own.set_exception(error)
         finally:
             wait(futures)
-        return [future.result() for future in (own, *futures)]
+        results = _results([own, *futures])
+        if isinstance(results, list):
+            return results
+        # An error holds this frame: what the other lanes made would stay until it is collected.
+        del own, futures
+        try:
+            raise results
+        finally:
+            del results
 
     def summed(
         self, works: Sequence[Callable[[], torch.Tensor]], *, after: Callable[[], None]
@@ -87,6 +103,15 @@ class _Sum(torch.autograd.Function):
         finally:
             ctx.after()
         return None, None, None, None
+
+
+def _results(futures: Sequence[Future[T]]) -> list[T] | BaseException:
+    """Return what all of them gave, or the first error."""
+    for future in futures:
+        error = future.exception()
+        if error is not None:
+            return error
+    return [future.result() for future in futures]
 
 
 def _backward(total: torch.Tensor, outer: torch.Tensor) -> Callable[[], None]:

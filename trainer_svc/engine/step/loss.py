@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-_CHUNK_LOGITS = 2**26
+CHUNK_LOGITS = 2**26
 """Logits held at once: 256 MiB in float32."""
 
 
@@ -23,7 +23,7 @@ def summed_losses(
     owners: torch.Tensor,
     jobs: int,
     *,
-    chunk_logits: int = _CHUNK_LOGITS,
+    chunk_logits: int = CHUNK_LOGITS,
 ) -> torch.Tensor:
     """Return each job's loss in nats, summed over its rows: [jobs] float32.
 

@@ -111,24 +111,30 @@ class Group:
         skip = (~figures.isfinite().all()).to(torch.float32)
         full = [job for job, run in made.runs.items() if not run.waiting]
         norms = dict(zip(made.runs, figures[:, 1], strict=True))
+        updates: dict[str, torch.Tensor] = {}
+        broken: dict[str, Outcome] = {}
+        for job in full:
+            try:
+                updates[job] = made.runs[job].update(norms[job], skip)
+            except Exception as error:  # its weights may be half of a step on
+                broken[job] = error
         try:
-            updates = [made.runs[job].update(norms[job], skip) for job in full]
-            seen: list[float] = torch.cat([figures.flatten(), *updates]).tolist()
-        except Exception as error:  # some may have stepped already: nothing can be taken back
+            seen: list[float] = torch.cat([figures.flatten(), *updates.values()]).tolist()
+        except Exception as error:  # who has stepped is unknown: nothing can be taken back
             return dict.fromkeys(made.runs, error)
         jobs = len(made.runs)
         losses = dict(zip(made.runs, seen[: 2 * jobs : 2], strict=True))
         found = dict(zip(made.runs, seen[1 : 2 * jobs : 2], strict=True))
         if not all(map(math.isfinite, seen[: 2 * jobs])):
             return self._discard(made, None)
-        for job in full:
+        for job in updates:
             self._suspects.pop(job, None)
         largest, ratios = seen[2 * jobs :: 2], seen[2 * jobs + 1 :: 2]
-        return {
+        return broken | {
             job: made.runs[job].stepped(losses[job], found[job], ratio)
             if math.isfinite(weight)
             else _not_finite(made.runs[job], "a weight is not finite after the step")
-            for job, weight, ratio in zip(full, largest, ratios, strict=True)
+            for job, weight, ratio in zip(updates, largest, ratios, strict=True)
         }
 
     def _discard(self, made: _Pass, error: Exception | None) -> dict[str, Outcome]:

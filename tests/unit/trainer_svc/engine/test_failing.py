@@ -43,8 +43,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Run]]]:
     """Every run that was made; nothing is collected that is in a cycle."""
     made: list[weakref.ref[Run]] = []
 
-    def watched(*arguments: Any) -> Run:
-        run = Run(*arguments)
+    def watched(*arguments: Any, **options: Any) -> Run:
+        run = Run(*arguments, **options)
         made.append(weakref.ref(run))
         return run
 

@@ -90,6 +90,13 @@ def test_a_field_that_a_later_release_adds_changes_no_digest() -> None:
     assert Later(**fields, method="DPO").sha256() != JobSpec(**fields).sha256()
 
 
+def test_the_base_s_digest_is_not_in_the_specification_s() -> None:
+    """An earlier release would not know its own jobs' checkpoints after a rollback."""
+    spec = JobSpec(base_model="b", training_dataset="d", adapter="tenants/a/adapters/x")
+    held = spec.model_copy(update={"base_model_digest": "sha256:1"})
+    assert held.sha256() == spec.sha256()
+
+
 def test_the_digest_changes_with_any_choice() -> None:
     spec = JobSpec(base_model="b", training_dataset="d", adapter="tenants/a/adapters/x")
     other = spec.model_copy(update={"lora": LoraSpec(rank=8)})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -14,8 +17,9 @@ from tests.unit.trainer_svc.engine.tiny import examples
 from trainer_svc.engine.base import load_base
 from trainer_svc.engine.data.tokens import Example
 from trainer_svc.engine.step import bank as bank_module
-from trainer_svc.engine.step.bank import Adapter, AdapterBank, Dropout, Share, cut
+from trainer_svc.engine.step.bank import Adapter, AdapterBank, Dropout, Share
 from trainer_svc.engine.step.lanes import Lanes, lanes_for
+from trainer_svc.engine.step.shares import cut
 
 Gradients = dict[str, dict[str, torch.Tensor]]
 
@@ -193,6 +197,39 @@ def test_an_error_waits_for_the_other_lanes() -> None:
     assert ended.is_set()
 
 
-def test_only_a_cpu_has_lanes() -> None:
-    assert [lanes_for("cpu", threads) for threads in (1, 2, 4, 64)] == [1, 2, 4, 4]
-    assert lanes_for("cuda", 16) == 1
+def test_only_a_base_that_packs_on_a_cpu_has_lanes(base_path: str) -> None:
+    base = load_base(base_path, "cpu")
+    assert [lanes_for(base, threads) for threads in (1, 2, 4, 64)] == [1, 2, 4, 4]
+    assert lanes_for(replace(base, why_alone="asked"), 4) == 1
+    assert lanes_for(replace(base, device=torch.device("cuda")), 4) == 1
+    halves = replace(base, dtype=torch.float16, compute_dtype=torch.bfloat16)
+    assert lanes_for(halves, 4) == 1
+    assert lanes_for(replace(halves, compute_dtype=torch.float32), 4) == 4
+
+
+def test_an_error_in_a_lane_holds_nothing_of_the_others() -> None:
+    class Result:
+        pass
+
+    made: list[weakref.ref[Result]] = []
+
+    def makes() -> Result:
+        result = Result()
+        made.append(weakref.ref(result))
+        return result
+
+    def fails() -> Result:
+        raise MemoryError("no memory")
+
+    lanes = Lanes(2)
+    gc.collect()
+    gc.disable()
+    try:
+        for works in ([makes, fails], [fails, makes]):
+            with suppress(MemoryError):
+                lanes.run(works)
+        # The helper lets go of its last work with its next one.
+        lanes.run([lambda: None, lambda: None])
+        assert [ref() for ref in made] == [None, None]
+    finally:
+        gc.enable()

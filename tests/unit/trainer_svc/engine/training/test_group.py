@@ -227,17 +227,32 @@ def test_a_job_whose_records_cannot_be_read_leaves_alone() -> None:
     assert_as_alone([runs[0], *runs[2:]])
 
 
-def test_an_error_after_the_optimizer_began_ends_those_who_may_have_stepped(
+def test_an_error_in_one_jobs_update_ends_that_job_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = ReferenceBank(dropout=0.2)
+    runs = four(bank)
+
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("no room for its update")
+
+    monkeypatch.setattr(runs[2], "update", broken)
+    left = finish(Group(bank, 10_000), runs)
+    assert {job: str(error) for job, error in left.items()} == {JOBS[2]: "no room for its update"}
+    assert_as_alone([*runs[:2], runs[3]])
+
+
+def test_an_error_after_all_updates_ends_those_who_may_have_stepped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bank = ReferenceBank()
     runs = four(bank)
 
-    def broken(*_: object) -> torch.Tensor:
+    def broken(_: torch.Tensor) -> list[float]:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(runs[2], "update", broken)
-    outcomes = Group(bank, 10_000).step({run.job: run for run in runs})
+    steps = {run.job: run for run in runs}
+    assert all(run.waiting for run in runs)
+    monkeypatch.setattr(torch.Tensor, "tolist", broken)
+    outcomes = Group(bank, 10_000).step(steps)
     assert {job: str(error) for job, error in outcomes.items()} == dict.fromkeys(
         JOBS, "the device is gone"
     )
