@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
-from examples.demo import metrics
+import pytest
+
+from examples.demo import metrics, seeds
 from examples.demo.memory import PeakMemory
 from examples.demo.tenants import INVOICES, SUPPORT, Question
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
@@ -44,6 +48,25 @@ def test_held_out_questions_are_many_and_checkable() -> None:
         questions = tenant.questions()
         assert len(questions) >= 40
         assert all(question.is_right(question.expected) for question in questions)
+
+
+@pytest.mark.parametrize(("lowest", "status"), [(0.74, 1), (0.75, 0)])
+def test_one_low_share_of_one_job_fails_the_seeds(
+    monkeypatch: pytest.MonkeyPatch, lowest: float, status: int
+) -> None:
+    threads = []
+
+    def draws(_: Path, asked: range) -> list[dict[str, float]]:
+        threads.append(os.environ["TAILORBIRD_THREADS"])
+        found = [dict.fromkeys(seeds.JOBS, 1.0) for _ in asked]
+        found[1]["support v2"] = lowest
+        return found
+
+    monkeypatch.setenv("TAILORBIRD_THREADS", "0")
+    monkeypatch.setattr(seeds, "draws", draws)
+    monkeypatch.setattr(sys, "argv", ["seeds", "--seeds", "3", "--threads", "1", "2"])
+    assert seeds.main() == status
+    assert threads == ["1", "2"]
 
 
 def test_metrics_are_found_by_their_whole_name() -> None:
