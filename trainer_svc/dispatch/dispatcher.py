@@ -284,7 +284,8 @@ class Dispatcher:
                 place.proven = True
                 self._pauses.forget(job)
             elif ending is not Ending.LOST:
-                self._pauses.add(job)
+                # Memory may be short: each try waits longer, however long ago the last one was.
+                self._pauses.add(job, at_least=max(1, self._losses.tokenising(job)))
             self._left_over |= ending is Ending.UNCLEAR
         finally:
             # Nothing is awaited here: a database that hangs would hold the stop.

@@ -1,4 +1,4 @@
-"""Which jobs workers died of, as far as one can tell."""
+"""Which jobs processes died of, as far as one can tell."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class Losses:
     def __init__(self, most: int) -> None:
         self._most = most
         self._counts: dict[JobName, int] = {}
+        self._tokenising: dict[JobName, int] = {}
 
     def add(self, job: JobName, *, at_work: bool) -> bool:
         """Note a worker that died with the job, and tell whether it was one too many.
@@ -35,6 +36,19 @@ class Losses:
         """Return how many workers died under the job."""
         return self._counts.get(job, 0)
 
+    def add_tokenising(self, job: JobName) -> bool:
+        """Note that the process of the job's data died, and tell whether it was one too many.
+
+        No worker was harmed: it makes no suspect, and does not count as a worker's death.
+        """
+        self._tokenising[job] = self.tokenising(job) + 1
+        return self._tokenising[job] >= self._most
+
+    def tokenising(self, job: JobName) -> int:
+        """Return how many processes died of the job's data."""
+        return self._tokenising.get(job, 0)
+
     def forget(self, job: JobName) -> None:
         """Forget a job that has ended."""
         self._counts.pop(job, None)
+        self._tokenising.pop(job, None)

@@ -254,7 +254,7 @@ class Runner:
     async def _after_failure(self, error: JobError) -> Ending:
         """Have the job tried again, unless its data has ended too many processes."""
         name = self.job.name
-        if error.reason == TOKENISING_LOST and self._losses.add(name, at_work=True):
+        if error.reason == TOKENISING_LOST and self._losses.add_tokenising(name):
             await self._fail(error)
             return Ending.DONE
         if error.reason == OUT_OF_MEMORY:

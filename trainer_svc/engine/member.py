@@ -27,7 +27,7 @@ from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.elsewhere import finished, in_thread, stoppable
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
-from trainer_svc.engine.parent import begin_with, fetch_weights
+from trainer_svc.engine.parent import begin_with, check_manifest, fetch_weights
 from trainer_svc.engine.preparation import Preparation, Preparer
 from trainer_svc.engine.result.checkpoint import Checkpoints, MadeFor
 from trainer_svc.engine.result.checkpoint_writer import CheckpointWriter
@@ -197,6 +197,7 @@ class JobTask:
 
         Those of a checkpoint go before those of the version that the job trains on from.
         """
+        await self._check_version(checkpoints)
         data = await self._tools.preparer.prepare(self._assignment, self._folder)
         run = await self._on_step_thread(lambda: self._begun(data))
         resumed = await self._resume(run, checkpoints)
@@ -210,6 +211,16 @@ class JobTask:
                 begin_with(self._tools.bank, run, weights, MICRO_TOKENS, self._report)
             )
         return run
+
+    async def _check_version(self, checkpoints: Checkpoints) -> None:
+        """Refuse a version that cannot be trained on before minutes are spent on the data.
+
+        With a checkpoint the job may need it no more.
+        """
+        tools, assignment = self._tools, self._assignment
+        if assignment.from_version and not await checkpoints.any():
+            shapes = await self._on_step_thread(lambda: tools.bank.shapes(assignment.lora))
+            await check_manifest(tools.store, assignment, shapes)
 
     async def _weights(self, run: Run) -> dict[str, torch.Tensor] | None:
         if not self._assignment.from_version:

@@ -35,6 +35,12 @@ _ENTRY_BYTES = 256
 """More than what a tensor takes in a safetensors header beside its name."""
 
 
+async def check_manifest(store: ObjectStore, assignment: Assignment, shapes: Shapes) -> None:
+    """Raise what `fetch_weights` would for the version's manifest alone."""
+    version = VersionName.parse(assignment.from_version)
+    _checked_size(await AdapterRegistry(store).manifest(version), assignment, shapes)
+
+
 async def fetch_weights(
     store: ObjectStore, assignment: Assignment, shapes: Shapes
 ) -> dict[str, torch.Tensor]:

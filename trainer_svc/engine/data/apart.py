@@ -24,13 +24,15 @@ _ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 
+_ERRORS = {"refused": FailedPrecondition, "corrupt": DataCorrupt, "unavailable": Unavailable}
+
 
 def write_apart(work: Work, check: Callable[[], None]) -> None:
     """Have `work` done by a process of its own, which is gone when this returns.
 
     `check` is called meanwhile and may raise; the process is killed then. Raises what write_dataset
-    does; FailedPrecondition if the tokenizer on disk has changed (BASE_MISMATCH); and Unavailable
-    if the process cannot be started, or ends by itself (TOKENISING_LOST).
+    does; and Unavailable if the tokenizer on disk has changed (BASE_MISMATCH), or if the process
+    cannot be started, or ends by itself (TOKENISING_LOST).
     """
     ours, theirs = socket.socketpair()
     with ours:
@@ -82,9 +84,8 @@ def _raise(outcome: Outcome) -> None:
     if outcome.kind == "system":
         raise OSError(outcome.errno, os.strerror(outcome.errno))
     if outcome.error is not None:
-        kind = DataCorrupt if outcome.kind == "corrupt" else FailedPrecondition
         told = outcome.error
-        raise kind(told.message, reason=told.reason, **told.metadata)
+        raise _ERRORS[outcome.kind](told.message, reason=told.reason, **told.metadata)
 
 
 def _lost(what: str) -> Unavailable:

@@ -1,4 +1,4 @@
-"""Prepared datasets on local disk: made once, bounded in bytes, never another tenant's.
+"""Prepared datasets on local disk: made once, bounded, never another tenant's.
 
 {folder}/{tenant}/{dataset sha256}-{tokenizer digest}-{format}-{limit}-{rows}/   a whole entry
     MANIFEST.json           written last: every other file's digest
@@ -31,6 +31,10 @@ _MANIFEST = "MANIFEST.json"
 _PARTIAL = ".partial"
 """No tenant's id begins with a dot."""
 _CHECK_SECONDS = 0.2
+_MAX_ENTRIES = 4096
+"""Of small ones `max_bytes` would allow far more, and all are looked at when one is added."""
+_BLOCK_BYTES = 512
+"""What `st_blocks` counts, whatever the file system's own blocks are."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Entry:
 
 
 class DatasetCache:
-    """Entries under `folder`, of `max_bytes` together; the one used longest ago goes first.
+    """Entries under `folder`, of `max_bytes` of disk together; the one used longest ago goes first.
 
     What is in use is never deleted, and what is being made is not counted, so that the folder may
     hold more for a while.
@@ -91,8 +95,10 @@ class DatasetCache:
         with self._lock:
             turn = self._turns.setdefault(key, _Turn())
         with turn.taken(check):
-            entry = self._open(key) or self._make(key, build)
-        self._evict()
+            found = self._open(key)
+            entry = found or self._make(key, build)
+        if found is None:
+            self._evict()
         return entry
 
     def _open(self, key: CacheKey) -> Entry | None:
@@ -149,11 +155,12 @@ class DatasetCache:
                 return made
 
     def _evict(self) -> None:
-        kept = 0
+        count = kept = 0
         for _, size, folder in sorted(_entries(self._folder), reverse=True):
-            kept += size
-            if kept > self._max_bytes and _delete(folder):
-                kept -= size
+            count, kept = count + 1, kept + size
+            over = kept > self._max_bytes or count > _MAX_ENTRIES
+            if over and _delete(folder):
+                count, kept = count - 1, kept - size
 
     def _discard(self, folder: Path) -> None:
         """Take an entry out of the cache; its files go when nobody uses them any more."""
@@ -215,11 +222,12 @@ def _delete(folder: Path) -> bool:
 
 
 def _entries(cache: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield when each entry was last used, its bytes, and its folder."""
+    """Yield when each entry was last used, the bytes of disk that it takes, and its folder."""
     for folder in cache.glob("[!.]*/*"):
         with suppress(FileNotFoundError):
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            yield folder.stat().st_mtime, size, folder
+            own = folder.stat()
+            blocks = own.st_blocks + sum(file.stat().st_blocks for file in folder.iterdir())
+            yield own.st_mtime, blocks * _BLOCK_BYTES, folder
 
 
 def _write_manifest(folder: Path) -> None:

@@ -22,6 +22,13 @@ from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.data.cuts import Cuts
 from trainer_svc.engine.data.template import Turn
 
+TOKENS_FORMAT = 1
+"""The format of what is made of a record, which is kept for later workers and later releases.
+
+To be raised whenever anything of it changes: the text that a template gives, the ids of a prompt or
+an answer, which tokens are trained, which records are dropped, how the files hold them.
+"""
+
 _first_use = Lock()
 
 
@@ -114,6 +121,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
     if backend is None:
         return None
     parts = [
+        TOKENS_FORMAT,
         __version__,
         transformers.__version__,
         tokenizers.__version__,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from tailorbird.errors import DataCorrupt, FailedPrecondition, TailorbirdError
+from tailorbird.errors import DataCorrupt, FailedPrecondition, TailorbirdError, Unavailable
 from tailorbird.printed import log_as_the_parent
 from trainer_svc.engine.data.work import Outcome, Work
 from trainer_svc.jobs.model import JobError
@@ -57,6 +57,8 @@ def _outcome(work: Work) -> Outcome:
         return Outcome(kind="refused", error=_told(error))
     except DataCorrupt as error:
         return Outcome(kind="corrupt", error=_told(error))
+    except Unavailable as error:
+        return Outcome(kind="unavailable", error=_told(error))
     except OSError as error:
         if error.errno is None:
             raise
@@ -74,8 +76,10 @@ def _tokenise(work: Work) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(work.base, local_files_only=True)
     if tokenizer_digest(tokenizer) != work.tokenizer_digest:
-        raise FailedPrecondition(
-            "the base's tokenizer on disk is not the one that the worker has loaded",
+        # Nothing is wrong with the job, and a worker that starts anew may have it.
+        raise Unavailable(
+            "the base's tokenizer on disk is not the one that the worker has loaded: restore it, "
+            "or restart the trainer",
             reason="BASE_MISMATCH",
         )
     write_dataset(work.folder, work.source, tokenizer)

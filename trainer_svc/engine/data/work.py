@@ -37,10 +37,10 @@ class Work(Record):
 class Outcome(Record):
     """How the work ended.
 
-    `error` is there for "refused" (FailedPrecondition) and "corrupt" (DataCorrupt), `errno` for
-    "system" (OSError).
+    `error` is there for "refused" (FailedPrecondition), "corrupt" (DataCorrupt) and "unavailable"
+    (Unavailable), `errno` for "system" (OSError).
     """
 
-    kind: Literal["done", "refused", "corrupt", "system"]
+    kind: Literal["done", "refused", "corrupt", "unavailable", "system"]
     error: JobError | None = None
     errno: int = 0

@@ -98,6 +98,10 @@ class Checkpoints:
             self._best = step
         await self._delete_old()
 
+    async def any(self) -> bool:
+        """Tell whether there is a checkpoint, if perhaps none of use; StoreUnavailable."""
+        return bool(await self._steps())
+
     async def restore(self) -> Restored | None:
         """Return the newest checkpoint that is whole and the best one; None if there is none.
 

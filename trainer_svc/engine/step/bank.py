@@ -85,6 +85,14 @@ class AdapterBank:
         """Every kind of linear layer that an adapter may update, sorted."""
         return self._format.target_modules
 
+    def shapes(self, lora: LowRank) -> dict[str, tuple[int, int]]:
+        """Return the shapes of the parameters that `attach` would make, by their names.
+
+        Raises InvalidArgument as it does.
+        """
+        matrices = self._format.layout(lora).matrices
+        return {m.a: m.a_shape for m in matrices} | {m.b: m.b_shape for m in matrices}
+
     def attach(self, job: str, lora: LowRank, *, seed: int) -> Adapter:
         """Make a new adapter for the job; `seed` alone decides its first weights.
 

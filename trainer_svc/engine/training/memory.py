@@ -20,11 +20,11 @@ class WorkerMemory:
         self._peaks: dict[str, int] = {}
         """Bytes: the highest peak that others have read since the job did."""
 
-    def taken(self, job: str, device: torch.device) -> int:
+    def taken(self, job: str, device: torch.device) -> int | None:
         """Return the memory, in bytes, that the whole worker takes, whatever its jobs.
 
         On a GPU: the most that tensors took at once since the job asked last; since anybody did, if
-        it never has. On a CPU: what is resident of the process now.
+        it never has. On a CPU: what is resident of the process now; None if that cannot be read.
         """
         if device.type == "cpu":
             return _resident()
@@ -41,5 +41,10 @@ class WorkerMemory:
         self._peaks.pop(job, None)
 
 
-def _resident() -> int:
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _resident() -> int | None:
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except OSError:
+        # No file descriptor is left, say: no job ends for the sake of a figure.
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

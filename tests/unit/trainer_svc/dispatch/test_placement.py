@@ -129,6 +129,17 @@ def test_losses_count_at_work_and_of_suspects() -> None:
     assert losses.count(ONE) == 1
 
 
+def test_a_lost_process_of_its_data_makes_no_suspect() -> None:
+    losses = Losses(2)
+    assert not losses.add_tokenising(ONE)
+    assert (losses.suspects(ONE), losses.count(ONE), losses.tokenising(ONE)) == (False, 0, 1)
+    assert not losses.add(ONE, at_work=True)
+    assert losses.add_tokenising(ONE)
+    losses.forget(ONE)
+    assert losses.tokenising(ONE) == 0
+    assert not losses.add_tokenising(ONE)
+
+
 def test_pauses_grow_end_and_are_forgotten() -> None:
     now = 0.0
     pauses: Pauses[JobName] = Pauses(lambda: now)

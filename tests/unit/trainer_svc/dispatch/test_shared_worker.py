@@ -7,10 +7,12 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tailorbird.names import JobName
 from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import PREPARED, READY, ScriptedExecutor, ScriptedWorker, step
 from tests.unit.trainer_svc.values import make_job
+from trainer_svc.dispatch.backoff import Pauses
 from trainer_svc.jobs.model import Isolation, Job, JobState
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.protocol import (
@@ -222,6 +224,41 @@ async def test_a_job_whose_data_ends_three_processes_fails(
     assert (found.state is JobState.FAILED) is (times == 3)
     assert found.lease_epoch == 3
     assert found.error is None or found.error.reason == TOKENISING_LOST
+
+
+async def test_a_job_whose_data_ended_a_process_shares_its_worker_and_waits_longer_each_time(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.1, 0.5))
+
+    class Forgetful(Pauses[JobName]):
+        """As after tries of which each took longer than pauses are remembered."""
+
+        def add(self, key: JobName, *, at_least: int = 1) -> None:
+            self.forget(key)
+            super().add(key, at_least=at_least)
+            lengths.append(self.next_end() or 0.0)
+
+    lengths: list[float] = []
+    worker = ScriptedWorker(object_store, hold="prepared")
+    (lost,) = await add(jobs, make_job("lost"))
+    dispatcher = make(ScriptedExecutor(object_store, worker), jobs_per_worker=4)
+    dispatcher._pauses = Forgetful()
+    async with running(dispatcher):
+        for _ in range(2):
+            await worker.held.wait()
+            worker.held.clear()
+            worker.fail(retryable=True, reason=TOKENISING_LOST)
+        await worker.held.wait()
+        (new,) = await add(jobs, make_job("new"))
+        dispatcher.wake()
+        await in_state(jobs, new, JobState.PREPARING)
+        assert (await jobs.get(lost.name)).state is JobState.PREPARING
+        worker.go_on()
+        for job in (lost, new):
+            await in_state(jobs, job, JobState.SUCCEEDED)
+    assert worker.jobs == ["lost", "lost", "lost", "new"]
+    assert lengths == [pytest.approx(each, abs=0.1) for each in (0.1, 0.5)]
 
 
 @pytest.mark.parametrize("phase", ["idle", "before its start"])

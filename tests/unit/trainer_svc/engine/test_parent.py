@@ -335,6 +335,27 @@ async def test_a_version_that_is_deleted_before_the_start_fails_the_job(working:
     assert not [said for said in working.of(begun.lease) if isinstance(said, Prepared)]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (None, "VERSION_NOT_FOUND"),
+        ({"rank": 16}, "MANIFEST_CHANGED"),
+        ({"tensors": {"w": (8, 16)}}, "TENSOR_MISMATCH"),
+    ],
+)
+async def test_a_version_of_no_use_fails_the_job_before_its_data_is_read(
+    working: Working, change: dict[str, Any] | None, reason: str
+) -> None:
+    if change is not None:
+        await publish(working.store, trained(working.bank), **change)
+    working.store.waits = "datasets"
+    begun = await start(working, "early")
+    failed = await working.until(Failed, begun.lease)
+    assert (failed.error.reason, failed.retryable) == (reason, False)
+    assert not working.store.waiting.is_set()
+    assert not working.left_behind
+
+
 @pytest.mark.parametrize("what", [MANIFEST, ADAPTER_WEIGHTS])
 async def test_a_store_that_is_down_is_worth_another_try(working: Working, what: str) -> None:
     await publish(working.store, trained(working.bank))

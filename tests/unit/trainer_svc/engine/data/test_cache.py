@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,19 @@ def text(entry: Entry) -> str:
 
 def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def on_disk(folder: Path) -> int:
+    """What `du` says: bytes, in whole blocks, the folder's own among them."""
+    shown = subprocess.run(["du", "-s", "-B1", folder], capture_output=True, check=True, text=True)
+    return int(shown.stdout.split()[0])
+
+
+@pytest.fixture
+def entry_bytes(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """What a small entry takes of the disk."""
+    cache = DatasetCache(tmp_path_factory.mktemp("one"), 2**20)
+    return on_disk(cache.get_or_make(key(), builder("x" * 1000), nothing).folder)
 
 
 @pytest.fixture
@@ -117,8 +131,8 @@ def test_who_reads_what_broke_later_keeps_it(cache: DatasetCache, tmp_path: Path
     assert list((tmp_path / ".partial").iterdir()) == []
 
 
-def test_the_one_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    cache = DatasetCache(tmp_path, 3500)
+def test_the_one_used_longest_ago_goes_first(tmp_path: Path, entry_bytes: int) -> None:
+    cache = DatasetCache(tmp_path, 3 * entry_bytes)
     for age, name in enumerate(("first", "second", "third")):
         entry = cache.get_or_make(key(name), builder("x" * 1000), nothing)
         os.utime(entry.folder, (age, age))
@@ -142,8 +156,36 @@ def test_what_is_in_use_stays(tmp_path: Path) -> None:
     assert [path.parent.name for path in files(tmp_path)] == [Path(key("last").path).name] * 2
 
 
-def test_the_bound_holds_across_tenants(tmp_path: Path) -> None:
-    cache = DatasetCache(tmp_path, 1500)
+def test_the_bound_is_of_what_the_disk_holds(tmp_path: Path, entry_bytes: int) -> None:
+    assert entry_bytes >= 2 * 4096
+    cache = DatasetCache(tmp_path, 4 * entry_bytes - 1)
+    for number in range(8):
+        cache.get_or_make(key(str(number)), builder("x"), nothing).release()
+    assert len(list((tmp_path / "acme").iterdir())) == 3
+    assert sum(map(on_disk, (tmp_path / "acme").iterdir())) < 4 * entry_bytes
+
+
+def test_there_are_only_so_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.engine.data.cache._MAX_ENTRIES", 2)
+    cache = DatasetCache(tmp_path, 2**20)
+    for age, name in enumerate(("first", "second", "third")):
+        entry = cache.get_or_make(key(name), builder("x"), nothing)
+        os.utime(entry.folder, (age, age))
+        entry.release()
+    left = {path.name for path in (tmp_path / "acme").iterdir()}
+    assert left == {Path(key(name).path).name for name in ("second", "third")}
+
+
+def test_only_a_new_entry_has_the_others_looked_at(
+    cache: DatasetCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.get_or_make(key(), builder("x"), nothing).release()
+    monkeypatch.setattr("trainer_svc.engine.data.cache._entries", pytest.fail)
+    cache.get_or_make(key(), never, nothing)
+
+
+def test_the_bound_holds_across_tenants(tmp_path: Path, entry_bytes: int) -> None:
+    cache = DatasetCache(tmp_path, 2 * entry_bytes - 1)
     cache.get_or_make(key(tenant="acme"), builder("x" * 1000), nothing).release()
     cache.get_or_make(key(tenant="other"), builder("y" * 1000), nothing).release()
     assert len(files(tmp_path / "acme")) == 0

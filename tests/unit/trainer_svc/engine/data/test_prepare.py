@@ -397,6 +397,19 @@ def test_a_tokenizers_digest_is_the_same_after_its_use() -> None:
     assert tokenizer_digest(tokenizer) == before
 
 
+def test_what_another_format_made_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, data = make_tokenizer(), jsonl(chats(3))
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(data)
+    cache, ref = DatasetCache(tmp_path / "cache", 2**30), dataset_ref(data)
+    prepare(file, ref, tokenizer, 256, cache, rows=ROWS)
+    assert prepared(ref, tokenizer, 256, cache, rows=ROWS) is not None
+    monkeypatch.setattr("trainer_svc.engine.data.encoding.TOKENS_FORMAT", 0)
+    assert prepared(ref, tokenizer, 256, cache, rows=ROWS) is None
+
+
 def test_a_dataset_stays_on_disk_while_a_view_of_it_lives(tmp_path: Path) -> None:
     data = jsonl(chats(4))
     file = tmp_path / "data.jsonl"

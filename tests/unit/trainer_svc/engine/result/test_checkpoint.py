@@ -76,6 +76,14 @@ def file_of(folder: Path, role: str) -> Path:
     return path
 
 
+async def test_whether_there_is_any_is_told_without_reading_it(
+    store: TryingStore, run: Run
+) -> None:
+    store.down = "checkpoints"
+    assert await Checkpoints(store, NAME, MADE_FOR).any()
+    assert not await Checkpoints(store, JobName.parse(f"{run.job}-other"), MADE_FOR).any()
+
+
 @pytest.mark.usefixtures("run")
 def test_the_newest_two_are_kept(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["00000002", "00000003"]

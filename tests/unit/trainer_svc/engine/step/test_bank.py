@@ -72,6 +72,17 @@ def test_logprobs_are_those_of_the_plain_model(bank: AdapterBank, base: Base) ->
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("targets", [(), ("down_proj", "q_proj")])
+def test_shapes_are_told_before_there_is_an_adapter(
+    bank: AdapterBank, targets: tuple[str, ...]
+) -> None:
+    lora = LORA.model_copy(update={"target_modules": targets})
+    told = bank.shapes(lora)
+    parameters = bank.attach(JOB, lora, seed=0).parameters
+    bank.detach(JOB)
+    assert told == {name: tuple(matrix.shape) for name, matrix in parameters.items()}
+
+
 def test_loss_counts_trained_tokens_alone(bank: AdapterBank) -> None:
     bank.attach(JOB, LORA, seed=0)
     batch = examples(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +79,8 @@ def test_on_a_cpu_it_is_what_the_process_holds(gpu: Gpu) -> None:
     found = WorkerMemory().taken("one", CPU)
     assert found == pytest.approx(int(shown.stdout) * 1024, rel=0.2)
     assert gpu.asked == set()
+
+
+def test_without_a_figure_the_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.engine.training.memory._STATM", tmp_path / "none")
+    assert WorkerMemory().taken("one", CPU) is None
