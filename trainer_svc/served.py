@@ -34,19 +34,24 @@ class ServingLimits:
         self._max_lora_rank = max_lora_rank
         self._device = device
 
-    async def ranks(self, base: BaseModelFiles) -> list[int]:
-        """Return the LoRA ranks that jobs on `base` may ask for, ascending.
+    async def offered(self) -> list[tuple[BaseModelFiles, list[int]]]:
+        """Return the bases, the default first, and the LoRA ranks that jobs on each may ask for.
 
-        None, where serving has other bases only.
+        Ascending; none, where serving has other bases only.
         """
-        profiles = await self._profiles(base)
-        having = _having(base, profiles)
-        return [] if profiles and not having else self._up_to(having)
+        default, *further = self._bases.all
+        every = await read_profiles(self._store) if further else []
+        found = [(default, await self._profiles(default)), *((base, every) for base in further)]
+        offered = []
+        for base, profiles in found:
+            having = _having(base, profiles)
+            offered.append((base, [] if profiles and not having else self._up_to(having)))
+        return offered
 
-    async def check(self, base: BaseModelFiles, rank: int) -> None:
-        """Accept what serving can load.
+    async def ranks(self, base: BaseModelFiles) -> list[int]:
+        """Return the LoRA ranks that a job on `base` may ask for, ascending.
 
-        Raises InvalidArgument for the rank, FailedPrecondition (BASE_NOT_SERVABLE, BASE_MISMATCH).
+        Raises FailedPrecondition (BASE_NOT_SERVABLE, BASE_MISMATCH) if it may ask for none.
         """
         self._check_servable(base)
         profiles = await self._profiles(base)
@@ -61,11 +66,7 @@ class ServingLimits:
                 "would refuse the adapter",
                 reason="BASE_MISMATCH",
             )
-        ranks = self._up_to(having)
-        if rank not in ranks:
-            raise InvalidArgument(
-                "job.spec.lora.rank", f"{rank} is not one of {ranks}", limit=max(ranks, default=0)
-            )
+        return self._up_to(having)
 
     def _check_servable(self, base: BaseModelFiles) -> None:
         why = why_not_served(base.architecture, self._device)
@@ -86,6 +87,14 @@ class ServingLimits:
     def _up_to(self, profiles: list[ServingProfile]) -> list[int]:
         limit = min((each.max_lora_rank for each in profiles), default=self._max_lora_rank)
         return [rank for rank in RANKS if rank <= limit]
+
+
+def check_rank(rank: int, ranks: list[int]) -> None:
+    """Raise InvalidArgument unless a job may ask for this rank."""
+    if rank not in ranks:
+        raise InvalidArgument(
+            "job.spec.lora.rank", f"{rank} is not one of {ranks}", limit=max(ranks, default=0)
+        )
 
 
 def _having(base: BaseModelFiles, profiles: list[ServingProfile]) -> list[ServingProfile]:

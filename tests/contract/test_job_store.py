@@ -500,6 +500,73 @@ async def test_a_job_that_does_not_fit_is_passed_over(store: JobStore) -> None:
     assert seen == ["two", "three"]
 
 
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.jobs.queue._PAGE", 2)
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_the_whole_queue_is_looked_at_in_its_order(store: JobStore) -> None:
+    now = datetime.now(UTC)
+    wanted = []
+    # Of two tenants at the same times, so that a page ends between jobs that only they tell apart.
+    for number in range(3):
+        for tenant in ("acme", "other", "third"):
+            made = make_job(f"job-{number}", tenant)
+            made = made.model_copy(update={"create_time": now + timedelta(seconds=number // 2)})
+            wanted.append((await store.create(made, "", DIGEST)).name)
+    await store.create(make_job("bad"), "", DIGEST)
+    await change(store, jobs, spec={"sweep": 8}, of=jobs.c.job == "bad")
+    seen: list[JobName] = []
+
+    def fits(job: Job) -> bool:
+        seen.append(job.name)
+        return len(seen) == len(wanted)
+
+    found = await store.claim("here", fits)
+    assert seen == wanted
+    assert found is not None
+    assert found[1].name == wanted[-1]
+    seen = [JobName("acme", "none")] * 9
+    assert await store.claim("here", fits) is None
+    assert len(seen) == 9 + len(wanted) - 1
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_jobs_of_a_base_without_room_hide_no_others(store: JobStore) -> None:
+    for number in range(9):
+        await store.create(make_job(f"job-{number}", base="full"), "", DIGEST)
+    await store.create(make_job("last", base="idle"), "", DIGEST)
+    passed: set[tuple[str, str]] = set()
+    seen: list[str] = []
+
+    def fits(job: Job) -> bool:
+        seen.append(job.name.job)
+        if job.spec.base_model == "full":
+            passed.add((job.spec.base_model, job.spec.base_model_digest))
+        return job.spec.base_model == "idle"
+
+    found = await store.claim("here", fits, passed=passed)
+    assert found is not None
+    # Only the first page of them was read.
+    assert seen == ["job-0", "job-1", "last"]
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_a_job_without_a_digest_is_not_taken_for_one_of_a_base_without_room(
+    store: JobStore,
+) -> None:
+    for number in range(4):
+        made = await store.create(make_job(f"job-{number}"), "", DIGEST)
+    spec = {**made.spec.model_dump(mode="json")}
+    del spec["base_model_digest"]
+    await change(store, jobs, spec=spec, of=jobs.c.job == "job-3")
+    passed = {(made.spec.base_model, made.spec.base_model_digest)}
+    found = await store.claim("here", lambda job: job.name.job == "job-3", passed=passed)
+    assert found is not None
+    assert found[1].spec.base_model_digest == ""
+
+
 async def test_only_what_its_owner_left_is_taken_back(store: JobStore) -> None:
     for name in ("one", "two", "three"):
         await store.create(make_job(name), "", DIGEST)
@@ -519,10 +586,16 @@ async def test_only_committed_versions_that_its_owner_left_are_taken_up(store: J
     assert len(await store.claim_publications("me", "here")) == 1
 
 
-async def change(store: JobStore, table: sa.Table, **values: object) -> None:
-    """Write as a later release would."""
+async def change(
+    store: JobStore,
+    table: sa.Table,
+    of: sa.ColumnElement[bool] | None = None,
+    **values: object,
+) -> None:
+    """Write as another release would."""
     async with store._database.write() as connection:
-        await connection.execute(sa.update(table).values(**values))
+        rows = sa.true() if of is None else of
+        await connection.execute(sa.update(table).where(rows).values(**values))
 
 
 async def test_what_a_later_release_wrote_into_the_history_is_passed_over(store: JobStore) -> None:

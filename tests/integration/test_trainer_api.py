@@ -20,7 +20,7 @@ from tailorbird.call_error import CallError
 from tailorbird.manifest import ADAPTER_WEIGHTS, MANIFEST, RANKS
 from tailorbird.names import JobName, VersionName
 from tailorbird.object_store import ObstoreStore
-from tailorbird.profile import ServingProfile, write_profile
+from tailorbird.profile import write_profile
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.server import RpcServer
 from tailorbird.rpc.status import reason_of, reason_of_status
@@ -30,7 +30,7 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
-from tests.unit.trainer_svc.values import put_version
+from tests.unit.trainer_svc.values import make_profile, put_version
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import DatasetStore
@@ -499,16 +499,7 @@ async def test_serving_says_what_a_job_may_ask_for(trainer: Trainer) -> None:
     assert list(info.ranks) == [rank for rank in RANKS if rank <= 64]
     assert info.base_models[0].digest == BASE.digest
     assert (info.workers, info.jobs_per_worker) == (1, 4)
-    profile = ServingProfile(
-        profile="default",
-        base_model="base",
-        base_model_digest=BASE.digest,
-        chat_template_digest=BASE.chat_template_digest,
-        max_model_len=512,
-        max_lora_rank=16,
-        adapter_slots=8,
-        dtype="bfloat16",
-    )
+    profile = make_profile(BASE)
     await write_profile(trainer.store, profile)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(trainer, spec(lora={"rank": 32}))
@@ -549,11 +540,7 @@ async def test_a_job_may_name_any_base_and_suits_a_profile_that_has_it(trainer: 
         )
     assert violation(caught.value)[1] == "257 is more than the base model's 256"
 
-    profile = ServingProfile(
-        profile="default", base_model="base", base_model_digest=BASE.digest,
-        chat_template_digest=BASE.chat_template_digest, max_model_len=512, max_lora_rank=16,
-        adapter_slots=8, dtype="bfloat16",
-    )  # fmt: skip
+    profile = make_profile(BASE)
     await write_profile(trainer.store, profile)
     assert await offered() == {"base": [8, 16], "other": []}
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -752,6 +739,17 @@ async def test_a_job_that_names_no_base_takes_that_of_its_version(trainer: Train
     assert job.spec.base_model == OTHER.name
     await watch(trainer, job.name)
     assert trainer.executor.started[-1].assignment.base_model_digest == OTHER.digest
+
+
+async def test_a_version_whose_base_serving_lacks_is_refused_for_that(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    changes = {**WITH_WEIGHTS, "base_model_digest": OTHER.digest}
+    await put_version(trainer.store, VERSION, **changes)
+    await write_profile(trainer.store, make_profile(BASE))
+    error = await refused(trainer, spec(from_version=VERSION))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason_of(error) == "BASE_MISMATCH"
+    assert "serving has other base models" in str(error.details())
 
 
 async def test_a_version_of_another_base_is_refused_with_both_digests(trainer: Trainer) -> None:

@@ -87,7 +87,7 @@ def test_each_job_is_trained_on_the_base_it_names(tmp_path: Path, bases: dict[st
             change = last_state(client, names[adapter], *ends)
             if base == "broken":
                 assert change.state == job_pb2.JOB_STATE_PAUSED
-                assert reason_of_status(change.error) == "BASE_UNUSABLE"
+                assert reason_of_status(change.error) == "WORKER_CANNOT_START"
                 continue
             assert change.state == job_pb2.JOB_STATE_SUCCEEDED
             manifest, named = published(tmp_path / "data" / "store", adapter)

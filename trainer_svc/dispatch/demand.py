@@ -31,6 +31,8 @@ class Stock:
     """Bytes of weights that they may hold."""
     resting: Collection[str] = ()
     """Bases that no worker is started with for a while, for the last has failed."""
+    broken: Collection[str] = ()
+    """Bases that were given up, and no worker has got ready with since."""
 
 
 class Demand:
@@ -56,7 +58,8 @@ class Demand:
 
         Where workers hold the base, but none has room, only workers that nobody asks for end; where
         none holds it, others let go of it in turn: they take no more jobs, and end when they are
-        idle.
+        idle. One that is kept by a job that is alone is as good as none to another job.
+        For a base that is broken nobody but who is idle makes room, nor does another base wait.
         """
         stock = self._stock
         if self.settled or base in stock.starting:
@@ -64,14 +67,18 @@ class Demand:
         if base in stock.resting:
             self.deferred = True
             return ()
-        self.settled = True
         if stock.slots and self._sizes[base] <= stock.memory:
-            self.base = base
+            self.settled, self.base = True, base
             return ()
-        held = any(place.base == base for place in stock.places)
+        broken = base in stock.broken
+        spare = broken or any(each.base == base and not each.alone for each in stock.places)
         others = [place for place in open_places if place.base != base and not place.fresh]
-        self.leaving = self._enough(base, [each for each in others if not (held and each.count)])
-        return () if held else self.leaving
+        self.leaving = self._enough(base, [each for each in others if not (spare and each.count)])
+        if broken and not self.leaving:
+            self.deferred = True
+        else:
+            self.settled = True
+        return () if spare else self.leaving
 
     @property
     def ended(self) -> tuple[Place, ...]:

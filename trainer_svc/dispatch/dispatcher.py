@@ -225,7 +225,9 @@ class Dispatcher:
         claimed = None
         if look.may_change_anything():
             avoid = {*self._runners, *self._pauses.paused()}
-            claimed = await self._jobs.claim(self._owner, look.fits, avoid=avoid)
+            claimed = await self._jobs.claim(
+                self._owner, look.fits, avoid=avoid, passed=look.passed
+            )
         if claimed is not None:
             await self._see_to(group, look, *claimed)
         else:

@@ -31,6 +31,8 @@ from trainer_svc.protocol import (
 _log = structlog.get_logger(__name__)
 
 _MAX_LINE_BYTES = 64 * 2**20
+_LOAD_SECONDS = 3600.0
+"""More than any load takes: one that hangs, on a volume that is gone, gives its slot back."""
 
 
 class WorkerLost(Unavailable):
@@ -58,7 +60,7 @@ class Executor(Protocol):
     async def start(self, index: int, base: str) -> Worker:
         """Start worker `index` and wait until it has loaded the base with the digest `base`.
 
-        Raises WorkerLost if it dies, FailedPrecondition if no worker can load the base.
+        Raises WorkerLost if it dies or hangs, FailedPrecondition if no worker can load the base.
         """
 
 
@@ -84,8 +86,14 @@ class LocalExecutor:
             # A full disk, no file descriptor, no memory to fork: another try may fare better.
             raise WorkerLost(f"no worker process can be started: {error}") from error
         try:
-            await worker.send(settings.model_copy(update={"scratch_dir": str(scratch)}))
-            ready = await worker.receive()
+            try:
+                async with asyncio.timeout(_LOAD_SECONDS):
+                    await worker.send(settings.model_copy(update={"scratch_dir": str(scratch)}))
+                    ready = await worker.receive()
+            except TimeoutError as error:
+                raise WorkerLost(
+                    f"the worker process was not ready within {_LOAD_SECONDS:g} s"
+                ) from error
             if isinstance(ready, Unusable):
                 raise FailedPrecondition(
                     ready.error.message, reason=ready.error.reason, setting="base_model"

@@ -65,6 +65,8 @@ class Look:
         """Where the job that fits goes."""
         self.refusal: JobError | None = None
         """Or why it goes nowhere, and need not wait."""
+        self.passed: set[tuple[str, str]] = set()
+        """Bases, by name and digest, of which this look places no job any more."""
 
     def may_change_anything(self) -> bool:
         """Whether a worker could take one more lease, or might have to end for another base."""
@@ -86,6 +88,8 @@ class Look:
         elif job.name not in self.closed:
             for place in self.demand.need(base, self._open):
                 self._open.remove(place)
+            # Room only shrinks in a look, and what the demand was told it need not hear again.
+            self.passed.add((job.spec.base_model, job.spec.base_model_digest))
         return self.chosen is not None
 
     def end(self) -> bool:

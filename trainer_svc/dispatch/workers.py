@@ -28,6 +28,8 @@ from trainer_svc.metrics import TrainerMetrics
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+_FOR_GOOD = frozenset({"BASE_UNSUPPORTED"})
+"""Reasons that are about the base itself: another try would find the same."""
 
 
 class State(Enum):
@@ -126,6 +128,7 @@ class Workers:
             slots=len(self.slots) - len(taken),
             memory=self._memory - sum(self.sizes[slot.base] for slot in taken),
             resting=self._pauses.paused(),
+            broken=set(self._refusals),
         )
 
     def meet(self, demand: Demand) -> None:
@@ -225,9 +228,11 @@ class Workers:
         try:
             worker = await self._executor.start(slot.index, base)
         except FailedPrecondition as error:
-            if base not in self._proven:
-                self._give_up(base, error)
+            default = base == self._bases.default.digest
+            if base not in self._proven and (default or error.reason in _FOR_GOOD):
+                self._give_up(base, error, told=error.message)
             else:
+                # No memory, a folder that is not mounted yet: another try may fare better.
                 self._count_failed_start(base, error)
             raise WorkerLost(error.message) from error
         except WorkerLost as error:
@@ -242,20 +247,23 @@ class Workers:
         self._failed_starts[base] += 1
         count = self._failed_starts[base]
         if count >= self._max_losses:
-            message = f"{count} ended before they were ready; the last: {error.message}"
+            told = f"{count} workers in a row ended before they were ready"
             cannot = FailedPrecondition(
-                f"no worker can be started: {message}", reason="WORKER_CANNOT_START"
+                f"no worker can be started: {told}; the last: {error.message}",
+                reason="WORKER_CANNOT_START",
             )
-            self._give_up(base, cannot)
+            self._give_up(base, cannot, told=f"{told}; the trainer's log says why")
 
-    def _give_up(self, base: str, error: FailedPrecondition) -> None:
+    def _give_up(self, base: str, error: FailedPrecondition, *, told: str) -> None:
         """Let the jobs of a base hear why they cannot be trained; of the default, end the trainer.
 
-        The default base, once a worker has held it, is never given up: its jobs wait.
+        The default base, once a worker has held it, is never given up: its jobs wait. `told` is
+        what tenants may read: no other library's words, which name paths and processes.
         """
         if base != self._bases.default.digest:
             name = self._names[base]
-            message = f"the base {name!r} cannot be loaded: {error.message}"
+            _log.error("base given up", base=name, reason=error.reason, error=error.message)
+            message = f"the base {name!r} cannot be loaded: {told}"
             self._refusals[base] = JobError(reason=error.reason, message=message)
         elif base not in self._proven:
             raise error

@@ -29,7 +29,7 @@ from trainer_svc.jobs.model import (
     Unknown,
 )
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
-from trainer_svc.served import ServingLimits
+from trainer_svc.served import ServingLimits, check_rank
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
@@ -114,7 +114,7 @@ class TuningService:
 
     async def offered(self) -> list[tuple[BaseModelFiles, list[int]]]:
         """Return the bases that jobs may name, the default first, and the ranks for each."""
-        return [(base, await self._limits.ranks(base)) for base in self._bases.all]
+        return await self._limits.offered()
 
     async def create_job(
         self,
@@ -237,9 +237,10 @@ class TuningService:
             if not spec.base_model:
                 base = self._bases.held("", parent.base_model_digest) or base
             check_base(parent, base.digest)
-            shape = lora_of(parent, lora, await self._limits.ranks(base))
-            spec = spec.model_copy(update={"lora": shape})
-        await self._limits.check(base, spec.lora.rank)
+            ranks = await self._limits.ranks(base)
+            spec = spec.model_copy(update={"lora": lora_of(parent, lora, ranks)})
+        else:
+            check_rank(spec.lora.rank, await self._limits.ranks(base))
         length = spec.hyperparameters.max_sequence_length
         if length is not None and length > base.max_sequence_length:
             raise InvalidArgument(

@@ -6,6 +6,7 @@ What callers do stands first; what only a lease holder may do goes through `_hel
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +38,7 @@ from trainer_svc.jobs.model import (
     StateChanged,
 )
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
+from trainer_svc.jobs.queue import queued
 from trainer_svc.jobs.rows import (
     Change,
     Decide,
@@ -49,14 +51,11 @@ from trainer_svc.jobs.rows import (
     lock_queued,
     name_of,
     narrowed,
-    readable,
     to_job,
     update_job,
     utc,
 )
 from trainer_svc.jobs.tables import events, jobs
-
-_LOOKED_AT = 100
 
 
 class JobStore:
@@ -231,18 +230,19 @@ class JobStore:
         fits: Callable[[Job], bool] = lambda _: True,
         *,
         avoid: Collection[JobName] = (),
+        passed: Collection[tuple[str, str]] = (),
     ) -> tuple[Lease, Job] | None:
         """Lease the oldest queued job that fits, under its next epoch, or return None.
 
-        `fits` is asked for each job in the order of the queue, until it says yes.
+        `fits` is asked for each job in the order of the queue, until it says yes. Of the bases in
+        `passed`, given by name and digest, no more jobs need be asked about; `fits` may add to it.
         """
-        query = sa.select(jobs).where(jobs.c.state == JobState.QUEUED)
-        query = narrowed(query, None, avoid).order_by(jobs.c.create_time, jobs.c.job)
-        async with self._database.write() as connection:
-            for seen in (await connection.execute(query.limit(_LOOKED_AT))).all():
-                if (found := readable(seen)) is None or not fits(found):
-                    continue
-                if (row := await lock_queued(connection, found.name)) is None:
+        async with (
+            self._database.write() as connection,
+            aclosing(queued(connection, avoid, passed)) as waiting,
+        ):
+            async for found in waiting:
+                if not fits(found) or (row := await lock_queued(connection, found.name)) is None:
                     continue
                 values = {
                     "state": JobState.PREPARING,

@@ -18,6 +18,7 @@ from tailorbird.manifest import (
 )
 from tailorbird.names import JobName
 from tailorbird.object_store import ObjectStore
+from tailorbird.profile import ServingProfile
 from trainer_svc.bases import BaseModels
 from trainer_svc.jobs.model import Job, JobSpec, JobState, PromotionPolicy
 
@@ -98,3 +99,17 @@ async def put_version(
     await store.put(f"{name}/{ADAPTER_WEIGHTS}", weights)
     await store.put(f"{name}/{MANIFEST}", manifest.to_json())
     return manifest
+
+
+def make_profile(base: BaseModelFiles, profile: str = "default", rank: int = 16) -> ServingProfile:
+    """Return the profile of serving that has `base`, up to a rank."""
+    return ServingProfile(
+        profile=profile,
+        base_model=base.name,
+        base_model_digest=base.digest,
+        chat_template_digest=base.chat_template_digest,
+        max_model_len=512,
+        max_lora_rank=rank,
+        adapter_slots=8,
+        dtype="bfloat16",
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from tailorbird.errors import FailedPrecondition, LeaseLost
 from tailorbird.names import JobName
@@ -17,7 +18,8 @@ from tests.unit.trainer_svc.values import make_job
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.jobs.database import DatabaseUnavailable
-from trainer_svc.jobs.model import Job, JobState
+from trainer_svc.jobs.model import Job, JobError, JobState
+from trainer_svc.jobs.rows import readable
 from trainer_svc.jobs.store import JobStore
 
 TWO = ("a", "b")
@@ -195,7 +197,7 @@ async def test_the_budget_is_kept_and_all_that_must_go_goes(
 async def test_a_base_that_cannot_be_loaded_costs_other_jobs_nothing(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:
-    error = FailedPrecondition("no tokenizer", reason="BASE_UNUSABLE")
+    error = FailedPrecondition("it rescales its logits", reason="BASE_UNSUPPORTED")
     executor = FailingBase(object_store, "b", error)
     dispatcher = make(executor, 1, 1, *TWO)
     broken = await add(jobs, ("one", "b"), ("two", "b"))
@@ -206,8 +208,8 @@ async def test_a_base_that_cannot_be_loaded_costs_other_jobs_nothing(
             found = await ended(jobs, name, JobState.PAUSED)
             assert found.state is JobState.PAUSED
             assert found.error is not None
-            assert found.error.reason == "BASE_UNUSABLE"
-            assert "'b' cannot be loaded: no tokenizer" in found.error.message
+            assert found.error.reason == "BASE_UNSUPPORTED"
+            assert "'b' cannot be loaded: it rescales its logits" in found.error.message
             assert await states(jobs, name) == ["QUEUED", "PREPARING", "PAUSED"]
         # One try for both of them.
         assert executor.bases.count("b") == 1
@@ -222,22 +224,89 @@ async def test_a_base_that_cannot_be_loaded_costs_other_jobs_nothing(
         assert dispatcher._workers.refused(await jobs.get(broken[1])) is None
 
 
-async def test_a_base_whose_workers_die_is_given_up_after_some(
-    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerLost("killed at /srv/models by 4711"),
+        FailedPrecondition("OSError: /srv/models/b: EIO, 4711", reason="BASE_UNUSABLE"),
+    ],
+)
+async def test_a_base_that_may_yet_be_loaded_is_given_up_after_some_tries(
+    make: Make,
+    jobs: JobStore,
+    object_store: ObstoreStore,
+    monkeypatch: pytest.MonkeyPatch,
+    error: WorkerLost | FailedPrecondition,
 ) -> None:
     monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,) * 7 + (30,))
-    executor = FailingBase(object_store, "b", WorkerLost("killed"))
+    executor = FailingBase(object_store, "b", error)
     dispatcher = make(executor, 1, 1, *TWO)
     (broken,) = await add(jobs, ("one", "b"))
+    with capture_logs() as logs:
+        async with running(dispatcher):
+            found = await ended(jobs, broken, JobState.PAUSED)
+            assert executor.bases.count("b") == 3
+            (fine,) = await add(jobs, ("two", "a"))
+            dispatcher.wake()
+            await all_succeed(jobs, [fine])
+    assert found.error is not None
+    assert found.error.reason == "WORKER_CANNOT_START"
+    # What another library said is for those who run the trainer.
+    assert found.error.message == (
+        "the base 'b' cannot be loaded: 3 workers in a row ended before they were ready; the "
+        "trainer's log says why"
+    )
+    (given_up,) = [each for each in logs if each["event"] == "base given up"]
+    assert error.message in given_up["error"]
+
+
+async def test_a_base_that_was_given_up_closes_no_busy_worker(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    worker = ScriptedWorker(object_store, hold="step-2", only="first")
+    executor = ScriptedExecutor(object_store, worker)
+    dispatcher = make(executor, 1, 2, *TWO)
+    (first,) = await add(jobs, ("first", "a"))
     async with running(dispatcher):
-        found = await ended(jobs, broken, JobState.PAUSED)
-        assert found.error is not None
-        assert found.error.reason == "WORKER_CANNOT_START"
-        assert "3 ended before they were ready; the last: killed" in found.error.message
-        assert executor.bases.count("b") == 3
-        (fine,) = await add(jobs, ("two", "a"))
+        await worker.held.wait()
+        await not_fresh(dispatcher)
+        cannot = JobError(reason="BASE_UNSUPPORTED", message="no")
+        dispatcher._workers._refusals["sha256:b"] = cannot
+        again, later = await add(jobs, ("again", "b"), ("later", "a"))
         dispatcher.wake()
-        await all_succeed(jobs, [fine])
+        # The one that would hold it open still goes on.
+        await all_succeed(jobs, [later])
+        worker.go_on()
+        # Once nobody asks for the worker any more, the base is tried again.
+        await all_succeed(jobs, [first, again])
+    assert executor.bases == ["a", "b"]
+
+
+async def test_jobs_of_a_full_base_are_not_read_to_find_one_of_another(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_svc.jobs.queue._PAGE", 2)
+    read: list[str] = []
+
+    def noted(row: Any) -> Job | None:
+        read.append(row.job)
+        return readable(row)
+
+    default, worker = ScriptedWorker(object_store), ScriptedWorker(object_store, hold="step-2")
+    executor = ScriptedExecutor(object_store, default, worker)
+    dispatcher = make(executor, 2, 1, *TWO, base_memory=16)
+    (first,) = await add(jobs, ("first", "b"))
+    async with running(dispatcher):
+        async with asyncio.timeout(20):
+            await worker.held.wait()
+        backlog = await add(jobs, *((f"b-{number}", "b") for number in range(6)))
+        (last,) = await add(jobs, ("last", "a"))
+        monkeypatch.setattr("trainer_svc.jobs.queue.readable", noted)
+        dispatcher.wake()
+        await all_succeed(jobs, [last])
+        assert "b-5" not in read
+        worker.go_on()
+        await all_succeed(jobs, [first, *backlog])
 
 
 async def test_a_base_that_could_be_loaded_before_is_tried_more_than_once(

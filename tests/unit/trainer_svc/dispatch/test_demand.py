@@ -217,6 +217,44 @@ def test_a_base_that_rests_is_not_started_and_holds_up_no_other() -> None:
     assert one.demand.base == "sha256:c"
 
 
+def test_a_broken_base_closes_no_busy_worker_and_holds_up_no_other_base() -> None:
+    busy, full = place("a", "x"), place("a", "y", "z")
+    one = look(busy, full, broken={"sha256:b"})
+    assert not one.fits(job("b"))
+    assert (one.demand.leaving, one.demand.settled, one.demand.deferred) == ((), False, True)
+    assert not one.fits(job("c", "two"))
+    assert one.demand.settled
+    one = look(busy, full, broken={"sha256:b"})
+    assert not one.fits(job("b"))
+    assert one.fits(job("a", "three"))
+    assert one.chosen is busy
+
+
+def test_a_broken_base_is_tried_where_that_costs_nobody_anything() -> None:
+    busy, idle = place("a", "x", "y"), place("c")
+    one = look(busy, slots=1, broken={"sha256:b"})
+    assert not one.fits(job("b"))
+    assert one.demand.base == "sha256:b"
+    one = look(busy, idle, broken={"sha256:b"})
+    assert not one.fits(job("b"))
+    assert one.demand.ended == (idle,)
+    # A younger job may still take it: then nobody ends.
+    assert one.fits(job("c", "two"))
+    assert one.chosen is idle
+
+
+def test_a_worker_with_a_job_that_is_alone_keeps_no_other_from_its_turn() -> None:
+    alone, busy = place("b", "x", alone=True), place("a", "y")
+    one = look(alone, busy)
+    assert not one.fits(job("b"))
+    assert one.demand.leaving == (busy,)
+    assert not one.fits(job("a", "two"))
+    # It is waited for where it is the only one that could end.
+    one = look(alone)
+    assert not one.fits(job("b"))
+    assert one.demand.leaving == ()
+
+
 def test_one_that_must_be_alone_does_not_end_the_worker_it_waits_for() -> None:
     busy, idle = place("a", "x"), place("b")
     one = look(busy, idle)
@@ -226,6 +264,17 @@ def test_one_that_must_be_alone_does_not_end_the_worker_it_waits_for() -> None:
     assert not one.fits(job("a", "alone"))
     assert not one.fits(job("b", "two"))
     assert one.demand.leaving == ()
+
+
+def test_a_look_says_of_which_bases_it_places_no_more_jobs() -> None:
+    full, busy = place("a", "x", "y"), place("b", "z")
+    one = look(full, busy)
+    # It waits for its worker, but others of its base are still heard by the demand.
+    assert not one.fits(job("b", "alone"))
+    assert one.passed == set()
+    assert not one.fits(job("a", "two"))
+    assert not one.fits(job("c", "three"))
+    assert one.passed == {("a", "sha256:a"), ("c", "sha256:c")}
 
 
 def test_a_job_that_is_refused_goes_nowhere() -> None:

@@ -143,6 +143,29 @@ async def test_what_a_worker_chose_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert kept == [{}, {BASE: READY}, {BASE: newer}]
 
 
+class Hanging(Said):
+    """A process that never says anything."""
+
+    def __init__(self) -> None:
+        super().__init__(READY)
+
+    async def receive(self) -> Report:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_load_that_hangs_is_a_lost_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.executor._LOAD_SECONDS", 0.01)
+    said = Hanging()
+    spawning(monkeypatch, said)
+    async with asyncio.timeout(20):
+        with pytest.raises(WorkerLost, match="not ready within"):
+            await executor(tmp_path).start(0, BASE)
+    assert said.closed
+
+
 async def test_a_worker_that_begins_with_something_else_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
