@@ -497,6 +497,8 @@ async def test_a_worker_that_dies_while_it_is_chosen_to_give_way_costs_nothing(
         (name,) = await add(jobs, ("one", "b"))
         dispatcher.wake()
         await all_succeed(jobs, [name])
+    assert worker.closed.is_set()
+    assert "b" in executor.bases
 
 
 async def test_a_worker_that_dies_while_it_gives_way_costs_nothing(

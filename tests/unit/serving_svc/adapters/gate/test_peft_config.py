@@ -180,7 +180,7 @@ SOUND = json.dumps(CONFIG).encode()
     ids=lambda data: str(data[-40:]),
 )
 def test_a_config_that_is_no_sound_object_is_refused(tmp_path: Path, data: bytes) -> None:
-    refusal(tmp_path, data)
+    assert refusal(tmp_path, data).message
 
 
 @pytest.mark.parametrize("depth", [5, 900])

@@ -221,3 +221,4 @@ def test_it_dies_with_who_started_it(work: Work) -> None:
         parent.kill()
         parent.wait()
         process.wait(30)
+        assert not process.is_running()

@@ -182,7 +182,7 @@ def test_only_a_new_entry_has_the_others_looked_at(
 ) -> None:
     cache.get_or_make(key(), builder("x"), nothing).release()
     monkeypatch.setattr("trainer_svc.engine.data.cache._entries", pytest.fail)
-    cache.get_or_make(key(), never, nothing)
+    assert text(cache.get_or_make(key(), never, nothing)) == "x"
 
 
 def test_the_bound_holds_across_tenants(tmp_path: Path, entry_bytes: int) -> None:
