@@ -8,22 +8,18 @@ status is 1 when one of them misses its bound.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.attempt import attempt
 from bench.rollout.figures import content
 from bench.rollout.serving import roll
 from bench.rollout.sizes import QUICK, Sizes
 from bench.rollout.training import run_trainer_rounds
 from bench.serving import machine
-from bench.serving.processes import BenchFailed
 from bench.serving.publish import Publisher
 from bench.serving.servers import Folders
 from bench.serving.targets import say
@@ -36,31 +32,22 @@ _QUOTED = ("requests", "restarts", "failed", "watch_gaps", "watch_repeats")
 def main() -> int:
     """Run; return 1 when a bound is missed or nothing could be measured."""
     arguments = _arguments()
-    # So that every child is stopped also when a supervisor ends the bench.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    folders = Folders(Path(tempfile.mkdtemp(prefix="tailorbird-rollout-")), _BASE)
-    kept = True
-    try:
-        told = _measured(_sizes(arguments), folders)
-        kept = bool(told["missed"])
-    except BenchFailed as error:
-        say(f"the bench failed: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
-    finally:
-        if kept:
-            say(f"the logs are in {folders.logs}")
-        _clear(folders, keep_logs=kept)
-    arguments.out.write_text(json.dumps(told, indent=1) + "\n")
+    sizes = _sizes(arguments)
+    return attempt(
+        arguments.out,
+        "rollout",
+        lambda work: _measured(sizes, Folders(work, _BASE)),
+        logs="logs",
+        tell=_tell,
+    )
+
+
+def _tell(content: dict[str, Any]) -> int:
     for name in _QUOTED:
-        say(f"{name:15} {told[name]}")
-    for line in told["missed"]:
+        say(f"{name:15} {content[name]}")
+    for line in content["missed"]:
         say(f"missed: {line}")
-    say(f"written: {arguments.out}")
-    return 1 if told["missed"] else 0
+    return 1 if content["missed"] else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -95,15 +82,6 @@ def _measured(sizes: Sizes, folders: Folders) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started),
         "machine": facts,
     }
-
-
-def _clear(folders: Folders, *, keep_logs: bool) -> None:
-    if not keep_logs:
-        shutil.rmtree(folders.work, ignore_errors=True)
-        return
-    for entry in folders.work.iterdir():
-        if entry.is_dir() and entry != folders.logs:
-            shutil.rmtree(entry, ignore_errors=True)
 
 
 if __name__ == "__main__":

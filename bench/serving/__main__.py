@@ -6,20 +6,17 @@ FILE gets every pair, the medians and the ratios as JSON; FILE with .svg for its
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.attempt import attempt
 from bench.serving import long, machine, picture, report
 from bench.serving.cells import Cells
 from bench.serving.environment import common_environment
-from bench.serving.processes import BenchFailed, Process
+from bench.serving.processes import Process
 from bench.serving.publish import Publisher
 from bench.serving.servers import Folders
 from bench.serving.sizes import QUICK, Sizes
@@ -35,38 +32,13 @@ _MAKING_SECONDS = 900.0
 def main() -> int:
     """Run what is asked for; return 1 when it could not be measured."""
     arguments = _arguments()
-    # So that every child is stopped also when a supervisor ends the bench.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Found out now, and not after a quarter of an hour.
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="tailorbird-bench-"))
-    folders = Folders(work, arguments.base.resolve())
-    failed = True
-    try:
-        content = _measured(arguments, folders)
-        failed = False
-    except BenchFailed as error:
-        say(f"the bench failed: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
-    finally:
-        if failed:
-            say(f"the logs are in {folders.logs}")
-        _clear(folders, keep_logs=failed)
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
-    say(f"written: {arguments.out}")
-    return 0
-
-
-def _clear(folders: Folders, *, keep_logs: bool) -> None:
-    if not keep_logs:
-        shutil.rmtree(folders.work, ignore_errors=True)
-        return
-    for entry in folders.work.iterdir():
-        if entry.is_dir() and entry != folders.logs:
-            shutil.rmtree(entry, ignore_errors=True)
+    base = arguments.base.resolve()
+    return attempt(
+        arguments.out,
+        "bench",
+        lambda work: _measured(arguments, Folders(work, base)),
+        logs="logs",
+    )
 
 
 def _arguments() -> argparse.Namespace:

@@ -6,19 +6,15 @@ FILE gets every pair, the medians and the named ratios as JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.attempt import attempt
 from bench.serving import machine
-from bench.serving.processes import BenchFailed
 from bench.serving.targets import say
 from bench.training import report
 from bench.training.parts import Parts
@@ -31,29 +27,7 @@ _PARTS = ("steps", "steps_100m", "single", "wall", "packing", "loss")
 def main() -> int:
     """Run what is asked for; return 1 when it could not be measured."""
     arguments = _arguments()
-    # So that every child is stopped also when a supervisor ends the bench.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Found out now, and not after a quarter of an hour.
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="tailorbird-training-"))
-    failed = True
-    try:
-        content = _measured(arguments, work)
-        failed = False
-    except BenchFailed as error:
-        say(f"the bench failed: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
-    finally:
-        if failed:
-            say(f"the logs are in {work}")
-        else:
-            shutil.rmtree(work, ignore_errors=True)
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
-    say(f"written: {arguments.out}")
-    return 0
+    return attempt(arguments.out, "training", lambda work: _measured(arguments, work))
 
 
 def _arguments() -> argparse.Namespace:
