@@ -73,6 +73,27 @@ def _consequence(progress: Progress, payload: EventPayload) -> tuple[Progress, d
             return progress, {}
 
 
+def begun(job: Job, request_id: str, request_sha256: str) -> dict[str, Any]:
+    """Return the columns of a job that its first event has just begun."""
+    return {
+        "tenant": job.name.tenant,
+        "job": job.name.job,
+        "request_id": request_id or None,
+        "request_sha256": request_sha256,
+        "spec": job.spec.model_dump(mode="json"),
+        "adapter": job.spec.adapter,
+        "state": job.state,
+        "create_time": job.create_time,
+        "cancel_requested": False,
+        "pause_requested": False,
+        "lease_epoch": 0,
+        "version": "",
+        "promoted": False,
+        "promotion_refusal": "",
+        "last_sequence": 1,
+    }
+
+
 def ended(state: JobState) -> dict[str, Any]:
     """Return the columns of a job that ends in `state`."""
     now = datetime.now(UTC)

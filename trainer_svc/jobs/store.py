@@ -43,6 +43,7 @@ from trainer_svc.jobs.rows import (
     Change,
     Decide,
     apply,
+    begun,
     consequences,
     ended,
     insert_events,
@@ -70,26 +71,10 @@ class JobStore:
 
         AlreadyExists if the request id came with another request, or the name is taken.
         """
-        row = {
-            "tenant": job.name.tenant,
-            "job": job.name.job,
-            "request_id": request_id or None,
-            "request_sha256": request_sha256,
-            "spec": job.spec.model_dump(mode="json"),
-            "adapter": job.spec.adapter,
-            "state": job.state,
-            "create_time": job.create_time,
-            "cancel_requested": False,
-            "pause_requested": False,
-            "lease_epoch": 0,
-            "version": "",
-            "promoted": False,
-            "promotion_refusal": "",
-            "last_sequence": 1,
-        }
+        values = begun(job, request_id, request_sha256)
         try:
             async with self._database.write() as connection:
-                await connection.execute(sa.insert(jobs).values(row))
+                await connection.execute(sa.insert(jobs).values(values))
                 await insert_events(connection, job.name, 0, [StateChanged(state=job.state)])
         except IntegrityError:
             if request_id and (
