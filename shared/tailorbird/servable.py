@@ -33,6 +33,7 @@ NOT_SERVED = {
 
 NOT_ON_A_CPU = {
     "GraniteMoeHybridForCausalLM": _EXPERTS,
+    "Lfm2ForCausalLM": "vLLM 0.32's logprobs of it are 0.2 nats off the trainer's on a CPU",
     "MixtralForCausalLM": _EXPERTS,
     "Qwen2MoeForCausalLM": _EXPERTS,
     "Qwen3MoeForCausalLM": _EXPERTS,
