@@ -273,7 +273,17 @@ HYPER = "hyperparameters"
         ({"lora": {"alpha": 0}}, "lora.alpha", "0 is not above 0 and at most 1024"),
         ({"lora": {"alpha": float("nan")}}, "lora.alpha", "nan is not above 0"),
         ({"lora": {"dropout": 1}}, "lora.dropout", "1 is not at least 0 and below 1"),
-        ({"lora": {"target_modules": ["q.*"]}}, "lora.target_modules[0]", "'q.*' is not a"),
+        ({"lora": {"target_modules": ["q.*"]}}, "lora.target_modules[0]", "'q.*' is not one of"),
+        (
+            {"lora": {"target_modules": ["q_proj", "lm_head"]}},
+            "lora.target_modules[1]",
+            "'lm_head'",
+        ),
+        (
+            {HYPER: {"early_stopping_patience": 2}},
+            f"{HYPER}.early_stopping_patience",
+            "needs validation data",
+        ),
         ({HYPER: {"learning_rate": -1}}, f"{HYPER}.learning_rate", "-1 is not above 0"),
         ({HYPER: {"learning_rate": 2}}, f"{HYPER}.learning_rate", "2 is not above 0 and at most 1"),
         ({HYPER: {"epochs": 0}}, f"{HYPER}.epochs", "0 is not at least 1 and at most 1000"),

@@ -13,6 +13,7 @@ from tailorbird.errors import InvalidArgument
 from tailorbird.names import AdapterName, DatasetName, TenantName, VersionName
 from tailorbird.rpc.paging import page_position
 from tailorbird.rpc.status import stored_status
+from tailorbird.servable import LINEAR_MODULES
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import Dataset
@@ -52,6 +53,11 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
     validation = None
     if spec.HasField("validation_dataset"):
         validation = str(DatasetName.parse(spec.validation_dataset, at + "validation_dataset"))
+    if spec.hyperparameters.early_stopping_patience and validation is None and fraction is None:
+        raise InvalidArgument(
+            at + "hyperparameters.early_stopping_patience",
+            "needs validation data: give validation_dataset or validation_fraction",
+        )
     return model.JobSpec(
         base_model=spec.base_model,
         training_dataset=str(DatasetName.parse(spec.training_dataset, at + "training_dataset")),
@@ -76,10 +82,10 @@ def lora_from_proto(lora: job_pb2.LoraConfig) -> model.AskedLora:
     if len(lora.target_modules) > _MAX_TARGETS:
         raise InvalidArgument(at + "target_modules", f"more than {_MAX_TARGETS} names")
     for index, target in enumerate(lora.target_modules):
-        # PEFT would read a pattern; a plain identifier leaves no room for one.
-        if not target.isidentifier() or not target.isascii() or len(target) > 64:
+        if target not in LINEAR_MODULES:
+            known = ", ".join(sorted(LINEAR_MODULES))
             raise InvalidArgument(
-                f"{at}target_modules[{index}]", f"{target[:80]!r} is not a layer's last name"
+                f"{at}target_modules[{index}]", f"{target[:80]!r} is not one of {known}"
             )
     return model.AskedLora(
         rank=lora.rank if lora.HasField("rank") else None,

@@ -56,10 +56,10 @@ def parse_record(line: int, data: bytes) -> tuple[DatasetFormat, Mapping[str, An
             _check_messages(line, record["messages"])
         case DatasetFormat.PROMPT_COMPLETION:
             _check_text(line, record, "prompt")
-            _check_text(line, record, "completion")
+            _check_answer(line, record, "completion")
         case DatasetFormat.INSTRUCTION:
             _check_text(line, record, "instruction")
-            _check_text(line, record, "output")
+            _check_answer(line, record, "output")
             if record.get("input") not in (None, ""):
                 _check_text(line, record, "input")
     return format_, record
@@ -99,7 +99,8 @@ def _check_messages(line: int, messages: object) -> None:
         unknown = sorted(set(message) - {"role", "content"})
         if unknown:
             raise InvalidRecord(line, f"{where}.{unknown[0][:64]}: not supported")
-        _check_text(line, message, "content", where + ".")
+        check = _check_answer if message["role"] == "assistant" else _check_text
+        check(line, message, "content", where + ".")
     if messages[0]["role"] == "assistant":
         raise InvalidRecord(
             line, "messages[0].role: the first message must be the system's or the user's"
@@ -115,6 +116,12 @@ def _check_text(line: int, record: Mapping[str, Any], key: str, where: str = "")
     if not text:
         raise InvalidRecord(line, f"{where}{key}: empty")
     _check_unicode(line, text, f"{where}{key}")
+
+
+def _check_answer(line: int, record: Mapping[str, Any], key: str, where: str = "") -> None:
+    _check_text(line, record, key, where)
+    if not record[key].strip():
+        raise InvalidRecord(line, f"{where}{key}: only white space, which cannot be trained on")
 
 
 def _check_keys(line: int, record: Mapping[str, Any], where: str = "") -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import structlog
 from pydantic import ValidationError
 
-from tailorbird.errors import NotFound, StoreUnavailable
+from tailorbird.errors import DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.manifest import MANIFEST, AdapterManifest
-from tailorbird.names import JobName, VersionName, version_id
+from tailorbird.names import AdapterName, JobName, VersionName, version_id
 from tailorbird.object_store import ObjectStore, delete_folder
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from trainer_svc.checkpoints import delete_checkpoints
@@ -21,6 +21,9 @@ from trainer_svc.jobs.model import TERMINAL, Job, JobState, Left, PromotionPolic
 from trainer_svc.jobs.publication import Publication, publish
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
+
+BASE_CHANGED = "BASE_CHANGED"
+"""Why a version is not promoted: the adapter's traffic goes to versions of another base."""
 
 _log = structlog.get_logger(__name__)
 
@@ -47,10 +50,9 @@ class Publisher:
 
     async def publish(self, lease: Lease, job: Job, manifest: AdapterManifest) -> None:
         """Commit the version, then write it. CancelRequested if a caller was faster."""
-        route = None
+        publication = Publication(manifest=manifest, route=None)
         if job.spec.promotion_policy is PromotionPolicy.ALWAYS:
-            route = await insist(lambda: self._next_route(job, manifest))
-        publication = Publication(manifest=manifest, route=route)
+            publication = await insist(lambda: self._promoted(job, manifest))
         await insist(lambda: self._jobs.commit(lease, publication))
         await self.finish(lease, publication)
 
@@ -91,11 +93,13 @@ class Publisher:
             return False
         return found.state in TERMINAL
 
-    async def _next_route(self, job: Job, manifest: AdapterManifest) -> Route:
+    async def _promoted(self, job: Job, manifest: AdapterManifest) -> Publication:
         adapter = job.spec.adapter_name
         head = await self._registry.head(adapter)
         version = VersionName.parse(manifest.version)
-        return Route(
+        if head is not None and await self._of_another_base(adapter, head, manifest):
+            return Publication(manifest=manifest, route=None, refusal=BASE_CHANGED)
+        route = Route(
             generation=await self._registry.next_generation(adapter, head),
             versions=(RoutedVersion(version=version.version),),
             reason="publish",
@@ -103,6 +107,21 @@ class Publisher:
             create_time=datetime.now(UTC),
             nonce=version.version,
         )
+        return Publication(manifest=manifest, route=route)
+
+    async def _of_another_base(
+        self, adapter: AdapterName, head: Route, manifest: AdapterManifest
+    ) -> bool:
+        """Tell whether the route leads to versions of other bases alone.
+
+        Their replicas could not serve this one. Versions that are gone or broken say nothing.
+        """
+        bases = set()
+        for routed in head.versions:
+            with suppress(NotFound, DataCorrupt):
+                found = await self._registry.stored_manifest(adapter.version(routed.version))
+                bases.add(found.base_model_digest)
+        return bool(bases) and manifest.base_model_digest not in bases
 
     async def _forget(self, version: str) -> None:
         """Delete what was uploaded of a version that will never exist."""

@@ -16,10 +16,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Publication(Record):
-    """A committed version. `route` is exactly the generation to write, or None (policy MANUAL)."""
+    """A committed version.
+
+    `route` is exactly the generation to write, or None: by policy MANUAL, or because of `refusal`.
+    """
 
     manifest: AdapterManifest
     route: Route | None
+    refusal: str = ""
 
     @property
     def version_name(self) -> VersionName:
@@ -33,7 +37,7 @@ class Publication(Record):
 
 
 class Outcome(Record):
-    """Whether the route moved; `refusal` is ROUTE_CONFLICT when it should have and did not."""
+    """Whether the route moved; `refusal` says why it did not where it should have."""
 
     promoted: bool
     refusal: str = ""
@@ -57,7 +61,7 @@ async def publish(registry: AdapterRegistry, publication: Publication) -> Outcom
     """
     await registry.publish(publication.version_name, publication.manifest)
     if publication.route is None:
-        return Outcome(promoted=False)
+        return Outcome(promoted=False, refusal=publication.refusal)
     try:
         await registry.append_route(publication.adapter_name, publication.route)
     except RouteConflict as conflict:

@@ -70,7 +70,9 @@ def up(
     serving_port: Annotated[int, typer.Option(help="Serving's gRPC port.")] = 50052,
     trainer_metrics_port: Annotated[int, typer.Option(help="The trainer's HTTP port.")] = 9091,
     serving_metrics_port: Annotated[int, typer.Option(help="Serving's HTTP port.")] = 9092,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Jobs trained at once.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=16, help="Worker processes, several jobs each.")
+    ] = 1,
 ) -> None:
     """Start the trainer and serving, and stop both on Ctrl-C.
 

@@ -81,8 +81,9 @@ class CheckpointWriter:
             try:
                 await self._checkpoints.save(snapshot, best=best)
             except TailorbirdError as error:
-                self._failed(snapshot.step, error.message)
-                if ran_out_of_disk(error):
+                full = ran_out_of_disk(error)
+                self._failed(snapshot.step, "a disk is full" if full else error.message)
+                if full:
                     self._disk_full()
             except Exception as error:
                 log.exception("checkpoint not written", step=snapshot.step)

@@ -19,7 +19,7 @@ from trainer_svc.engine.result.certificate import choose_probes, make_probes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.evaluation import evaluation
-from trainer_svc.jobs.model import Evaluation, EventPayload
+from trainer_svc.jobs.model import Evaluation, EventPayload, JobWarning
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def judge(
 ) -> Generator[None, None, Judged]:
     """Round the run's adapter, then compute its validation loss and its probes, in pieces.
 
-    Training is over after that. Raises FailedPrecondition (NON_FINITE) if no step was ever taken,
-    or if the validation loss is not finite.
+    Training is over after that. Raises FailedPrecondition: NON_FINITE if no step was ever taken, or
+    if the validation loss is not finite; NO_EFFECT if the adapter changes nothing.
     """
     training_loss = run.state.training_loss
     if training_loss is None:
@@ -48,11 +48,15 @@ def judge(
         )
     dtype = torch.bfloat16 if bank.base.dtype == torch.bfloat16 else torch.float32
     run.adapter.round_to(dtype)
+    _check_effect(run)
     yield
     loss: float | None = None
     if run.validation:
         loss = yield from evaluation(bank, run.job, run.validation, micro_tokens)
         report(_told(run.best.step if run.best else run.state.step, loss))
+        before = run.state.base_validation_loss
+        if before is not None and loss > before:
+            report(_worse_than_base(loss, before))
     probes = yield from make_probes(bank, run.job, choose_probes(run.validation or run.training))
     return Judged(
         config=run.adapter.config,
@@ -64,6 +68,24 @@ def judge(
             validation_loss=loss,
             base_validation_loss=run.state.base_validation_loss,
         ),
+    )
+
+
+def _check_effect(run: Run) -> None:
+    """Refuse an adapter that would be the base under a customer's name."""
+    if run.adapter.changes_nothing():
+        raise FailedPrecondition(
+            "the adapter changes nothing: its weights, as they would be published, are all zero; "
+            "raise the learning rate or lora.alpha",
+            reason="NO_EFFECT",
+        )
+
+
+def _worse_than_base(loss: float, base: float) -> JobWarning:
+    return JobWarning(
+        reason="WORSE_THAN_BASE",
+        message=f"the validation loss of the adapter, {loss:.4g}, is above the base's, {base:.4g}: "
+        "try a lower learning rate, or look at the data",
     )
 
 

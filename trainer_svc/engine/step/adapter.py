@@ -75,6 +75,10 @@ class Adapter:
             for name, parameter in self.parameters.items()
         }
 
+    def changes_nothing(self) -> bool:
+        """Tell whether every B is zero, as it began."""
+        return not any(bool(self.parameters[each.b].any()) for each in self.matrices)
+
     @torch.no_grad()
     def round_to(self, dtype: torch.dtype) -> None:
         """Replace each weight by what `dtype` keeps of it. Training is over after that."""

@@ -57,7 +57,8 @@ def dropout_mask(keys: torch.Tensor, layer: int, width: int, share: float) -> to
     _mix(words)
     # A word of 32 bits decides for two places.
     drawn = words.view(torch.int16)[:, :width]
-    return drawn >= round(share * 2**16) - 2**15
+    # A share that rounds to 1 is the largest below it: no word of 16 bits could be compared with 1.
+    return drawn >= min(round(share * 2**16), 2**16 - 1) - 2**15
 
 
 def _mix(words: torch.Tensor) -> None:

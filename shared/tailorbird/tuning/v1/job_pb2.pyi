@@ -168,8 +168,9 @@ class LoraConfig(_message.Message):
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Linear layers that get an update, by their last name ("q_proj"). Empty: those of
-        JobSpec.from_version, or every linear layer of the decoder. A name the base does not have fails
-        the job.
+        JobSpec.from_version, or every linear layer of the decoder. Only names that serving can load:
+        q_proj, k_proj, v_proj, o_proj, qkv_proj, gate_proj, up_proj, down_proj, gate_up_proj. One that
+        the base does not have fails the job.
         """
 
     def __init__(
@@ -249,8 +250,8 @@ class Hyperparameters(_message.Message):
     checkpoint_interval: _builtins.int
     """Steps between two checkpoints, at least 1. Unset: a tenth of all steps."""
     early_stopping_patience: _builtins.int
-    """Evaluations without a better validation loss after which the run stops, 1 to 1,000. Unset or 0:
-    it takes all its steps. Either way the version has the weights with the best validation loss.
+    """Evaluations without a better validation loss after which the run stops, 1 to 1,000; needs
+    validation data. Unset or 0: it takes all its steps. Either way the version has the weights with the best validation loss.
     """
     def __init__(
         self,
@@ -483,7 +484,10 @@ class Job(_message.Message):
     promoted: _builtins.bool
     """Whether the adapter's route was moved to the version."""
     promotion_refusal: _builtins.str
-    """Why a policy of ALWAYS did not promote: ROUTE_CONFLICT, or empty."""
+    """Why a policy of ALWAYS did not promote, or empty. ROUTE_CONFLICT: somebody else moved the route
+    meanwhile. BASE_CHANGED: the adapter's traffic goes to versions of another base; promote the
+    version once serving has the new one.
+    """
     lease_epoch: _builtins.int
     """How often a trainer has taken the job, counted from 1. 0 while it never was."""
     pause_requested: _builtins.bool

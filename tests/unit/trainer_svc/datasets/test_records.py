@@ -66,6 +66,12 @@ def test_names_keys_that_are_not_read() -> None:
         ),
         (line({"prompt": "", "completion": "x"}), "prompt: empty"),
         (line({"prompt": "x", "completion": None}), "completion: a string is expected, not null"),
+        (line({"prompt": "x", "completion": " \n"}), "completion: only white space"),
+        (line({"instruction": "x", "output": "\t"}), "output: only white space"),
+        (
+            line({"messages": [CHAT["messages"][0], {"role": "assistant", "content": " "}]}),
+            "messages[1].content: only white space",
+        ),
         (line({"instruction": "x", "input": 3, "output": "y"}), "input: a string is expected"),
         (b'{"prompt": "\\ud800", "completion": "x"}', "half a surrogate pair at character 1"),
         (b'{"prompt": "x", "completion": "y", "\\ud800": 1}', "key 3: half a surrogate pair"),

@@ -11,7 +11,7 @@ from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running, states
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
-from tests.unit.trainer_svc.values import make_job
+from tests.unit.trainer_svc.values import make_job, make_manifest
 from trainer_svc.jobs.model import JobState, PromotionPolicy
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.protocol import Cancel, Start, Suspend
@@ -77,6 +77,35 @@ async def test_a_route_that_somebody_else_moved_is_left_alone(
     assert found.state is JobState.SUCCEEDED
     assert (found.promoted, found.promotion_refusal) == (False, "ROUTE_CONFLICT")
     assert await registry.head(job.spec.adapter_name) == theirs
+
+
+@pytest.mark.parametrize("theirs", ["0" * 64, "b" * 64])
+async def test_traffic_of_another_base_is_not_moved(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, theirs: str
+) -> None:
+    job = await jobs.create(make_job(), "", "a" * 64)
+    registry, adapter = AdapterRegistry(object_store), job.spec.adapter_name
+    before = [adapter.version(f"2025010{number}T000000-x-1") for number in (1, 2)]
+    # Of the first nothing is left.
+    manifest = make_manifest(str(before[1])).model_copy(
+        update={"base_model_digest": f"sha256:{theirs}"}
+    )
+    await registry.publish(before[1], manifest)
+    route = Route(
+        generation=1,
+        versions=tuple(RoutedVersion(version=name.version, weight=50) for name in before),
+        reason="promote",
+        actor="somebody",
+        create_time=job.create_time,
+        nonce="theirs",
+    )
+    await registry.append_route(adapter, route)
+    async with running(make(ScriptedExecutor(object_store))):
+        found = await ended(jobs, job.name)
+    moved = theirs == "0" * 64
+    assert found.state is JobState.SUCCEEDED
+    assert (found.promoted, found.promotion_refusal) == (moved, "" if moved else "BASE_CHANGED")
+    assert (await registry.head(adapter) == route) is not moved
 
 
 async def test_two_workers_train_at_the_same_time(

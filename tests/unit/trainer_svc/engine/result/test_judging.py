@@ -18,7 +18,7 @@ from trainer_svc.engine.result.certificate import choose_probes
 from trainer_svc.engine.result.judging import judge
 from trainer_svc.engine.step.bank import AdapterBank, Share
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import Evaluation, EventPayload
+from trainer_svc.jobs.model import Evaluation, EventPayload, JobWarning
 
 T = TypeVar("T")
 
@@ -125,6 +125,26 @@ def test_an_adapter_that_never_took_a_step_is_not_published(bank: AdapterBank) -
     with pytest.raises(FailedPrecondition) as caught:
         through(judge(bank, make_run(bank), 8192, lambda _: None))
     assert caught.value.reason == "NON_FINITE"
+
+
+def test_an_adapter_that_rounds_to_nothing_is_not_published(bank: AdapterBank, run: Run) -> None:
+    for name, parameter in run.adapter.parameters.items():
+        if ".lora_B." in name:
+            parameter.data.fill_(1e-45)
+    with pytest.raises(FailedPrecondition) as caught:
+        through(judge(bank, run, 8192, lambda _: None))
+    assert caught.value.reason == "NO_EFFECT"
+
+
+@pytest.mark.parametrize(("base", "warned"), [(0.01, True), (100.0, False), (None, False)])
+def test_an_adapter_that_is_worse_than_the_base_is_told(
+    bank: AdapterBank, run: Run, base: float | None, warned: bool
+) -> None:
+    run.state.base_validation_loss = base
+    told: list[EventPayload] = []
+    through(judge(bank, run, 8192, told.append))
+    reasons = [event.reason for event in told if isinstance(event, JobWarning)]
+    assert reasons == (["WORSE_THAN_BASE"] if warned else [])
 
 
 def test_an_adapter_whose_loss_is_not_finite_is_not_published(bank: AdapterBank, run: Run) -> None:

@@ -39,7 +39,7 @@ def test_rows_and_columns_are_independent() -> None:
     assert float(kept.mean(1).std()) == pytest.approx((0.21 / 101) ** 0.5, rel=0.3)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.99, 0.99999, 1 - 1e-12])
 def test_the_share_is_dropped(share: float) -> None:
     keys = row_keys(Dropout(0, 0, range(4)), [250] * 4)
     kept = dropout_mask(keys, 0, 256, share)
