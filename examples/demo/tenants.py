@@ -113,7 +113,7 @@ class Tenant:
 
 
 SUPPORT = Tenant("wrenfield", "support", "a shop's support desk, in its own voice", epochs=2)
-INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=3)
+INVOICES = Tenant("oakwright", "invoices", "a joiner's invoice lines, as JSON", epochs=4)
 
 
 @dataclass(frozen=True, slots=True)
