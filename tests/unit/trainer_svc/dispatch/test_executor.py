@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tailorbird.errors import FailedPrecondition
 from tests.unit.trainer_svc.fakes import READY
 from trainer_svc.dispatch.executor import LocalExecutor, WorkerLost
-from trainer_svc.protocol import Cancelled, LeaseKey, Report, WorkerSettings
+from trainer_svc.jobs.model import JobError
+from trainer_svc.protocol import Cancelled, LeaseKey, Report, Unusable, WorkerSettings
 
 BASE = "sha256:base"
 
@@ -175,3 +177,15 @@ async def test_a_worker_that_begins_with_something_else_is_lost(
         await workers.start(0, BASE)
     assert said.closed
     assert workers.ready == {}
+
+
+async def test_a_base_that_no_worker_can_hold_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = JobError(reason="BASE_UNSUPPORTED", message="no such architecture")
+    workers, said = executor(tmp_path), Said(Unusable(error=error))
+    spawning(monkeypatch, said)
+    with pytest.raises(FailedPrecondition, match="no such architecture") as caught:
+        await workers.start(0, BASE)
+    assert caught.value.reason == "BASE_UNSUPPORTED"
+    assert said.closed

@@ -109,6 +109,19 @@ async def test_a_job_that_a_lost_trainer_should_have_cancelled_leaves_nothing(
     assert cancelled(registry) == 1
 
 
+async def test_a_job_that_succeeds_leaves_its_version_alone(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    job, lease = await uploading(jobs, object_store)
+    await jobs.release(lease)
+    async with running(make(ScriptedExecutor(object_store))):
+        found = await ended(jobs, job.name)
+    assert found.state is JobState.SUCCEEDED
+    left = await leavings(object_store, job)
+    assert left
+    assert all(key.startswith(f"{found.version}/") for key in left)
+
+
 async def test_an_earlier_holders_upload_goes_when_the_job_fails(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:

@@ -13,15 +13,20 @@ from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import PREPARED, READY, ScriptedExecutor, ScriptedWorker, step
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.dispatch.backoff import Pauses
+from trainer_svc.jobs.fence import Lease
 from trainer_svc.jobs.model import Isolation, Job, JobState
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
     TOKENISING_LOST,
+    Assignment,
     Cancel,
     Cancelled,
     LeaseKey,
     Reported,
+    Start,
+    Suspend,
+    Upload,
 )
 
 
@@ -277,6 +282,33 @@ async def test_a_worker_that_dies_with_no_job_at_work_costs_no_life(
     async with running(dispatcher):
         await in_state(jobs, job, JobState.SUCCEEDED)
     assert len(executor.started) == 5
+
+
+class Deaf(ScriptedWorker):
+    """A worker whose end nobody hears of who sends it something."""
+
+    async def send(self, command: Start | Upload | Cancel | Suspend) -> None:
+        self.commands.append(command)
+
+
+async def test_a_worker_that_is_lost_while_a_job_is_looked_up_gets_no_start(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Deaf(object_store)
+    dispatcher = make(ScriptedExecutor(object_store, lost))
+    of = dispatcher._assignments.of
+
+    async def lost_meanwhile(lease: Lease, job: Job) -> Assignment:
+        found = await of(lease, job)
+        lost.die()
+        await lost.closed.wait()
+        return found
+
+    monkeypatch.setattr(dispatcher._assignments, "of", lost_meanwhile)
+    (job,) = await add(jobs, make_job())
+    async with running(dispatcher):
+        await in_state(jobs, job, JobState.SUCCEEDED)
+    assert lost.commands == []
 
 
 async def test_a_job_that_kills_its_worker_in_preparation_is_alone_and_then_fails(
