@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -270,6 +271,24 @@ def test_a_full_disk_is_told_as_one_and_leaves_nothing(cache: DatasetCache, tmp_
 
     with pytest.raises(Unavailable) as caught:
         cache.get_or_make(key(), build, nothing)
+    assert caught.value.reason == "DISK_FULL"
+    assert files(tmp_path) == []
+
+
+def test_a_disk_that_is_full_for_the_name_alone_is_told_as_one(
+    cache: DatasetCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+
+    def rename(self: Path, target: Path) -> None:
+        if tried:
+            pytest.fail("it was tried again")
+        tried.append(target)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(Unavailable) as caught:
+        cache.get_or_make(key(), builder("x"), nothing)
     assert caught.value.reason == "DISK_FULL"
     assert files(tmp_path) == []
 

@@ -88,12 +88,15 @@ def test_a_prompt_is_tokenised_as_serving_does(tmp_path: Path) -> None:
         assert bool(example.trained[len(ids)])
 
 
+FORGETFUL = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{{ m.content if m.role == 'user' or loop.last else '...' }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
 def test_turns_part_where_the_template_rewrites_earlier_ones(tmp_path: Path) -> None:
-    forgetful = make_tokenizer(
-        "{% for m in messages %}<|{{ m.role }}|>"
-        "{{ m.content if m.role == 'user' or loop.last else '...' }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-    )
+    forgetful = make_tokenizer(FORGETFUL)
     examples, report = read(tmp_path, [chat("a", "b", "c", "d")], tokenizer=forgetful)
     assert [text(example) for example in examples] == [
         "<|user|>a<|end|><|assistant|>b<|end|>",
@@ -101,6 +104,14 @@ def test_turns_part_where_the_template_rewrites_earlier_ones(tmp_path: Path) -> 
     ]
     assert [trained_text(example) for example in examples] == ["b<|end|>", "d<|end|>"]
     assert (report.records, report.kept) == (1, 1)
+
+
+def test_a_record_is_too_long_where_an_earlier_turn_is(tmp_path: Path) -> None:
+    records = [chat("a", "b" * 100, "c", "d"), chat("a", "b", "c", "d")]
+    tokenizer = make_tokenizer(FORGETFUL)
+    examples, report = read(tmp_path, records, tokenizer=tokenizer, limit=64)
+    assert [example.line for example in examples] == [2, 2]
+    assert (report.kept, report.dropped_lines) == (1, (1,))
 
 
 def test_a_template_that_opens_the_turn_otherwise_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,12 @@ from tokenizers import AddedToken
 
 from tailorbird.errors import FailedPrecondition
 from tests.unit.trainer_svc.engine.data import tokenizers_of
-from tests.unit.trainer_svc.engine.data.test_word_starts import MADE, messages, sequences
+from tests.unit.trainer_svc.engine.data.test_word_starts import (
+    MADE,
+    check_chat,
+    messages,
+    sequences,
+)
 from trainer_svc.engine.data import sequences as module
 from trainer_svc.engine.data.cuts import Cuts
 from trainer_svc.engine.data.sequences import Sequencer
@@ -21,6 +26,12 @@ from trainer_svc.engine.data.token_files import Piece
 FORGETFUL = (
     "{% for m in messages %}<|{{ m.role }}|>"
     "{{ m.content if m.role == 'user' or loop.last else '...' }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+COUNTING = (
+    "<|user|>{{ messages | selectattr('role', 'equalto', 'user') | list | length }}<|end|>"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -131,6 +142,11 @@ def test_prompts_that_go_another_way_are_read_whole() -> None:
     record = {"messages": messages("a", "b", "c", "d", "e", "f")}
     found = sequences(tokenizers_of.byte_level(FORGETFUL), record, "chat")
     assert [len(pieces) for pieces in found] == [2, 2, 2]
+
+
+def test_a_prompt_that_begins_otherwise_than_the_last_shares_nothing_with_it() -> None:
+    chat = messages("a", "b", "c", "d", "e", "f")
+    check_chat(tokenizers_of.byte_level(COUNTING), chat, {"messages": chat})
 
 
 def test_too_many_turns_for_the_length_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
