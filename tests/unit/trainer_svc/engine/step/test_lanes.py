@@ -66,6 +66,23 @@ def test_lanes_give_the_losses_and_gradients_of_one(
         assert_close(expected, gradients(of_many)[job])
 
 
+def test_a_job_that_is_in_fewer_lanes_than_before_has_the_gradients_of_those(
+    base_path: str,
+) -> None:
+    jobs = list(SPECS)[:2]
+
+    def train(lanes: int) -> Gradients:
+        bank, adapters = make(base_path, lanes)
+        for each in (4, 1):
+            losses = bank.forward({job: Share(examples(each, seed=3)) for job in jobs})
+            torch.stack([loss.total for loss in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        return gradients(adapters)
+
+    expected, found = train(1), train(4)
+    for job in jobs:
+        assert_close(expected[job], found[job])
+
+
 def threads_of(bank: AdapterBank) -> set[int]:
     """Return the threads that run the base from now on."""
     threads: set[int] = set()
