@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from tailorbird.errors import FailedPrecondition, Unavailable
 from tests.unit.trainer_svc.engine.reference import ReferenceBank, finish, make_run, weights
@@ -550,3 +551,9 @@ def test_it_may_be_closed_from_its_own_thread(bank: ReferenceBank) -> None:
     steps.call(steps.close).result(WAIT)
     with pytest.raises(Unavailable):
         steps.call(lambda: None).result(WAIT)
+
+
+def test_a_close_is_not_told_as_a_death(bank: ReferenceBank) -> None:
+    with capture_logs() as logs:
+        StepThread(bank).close()
+    assert logs == []
