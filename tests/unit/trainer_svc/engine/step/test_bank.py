@@ -257,6 +257,19 @@ def test_logprobs_with_an_adapter_are_those_of_peft(bank: AdapterBank, tmp_path:
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+def test_logprobs_are_computed_layer_by_layer(
+    bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scramble(bank)
+
+    def joined(*_: object) -> torch.Tensor:
+        pytest.fail("layers were computed as one, which gives other bits at some widths")
+
+    monkeypatch.setattr(JoinedLinear, "forward", joined)
+    for job in (None, JOB):
+        assert len(bank.logprobs([examples(1)[0].token_ids], job=job)) == 1
+
+
 def test_records_that_do_not_pack_run_one_by_one(base: Base) -> None:
     bank = AdapterBank(replace(base, why_alone="asked"))
     adapter = scramble(bank, LoraSpec(rank=8, dropout=0.3))
