@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs.model import JobError, JobState
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.protocol import Cancel, Suspend, Suspended
+from trainer_svc.protocol import Cancel, Start, Suspend, Suspended, Upload
 
 
 async def test_a_running_job_is_paused_and_goes_on(
@@ -82,6 +83,33 @@ async def test_a_job_that_is_suspended_before_its_start_never_starts(
     await dispatcher.run()
     assert (await jobs.get(job.name)).state is JobState.QUEUED
     assert worker.jobs == []
+
+
+class Strict(ScriptedWorker):
+    """A worker that drops what comes before a lease's Start, as a real one does."""
+
+    async def send(self, command: Start | Upload | Cancel | Suspend) -> None:
+        if isinstance(command, Start) or command.lease in self._rest:
+            await super().send(command)
+
+
+async def test_a_stop_while_a_job_is_looked_up_is_not_lost(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Strict(object_store, hold="step-2")
+    dispatcher = make(ScriptedExecutor(object_store, worker))
+    job = await jobs.create(make_job(), "", "a" * 64)
+    of = dispatcher._assignments.of
+
+    async def stopped_meanwhile(*args: Any) -> Any:
+        await dispatcher.stop()
+        return await of(*args)
+
+    monkeypatch.setattr(dispatcher._assignments, "of", stopped_meanwhile)
+    async with asyncio.timeout(20):
+        await dispatcher.run()
+    assert (await jobs.get(job.name)).state is JobState.QUEUED
+    assert [command.kind for command in worker.commands] == ["start", "suspend"]
 
 
 async def test_a_worker_whose_disk_is_full_pauses_the_job_with_the_reason(

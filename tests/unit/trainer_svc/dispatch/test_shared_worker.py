@@ -231,6 +231,22 @@ async def test_a_job_whose_data_ends_three_processes_fails(
     assert found.error is None or found.error.reason == TOKENISING_LOST
 
 
+async def test_a_store_that_is_down_again_and_again_fails_no_job(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    worker = ScriptedWorker(object_store, hold="prepared")
+    (job,) = await add(jobs, make_job())
+    async with running(make(ScriptedExecutor(object_store, worker))):
+        for _ in range(4):
+            await worker.held.wait()
+            worker.held.clear()
+            worker.fail(retryable=True, reason="STORE_UNAVAILABLE")
+        await worker.held.wait()
+        worker.go_on()
+        found = await in_state(jobs, job, JobState.SUCCEEDED)
+    assert found.lease_epoch == 5
+
+
 async def test_a_job_whose_data_ended_a_process_shares_its_worker_and_waits_longer_each_time(
     make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

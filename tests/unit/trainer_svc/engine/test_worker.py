@@ -72,6 +72,16 @@ async def test_a_start_that_comes_twice_is_one(working: Working) -> None:
     assert sum(isinstance(said, Prepared | Cancelled) for said in working.of(job.lease)) == 2
 
 
+async def test_a_lease_that_has_ended_is_forgotten(working: Working) -> None:
+    job = await working.start("ended", hyperparameters=LONG)
+    await working.until(StepProgress, job.lease)
+    working.worker.take(Cancel(lease=job.lease))
+    await working.until(Cancelled, job.lease)
+    await asyncio.gather(*working.worker._tasks.values())
+    assert not working.worker._leases
+    assert not working.worker._tasks
+
+
 async def test_what_one_worker_tokenised_another_finds(
     working: Working, tmp_path: Path, base_path: str
 ) -> None:
