@@ -52,18 +52,15 @@ class Renderer:
     def turns(self, record: Mapping[str, Any], line: int) -> Iterator[Turn]:
         """Yield the record's turns, the last first, which is the longest.
 
-        Raises FailedPrecondition for an empty answer or what the template refuses (INVALID_RECORD),
-        and if the template's prompt is not the beginning of its rendering with the answer
-        (CHAT_TEMPLATE_UNSUPPORTED).
+        Raises FailedPrecondition for what the template refuses (CHAT_TEMPLATE_REFUSED), and if its
+        prompt is not the beginning of its rendering with the answer (CHAT_TEMPLATE_UNSUPPORTED).
         """
         if self._format == PROMPT_COMPLETION:
-            _check_answer(record["completion"], line, "completion")
             yield Turn(line, record["prompt"], record["completion"])
             return
         messages = _messages(record)
         for index in reversed(range(len(messages))):
             if messages[index]["role"] == "assistant":
-                _check_answer(messages[index]["content"], line, f"messages[{index}]")
                 yield self._turn(messages[: index + 1], line)
 
     def _turn(self, messages: Sequence[Message], line: int) -> Turn:
@@ -127,12 +124,3 @@ def _messages(record: Mapping[str, Any]) -> Sequence[Message]:
         {"role": "user", "content": question},
         {"role": "assistant", "content": record["output"]},
     ]
-
-
-def _check_answer(answer: str, line: int, where: str) -> None:
-    if not answer.strip():
-        raise FailedPrecondition(
-            f"line {line} of the dataset cannot be trained on: {where}: the answer is empty",
-            reason="INVALID_RECORD",
-            line=line,
-        )

@@ -221,10 +221,10 @@ def test_a_template_that_raises_is_told_with_its_words(
 @pytest.mark.parametrize(
     ("record_format", "record", "where"),
     [
-        ("chat", chat("a", " \n"), "messages[1]: the answer is empty"),
+        ("chat", chat("a", " \n"), "messages[1].content: only white space"),
         ("chat", chat("a", "", "c", "d"), "messages[1].content: empty"),
-        ("instruction", {"instruction": "a", "output": " "}, "messages[1]: the answer is empty"),
-        ("prompt_completion", {"prompt": "a", "completion": " "}, "completion: the answer is"),
+        ("instruction", {"instruction": "a", "output": " "}, "output: only white space"),
+        ("prompt_completion", {"prompt": "a", "completion": " "}, "completion: only white"),
     ],
 )
 def test_an_empty_answer_is_named(
