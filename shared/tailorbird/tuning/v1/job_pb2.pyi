@@ -248,7 +248,9 @@ class Hyperparameters(_message.Message):
     data there is none.
     """
     checkpoint_interval: _builtins.int
-    """Steps between two checkpoints, at least 1. Unset: a tenth of all steps."""
+    """Steps between two checkpoints, at least 1. Unset: a tenth of all steps, or 8,192 tokens where
+    that is more.
+    """
     early_stopping_patience: _builtins.int
     """Evaluations without a better validation loss after which the run stops, 1 to 1,000; needs
     validation data. Unset or 0: it takes all its steps. Either way the version has the weights with the best validation loss.

@@ -58,6 +58,28 @@ def test_every_value_left_open_has_its_reason_with_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
+    ("batch_tokens", "epochs", "interval", "reason"),
+    [
+        (1000, 1, 9, "8,192 tokens"),
+        (8192, 1, 1, "a tenth of 6 steps"),
+        (1000, 10, 48, "a tenth of 480 steps"),
+        (64, 1, 128, "8,192 tokens"),
+    ],
+)
+def test_checkpoints_of_a_short_job_are_apart(
+    batch_tokens: int, epochs: int, interval: int, reason: str
+) -> None:
+    choice = chosen([100] * 480, batch_tokens=batch_tokens, epochs=epochs)
+    assert choice.hyperparameters.checkpoint_interval == interval
+    assert reason in choice.reasons["checkpoint_interval"]
+
+
+def test_a_job_shorter_than_that_has_one_at_its_end() -> None:
+    found = chosen([100] * 50, batch_tokens=1000, epochs=1).hyperparameters
+    assert found.checkpoint_interval == 5
+
+
+@pytest.mark.parametrize(
     ("lengths", "batch_tokens", "epochs"),
     [([10] * 50, 512, 20), ([1000] * 4000, 8192, 1)],
 )
