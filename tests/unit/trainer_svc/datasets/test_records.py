@@ -39,6 +39,11 @@ def test_names_keys_that_are_not_read() -> None:
     assert ignored_keys(format_, record) == {"metadata", "id"}
 
 
+def test_a_question_of_white_space_is_a_question() -> None:
+    turns = [{"role": "user", "content": " "}, {"role": "assistant", "content": "x"}]
+    assert parse_record(1, line({"messages": turns}))[0] is DatasetFormat.CHAT
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

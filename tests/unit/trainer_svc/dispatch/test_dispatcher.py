@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running, states
@@ -79,18 +80,18 @@ async def test_a_route_that_somebody_else_moved_is_left_alone(
     assert await registry.head(job.spec.adapter_name) == theirs
 
 
-@pytest.mark.parametrize("theirs", ["0" * 64, "b" * 64])
+@pytest.mark.parametrize(("theirs", "moved"), [("0" * 64, True), ("b" * 64, False), ("", True)])
 async def test_traffic_of_another_base_is_not_moved(
-    make: Make, jobs: JobStore, object_store: ObstoreStore, theirs: str
+    make: Make, jobs: JobStore, object_store: ObstoreStore, theirs: str, moved: bool
 ) -> None:
     job = await jobs.create(make_job(), "", "a" * 64)
     registry, adapter = AdapterRegistry(object_store), job.spec.adapter_name
     before = [adapter.version(f"2025010{number}T000000-x-1") for number in (1, 2)]
-    # Of the first nothing is left.
-    manifest = make_manifest(str(before[1])).model_copy(
-        update={"base_model_digest": f"sha256:{theirs}"}
-    )
-    await registry.publish(before[1], manifest)
+    await object_store.put(f"{before[0]}/{MANIFEST}", b"{")
+    if theirs:
+        manifest = make_manifest(str(before[1]))
+        changes = {"base_model_digest": f"sha256:{theirs}"}
+        await registry.publish(before[1], manifest.model_copy(update=changes))
     route = Route(
         generation=1,
         versions=tuple(RoutedVersion(version=name.version, weight=50) for name in before),
@@ -102,7 +103,6 @@ async def test_traffic_of_another_base_is_not_moved(
     await registry.append_route(adapter, route)
     async with running(make(ScriptedExecutor(object_store))):
         found = await ended(jobs, job.name)
-    moved = theirs == "0" * 64
     assert found.state is JobState.SUCCEEDED
     assert (found.promoted, found.promotion_refusal) == (moved, "" if moved else "BASE_CHANGED")
     assert (await registry.head(adapter) == route) is not moved
