@@ -28,7 +28,7 @@ _LEAST_TOKENS = 64
 _LENGTH_STEP = 64
 _WARMUP_RATIO = 0.05
 _MARKS = 10
-"""Evaluations, and checkpoints, in a run."""
+"""Evaluations in a run, and checkpoints at most."""
 _CHECKPOINT_TOKENS = 8192
 """Between two checkpoints, at least: one at each step slowed eight jobs of 11 steps by 15%."""
 _USUAL_SCALING = 2.0
