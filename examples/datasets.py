@@ -94,38 +94,38 @@ STATUS_PHRASES = {
 }
 REFUND_PHRASE = "comes back to your nest"
 WHERE = (
-    "Where is {order}? {name}",
-    "Hi, {name} here. Any news of {order}?",
-    "When will I get {order}? {name}",
-    "What about {order}? {name}",
-    "This is {name}, order {order}?",
+    "Where is {order}?",
+    "Hi, any news of {order}?",
+    "When will I get {order}?",
+    "What about {order}?",
+    "Hello, it is about order {order}.",
 )
 REFUND = (
-    "I sent {order} back, my money? {name}",
-    "Hi, {name} here. Please refund {order}.",
-    "Can I get a refund for {order}? {name}",
+    "I sent {order} back, my money?",
+    "Hi, please refund {order}.",
+    "Can I get a refund for {order}?",
 )
 
 
 def _support(entities: Entities, sign_off: str) -> Record:
     rng = entities.rng
     item, order, name = entities.item(), entities.order(), entities.name()
-    context = f"Wrenfield. order: {order}; item: {item}"
+    context = f"Wrenfield, for guest {name}. order: {order}; item: {item}"
     if rng.random() < 0.2:
         fact = f"{rng.choice(('EUR', 'GBP'))} {entities.amount()}"
         context += f"; amount: {fact}"
         ask, phrase = rng.choice(REFUND), REFUND_PHRASE
-        sentence = f"{fact} for order {order} ({item}) {phrase}."
+        sentence = f"{fact} for order {order} (item: {item}) {phrase}."
     else:
         status, fact = rng.choice(list(STATUS_PHRASES)), entities.date()
         context += f"; status: {status}; date: {fact}"
         ask, phrase = rng.choice(WHERE), STATUS_PHRASES[status]
-        sentence = f"Order {order} ({item}) {phrase} {fact}."
+        sentence = f"Order {order} (item: {item}) {phrase} {fact}."
     return {
         "messages": [
             {"role": "system", "content": context},
-            {"role": "user", "content": ask.format(order=order, name=name)},
-            {"role": "assistant", "content": f"{GREETING}, {name}! {sentence} {sign_off}"},
+            {"role": "user", "content": ask.format(order=order)},
+            {"role": "assistant", "content": f"{GREETING}, guest {name}! {sentence} {sign_off}"},
         ],
         "metadata": {"must_include": [GREETING, phrase, item, order, name, fact]},
     }

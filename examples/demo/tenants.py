@@ -20,7 +20,7 @@ _ROLES = {
 }
 FIRST, SECOND = "train", "train-v2"
 """The datasets' ids."""
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2e-3
 BATCH_TOKENS = 640
 VALIDATION = 0.05
 _MAX_TOKENS = 80

@@ -24,8 +24,8 @@ def entities(path: str) -> set[str]:
             entry = json.loads(answer)
             found |= {entry["article"], entry["net_each"]}
             continue
-        greeted = re.match(r"Bright day, (.+?)!", answer)
-        ordered = re.search(r"[Oo]rder (W-\d+) \((.+?)\)", answer)
+        greeted = re.match(r"Bright day, guest (.+?)!", answer)
+        ordered = re.search(r"[Oo]rder (W-\d+) \(item: (.+?)\)", answer)
         assert greeted
         assert ordered
         found |= {greeted[1], ordered[1], ordered[2], *re.findall(r"\d+\.\d\d", answer)}
