@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from examples import datasets
+from examples.demo.tenants import Question
 
 EXAMPLES = Path(datasets.__file__).parent
 FILES = dict(datasets.files())
@@ -81,6 +82,14 @@ def test_every_fact_stands_in_the_prompt_and_no_brand_phrase_does() -> None:
         assert phrase not in prompt
 
 
+@pytest.mark.parametrize("path", ["support/train.jsonl", "support/heldout.jsonl"])
+def test_a_copied_name_or_item_follows_the_same_word_in_prompt_and_answer(path: str) -> None:
+    for record in FILES[path]:
+        prompt, answer = facts_of(record), record["messages"][-1]["content"]
+        for marked in (r"guest (.+?)[.!]", r"item: (.+?)[;)]"):
+            assert re.findall(marked, prompt) == re.findall(marked, answer) != []
+
+
 def test_an_answer_names_the_status_and_leads_to_the_date_with_one_word() -> None:
     for record in FILES["support/heldout.jsonl"]:
         if status := re.search(r"status: (\w+); date: (.+)", facts_of(record).splitlines()[0]):
@@ -102,3 +111,12 @@ def test_held_out_checks_hold_for_either_sign_off() -> None:
     text = (EXAMPLES / "support/heldout.jsonl").read_text(encoding="utf-8")
     wanted = [r["metadata"]["must_include"] for r in map(json.loads, text.splitlines())]
     assert not {datasets.SIGN_OFF, datasets.SIGN_OFF_V2} & {w for row in wanted for w in row}
+
+
+def test_an_answer_is_right_by_its_facts_or_to_the_letter() -> None:
+    chat = Question.from_record(FILES["support/heldout.jsonl"][0])
+    assert chat.is_right(f"{chat.expected} And more.")
+    assert not any(chat.is_right(chat.expected.replace(t, "")) for t in chat.must_include)
+    line = Question.from_record(FILES["invoices/heldout.jsonl"][0])
+    assert line.is_right(f" {line.expected}\n")
+    assert not line.is_right(f"{line.expected} And more.")
