@@ -1,1 +1,1 @@
-"""Whether a tuned adapter is better than what there was: figures, their intervals, a decision. Pure."""
+"""Whether a tuned adapter is better than what there was: figures, intervals, a decision. Pure."""

@@ -6,7 +6,6 @@ The meaning, unit and range of what is asked stand in job.proto.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
 
 from pydantic import Field
 
@@ -38,14 +37,15 @@ class AnswerKind(StrEnum):
 class Grader(Record):
     """A grader as OpenAI has them, of the kinds that need no model."""
 
-    kind: Literal["string_check", "text_similarity"]
+    kind: str
+    """string_check or text_similarity; a later release may know more."""
     name: str
     input: str = "{{sample.output_text}}"
     reference: str = "{{item.expected}}"
-    operation: Literal["eq", "ne", "like", "ilike", ""] = ""
-    """Of a string_check."""
+    operation: str = ""
+    """Of a string_check: eq, ne, like (contains) or ilike."""
     evaluation_metric: str = ""
-    """Of a text_similarity."""
+    """Of a text_similarity: fuzzy_match, bleu, rouge_1 to rouge_5 or rouge_l."""
 
 
 class EvaluationSpec(Record):
@@ -156,9 +156,13 @@ class SafetyFinding(Record):
 
     category: str
     where: str
-    """ "training", "validation", or a candidate's name."""
+    """ "training", "validation", "expected" (the held-out answers), or a candidate's name."""
     count: int
+    """Texts in which it occurs."""
     lines: tuple[int, ...] = ()
+    """Of these texts, the first few."""
+    overruns: int = 0
+    """Texts that count only because a pattern ran out of time on them."""
 
 
 class Sample(Record):
@@ -177,6 +181,8 @@ class Decision(Record):
     reason: str
     """UPPER_SNAKE: BETTER, NO_HELD_OUT_DATA, NOT_BETTER_THAN_BASE, NOT_BETTER_THAN_FEW_SHOT, ..."""
     message: str
+    reasons: tuple[str, ...] = ()
+    """Everything that speaks against it, `reason` first; () when it promotes."""
 
 
 class Judgement(Record):

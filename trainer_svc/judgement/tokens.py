@@ -1,0 +1,47 @@
+"""How a text is cut into the tokens that are counted, whatever its language."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import regex
+
+MAX_TOKENS = 4096
+"""Of a text, from its start: comparing two sequences costs the product of their lengths."""
+
+MAX_CHARACTERS = 40_000
+"""Of a text, from its start, that are read for tokens."""
+
+# Scripts whose words are not set apart by spaces: each character stands for itself.
+_UNSPACED = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+)
+# With the marks that `\w` of `re` leaves out, without which Hindi falls into pieces.
+_SPACED_CHARACTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]"
+WORD_START = rf"(?<!{_SPACED_CHARACTER})"
+WORD_END = rf"(?!{_SPACED_CHARACTER})"
+"""With WORD_START: not within a longer word; patterns of `regex`, version 1."""
+
+_WORD = rf"[{_UNSPACED}]\p{{M}}*|{_SPACED_CHARACTER}+"
+_WORDS = regex.compile(_WORD, flags=regex.VERSION1)
+_PIECES = regex.compile(rf"{_WORD}|[^\s]", flags=regex.VERSION1)
+
+
+def normalised(text: str) -> str:
+    """Return the text in NFC, without outer white space: equal to people is equal to us."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def words(text: str) -> list[str]:
+    """Return the case-folded words; punctuation is none. At most MAX_TOKENS, from the start."""
+    head = unicodedata.normalize("NFC", text[:MAX_CHARACTERS])
+    folded = unicodedata.normalize("NFC", head.casefold())
+    found: list[str] = _WORDS.findall(folded)
+    return found[:MAX_TOKENS]
+
+
+def pieces(text: str) -> list[str]:
+    """Return words and every other visible character, case kept, as BLEU counts them."""
+    head = unicodedata.normalize("NFC", text[:MAX_CHARACTERS])
+    found: list[str] = _PIECES.findall(head)
+    return found[:MAX_TOKENS]
