@@ -12,19 +12,21 @@ from trainer_svc.judgement.json_schema import JsonSchema
 from trainer_svc.judgement.kinds import kind_of, primary_metric
 from trainer_svc.judgement.labels import NO_CLASS, Classes, likelihood_figures
 from trainer_svc.judgement.model import (
+    Answer,
     AnswerKind,
     Candidate,
     CandidateFigures,
     Comparison,
     Counterfactuals,
     EvaluationSpec,
+    HeldOut,
     Judgement,
     Retention,
     SafetyFinding,
 )
 from trainer_svc.judgement.safety import EXPECTED, SafetyScreen
 from trainer_svc.judgement.samples import choose_samples
-from trainer_svc.judgement.scoring import Answer, HeldOut, Scorer, Scores
+from trainer_svc.judgement.scoring import Scorer, Scores
 from trainer_svc.judgement.slices import judge_slices
 from trainer_svc.judgement.tokens import normalised
 

@@ -5,7 +5,9 @@ The meaning, unit and range of what is asked stand in job.proto.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
@@ -67,6 +69,27 @@ class EvaluationSpec(Record):
     max_retention_loss: float = 0.5
     max_forgotten: float = 0.2
     max_counterfactual_changes: float | None = None
+
+
+class HeldOut(Record):
+    """A record that was kept from training, to be judged by."""
+
+    line: int
+    """From 1."""
+    prompt: str
+    """As text, for people."""
+    expected: str
+    metadata: Mapping[str, Any] = {}
+
+
+class Answer(Record):
+    """What a candidate said to one held-out record."""
+
+    text: str
+    unfinished: bool = False
+    """Cut at the most tokens that an answer may have; it is scored as it is."""
+    broken: bool = False
+    """Its logits were no numbers; it scores 0 everywhere."""
 
 
 class Interval(Record):

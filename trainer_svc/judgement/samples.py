@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer_svc.judgement.excerpt import excerpt
-from trainer_svc.judgement.model import Candidate, Sample
-from trainer_svc.judgement.scoring import Answer, HeldOut, Scores
+from trainer_svc.judgement.model import Answer, Candidate, HeldOut, Sample
+from trainer_svc.judgement.scoring import Scores
 
 MAX_SAMPLES = 8
 _WRONG = 0.5

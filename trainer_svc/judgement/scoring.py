@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,29 +15,7 @@ from trainer_svc.judgement.json_schema import JsonSchema
 from trainer_svc.judgement.kinds import GRADER_PREFIX
 from trainer_svc.judgement.labels import NO_CLASS, Classes, macro_f1
 from trainer_svc.judgement.metrics import TEXT_METRICS, phrases
-from trainer_svc.judgement.model import AnswerKind, EvaluationSpec
-from trainer_svc.record import Record
-
-
-class HeldOut(Record):
-    """A record that was kept from training, to be judged by."""
-
-    line: int
-    """From 1."""
-    prompt: str
-    """As text, for people."""
-    expected: str
-    metadata: Mapping[str, Any] = {}
-
-
-class Answer(Record):
-    """What a candidate said to one held-out record."""
-
-    text: str
-    unfinished: bool = False
-    """Cut at the most tokens that an answer may have; it is scored as it is."""
-    broken: bool = False
-    """Its logits were no numbers; it scores 0 everywhere."""
+from trainer_svc.judgement.model import Answer, AnswerKind, EvaluationSpec, HeldOut
 
 
 @dataclass(frozen=True)

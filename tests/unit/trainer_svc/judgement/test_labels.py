@@ -48,17 +48,17 @@ def test_likelihoods_by_hand() -> None:
     # Confidence 0.8 twice with one right, 0.7 right: |1.6 - 1| + |0.7 - 1| over 3.
     figures = likelihood_figures(logprobs, [0, 1, 1])
     assert figures is not None
-    assert figures == (pytest.approx(2 / 3), pytest.approx(0.3))
+    assert figures == pytest.approx((2 / 3, 0.3))
 
 
 def test_likelihoods_need_not_add_up_to_1() -> None:
     figures = likelihood_figures(np.log(np.array([[0.08, 0.02]])), [0])
-    assert figures == (1.0, pytest.approx(0.2))
+    assert figures == pytest.approx((1, 0.2))
 
 
 def test_likelihoods_that_are_no_numbers_are_wrong_with_even_confidence() -> None:
     rows = [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]]
-    assert likelihood_figures(np.array(rows), [0, 0, 0]) == (0.0, pytest.approx(0.5))
+    assert likelihood_figures(np.array(rows), [0, 0, 0]) == pytest.approx((0, 0.5))
     assert likelihood_figures(np.array([[0.0, -math.inf]]), [0]) == (1.0, 0.0)
 
 

@@ -56,7 +56,13 @@ def test_a_slice_that_the_tuned_model_fails_is_found() -> None:
 
 
 def test_records_that_lack_the_field_are_told() -> None:
-    metadata = [{"lang": "de"}] * 10 + [{}, {"lang": None}, {"lang": ["x"]}, {"lang": "  "}]
+    metadata: list[dict[str, Any]] = [
+        *[{"lang": "de"}] * 10,
+        {},
+        {"lang": None},
+        {"lang": ["x"]},
+        {"lang": "  "},
+    ]
     found = judged(metadata, [1.0] * 14)
     assert [(s.value, s.records) for s in found.slices] == [("de", 10)]
     assert found.notes == ("4 of 14 judged records lack metadata.lang",)
