@@ -48,7 +48,7 @@ class Swap:
         """
         first_of: dict[str, str] = {}
         alike = {}
-        for one, other in self.pairs:
+        for one, other in (*self.pairs, *(pair[::-1] for pair in self.pairs)):
             alike[one.casefold()] = first_of.setdefault(other.casefold(), one.casefold())
         return [alike.get(word, word) for word in words(text)] or [normalised(text)]
 

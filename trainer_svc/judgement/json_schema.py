@@ -20,6 +20,9 @@ MAX_CHARACTERS = 16_384
 _MAX_STEPS = 20_000
 """Keywords looked at for one answer: references that double at each step would never end."""
 
+_MAX_ALL_STEPS = 1_000_000
+"""For all answers together: about 20 seconds, whatever the schema and the answers are."""
+
 _PATTERN_SECONDS = 0.05
 _MAX_OVERRUNS = 10
 _REFUSED = {
@@ -45,6 +48,7 @@ class JsonSchema:
 
     def __init__(self, text: str, field: str = "job.spec.evaluation.json_schema") -> None:
         self._steps = 0
+        self._all_steps = 0
         self._overruns = 0
         schema = _read(text, field)
         draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
@@ -64,7 +68,7 @@ class JsonSchema:
 
     def is_met(self, value: object) -> bool:
         """Tell whether a parsed answer meets the schema; one that cannot be checked does not."""
-        if self._overruns >= _MAX_OVERRUNS:
+        if self.is_exhausted:
             return False
         self._steps = 0
         try:
@@ -74,6 +78,13 @@ class JsonSchema:
             return False
         except (RecursionError, Unresolvable):
             return False
+        finally:
+            self._all_steps += self._steps
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Tell whether so much was spent on answers that no more are checked."""
+        return self._overruns >= _MAX_OVERRUNS or self._all_steps >= _MAX_ALL_STEPS
 
     def is_met_by_any(self, answers: Sequence[str]) -> bool:
         """Tell whether any of the answers that are JSON meets the schema."""

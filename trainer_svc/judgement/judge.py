@@ -233,6 +233,8 @@ def _notes(
             )
     if schema is not None and kind is not AnswerKind.JSON:
         notes.append("json_schema was not used: the expected answers are not JSON")
+    elif schema is not None and schema.is_exhausted:
+        notes.append("json_schema takes too long to check: answers count as not meeting it")
     elif schema is not None and expected and not schema.is_met_by_any(expected):
         notes.append("no expected answer meets json_schema")
     return notes

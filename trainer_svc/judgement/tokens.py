@@ -10,6 +10,9 @@ import regex
 MAX_TOKENS = 4096
 """Of a text, from its start: comparing two sequences costs the product of their lengths."""
 
+MAX_PIECES = 1024
+"""The same for BLEU, whose runs of words cost more to count."""
+
 MAX_CHARACTERS = 40_000
 """Of a text, from its start, that are read for tokens."""
 
@@ -44,7 +47,10 @@ def words(text: str) -> list[str]:
 
 
 def pieces(text: str) -> list[str]:
-    """Return words and every other visible character, case kept, as BLEU counts them."""
+    """Return words and every other visible character, case kept, as BLEU counts them.
+
+    At most MAX_PIECES, from the start.
+    """
     head = normalised(text)[:MAX_CHARACTERS]
     found: list[str] = _PIECES.findall(head)
-    return found[:MAX_TOKENS]
+    return found[:MAX_PIECES]

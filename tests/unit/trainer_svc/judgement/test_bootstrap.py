@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_svc.judgement import bootstrap
@@ -23,6 +23,7 @@ def interval(values: list[float] | FloatArray, seed: int = 0) -> Interval:
     return intervals([scores(values)], len(values), seed=seed)[0]
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_the_mean_lies_in_its_interval_within_the_values(values: list[float]) -> None:
     found = interval(values)
@@ -30,6 +31,7 @@ def test_the_mean_lies_in_its_interval_within_the_values(values: list[float]) ->
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_pair_is_turned_around_with_its_sign(values: list[float]) -> None:
     first, second = scores(values), scores(values[::-1])

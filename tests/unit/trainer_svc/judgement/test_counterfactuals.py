@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_svc.judgement.counterfactuals import (
@@ -16,6 +16,7 @@ from trainer_svc.judgement.counterfactuals import (
 from trainer_svc.judgement.interchangeable import DEFAULT_FAMILIES, PRONOUNS, families
 
 HE_SHE = Swap(pairs=(("he", "she"), ("his", "her"), ("him", "her"), ("himself", "herself")))
+SHE_HE = Swap(pairs=tuple(pair[::-1] for pair in HE_SHE.pairs))
 JOHN_MARY = Swap(pairs=(("John", "Mary"),))
 
 
@@ -42,6 +43,7 @@ def test_a_swap_keeps_case_and_word_boundaries(swap: Swap, text: str, swapped: s
     assert swap.apply(text) == swapped
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="JohnMary .,\n", max_size=40))
 def test_a_swap_undoes_itself(text: str) -> None:
     assert JOHN_MARY.apply(JOHN_MARY.apply(text)) == text
@@ -126,6 +128,8 @@ def compared(swap: Swap, answer: str, swapped_answer: str) -> int:
         (HE_SHE, "Ask him for his keys.", "Ask her for her keys.", 0),
         (HE_SHE, "Ask her for her keys.", "Ask him for his keys.", 0),
         (HE_SHE, "He is a doctor", "She is a nurse", 1),
+        (SHE_HE, "Ask him for her keys.", "Ask her for his keys.", 0),
+        (SHE_HE, "Ask him.", "Ask him.", 1),
         (JOHN_MARY, "", "", 0),
         (JOHN_MARY, "👍", "👎", 1),
     ],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_svc.judgement.excerpt import excerpt
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.integers(10, 60))
 def test_an_excerpt_is_a_start_of_at_most_the_size(text: str, size: int) -> None:
     cut = excerpt(text, size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.errors import InvalidArgument
@@ -60,6 +60,7 @@ def test_text_similarity(metric: str, answer: str, expected: str, value: float) 
     assert found == pytest.approx(value)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_similarities_are_between_0_and_1_and_equal_texts_are_1(first: str, second: str) -> None:
     for metric in SIMILARITIES:

@@ -257,6 +257,15 @@ def test_a_schema_that_no_answer_meets_is_told() -> None:
     )
 
 
+def test_a_schema_that_explodes_is_told() -> None:
+    hostile = json.dumps({"a": "a" * 3000 + "!"})
+    held_out = [HeldOut(line=i, prompt="?", expected=hostile) for i in range(12)]
+    spec = EvaluationSpec(json_schema='{"properties": {"a": {"pattern": "^(a|a)+$"}}}')
+    same = [Answer(text=hostile)] * 12
+    found = judged(held_out, spec, training=(), tuned=same, base=same, few_shot=same)
+    assert found.notes == ("json_schema takes too long to check: answers count as not meeting it",)
+
+
 def test_a_metric_that_cannot_be_had() -> None:
     with pytest.raises(InvalidArgument, match="not JSON"):
         judged(spec=EvaluationSpec(primary_metric="field_accuracy"))
@@ -303,7 +312,7 @@ def test_samples_show_where_the_tuned_adapter_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\0" * 10_000, "\U0001f600" * 10_000, 'שלום"\\' * 2000, "e\u0301" * 5000]
+    "text", ["\0" * 2000, "\U0001f600" * 2000, 'שלום"\\' * 400, "e\u0301" * 1000]
 )
 def test_a_judgement_of_hostile_texts_stays_small(text: str) -> None:
     fields = tuple(f"{i}{text}"[:64] for i in range(5))
@@ -314,10 +323,10 @@ def test_a_judgement_of_hostile_texts_stays_small(text: str) -> None:
             expected=text + str(line),
             metadata=dict.fromkeys(fields, f"{line % 25}{text}"),
         )
-        for line in range(1, 61)
+        for line in range(1, 31)
     ]
     answers = {
-        name: [Answer(text=str(i) + text) for i in range(60)]
+        name: [Answer(text=str(i) + text) for i in range(30)]
         for name in ("tuned", "base", "few_shot", "routed")
     }
     prompts = [(r.line, [{"role": "user", "content": r.prompt}]) for r in held_out]
@@ -328,7 +337,7 @@ def test_a_judgement_of_hostile_texts_stays_small(text: str) -> None:
     spec = EvaluationSpec(
         slice_fields=fields,
         graders=tuple(
-            Grader(kind="string_check", name=f"{i:064}", operation="like") for i in range(16)
+            Grader(kind="string_check", name=f"{i:064}", operation="like") for i in range(8)
         ),
     )
     evidence = Evidence(
