@@ -10,7 +10,7 @@ takes several times as long in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -26,6 +26,24 @@ PACKED = "tailorbird_packed"
 
 _PLAIN_CAUSAL = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose attention is causal and scaled, and nothing else, without a sliding window."""
+
+
+class Remembered(Protocol):
+    """What earlier passes left of records that this pass goes on with; see generation.packed."""
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        """Remember keys and values of the pass; attend to them and to those before.
+
+        query is [tokens, heads, head_dim], key and value [tokens, key heads, head_dim]. Returns
+        [tokens, heads, head_dim].
+        """
 
 
 def attention_for(config: PretrainedConfig) -> str:
@@ -58,17 +76,18 @@ def _uses_window(config: PretrainedConfig) -> bool:
 
 
 def packed_attention(
-    _module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     _attention_mask: torch.Tensor | None,
     *,
-    segment_lengths: list[int],
+    segment_lengths: Sequence[int] = (),
+    remembered: Remembered | None = None,
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend causally within each segment.
+    """Attend causally within each segment, or to what is remembered.
 
     query is [1, heads, tokens, head_dim], key and value [1, key heads, tokens, head_dim]; the
     segment lengths add up to tokens. Returns [1, tokens, heads, head_dim].
@@ -76,9 +95,12 @@ def packed_attention(
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if query.device.type == "cpu":
         value = value.to(query.dtype)
+    if remembered is None:
+        attended = attend(query, key, value, segment_lengths, scaling)
+    else:
+        attended = remembered.attend(module.layer_idx, query, key, value, scaling)
     # What else reads its dtype, as serving's arithmetic does, gets what it asked with.
-    attended = attend(query, key, value, segment_lengths, scaling).to(query.dtype)
-    return attended.unsqueeze(0), None
+    return attended.to(query.dtype).unsqueeze(0), None
 
 
 def attend(

@@ -53,7 +53,7 @@ def why_alone(model: Any) -> str:
     leak = _difference(alone, _logprobs(model, records))
     if not leak <= max(_ALLOWED, _TIMES_NOISE * noise):
         return f"records in one sequence change each other's logprobs, by {leak:.2g} nats"
-    if "longrope" in _rope_types(model.config.get_text_config()):
+    if "longrope" in rope_types(model.config.get_text_config()):
         return "its positions (longrope) depend on the longest record of a sequence"
     return ""
 
@@ -113,7 +113,7 @@ def _segments(model: Any, lengths: list[int]) -> dict[str, list[int]]:
     return {"segment_lengths": lengths} if packs else {}
 
 
-def _rope_types(config: Any) -> set[str]:
+def rope_types(config: Any) -> set[str]:
     """Return the kinds of rotary positions; some families have one for each kind of layer."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]

@@ -6,15 +6,15 @@ sequence, and each layer adds to a job's rows that job's own update.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from trainer_svc.engine.attention import PACKED
 from trainer_svc.engine.base import Base
@@ -25,11 +25,14 @@ from trainer_svc.engine.step.lanes import Lanes
 from trainer_svc.engine.step.lora import ForwardState, Span, put_on
 from trainer_svc.engine.step.loss import CHUNK_LOGITS, summed_losses
 from trainer_svc.engine.step.peft_format import LowRank, PeftFormat
+from trainer_svc.engine.step.product import LayerUpdate
 from trainer_svc.engine.step.recompute import recompute_layers
 from trainer_svc.engine.step.shares import Share, cut, targets_of
 
 _LANE_TOKENS = 256
 """Tokens that are worth a lane of their own, measured on the demo base."""
+
+T = TypeVar("T")
 
 _Members = tuple[tuple[Adapter, int], ...]
 
@@ -148,6 +151,39 @@ class AdapterBank:
                 targets = ids[1:].to(logits.device)
                 result.append(-cross_entropy(logits, targets, reduction="none").cpu())
         return result
+
+    @property
+    def lanes(self) -> int:
+        """How many works `abreast` computes at once."""
+        return self._lanes.count
+
+    def abreast(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Run up to `lanes` works that read, each in a lane; raise the first error of any."""
+        return self._lanes.run(works)
+
+    def updates(self, job: str) -> Mapping[int, LayerUpdate]:
+        """Return what the job's adapter, as it is now, adds to each layer, for `read`."""
+        stack = Stack([(self._adapters[job], 0)], self._state.dtype)
+        stack.refresh()
+        return stack.updates
+
+    @torch.no_grad()
+    def read(self, inputs: Mapping[str, Any], spans: Sequence[Span]) -> Any:
+        """Run the decoder as training does, without dropout; return what it returns.
+
+        `spans` are rows of [sequences * tokens], whatever is in none of them is the base's alone.
+        """
+        with self._computing(self._state.dtype), self._autocast():
+            self._state.spans = spans
+            return self.base.decoder(**inputs)
+
+    @torch.no_grad()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map [rows, hidden size] to [rows, token ids] float32, by the head as in training."""
+        head, hidden = self.base.head, hidden.to(self._state.dtype)
+        bias = None if head.bias is None else head.bias.to(hidden.dtype)
+        logits = linear(hidden, head.weight.to(hidden.dtype), bias)
+        return logits[:, : self.base.token_ids].float()
 
     def _cut(self, shares: Mapping[str, Share]) -> list[_Lane]:
         """Cut the pass into lanes of about as many tokens each."""

@@ -8,7 +8,7 @@ must be as served, use the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
-from trainer_svc.engine.attention import PACKED, attend
+from trainer_svc.engine.attention import PACKED, Remembered, attend
 from trainer_svc.engine.step.lora import Branch, ForwardState, JoinedLinear
 
 _NORMS = (
@@ -91,14 +91,18 @@ def _attention(module: Any, joined: JoinedLinear) -> Forward:
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         *,
-        segment_lengths: list[int],
+        segment_lengths: Sequence[int] = (),
+        remembered: Remembered | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
         cos, sin = (each[0] for each in position_embeddings)
         query, key, value = _Rotated.apply(  # type: ignore[no-untyped-call]
             joined(hidden_states)[0], cos, sin, joined.ends, module.head_dim
         )
-        attended = attend(query, key, value, segment_lengths, module.scaling)
+        if remembered is None:
+            attended = attend(query, key, value, segment_lengths, module.scaling)
+        else:
+            attended = remembered.attend(module.layer_idx, query, key, value, module.scaling)
         return module.o_proj(attended.flatten(1).unsqueeze(0)), None
 
     return forward

@@ -1,0 +1,1 @@
+"""Answers and likelihoods of many prompts at once, over the bank's base and its adapters."""
