@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from tailorbird.errors import Unavailable
+from trainer_svc.engine.training.device_share import JUDGED_SHARE, DeviceShare
 from trainer_svc.engine.training.forward import Bank
 from trainer_svc.engine.training.group import Group, Outcome
 from trainer_svc.engine.training.member import Ending, Member, Place
@@ -33,18 +35,32 @@ class StepThread:
     in the middle of their steps or of an evaluation. After `close`, and if the thread should die,
     whatever is pending and whatever is asked for ends with Unavailable (STEP_THREAD_CLOSED).
     A future that is cancelled before its boundary does nothing; later, it cannot be cancelled.
+
+    While any job steps, `pieces` take at most `judged_share` of the device's time by `clock`, in
+    seconds, and all of it otherwise. A validation loss within training is training: it has its
+    piece at every boundary, delays the steps of its own job, and counts as training's time. What
+    `call` runs is short, and counts for nobody.
     """
 
     def __init__(
-        self, bank: Bank, *, micro_tokens: int = MICRO_TOKENS, progress_interval: float = 1.0
+        self,
+        bank: Bank,
+        *,
+        micro_tokens: int = MICRO_TOKENS,
+        progress_interval: float = 1.0,
+        judged_share: float = JUDGED_SHARE,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bank = bank
         self._progress_interval = progress_interval
         self._group = Group(bank, micro_tokens)
         self._memory = WorkerMemory()
         self._places: dict[str, Place] = {}
+        self._share = DeviceShare(judged_share, clock)
         self._works: deque[Callable[[], bool]] = deque()
         """Each runs one piece and tells whether there are more."""
+        self._evaluations: deque[Callable[[], bool]] = deque()
+        """As `_works`: the validation losses of those who step."""
         self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -78,7 +94,10 @@ class StepThread:
         return answer
 
     def pieces(self, work: Generator[None, None, T]) -> Future[T]:
-        """Run `work` piece by piece, at most one a boundary; the result is what it returns."""
+        """Run `work` piece by piece, at most one a boundary; the result is what it returns.
+
+        All works share what `judged_share` leaves them, a piece of each in turn.
+        """
         answer: Future[T] = Future()
         self._order(answer, lambda: self._works.append(lambda: _advance(work, answer)))
         return answer
@@ -124,7 +143,7 @@ class StepThread:
 
     def _obey(self) -> bool:
         """Run what was asked for by now, waiting for it if there is nothing else; False: close."""
-        idle = not (self._places or self._works)
+        idle = not (self._places or self._works or self._evaluations)
         for _ in range(max(self._orders.qsize(), int(idle))):
             order = self._orders.get()
             if order is None:
@@ -149,11 +168,17 @@ class StepThread:
             self._places[job].asked = ending
 
     def _boundary(self) -> None:
-        """Run one piece of other work, let go who ends here, and make one pass for the rest."""
-        if self._works:
-            work = self._works.popleft()
-            if work():
-                self._works.append(work)
+        """Run one piece of other work if one is due, then let those step who do."""
+        if self._works and self._share.due(training=bool(self._places)):
+            with self._share.judging():
+                _next_piece(self._works)
+        with self._share.training():
+            self._train()
+
+    def _train(self) -> None:
+        """Run one piece of evaluation, let go who ends here, and make one pass for the rest."""
+        if self._evaluations:
+            _next_piece(self._evaluations)
         for place in list(self._places.values()):
             self._guarded(place, self._settle)
         runs = {job: place.run for job, place in self._places.items() if not place.evaluating}
@@ -167,7 +192,7 @@ class StepThread:
         if ending is not None:
             self._leave(place, ending)
         elif place.evaluating and not judged:
-            self._works.append(lambda: self._evaluate(place))
+            self._evaluations.append(lambda: self._evaluate(place))
 
     def _evaluate(self, place: Place) -> bool:
         self._guarded(place, lambda place: place.evaluate())
@@ -194,6 +219,13 @@ class StepThread:
             place.ended.set_exception(ending)
         else:
             place.ended.set_result(ending)
+
+
+def _next_piece(works: deque[Callable[[], bool]]) -> None:
+    """Run one piece of the first, which is the last then if there are more."""
+    work = works.popleft()
+    if work():
+        works.append(work)
 
 
 def _answer(answer: Future[T], action: Callable[[], T]) -> None:

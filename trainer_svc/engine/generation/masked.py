@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-_SCORES = 2**25
-"""Scores held at once: 128 MiB in float32."""
+_SCORES = {"cpu": 2**20, "cuda": 2**25}
+"""Scores held at once, in float32: on a CPU, what fits its caches, measured on the demo base."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def attend_masked(
     """
     rows, tokens, heads, _ = query.shape
     seen = own.keys.shape[2] + (0 if prefix is None else prefix.keys.shape[2])
-    some = max(1, _SCORES // (heads * tokens * seen))
-    block = max(1, min(tokens, _SCORES // (heads * seen)))
+    most = _SCORES[query.device.type]
+    some = max(1, most // (heads * tokens * seen))
+    block = max(1, min(tokens, most // (heads * seen)))
     attended = torch.empty(query.shape, dtype=own.values.dtype, device=query.device)
     with torch.autocast(query.device.type, enabled=False):
         for row in range(0, rows, some):
@@ -82,9 +83,9 @@ def _attended(
     key_heads = len(own.keys)
     group = heads // key_heads
     # [key heads, rows, heads of a key, tokens, width]: heads of one key are rows of one product.
-    q = query.to(own.keys.dtype).view(rows, tokens, key_heads, group, width).permute(2, 0, 3, 1, 4)
-    q = q.reshape(key_heads * rows, group * tokens, width)
-    scores = torch.bmm(q, own.keys.flatten(0, 1).transpose(1, 2)).float().mul_(scaling)
+    q = (query * scaling).to(own.keys.dtype).view(rows, tokens, key_heads, group, width)
+    q = q.permute(2, 0, 3, 1, 4).reshape(key_heads * rows, group * tokens, width)
+    scores = torch.bmm(q, own.keys.flatten(0, 1).transpose(1, 2)).float()
     scores.view(key_heads, rows, group, tokens, -1).add_(hidden[:, None])
     if prefix is None:
         weights = torch.softmax(scores, -1).to(own.values.dtype)
@@ -92,7 +93,7 @@ def _attended(
     else:
         shared = prefix.keys.shape[2]
         of_all = q.reshape(key_heads, -1, width)
-        before = torch.bmm(of_all, prefix.keys[:, 0].transpose(1, 2)).float().mul_(scaling)
+        before = torch.bmm(of_all, prefix.keys[:, 0].transpose(1, 2)).float()
         joint = torch.cat((before, scores.view(key_heads, len(before[0]), -1)), -1)
         weights = torch.softmax(joint, -1).to(own.values.dtype)
         later = weights[..., shared:].reshape(key_heads * rows, group * tokens, -1)

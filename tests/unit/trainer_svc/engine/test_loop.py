@@ -447,7 +447,7 @@ def counting(steps_seen: list[int], run: Run, pieces: int) -> Generator[None, No
 
 
 def test_others_step_between_two_pieces(bank: ReferenceBank) -> None:
-    steps = StepThread(bank, micro_tokens=10_000, progress_interval=0)
+    steps = StepThread(bank, micro_tokens=10_000, progress_interval=0, clock=lambda: 0.0)
     run = make_run(bank, ONE, epochs=400)
     ended = steps.join(Heard(run).member)
     one: list[int] = []
