@@ -13,10 +13,10 @@ import torch
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.attention import PACKED
 from trainer_svc.engine.failures import is_out_of_memory
-from trainer_svc.engine.generation.packed import PackedRows, Part
+from trainer_svc.engine.generation.packed import PackedRows
 from trainer_svc.engine.generation.plain import CachedRows, UncachedRows, remembers
 from trainer_svc.engine.generation.prompts import Alike, Prompt, alike
-from trainer_svc.engine.generation.rows import Rows
+from trainer_svc.engine.generation.rows import Part, Rows
 from trainer_svc.engine.probe import rope_types
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.product import LayerUpdate
@@ -32,12 +32,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is read at once."""
+    """How much a lane reads at once."""
 
     micro_tokens: int
     """Tokens of a pass, but that one row of a base without our attention is read whole."""
     rows: int
     """Rows of a batch."""
+
+    @staticmethod
+    def of(bank: AdapterBank, micro_tokens: int, rows: int) -> Limits:
+        """Let all lanes together read `micro_tokens` at once."""
+        return Limits(max(1, micro_tokens // bank.lanes), rows)
 
 
 class Reader:
@@ -46,7 +51,7 @@ class Reader:
     def __init__(self, bank: AdapterBank, prompts: Sequence[Prompt], limits: Limits) -> None:
         self.bank = bank
         self._prompts = prompts
-        self._limits = limits
+        self.limits = limits
         base = bank.base
         config = base.decoder.config
         self._packed = base.packs and config._attn_implementation == PACKED  # noqa: SLF001
@@ -65,7 +70,7 @@ class Reader:
         It gets a batch's rows, none begun, and the numbers of its prompts in the order of the rows.
         Each piece is one of each lane's.
         """
-        batches = self._batches(range(len(self._prompts)), self._limits.rows)
+        batches = self._batches(range(len(self._prompts)), self.limits.rows)
         strands = [
             self._strand(batches[lane :: self.bank.lanes], work)
             for lane in range(min(self.bank.lanes, len(batches)))
@@ -100,7 +105,7 @@ class Reader:
                 yield
         return done
 
-    def _halves(self, numbers: Sequence[int]) -> list[Sequence[Alike]]:
+    def _halves(self, numbers: Sequence[int]) -> Sequence[Sequence[Alike]]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(numbers) == 1:
@@ -110,7 +115,7 @@ class Reader:
     def _rows(self, batch: Sequence[Alike]) -> Rows:
         parts = [self._part(group) for group in batch]
         if self._packed:
-            return PackedRows(self.bank, parts, self._limits.micro_tokens)
+            return PackedRows(self.bank, parts, self.limits.micro_tokens)
         (part,) = parts
         return CachedRows(self.bank, part) if self._cached else UncachedRows(self.bank, part)
 
@@ -128,7 +133,7 @@ class Reader:
         prompts = [self._prompts[number] for number in group.members]
         return max(len(p.token_ids) + p.max_new_tokens for p in prompts) - group.prefix
 
-    def _batches(self, numbers: Sequence[int], most: int) -> list[Sequence[Alike]]:
+    def _batches(self, numbers: Sequence[int], most: int) -> Sequence[Sequence[Alike]]:
         """Cut prompts into batches of `most` rows at most, about as many for each lane."""
         groups = alike(self._prompts, numbers, share=self._cached and self.bank.base.packs)
         most = min(most, -(-len(numbers) // self.bank.lanes))
@@ -156,10 +161,9 @@ class Reader:
             same = list(members)
             room = self._room(group)
             rows = min(most, CACHE_BYTES // (room * self._token_bytes))
-            rows = max(1, min(rows, self._limits.micro_tokens // max(1, length - group.prefix)))
+            rows = max(1, min(rows, self.limits.micro_tokens // max(1, length - group.prefix)))
             found += [
-                replace(group, members=same[at : at + rows])
-                for at in range(0, len(same), rows)
+                replace(group, members=same[at : at + rows]) for at in range(0, len(same), rows)
             ]
         return found
 

@@ -29,7 +29,7 @@ def generate(
 ) -> Generator[None, None, list[Generated]]:
     """Answer each prompt greedily, by the arithmetic of training; for `StepThread.pieces`.
 
-    A piece reads up to `micro_tokens` tokens in each lane. Adapters must stay as they are until the
+    A piece reads up to `micro_tokens` tokens over all lanes. Adapters must stay as they are until the
     end. Answers end with the base's context too; a prompt that fills it has none. Rows that are
     not finite end broken, and nobody else's answer changes. Raises FailedPrecondition
     (OUT_OF_MEMORY) if one prompt does not fit by itself, ValueError for an empty prompt.
@@ -43,9 +43,9 @@ def generate(
     waiting = [number for number in range(len(asked)) if number not in answers]
     if waiting:
         chosen = [asked[number] for number in waiting]
-        reader = Reader(bank, chosen, Limits(micro_tokens, rows))
+        reader = Reader(bank, chosen, Limits.of(bank, micro_tokens, rows))
         done = yield from reader.run(
-            partial(_answers, bank, chosen, frozenset(stop_ids), micro_tokens)
+            partial(_answers, bank, chosen, frozenset(stop_ids), reader.limits.micro_tokens)
         )
         answers |= {waiting[place]: answer for place, answer in done.items()}
     return [answers[number] for number in range(len(asked))]

@@ -37,7 +37,7 @@ def score(
     fitting = [n for n, prompt in enumerate(prompts) if len(prompt.token_ids) <= room]
     if fitting and continuations:
         chosen = [replace(prompts[number], max_new_tokens=longest) for number in fitting]
-        reader = Reader(bank, chosen, Limits(micro_tokens, rows))
+        reader = Reader(bank, chosen, Limits.of(bank, micro_tokens, rows))
         done = yield from reader.run(partial(_scores, bank, continuations))
         for place, found in done.items():
             scores[fitting[place]] = found

@@ -14,6 +14,7 @@ import torch
 
 from trainer_svc.engine.attention import attend
 from trainer_svc.engine.generation.masked import KeysValues, attend_masked
+from trainer_svc.engine.generation.rows import Part
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.lora import Span
 from trainer_svc.engine.step.product import LayerUpdate
@@ -26,29 +27,30 @@ class Past:
 
     def __init__(self, rows: int, tokens: int, prefix: Past | None = None) -> None:
         self.rows = rows
-        self.prefix = prefix
-        self.before = 0 if prefix is None else prefix.tokens
-        """Tokens of the prefix."""
-        self.tokens = tokens
+        self.tokens: int = tokens
         """Room for each row."""
-        self._layers: dict[int, KeysValues] = {}
+        self.before: int = 0 if prefix is None else prefix.tokens
+        """Tokens of the prefix."""
+        self._prefix = prefix
+        self.layers: dict[int, KeysValues] = {}
+        """Those that have been written to, by number."""
 
     def write(self, layer: int, first: int, at: torch.Tensor, new: KeysValues) -> KeysValues:
         """Put tokens of some rows to their places; return all of the layer's."""
-        if layer not in self._layers:
-            self._layers[layer] = KeysValues.blank(new, self.rows, self.tokens)
-        self._layers[layer].write(first, at, new)
-        return self._layers[layer]
+        if layer not in self.layers:
+            self.layers[layer] = KeysValues.blank(new, self.rows, self.tokens)
+        self.layers[layer].write(first, at, new)
+        return self.layers[layer]
 
     def of_prefix(self, layer: int) -> KeysValues | None:
         """Return what the rows share: one row."""
-        return None if self.prefix is None else self.prefix._layers[layer]  # noqa: SLF001
+        return None if self._prefix is None else self._prefix.layers[layer]
 
     def keep(self, rows: torch.Tensor) -> None:
         """Forget all other rows."""
         self.rows = len(rows)
-        for layer, held in self._layers.items():
-            self._layers[layer] = held.taken(rows)
+        for layer, held in self.layers.items():
+            self.layers[layer] = held.taken(rows)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Reading:
         seen = max(starts) + tokens
         later = torch.arange(seen, device=device) > at.unsqueeze(2)
         hidden = torch.zeros(later.shape, device=device).masked_fill_(later, _HIDDEN)
-        new = past.prefix is None and not any(starts)
+        new = not past.before and not any(starts)
         return Reading(past, first, at, seen, new, hidden)
 
     @property
@@ -124,22 +126,10 @@ class Pass:
         sizes = [reading.size for reading in self._readings]
         pieces = zip(*(torch.split(each, sizes) for each in (query, key, value)), strict=True)
         attended = [
-            reading.attend(layer, *piece, scaling)
-            for reading, piece in zip(self._readings, pieces, strict=True)
+            reading.attend(layer, q, k, v, scaling)
+            for reading, (q, k, v) in zip(self._readings, pieces, strict=True)
         ]
         return attended[0] if len(attended) == 1 else torch.cat(attended)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Prompts of one job with one prefix, as they are read."""
-
-    updates: Mapping[int, LayerUpdate] | None
-    """What the job's adapter adds; None: nothing."""
-    prefix: Sequence[int]
-    suffixes: Sequence[Sequence[int]]
-    room: int
-    """Tokens that any row may read after the prefix."""
 
 
 class _Held:
@@ -186,7 +176,9 @@ class PackedRows:
         for held in self._held:
             # A row that has ended but is not forgotten yet stays where its room ends.
             starts = [min(length, held.past.tokens - tokens) for length in held.lengths]
-            readings.append((Reading.of(held.past, 0, starts, tokens, self._device), held.part.updates))
+            readings.append(
+                (Reading.of(held.past, 0, starts, tokens, self._device), held.part.updates)
+            )
             if remember:
                 held.lengths = [start + tokens for start in starts]
             first += held.past.rows

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainer_svc.engine.generation.packed import Part
+from trainer_svc.engine.generation.rows import Part
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.lora import Span
 from trainer_svc.engine.step.product import LayerUpdate
@@ -51,7 +51,7 @@ class CachedRows:
     def follow(self, token_ids: torch.Tensor, *, remember: bool = True) -> torch.Tensor:
         """See Rows."""
         before = None if remember else copy.deepcopy(self._cache)
-        states = [self._read(column) for column in token_ids.split(1, dim=1)]
+        states = [self._read(column) for column in torch.split(token_ids, 1, dim=1)]
         if before is not None:
             self._cache = before
         return torch.cat(states, 1)
@@ -91,7 +91,7 @@ class UncachedRows:
         """See Rows."""
         # Positions of some families depend on the longest row: never read more than is asked for.
         states, ids = [], self._ids
-        for column in token_ids.split(1, dim=1):
+        for column in torch.split(token_ids, 1, dim=1):
             ids = torch.cat((ids, column), 1)
             states.append(self._read(ids)[:, -1:])
         if remember:

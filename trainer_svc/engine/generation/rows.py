@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
+from trainer_svc.engine.step.product import LayerUpdate
+
+
+@dataclass(frozen=True)
+class Part:
+    """Prompts of one job with one prefix, as they are read."""
+
+    updates: Mapping[int, LayerUpdate] | None
+    """What the job's adapter adds; None: nothing."""
+    prefix: Sequence[int]
+    suffixes: Sequence[Sequence[int]]
+    room: int
+    """Tokens that any row may read after the prefix."""
 
 
 class Rows(Protocol):

@@ -180,9 +180,10 @@ class AdapterBank:
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map [rows, hidden size] to [rows, token ids] float32, by the head as in training."""
-        head, hidden = self.base.head, hidden.to(self._state.dtype)
+        head: Any = self.base.head
+        hidden = hidden.to(self._state.dtype)
         bias = None if head.bias is None else head.bias.to(hidden.dtype)
-        logits = linear(hidden, head.weight.to(hidden.dtype), bias)
+        logits: torch.Tensor = linear(hidden, head.weight.to(hidden.dtype), bias)
         return logits[:, : self.base.token_ids].float()
 
     def _cut(self, shares: Mapping[str, Share]) -> list[_Lane]:

@@ -40,7 +40,7 @@ class DeviceShare:
         try:
             yield
         finally:
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 # Or whoever waits for the device next would pay for it.
                 torch.cuda.synchronize()
             self._owed = (self._clock() - start) * self._price
