@@ -29,8 +29,8 @@ def generate(
 ) -> Generator[None, None, list[Generated]]:
     """Answer each prompt greedily, by the arithmetic of training; for `StepThread.pieces`.
 
-    A piece reads up to `micro_tokens` tokens over all lanes. Adapters must stay as they are until the
-    end. Answers end with the base's context too; a prompt that fills it has none. Rows that are
+    A piece reads up to `micro_tokens` tokens over all lanes. Adapters must stay as they are until
+    the end. Answers end with the base's context too; a prompt that fills it has none. Rows that are
     not finite end broken, and nobody else's answer changes. Raises FailedPrecondition
     (OUT_OF_MEMORY) if one prompt does not fit by itself, ValueError for an empty prompt.
     """
