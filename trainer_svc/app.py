@@ -13,6 +13,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 
 from tailorbird import __version__
 from tailorbird.base_model import BaseModelFiles, load_base_model
+from tailorbird.errors import InvalidArgument
 from tailorbird.local_disk import locked_folder, shared_filesystem
 from tailorbird.object_store import open_store
 from tailorbird.registry import AdapterRegistry
@@ -32,6 +33,7 @@ from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
+from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import WorkerSettings
 from trainer_svc.served import ServingLimits
@@ -168,10 +170,23 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         scratch_dir=str(settings.data_dir.resolve() / "scratch"),
         cache_dir=str(settings.data_dir.resolve() / "cache" / "datasets"),
         cache_bytes=settings.dataset_cache_bytes,
+        safety_lists=_safety_lists(settings.safety_lists),
         progress_interval=settings.progress_interval,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
+
+
+def _safety_lists(path: Path | None) -> str:
+    """Return the file's text; InvalidArgument if it cannot be read or is no screen."""
+    if path is None:
+        return ""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument("safety_lists", f"{path} cannot be read: {error}") from error
+    SafetyScreen.parse(text, "safety_lists")
+    return text
 
 
 async def _stop(

@@ -28,6 +28,7 @@ from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
 from trainer_svc.jobs.model import EventPayload, Hyperparameters, JobError, LoraSpec
+from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.record import Record
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
@@ -66,6 +67,8 @@ class WorkerSettings(Record):
     """Folder of tokenised datasets, for all workers of the machine; it outlives them."""
     cache_bytes: int
     """Bytes that it may hold; what is in use may be more."""
+    safety_lists: str = ""
+    """Words and patterns by category, as `SafetyScreen` reads them; "": none."""
     progress_interval: float
     """Seconds between two StepProgress reports, at least; the first and last step always report."""
     log_format: Literal["auto", "console", "json"] = "json"
@@ -98,6 +101,9 @@ class Assignment(Record):
     """The version it trains on from; else the one routed when the job was assigned, or ""."""
     from_version: str = ""
     """The version whose weights training begins with; "": fresh ones."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    hold_out: bool = False
+    """Hold some training records out where there is no validation data and they are enough."""
 
 
 class Start(Record):

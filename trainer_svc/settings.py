@@ -83,6 +83,11 @@ class TrainerSettings(CommonSettings):
     """Largest rank accepted while no serving replica has written its profile."""
     progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds between two progress events of a job, at least."""
+    safety_lists: Path | None = None
+    """JSON file of words and patterns by category that data and answers are screened for.
+
+    See docs/evaluation.md. None: nothing is screened.
+    """
     max_worker_losses: Annotated[int, Field(ge=1)] = 3
     """A job whose worker process, or that of its data, died this often in a row fails."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -64,6 +65,8 @@ class PublishedVersion:
     manifest: AdapterManifest | None
     refusal: Refusal | None = None
     delete_time: datetime | None = None
+    report: Mapping[str, Any] | None = None
+    """Its report.json; None also where it cannot be read, or was not asked for."""
 
 
 class Adapters:
@@ -116,9 +119,14 @@ class Adapters:
     async def get_version(self, name: VersionName) -> PublishedVersion:
         """Return a version, a deleted one too as long as its files are there.
 
-        Raises NotFound, and DataCorrupt if its manifest cannot be read.
+        Raises NotFound, and DataCorrupt if its manifest cannot be read; a report that cannot is
+        left out.
         """
-        return await self._described(name, await self._registry.stored_manifest(name))
+        manifest = await self._registry.stored_manifest(name)
+        found = await self._described(name, manifest)
+        with suppress(DataCorrupt):
+            return replace(found, report=await self._registry.report(name, manifest))
+        return found
 
     async def promote(self, version: VersionName, actor: str) -> Route:
         """Route the adapter to `version` after the gate; return the newest route.
@@ -215,7 +223,7 @@ class Adapters:
     async def _present(self, name: VersionName) -> PublishedVersion:
         """Return a version, also one whose manifest cannot be read; NotFound."""
         try:
-            return await self.get_version(name)
+            return await self._described(name, await self._registry.stored_manifest(name))
         except DataCorrupt:
             # One broken version must not hide the others.
             _log.warning("manifest cannot be read", version=str(name))

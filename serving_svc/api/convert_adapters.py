@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,10 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from serving_svc.adapters.paging import Page
 from serving_svc.api.views import AdapterState, PublishedVersion, Refusal, Resident
 from tailorbird.adapters.v1 import adapter_service_pb2 as pb
-from tailorbird.errors import InvalidArgument
+from tailorbird.errors import DataCorrupt, InvalidArgument
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.registry import MAX_ROUTED_VERSIONS, MAX_WEIGHT, Route, RoutedVersion
+from tailorbird.rpc.judgement import judgement_to_proto
 
 _MAX_CHUNK_BYTES = 3 * 2**20
 _MAX_URI_CHARS = 2048
@@ -156,6 +158,10 @@ def version(published: PublishedVersion) -> pb.Version:
         message.refusal.CopyFrom(refusal(published.name, published.refusal))
     if published.delete_time is not None:
         message.delete_time.CopyFrom(_timestamp(published.delete_time))
+    if published.report is not None and published.report.get("judgement") is not None:
+        # One that a later release wrote otherwise hides nothing else of the version.
+        with suppress(DataCorrupt):
+            message.judgement.CopyFrom(judgement_to_proto(published.report["judgement"]))
     return message
 
 

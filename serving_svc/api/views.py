@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, VersionName
@@ -69,6 +69,10 @@ class PublishedVersion(Protocol):
     @property
     def delete_time(self) -> datetime | None:
         """When it was deleted."""
+
+    @property
+    def report(self) -> Mapping[str, Any] | None:
+        """Its report.json, if it was asked for and can be read."""
 
 
 class Resident(Protocol):

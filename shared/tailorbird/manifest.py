@@ -23,6 +23,7 @@ PROBES = "probes.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_CARD = "README.md"
+REPORT = "report.json"
 
 RANKS = (8, 16, 32, 64, 128)
 """LoRA ranks that training offers. Serving loads any rank up to its cap."""
@@ -32,6 +33,9 @@ MAX_MANIFEST_BYTES = 2**20
 
 MAX_PROBES_BYTES = 2**20
 """Some twenty times what training writes: four sequences of 128 tokens."""
+
+MAX_REPORT_BYTES = 2**20
+"""Of a judgement at most a quarter; the rest are curves and counts."""
 
 _MAX_FAULT_CHARS = 200
 _MAX_FAULTS = 64
@@ -78,6 +82,18 @@ class Lineage(_Record):
     """Not written where it is empty: what an earlier release committed stays as it is."""
 
 
+class Decision(_Record):
+    """Whether the evidence says that a version should take the traffic, and why.
+
+    `route_generation` is that of the adapter's route when the version was judged, 0 without one.
+    """
+
+    promote: bool
+    reason: str
+    message: str
+    route_generation: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+
+
 class EvaluationSummary(_Record):
     """How a version did; losses in nats per trained token. Of an import nothing is known."""
 
@@ -85,6 +101,8 @@ class EvaluationSummary(_Record):
     training_loss: FiniteFloat | None = None
     validation_loss: FiniteFloat | None = None
     base_validation_loss: FiniteFloat | None = None
+    decision: Annotated[Decision | None, Field(exclude_if=not_)] = None
+    """None where nothing was judged but the loss; not written then."""
 
 
 class AdapterManifest(_Record):

@@ -10,17 +10,26 @@ compare-and-swap, on every store.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound
-from tailorbird.manifest import MANIFEST, MAX_MANIFEST_BYTES, AdapterManifest, Instant
+from tailorbird.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MAX_REPORT_BYTES,
+    REPORT,
+    AdapterManifest,
+    Instant,
+)
 from tailorbird.names import VERSION_ID, AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
 
@@ -159,6 +168,28 @@ class AdapterRegistry:
                 f"the manifest of {version} names {manifest.version}", reason="MANIFEST_INVALID"
             )
         return manifest
+
+    async def report(
+        self, version: VersionName, manifest: AdapterManifest
+    ) -> dict[str, Any] | None:
+        """Return the version's report.json, or None if it was published without one.
+
+        Raises DataCorrupt (REPORT_INVALID) if it is not the file that the manifest names.
+        """
+        entry = manifest.files.get(REPORT)
+        if entry is None:
+            return None
+        try:
+            data = await self.store.get(f"{version}/{REPORT}", MAX_REPORT_BYTES)
+            if hashlib.sha256(data).hexdigest() == entry.sha256 and isinstance(
+                found := json.loads(data), dict
+            ):
+                return found
+        except (NotFound, DataCorrupt, ValueError, RecursionError) as error:
+            _log.warning("report cannot be read", version=str(version), error=str(error))
+        raise DataCorrupt(
+            f"{REPORT} of {version} is not what was published", reason="REPORT_INVALID"
+        )
 
     async def check_present(self, version: VersionName) -> None:
         """Raise NotFound if the version is not published (VERSION_NOT_FOUND) or VERSION_DELETED.

@@ -15,6 +15,7 @@ from tailorbird.rpc.paging import page_position
 from tailorbird.rpc.status import stored_status
 from tailorbird.servable import LINEAR_MODULES
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
+from trainer_svc.api.convert_evaluation import evaluation_from_proto, evaluation_to_proto
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs import model
@@ -31,9 +32,10 @@ _FORMATS = {
     DatasetFormat.INSTRUCTION: dataset_pb2.DATASET_FORMAT_INSTRUCTION,
 }
 _POLICIES = {
-    job_pb2.PROMOTION_POLICY_UNSPECIFIED: model.PromotionPolicy.ALWAYS,
+    job_pb2.PROMOTION_POLICY_UNSPECIFIED: model.PromotionPolicy.AUTO_IF_BETTER,
     job_pb2.PROMOTION_POLICY_ALWAYS: model.PromotionPolicy.ALWAYS,
     job_pb2.PROMOTION_POLICY_MANUAL: model.PromotionPolicy.MANUAL,
+    job_pb2.PROMOTION_POLICY_AUTO_IF_BETTER: model.PromotionPolicy.AUTO_IF_BETTER,
 }
 _ISOLATIONS = {
     job_pb2.ISOLATION_UNSPECIFIED: model.Isolation.SHARED,
@@ -58,6 +60,12 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
             at + "hyperparameters.early_stopping_patience",
             "needs validation data: give validation_dataset or validation_fraction",
         )
+    policy = _policy(spec.promotion_policy)
+    judged = evaluation_from_proto(spec.evaluation)
+    if policy is model.PromotionPolicy.AUTO_IF_BETTER and not judged.max_records:
+        raise InvalidArgument(
+            at + "evaluation.max_records", "0 records are judged: AUTO_IF_BETTER needs some"
+        )
     return model.JobSpec(
         base_model=spec.base_model,
         training_dataset=str(DatasetName.parse(spec.training_dataset, at + "training_dataset")),
@@ -66,9 +74,10 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         adapter=str(AdapterName.parse(spec.adapter, at + "adapter")),
         lora=lora_from_proto(spec.lora).chosen(),
         hyperparameters=_hyperparameters(spec.hyperparameters, at + "hyperparameters."),
-        promotion_policy=_policy(spec.promotion_policy),
+        promotion_policy=policy,
         isolation=_isolation(spec.isolation),
         from_version=_version(spec.from_version, at + "from_version"),
+        evaluation=judged,
         labels=_labels(spec.labels),
     )
 
@@ -267,6 +276,7 @@ def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{spec.promotion_policy}"),
         isolation=job_pb2.Isolation.Value(f"ISOLATION_{spec.isolation}"),
         from_version=spec.from_version,
+        evaluation=evaluation_to_proto(spec.evaluation),
         labels=spec.labels,
     )
     if spec.validation_dataset is not None:

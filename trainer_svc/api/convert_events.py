@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tailorbird.rpc.judgement import judgement_to_proto
 from tailorbird.rpc.status import stored_status
 from tailorbird.tuning.v1 import job_pb2
 from trainer_svc.api.convert import hyperparameters_to_proto, state_to_proto, timestamp
@@ -27,6 +28,8 @@ def event_to_proto(event: model.JobEvent) -> job_pb2.JobEvent:
             message.step_progress.CopyFrom(job_pb2.JobEvent.StepProgress(**_fields(progress)))
         case model.Evaluation() as evaluation:
             message.evaluation.CopyFrom(job_pb2.JobEvent.Evaluation(**_fields(evaluation)))
+        case model.Judged(judgement=judgement):
+            message.judged.CopyFrom(judgement_to_proto(judgement.model_dump(mode="json")))
         case model.CheckpointSaved(step=step):
             message.checkpoint_saved.step = step
         case model.Resumed() as resumed:

@@ -8,7 +8,7 @@ from tailorbird.names import AdapterName, DatasetName
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.fence import Lease
-from trainer_svc.jobs.model import Job
+from trainer_svc.jobs.model import Job, PromotionPolicy
 from trainer_svc.protocol import Assignment, DatasetRef, LeaseKey
 
 
@@ -42,6 +42,8 @@ class Assignments:
             spec_sha256=spec.sha256(),
             parent_version=spec.from_version or await self._routed(spec.adapter_name),
             from_version=spec.from_version,
+            evaluation=spec.evaluation,
+            hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER,
         )
 
     async def _routed(self, adapter: AdapterName) -> str:

@@ -13,7 +13,7 @@ from tailorbird.errors import DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.manifest import MANIFEST, AdapterManifest
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
 from tailorbird.object_store import ObjectStore, delete_folder
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
 from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.dispatch.backoff import insist
 from trainer_svc.jobs.fence import Lease
@@ -24,6 +24,8 @@ from trainer_svc.metrics import TrainerMetrics
 
 BASE_CHANGED = "BASE_CHANGED"
 """Why a version is not promoted: the adapter's traffic goes to versions of another base."""
+NOT_JUDGED = "NOT_JUDGED"
+"""Why a version is not promoted: its worker, of an earlier release, judged nothing."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,9 +52,7 @@ class Publisher:
 
     async def publish(self, lease: Lease, job: Job, manifest: AdapterManifest) -> None:
         """Commit the version, then write it. CancelRequested if a caller was faster."""
-        publication = Publication(manifest=manifest, route=None)
-        if job.spec.promotion_policy is PromotionPolicy.ALWAYS:
-            publication = await insist(lambda: self._promoted(job, manifest))
+        publication = await insist(lambda: self._publication(job, manifest))
         await insist(lambda: self._jobs.commit(lease, publication))
         await self.finish(lease, publication)
 
@@ -93,9 +93,23 @@ class Publisher:
             return False
         return found.state in TERMINAL
 
+    async def _publication(self, job: Job, manifest: AdapterManifest) -> Publication:
+        """Return what the job's policy says of the version."""
+        decision = manifest.evaluation.decision
+        match job.spec.promotion_policy:
+            case PromotionPolicy.MANUAL:
+                return Publication(manifest=manifest, route=None)
+            case PromotionPolicy.AUTO_IF_BETTER if decision is None:
+                return Publication(manifest=manifest, route=None, refusal=NOT_JUDGED)
+            case PromotionPolicy.AUTO_IF_BETTER if decision is not None and not decision.promote:
+                return Publication(manifest=manifest, route=None, refusal=decision.reason)
+        return await self._promoted(job, manifest)
+
     async def _promoted(self, job: Job, manifest: AdapterManifest) -> Publication:
         adapter = job.spec.adapter_name
         head = await self._registry.head(adapter)
+        if job.spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER and _moved(head, manifest):
+            return Publication(manifest=manifest, route=None, refusal=RouteConflict.default_reason)
         version = VersionName.parse(manifest.version)
         if head is not None and await self._of_another_base(adapter, head, manifest):
             return Publication(manifest=manifest, route=None, refusal=BASE_CHANGED)
@@ -131,6 +145,12 @@ class Publisher:
     async def _forget_checkpoints(self, job: JobName) -> None:
         with _best_effort(f"{job}/checkpoints"):
             await delete_checkpoints(self._store, job)
+
+
+def _moved(head: Route | None, manifest: AdapterManifest) -> bool:
+    """Tell whether the route is another than the one that the version was held against."""
+    decision = manifest.evaluation.decision
+    return decision is not None and decision.route_generation != (head.generation if head else 0)
 
 
 @contextmanager

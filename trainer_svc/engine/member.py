@@ -26,17 +26,20 @@ from tailorbird.names import AdapterName, JobName
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.elsewhere import finished, in_thread, stoppable
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
+from trainer_svc.engine.judging.examination import Examiner
+from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
 from trainer_svc.engine.parent import begin_with, check_manifest, fetch_weights
 from trainer_svc.engine.preparation import Preparation, Preparer
 from trainer_svc.engine.result.checkpoint import Checkpoints, MadeFor
 from trainer_svc.engine.result.checkpoint_writer import CheckpointWriter
 from trainer_svc.engine.result.judging import Judged, judge
-from trainer_svc.engine.result.package import Package, build_package, describe, upload
+from trainer_svc.engine.result.package import Package, Result, build_package, describe, upload
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.member import Ending, Member
 from trainer_svc.jobs.model import EventPayload, JobError, Resumed
+from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import (
     Assignment,
     Cancel,
@@ -66,6 +69,7 @@ class Tools:
     steps: StepThread
     store: ObjectStore
     preparer: Preparer
+    screen: SafetyScreen | None
     send: Callable[[Record], None]
 
 
@@ -173,15 +177,22 @@ class JobTask:
         self._check_base()
         self._folder.mkdir(parents=True)
         checkpoints = self._checkpoints()
-        run = await self._prepare(checkpoints)
+        run, data = await self._prepare(checkpoints)
         await self._train(run, checkpoints)
         tools.send(Evaluating(lease=self.lease))
         judged = await self._judge(run)
+        examined = await self._examine(data)
         await self._detach()
+        result = Result(
+            run=run,
+            judged=judged,
+            training_data=data.training_report,
+            validation_data=data.validation_report,
+            judgement=None if examined is None else examined.judgement,
+            decision=None if examined is None else examined.decision,
+        )
         return await in_thread(
-            lambda _: build_package(
-                self._folder / "package", judged, run.hyperparameters, assignment, tools.settings
-            )
+            lambda _: build_package(self._folder / "package", result, assignment, tools.settings)
         )
 
     def _check_base(self) -> None:
@@ -192,14 +203,14 @@ class JobTask:
                 reason="BASE_MISMATCH",
             )
 
-    async def _prepare(self, checkpoints: Checkpoints) -> Run:
+    async def _prepare(self, checkpoints: Checkpoints) -> tuple[Run, Preparation]:
         """Read the data, attach the adapter, give it its first weights; report what is chosen.
 
         Those of a checkpoint go before those of the version that the job trains on from.
         """
         await self._check_version(checkpoints)
         data = await self._tools.preparer.prepare(self._assignment, self._folder)
-        run = await self._on_step_thread(lambda: self._begun(data))
+        run = await self.on_step_thread(lambda: self._begun(data))
         resumed = await self._resume(run, checkpoints)
         weights = None if resumed else await self._weights(run)
         for event in data.told(run.adapter.size):
@@ -207,10 +218,10 @@ class JobTask:
         if resumed or self.lease.epoch > 1:
             self._report(Resumed(resumed_from_step=run.state.step, lease_epoch=self.lease.epoch))
         if weights is not None:
-            await self._pieces(
+            await self.pieces(
                 begin_with(self._tools.bank, run, weights, MICRO_TOKENS, self._report)
             )
-        return run
+        return run, data
 
     async def _check_version(self, checkpoints: Checkpoints) -> None:
         """Refuse a version that cannot be trained on before minutes are spent on the data.
@@ -219,7 +230,7 @@ class JobTask:
         """
         tools, assignment = self._tools, self._assignment
         if assignment.from_version and not await checkpoints.any():
-            shapes = await self._on_step_thread(lambda: tools.bank.shapes(assignment.lora))
+            shapes = await self.on_step_thread(lambda: tools.bank.shapes(assignment.lora))
             await check_manifest(tools.store, assignment, shapes)
 
     async def _weights(self, run: Run) -> dict[str, torch.Tensor] | None:
@@ -255,7 +266,7 @@ class JobTask:
         while (found := await checkpoints.restore()) is not None:
             latest, best = found.latest, found.best
             try:
-                await self._on_step_thread(lambda: run.restore(latest, best))  # noqa: B023
+                await self.on_step_thread(lambda: run.restore(latest, best))  # noqa: B023
             except DataCorrupt as error:
                 log.warning("checkpoint unusable", job=self._job, error=error.message)
                 await checkpoints.discard(latest.step)
@@ -276,16 +287,39 @@ class JobTask:
         await finished(self._tools.steps.join(member), interrupt)
 
     async def _judge(self, run: Run) -> Judged:
-        return await self._pieces(judge(self._tools.bank, run, MICRO_TOKENS, self._report))
+        return await self.pieces(judge(self._tools.bank, run, MICRO_TOKENS, self._report))
+
+    async def _examine(self, data: Preparation) -> Verdict | None:
+        """Have the held-out records answered, where any are asked for."""
+        if not self._assignment.evaluation.max_records:
+            return None
+        if not (data.chosen.held_out or self._assignment.hold_out):
+            return None
+        found = await verdict(
+            Examiner(
+                bank=self._tools.bank,
+                store=self._tools.store,
+                device=self,
+                assignment=self._assignment,
+                chosen=data.chosen,
+                screen=self._tools.screen,
+                folder=self._folder,
+                micro_tokens=MICRO_TOKENS,
+            )
+        )
+        self._report(found.event)
+        return found
 
     async def _detach(self) -> None:
-        await self._on_step_thread(lambda: self._tools.bank.detach(self._job))
+        await self.on_step_thread(lambda: self._tools.bank.detach(self._job))
 
-    async def _pieces(self, work: Generator[None, None, T]) -> T:
+    async def pieces(self, work: Generator[None, None, T]) -> T:
+        """Run `work` on the step thread, piece by piece between the passes of others."""
         stop = Event()
         return await finished(self._tools.steps.pieces(stoppable(work, stop)), stop.set)
 
-    async def _on_step_thread(self, action: Callable[[], T]) -> T:
+    async def on_step_thread(self, action: Callable[[], T]) -> T:
+        """Run `action` on the step thread, between two passes."""
         future = self._tools.steps.call(action)
         return await finished(future, future.cancel)
 

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tailorbird.errors import NotFound
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.base import Base
 from trainer_svc.engine.data.cache import DatasetCache
+from trainer_svc.engine.data.chosen import Chosen, choose
 from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_limit
 from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
@@ -18,6 +21,11 @@ from trainer_svc.jobs.model import DataReport, EventPayload, JobWarning, Prepare
 from trainer_svc.protocol import Assignment, DatasetRef
 
 Read = tuple[TokenDataset, DataReport]
+
+_ENOUGH_RECORDS = 50
+"""Training records of which some are held out where a job is to be judged and names no data."""
+_HELD_OUT = 0.1
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 10, 200
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Preparation:
     training_report: DataReport
     validation_report: DataReport | None
     choice: Choice
+    chosen: Chosen
+    """What the result is judged on."""
     warnings: Sequence[JobWarning]
 
     def told(self, trainable_parameters: int) -> list[EventPayload]:
@@ -72,9 +82,10 @@ class Preparer:
     def _chosen(
         self, assignment: Assignment, training: Read, validation: Read | None
     ) -> Preparation:
-        asked, fraction = assignment.hyperparameters, assignment.validation_fraction
+        asked, seed = assignment.hyperparameters, assignment.hyperparameters.seed or 0
+        fraction = _held_out_fraction(assignment, training[1].kept)
         if validation is None and fraction is not None:
-            kept, held, kept_report, held_report = split(*training, fraction, asked.seed or 0)
+            kept, held, kept_report, held_report = split(*training, fraction, seed)
             training, validation = (kept, kept_report), (held, held_report)
         choice = resolve(
             asked,
@@ -84,12 +95,14 @@ class Preparer:
             context=self._base.context,
         )
         held_out = ([], None) if validation is None else validation
+        lines = np.empty(0, np.int64) if validation is None else validation[0].lines
         return Preparation(
             training=training[0],
             validation=held_out[0],
             training_report=training[1],
             validation_report=held_out[1],
             choice=choice,
+            chosen=choose(training[0].lines, lines, assignment.evaluation.max_records, seed),
             warnings=(*_of_base(self._base), *choice.warnings),
         )
 
@@ -109,6 +122,15 @@ class Preparer:
             )
         finally:
             path.unlink()
+
+
+def _held_out_fraction(assignment: Assignment, records: int) -> float | None:
+    """Return the share of the training records to hold out, or None."""
+    if assignment.validation_fraction is not None or not assignment.hold_out:
+        return assignment.validation_fraction
+    if records < _ENOUGH_RECORDS:
+        return None
+    return min(max(records * _HELD_OUT, _LEAST_HELD_OUT), _MOST_HELD_OUT) / records
 
 
 def _of_base(base: Base) -> Sequence[JobWarning]:

@@ -14,6 +14,7 @@ from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.member import JobTask, Tools
 from trainer_svc.engine.preparation import Preparer
 from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import Cancel, LeaseKey, Start, Suspend, Upload, WorkerSettings
 from trainer_svc.record import Record
 
@@ -35,7 +36,8 @@ class Worker:
     ) -> None:
         cache = DatasetCache(Path(settings.cache_dir), settings.cache_bytes)
         preparer = Preparer(bank.base, store, cache)
-        self._tools = Tools(settings, bank, steps, store, preparer, send)
+        screen = _screen(settings.safety_lists)
+        self._tools = Tools(settings, bank, steps, store, preparer, screen, send)
         self._leases: dict[LeaseKey, JobTask] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The newest lease of each job; it began when those before it had ended."""
@@ -77,3 +79,8 @@ class Worker:
             del self._leases[task.lease]
             if self._tasks[task.lease.job] is asyncio.current_task():
                 del self._tasks[task.lease.job]
+
+
+def _screen(lists: str) -> SafetyScreen | None:
+    """Return what the operator's lists look for. The service has checked them at its start."""
+    return SafetyScreen.parse(lists, "safety_lists") if lists else None

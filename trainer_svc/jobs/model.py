@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tailorbird.names import AdapterName, JobName
+from trainer_svc.judgement.model import EvaluationSpec, Judgement
 from trainer_svc.record import Record
 
 
@@ -72,6 +73,7 @@ class PromotionPolicy(StrEnum):
 
     ALWAYS = "ALWAYS"
     MANUAL = "MANUAL"
+    AUTO_IF_BETTER = "AUTO_IF_BETTER"
 
     @classmethod
     def _missing_(cls, _: object) -> PromotionPolicy:
@@ -155,6 +157,7 @@ class JobSpec(Record):
     isolation: Isolation = Isolation.SHARED
     from_version: str = ""
     """The version whose weights training begins with; `lora` is of its shape."""
+    evaluation: EvaluationSpec = EvaluationSpec()
     labels: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -242,6 +245,15 @@ class Evaluation(Record):
     validation_loss: float
     perplexity: float
     version: str = Field(default="", exclude_if=not_)
+    gap: float | None = None
+    """The loss less the mean training loss of the steps since the previous evaluation."""
+
+
+class Judged(Record):
+    """The version was judged on held-out records; without samples, which its report has."""
+
+    kind: Literal["judged"] = "judged"
+    judgement: Judgement
 
 
 class CheckpointSaved(Record):
@@ -266,6 +278,7 @@ class Published(Record):
     version: str
     promoted: bool
     route_generation: int
+    promotion_refusal: str = ""
 
 
 class JobWarning(Record):
@@ -281,6 +294,7 @@ EventPayload = Annotated[
     | Prepared
     | StepProgress
     | Evaluation
+    | Judged
     | CheckpointSaved
     | Resumed
     | Published

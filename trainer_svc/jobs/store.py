@@ -297,6 +297,7 @@ class JobStore:
             version=version,
             promoted=outcome.promoted,
             route_generation=outcome.route_generation,
+            promotion_refusal=outcome.refusal,
         )
         values = ended(JobState.SUCCEEDED) | {
             "version": version,

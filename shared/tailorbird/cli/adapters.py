@@ -7,8 +7,9 @@ import typer
 from tailorbird.adapters.v1 import adapter_service_pb2 as api
 from tailorbird.cli import residency, routes
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_serving
+from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.names import AdapterArgument, OfAdapter, VersionArgument, version_name
-from tailorbird.cli.output import last_part, print_facts, print_json, print_rows, size, when
+from tailorbird.cli.output import last_part, out, print_facts, print_json, print_rows, size, when
 from tailorbird.cli.residency import why_refused
 from tailorbird.cli.routes import shares
 from tailorbird.client import ServingClient
@@ -122,6 +123,8 @@ def version(
             *(("file", f"{file.path} · {size(file.size_bytes)}") for file in found.files),
         ]
     )
+    if found.HasField("judgement"):
+        out.print(judgement_lines(found.judgement))
 
 
 app.command("promote")(routes.promote)

@@ -23,6 +23,7 @@ _Job = Annotated[str, typer.Argument(help="A job's name, or its id in the tenant
 class Policy(StrEnum):
     """What happens to the route when the version is published."""
 
+    AUTO_IF_BETTER = "auto-if-better"
     ALWAYS = "always"
     MANUAL = "manual"
 
@@ -64,7 +65,9 @@ def create(
         int | None, typer.Option(help="Stop after so many evaluations without a better loss.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order and initialisation.")] = None,
-    policy: Annotated[Policy, typer.Option(help="Whether the route moves.")] = Policy.ALWAYS,
+    policy: Annotated[
+        Policy, typer.Option(help="Whether the route moves.")
+    ] = Policy.AUTO_IF_BETTER,
     exclusive: Annotated[
         bool, typer.Option("--exclusive", help="Train next to no other job.")
     ] = False,

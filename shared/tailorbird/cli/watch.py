@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from tailorbird.call_error import CallError
+from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.output import last_part
 from tailorbird.client import is_terminal
 from tailorbird.tuning.v1 import job_pb2
@@ -36,6 +37,7 @@ class JobView:
     eta_seconds: float | None = None
     version: str = ""
     promoted: bool = False
+    promotion_refusal: str = ""
     error: CallError | None = None
 
     def after(self, event: job_pb2.JobEvent) -> JobView:
@@ -67,7 +69,12 @@ class JobView:
                 return replace(self, step=event.resumed.resumed_from_step)
             case "published":
                 published = event.published
-                return replace(self, version=published.version, promoted=published.promoted)
+                return replace(
+                    self,
+                    version=published.version,
+                    promoted=published.promoted,
+                    promotion_refusal=published.promotion_refusal,
+                )
             case _:
                 return self
 
@@ -123,6 +130,8 @@ class JobBars:
             kind = event.WhichOneof("event")
             if kind == "warning":
                 self._say(label, f"warning: {event.warning.reason}: {event.warning.message}")
+            elif kind == "judged":
+                self._progress.console.print(judgement_lines(event.judged))
             elif kind == "resumed":
                 self._say(label, f"goes on from step {event.resumed.resumed_from_step}")
             elif view.state == job_pb2.JOB_STATE_PAUSED and kind == "state_changed":
@@ -161,5 +170,6 @@ def outcome(view: JobView) -> str:
         return f"the trainer stopped telling of the job while it was {state_name(view.state)}"
     if not view.succeeded:
         return state_name(view.state)
-    route = "promoted" if view.promoted else "not promoted"
+    why = f": {view.promotion_refusal}" if view.promotion_refusal else ""
+    route = "promoted" if view.promoted else f"not promoted{why}"
     return f"published {last_part(view.version)}, {route}"

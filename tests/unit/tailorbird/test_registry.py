@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from tailorbird.errors import Conflict, DataCorrupt, NotFound
-from tailorbird.names import AdapterName, TenantName
+from tailorbird.manifest import REPORT, AdapterManifest, FileEntry
+from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
 from tests.unit.trainer_svc.values import make_manifest
@@ -272,3 +274,37 @@ async def test_a_newer_tombstones_fields_are_kept(
     found = await registry.tombstone(version)
     assert found is not None
     assert found.model_dump()["grace"] == 7
+
+
+async def reported(registry: AdapterRegistry, data: bytes) -> tuple[VersionName, AdapterManifest]:
+    """Publish a version with this report."""
+    version = ADAPTER.version("20260101T000000-j-1")
+    entry = FileEntry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    manifest = make_manifest(str(version)).model_copy(update={"files": {REPORT: entry}})
+    await registry.store.create(f"{version}/{REPORT}", data)
+    return version, manifest
+
+
+async def test_a_report_is_read_as_it_was_published(registry: AdapterRegistry) -> None:
+    version, manifest = await reported(registry, b'{"judgement": {"records": 3}}')
+    assert await registry.report(version, manifest) == {"judgement": {"records": 3}}
+
+
+async def test_a_version_may_have_no_report(registry: AdapterRegistry) -> None:
+    version = ADAPTER.version("20260101T000000-j-1")
+    assert await registry.report(version, make_manifest(str(version))) is None
+
+
+@pytest.mark.parametrize("there", [b"{}", b"[1]", b"{", b"[" * 100_000, None, b" " * 2**20 + b"{}"])
+async def test_a_report_that_is_none_is_corrupt(
+    registry: AdapterRegistry, store: ObstoreStore, there: bytes | None
+) -> None:
+    version, manifest = await reported(registry, there or b"{ }")
+    if there == b"{}":
+        # It is another than was published.
+        await store.put(f"{version}/{REPORT}", b"{} ")
+    if there is None:
+        await store.delete(f"{version}/{REPORT}")
+    with pytest.raises(DataCorrupt) as caught:
+        await registry.report(version, manifest)
+    assert caught.value.reason == "REPORT_INVALID"

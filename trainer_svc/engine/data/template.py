@@ -58,7 +58,7 @@ class Renderer:
         if self._format == PROMPT_COMPLETION:
             yield Turn(line, record["prompt"], record["completion"])
             return
-        messages = _messages(record)
+        messages = messages_of(record)
         for index in reversed(range(len(messages))):
             if messages[index]["role"] == "assistant":
                 yield self._turn(messages[: index + 1], line)
@@ -113,7 +113,8 @@ class Renderer:
         return text
 
 
-def _messages(record: Mapping[str, Any]) -> Sequence[Message]:
+def messages_of(record: Mapping[str, Any]) -> Sequence[Message]:
+    """Return the chat that a record is, of a format that is rendered as one."""
     if "messages" in record:
         messages: Sequence[Message] = record["messages"]
         return messages

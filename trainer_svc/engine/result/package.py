@@ -20,7 +20,9 @@ from tailorbird.manifest import (
     ADAPTER_WEIGHTS,
     MODEL_CARD,
     PROBES,
+    REPORT,
     AdapterManifest,
+    Decision,
     EvaluationSummary,
     Lineage,
     file_entry,
@@ -28,10 +30,30 @@ from tailorbird.manifest import (
 from tailorbird.names import VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
 from trainer_svc.engine.result.judging import Judged
-from trainer_svc.jobs.model import Hyperparameters
+from trainer_svc.engine.result.report import Report
+from trainer_svc.engine.step.run import Run
+from trainer_svc.jobs.model import DataReport, Hyperparameters
+from trainer_svc.judgement.model import Judgement
 from trainer_svc.protocol import Assignment, WorkerSettings
 
-FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES, MODEL_CARD)
+FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES, MODEL_CARD, REPORT)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained, judged and perhaps examined adapter, and what it was made of."""
+
+    run: Run
+    judged: Judged
+    training_data: DataReport
+    validation_data: DataReport | None
+    judgement: Judgement | None
+    decision: Decision | None
+
+    @property
+    def evaluation(self) -> EvaluationSummary:
+        """What the manifest says of it."""
+        return self.judged.evaluation.model_copy(update={"decision": self.decision})
 
 
 @dataclass(frozen=True)
@@ -45,14 +67,11 @@ class Package:
 
 
 def build_package(
-    folder: Path,
-    judged: Judged,
-    hyperparameters: Hyperparameters,
-    assignment: Assignment,
-    settings: WorkerSettings,
+    folder: Path, result: Result, assignment: Assignment, settings: WorkerSettings
 ) -> Package:
     """Write the files of a trained and judged adapter into `folder`, which is made."""
     folder.mkdir()
+    judged = result.judged
     (folder / ADAPTER_WEIGHTS).write_bytes(save(judged.tensors, metadata={"format": "pt"}))
     config = {
         **judged.config.to_dict(),
@@ -67,10 +86,11 @@ def build_package(
         folder=folder,
         target_modules=tuple(sorted(judged.config.target_modules)),
         tensors={name: tuple(tensor.shape) for name, tensor in judged.tensors.items()},
-        evaluation=judged.evaluation,
+        evaluation=result.evaluation,
     )
-    card = _model_card(package, hyperparameters, assignment, settings)
+    card = _model_card(package, result.run.hyperparameters, assignment, settings)
     (folder / MODEL_CARD).write_text(card, "utf-8")
+    (folder / REPORT).write_bytes(_report(result, assignment, settings).to_json())
     return package
 
 
@@ -91,16 +111,38 @@ def describe(
         target_modules=package.target_modules,
         tensors=package.tensors,
         files={name: file_entry(package.folder / name) for name in FILES},
-        lineage=Lineage(
-            job=assignment.lease.job,
-            training_dataset=assignment.training.name,
-            training_dataset_sha256=assignment.training.sha256,
-            spec_sha256=assignment.spec_sha256,
-            parent_version=assignment.parent_version,
-            code_version=__version__,
-            from_version=assignment.from_version,
-        ),
+        lineage=_lineage(assignment),
         evaluation=package.evaluation,
+    )
+
+
+def _lineage(assignment: Assignment) -> Lineage:
+    return Lineage(
+        job=assignment.lease.job,
+        training_dataset=assignment.training.name,
+        training_dataset_sha256=assignment.training.sha256,
+        spec_sha256=assignment.spec_sha256,
+        parent_version=assignment.parent_version,
+        code_version=__version__,
+        from_version=assignment.from_version,
+    )
+
+
+def _report(result: Result, assignment: Assignment, settings: WorkerSettings) -> Report:
+    state = result.run.state
+    return Report(
+        create_time=datetime.now(UTC),
+        base_model=settings.base_model_name,
+        lora=assignment.lora,
+        hyperparameters=result.run.hyperparameters,
+        lineage=_lineage(assignment),
+        training_data=result.training_data,
+        validation_data=result.validation_data,
+        training_curve=state.curve.training,
+        validation_curve=state.curve.validation,
+        best_step=state.best_step,
+        evaluation=result.evaluation,
+        judgement=result.judgement,
     )
 
 

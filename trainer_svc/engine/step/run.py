@@ -12,6 +12,7 @@ from trainer_svc.engine.data.hyperparameters import learning_rate_at
 from trainer_svc.engine.data.packing import StepPlan
 from trainer_svc.engine.data.tokens import Example
 from trainer_svc.engine.step.bank import Adapter, Dropout, Share, StepLoss
+from trainer_svc.engine.step.curve import Curve
 from trainer_svc.engine.step.optimizer import Optimizer
 from trainer_svc.jobs.model import Hyperparameters
 
@@ -31,6 +32,7 @@ class RunState(BaseModel):
     best_step: int | None = None
     evaluated_step: int | None = None
     evaluations_since_best: int = 0
+    curve: Curve = Curve()
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class Run:
         self.state.training_loss = loss
         self.restart()
         self.state.step += 1
+        self.state.curve = self.state.curve.stepped(self.state.step, loss, result.learning_rate)
         return result
 
     def restart(self) -> None:
@@ -193,11 +196,19 @@ class Run:
         self._optimizer.clear()
         self._under_way = None
 
+    def overfits(self, validation_loss: float) -> bool:
+        """Tell, once a run, whether this loss says that its records are learned by heart."""
+        if not self.state.curve.opens(validation_loss):
+            return False
+        self.state.curve = self.state.curve.model_copy(update={"told": True})
+        return True
+
     def evaluated(self, validation_loss: float) -> bool:
         """Keep a validation loss of the weights as they are; True if they are the best so far."""
         state = self.state
         state.validation_loss = validation_loss
         state.evaluated_step = state.step
+        state.curve = state.curve.evaluated(state.step, validation_loss)
         if state.step == 0:
             if not self.from_version:
                 state.base_validation_loss = validation_loss

@@ -15,7 +15,7 @@ from trainer_svc.engine.training.evaluation import evaluation
 from trainer_svc.engine.training.forward import Bank
 from trainer_svc.engine.training.group import NON_FINITE
 from trainer_svc.engine.training.memory import WorkerMemory
-from trainer_svc.jobs.model import Evaluation, EventPayload, StepProgress
+from trainer_svc.jobs.model import Evaluation, EventPayload, JobWarning, StepProgress
 
 
 class Ending(StrEnum):
@@ -119,12 +119,20 @@ class Place:
             raise FailedPrecondition(
                 f"the validation loss after step {step} is {loss}", reason=NON_FINITE, step=step
             )
+        recent = self.run.state.curve.recent
+        overfitting = self.run.overfits(loss)
         best = self.run.evaluated(loss)
-        perplexity = math.exp(min(loss, 700.0))
-        version = self.run.from_version if step == 0 else ""
         self._member.report(
-            Evaluation(step=step, validation_loss=loss, perplexity=perplexity, version=version)
+            Evaluation(
+                step=step,
+                validation_loss=loss,
+                perplexity=math.exp(min(loss, 700.0)),
+                version=self.run.from_version if step == 0 else "",
+                gap=None if recent is None else loss - recent,
+            )
         )
+        if overfitting and recent is not None:
+            self._member.report(_overfitting(self.run, loss, recent))
         self._keep_due(best=best)
 
     def _keep_due(self, *, best: bool) -> None:
@@ -169,3 +177,14 @@ class Place:
             )
         )
         self._reported_at, self._reported_tokens = now, state.tokens
+
+
+def _overfitting(run: Run, loss: float, recent: float) -> JobWarning:
+    best = run.state.best_validation_loss or 0.0
+    return JobWarning(
+        reason="OVERFITTING",
+        message=f"after step {run.state.step} the validation loss is {loss:.4g}, after step "
+        f"{run.state.best_step} it was {best:.4g}; the training loss went on to {recent:.4g}: the "
+        "run learns its records by heart. The version has the weights with the best validation "
+        "loss; fewer epochs, a lower rate, dropout or more records would help",
+    )

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tailorbird.adapters.v1 import judgement_pb2 as _judgement_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -306,6 +307,7 @@ class Version(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
+    JUDGEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
     base_model: _builtins.str
@@ -344,6 +346,12 @@ class Version(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When it was deleted. Unset: it was not."""
 
+    @_builtins.property
+    def judgement(self) -> _judgement_pb2.Judgement:
+        """What was found out about it on held-out records. Set by GetVersion alone; unset where it was
+        not judged.
+        """
+
     def __init__(
         self,
         *,
@@ -359,10 +367,11 @@ class Version(_message.Message):
         evaluation: Global___Version.Evaluation | None = ...,
         refusal: Global___Refusal | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
+        judgement: _judgement_pb2.Judgement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "evaluation", b"evaluation", "lineage", b"lineage", "refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "evaluation", b"evaluation", "judgement", b"judgement", "lineage", b"lineage", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_model", b"base_model", "base_model_digest", b"base_model_digest", "create_time", b"create_time", "delete_time", b"delete_time", "evaluation", b"evaluation", "files", b"files", "lineage", b"lineage", "name", b"name", "rank", b"rank", "refusal", b"refusal", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_model", b"base_model", "base_model_digest", b"base_model_digest", "create_time", b"create_time", "delete_time", b"delete_time", "evaluation", b"evaluation", "files", b"files", "judgement", b"judgement", "lineage", b"lineage", "name", b"name", "rank", b"rank", "refusal", b"refusal", "target_modules", b"target_modules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from tailorbird.adapters.v1 import judgement_pb2 as tailorbird_dot_adapters_dot_v1_dot_judgement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etailorbird/tuning/v1/job.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa1\x01\n\nLoraConfig\x12\x17\n\x04rank\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05\x61lpha\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\x0etarget_modules\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nuse_rslora\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64ropout\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alpha\"\xab\x04\n\x0fHyperparameters\x12 \n\rlearning_rate\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x19\n\x06\x65pochs\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1f\n\x0c\x62\x61tch_tokens\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12&\n\x13max_sequence_length\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x1f\n\x0cwarmup_ratio\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0cweight_decay\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\x17\n\x04seed\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12&\n\x13\x65valuation_interval\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12&\n\x13\x63heckpoint_interval\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12*\n\x17\x65\x61rly_stopping_patience\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x01H\t\x88\x01\x01\x42\x10\n\x0e_learning_rateB\t\n\x07_epochsB\x0f\n\r_batch_tokensB\x16\n\x14_max_sequence_lengthB\x0f\n\r_warmup_ratioB\x0f\n\r_weight_decayB\x07\n\x05_seedB\x16\n\x14_evaluation_intervalB\x16\n\x14_checkpoint_intervalB\x1a\n\x18_early_stopping_patience\"\xba\x04\n\x07JobSpec\x12\x18\n\nbase_model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10training_dataset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x12validation_dataset\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x12#\n\x13validation_fraction\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x12\x15\n\x07\x61\x64\x61pter\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\x04lora\x18\x06 \x01(\x0b\x32 .tailorbird.tuning.v1.LoraConfigB\x04\xe2\x41\x01\x01\x12\x44\n\x0fhyperparameters\x18\x07 \x01(\x0b\x32%.tailorbird.tuning.v1.HyperparametersB\x04\xe2\x41\x01\x01\x12\x45\n\x10promotion_policy\x18\x08 \x01(\x0e\x32%.tailorbird.tuning.v1.PromotionPolicyB\x04\xe2\x41\x01\x01\x12?\n\x06labels\x18\t \x03(\x0b\x32).tailorbird.tuning.v1.JobSpec.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x38\n\tisolation\x18\n \x01(\x0e\x32\x1f.tailorbird.tuning.v1.IsolationB\x04\xe2\x41\x01\x01\x12\x1a\n\x0c\x66rom_version\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\nvalidation\"~\n\x0bJobProgress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\x11\n\x04loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fvalidation_loss\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_lossB\x12\n\x10_validation_loss\"\xe1\x04\n\x03Job\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.tailorbird.tuning.v1.JobSpecB\x05\xe2\x41\x02\x02\x05\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tailorbird.tuning.v1.JobStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x39\n\x08progress\x18\x08 \x01(\x0b\x32!.tailorbird.tuning.v1.JobProgressB\x04\xe2\x41\x01\x03\x12N\n\x19\x65\x66\x66\x65\x63tive_hyperparameters\x18\t \x01(\x0b\x32%.tailorbird.tuning.v1.HyperparametersB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08promoted\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1f\n\x11promotion_refusal\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0blease_epoch\x18\r \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1d\n\x0fpause_requested\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\"\x8b\x01\n\nDataReport\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x0c\n\x04kept\x18\x02 \x01(\x03\x12\x18\n\x10\x64ropped_too_long\x18\x03 \x01(\x03\x12\x15\n\rdropped_lines\x18\x04 \x03(\x03\x12\x16\n\x0etrained_tokens\x18\x05 \x01(\x03\x12\x15\n\rmasked_tokens\x18\x06 \x01(\x03\"\x82\r\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\rstate_changed\x18\x03 \x01(\x0b\x32+.tailorbird.tuning.v1.JobEvent.StateChangedH\x00\x12;\n\x08prepared\x18\x04 \x01(\x0b\x32\'.tailorbird.tuning.v1.JobEvent.PreparedH\x00\x12\x44\n\rstep_progress\x18\x05 \x01(\x0b\x32+.tailorbird.tuning.v1.JobEvent.StepProgressH\x00\x12?\n\nevaluation\x18\x06 \x01(\x0b\x32).tailorbird.tuning.v1.JobEvent.EvaluationH\x00\x12J\n\x10\x63heckpoint_saved\x18\x07 \x01(\x0b\x32..tailorbird.tuning.v1.JobEvent.CheckpointSavedH\x00\x12\x39\n\x07resumed\x18\x08 \x01(\x0b\x32&.tailorbird.tuning.v1.JobEvent.ResumedH\x00\x12=\n\tpublished\x18\t \x01(\x0b\x32(.tailorbird.tuning.v1.JobEvent.PublishedH\x00\x12\x39\n\x07warning\x18\n \x01(\x0b\x32&.tailorbird.tuning.v1.JobEvent.WarningH\x00\x1a`\n\x0cStateChanged\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.tailorbird.tuning.v1.JobState\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x1a\xde\x02\n\x08Prepared\x12\x32\n\x08training\x18\x01 \x01(\x0b\x32 .tailorbird.tuning.v1.DataReport\x12\x34\n\nvalidation\x18\x02 \x01(\x0b\x32 .tailorbird.tuning.v1.DataReport\x12>\n\x0fhyperparameters\x18\x03 \x01(\x0b\x32%.tailorbird.tuning.v1.Hyperparameters\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x03\x12\x1c\n\x14trainable_parameters\x18\x05 \x01(\x03\x12\x45\n\x07reasons\x18\x06 \x03(\x0b\x32\x34.tailorbird.tuning.v1.JobEvent.Prepared.ReasonsEntry\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xb6\x02\n\x0cStepProgress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\x15\n\rgradient_norm\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x03\x12\x19\n\x11tokens_per_second\x18\x08 \x01(\x01\x12\x13\n\x0b\x65ta_seconds\x18\t \x01(\x01\x12#\n\x16update_to_weight_ratio\x18\n \x01(\x01H\x00\x88\x01\x01\x12 \n\x13worker_memory_bytes\x18\x0b \x01(\x03H\x01\x88\x01\x01\x42\x19\n\x17_update_to_weight_ratioB\x16\n\x14_worker_memory_bytes\x1aX\n\nEvaluation\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x17\n\x0fvalidation_loss\x18\x02 \x01(\x01\x12\x12\n\nperplexity\x18\x03 \x01(\x01\x12\x0f\n\x07version\x18\x04 \x01(\t\x1a\x1f\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\x1a\x39\n\x07Resumed\x12\x19\n\x11resumed_from_step\x18\x01 \x01(\x03\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x05\x1aH\n\tPublished\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08promoted\x18\x02 \x01(\x08\x12\x18\n\x10route_generation\x18\x03 \x01(\x03\x1a*\n\x07Warning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tB\x07\n\x05\x65vent*\xfd\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x17\n\x13JOB_STATE_PREPARING\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x18\n\x14JOB_STATE_EVALUATING\x10\x04\x12\x18\n\x14JOB_STATE_PUBLISHING\x10\x05\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x06\x12\x14\n\x10JOB_STATE_FAILED\x10\x07\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x08\x12\x14\n\x10JOB_STATE_PAUSED\x10\t*m\n\x0fPromotionPolicy\x12 \n\x1cPROMOTION_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n\x17PROMOTION_POLICY_ALWAYS\x10\x01\x12\x1b\n\x17PROMOTION_POLICY_MANUAL\x10\x02*U\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x14\n\x10ISOLATION_SHARED\x10\x01\x12\x17\n\x13ISOLATION_EXCLUSIVE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etailorbird/tuning/v1/job.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a&tailorbird/adapters/v1/judgement.proto\"\xa1\x01\n\nLoraConfig\x12\x17\n\x04rank\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05\x61lpha\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1c\n\x0etarget_modules\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nuse_rslora\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07\x64ropout\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alpha\"\xab\x04\n\x0fHyperparameters\x12 \n\rlearning_rate\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x19\n\x06\x65pochs\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x1f\n\x0c\x62\x61tch_tokens\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12&\n\x13max_sequence_length\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x1f\n\x0cwarmup_ratio\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x1f\n\x0cweight_decay\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\x17\n\x04seed\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12&\n\x13\x65valuation_interval\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12&\n\x13\x63heckpoint_interval\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12*\n\x17\x65\x61rly_stopping_patience\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x01H\t\x88\x01\x01\x42\x10\n\x0e_learning_rateB\t\n\x07_epochsB\x0f\n\r_batch_tokensB\x16\n\x14_max_sequence_lengthB\x0f\n\r_warmup_ratioB\x0f\n\r_weight_decayB\x07\n\x05_seedB\x16\n\x14_evaluation_intervalB\x16\n\x14_checkpoint_intervalB\x1a\n\x18_early_stopping_patience\"\xaa\x05\n\x10\x45valuationConfig\x12\x1c\n\x0eprimary_metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10required_phrases\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1f\n\x11\x66orbidden_phrases\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x35\n\x07graders\x18\x04 \x03(\x0b\x32\x1e.tailorbird.adapters.v1.GraderB\x04\xe2\x41\x01\x01\x12\x19\n\x0bjson_schema\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cslice_fields\x18\x06 \x03(\tB\x04\xe2\x41\x01\x01\x12M\n\x0f\x63ounterfactuals\x18\x07 \x03(\x0b\x32..tailorbird.tuning.v1.EvaluationConfig.WordSetB\x04\xe2\x41\x01\x01\x12$\n\x11\x66\x65w_shot_examples\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x1e\n\x0bmax_records\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12!\n\x0emax_slice_drop\x18\n \x01(\x01\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12%\n\x12max_retention_loss\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rmax_forgotten\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12-\n\x1amax_counterfactual_changes\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x1a\x18\n\x07WordSet\x12\r\n\x05words\x18\x01 \x03(\tB\x14\n\x12_few_shot_examplesB\x0e\n\x0c_max_recordsB\x11\n\x0f_max_slice_dropB\x15\n\x13_max_retention_lossB\x10\n\x0e_max_forgottenB\x1d\n\x1b_max_counterfactual_changes\"\xfc\x04\n\x07JobSpec\x12\x18\n\nbase_model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1e\n\x10training_dataset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x12validation_dataset\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x12#\n\x13validation_fraction\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x12\x15\n\x07\x61\x64\x61pter\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\x04lora\x18\x06 \x01(\x0b\x32 .tailorbird.tuning.v1.LoraConfigB\x04\xe2\x41\x01\x01\x12\x44\n\x0fhyperparameters\x18\x07 \x01(\x0b\x32%.tailorbird.tuning.v1.HyperparametersB\x04\xe2\x41\x01\x01\x12\x45\n\x10promotion_policy\x18\x08 \x01(\x0e\x32%.tailorbird.tuning.v1.PromotionPolicyB\x04\xe2\x41\x01\x01\x12?\n\x06labels\x18\t \x03(\x0b\x32).tailorbird.tuning.v1.JobSpec.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x38\n\tisolation\x18\n \x01(\x0e\x32\x1f.tailorbird.tuning.v1.IsolationB\x04\xe2\x41\x01\x01\x12\x1a\n\x0c\x66rom_version\x18\x0b \x01(\tB\x04\xe2\x41\x01\x01\x12@\n\nevaluation\x18\x0e \x01(\x0b\x32&.tailorbird.tuning.v1.EvaluationConfigB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\nvalidation\"~\n\x0bJobProgress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\x11\n\x04loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fvalidation_loss\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_lossB\x12\n\x10_validation_loss\"\xe1\x04\n\x03Job\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.tailorbird.tuning.v1.JobSpecB\x05\xe2\x41\x02\x02\x05\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tailorbird.tuning.v1.JobStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x39\n\x08progress\x18\x08 \x01(\x0b\x32!.tailorbird.tuning.v1.JobProgressB\x04\xe2\x41\x01\x03\x12N\n\x19\x65\x66\x66\x65\x63tive_hyperparameters\x18\t \x01(\x0b\x32%.tailorbird.tuning.v1.HyperparametersB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08promoted\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1f\n\x11promotion_refusal\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0blease_epoch\x18\r \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1d\n\x0fpause_requested\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\"\x8b\x01\n\nDataReport\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x0c\n\x04kept\x18\x02 \x01(\x03\x12\x18\n\x10\x64ropped_too_long\x18\x03 \x01(\x03\x12\x15\n\rdropped_lines\x18\x04 \x03(\x03\x12\x16\n\x0etrained_tokens\x18\x05 \x01(\x03\x12\x15\n\rmasked_tokens\x18\x06 \x01(\x03\"\xec\r\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\rstate_changed\x18\x03 \x01(\x0b\x32+.tailorbird.tuning.v1.JobEvent.StateChangedH\x00\x12;\n\x08prepared\x18\x04 \x01(\x0b\x32\'.tailorbird.tuning.v1.JobEvent.PreparedH\x00\x12\x44\n\rstep_progress\x18\x05 \x01(\x0b\x32+.tailorbird.tuning.v1.JobEvent.StepProgressH\x00\x12?\n\nevaluation\x18\x06 \x01(\x0b\x32).tailorbird.tuning.v1.JobEvent.EvaluationH\x00\x12J\n\x10\x63heckpoint_saved\x18\x07 \x01(\x0b\x32..tailorbird.tuning.v1.JobEvent.CheckpointSavedH\x00\x12\x39\n\x07resumed\x18\x08 \x01(\x0b\x32&.tailorbird.tuning.v1.JobEvent.ResumedH\x00\x12=\n\tpublished\x18\t \x01(\x0b\x32(.tailorbird.tuning.v1.JobEvent.PublishedH\x00\x12\x39\n\x07warning\x18\n \x01(\x0b\x32&.tailorbird.tuning.v1.JobEvent.WarningH\x00\x12\x33\n\x06judged\x18\x0b \x01(\x0b\x32!.tailorbird.adapters.v1.JudgementH\x00\x1a`\n\x0cStateChanged\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.tailorbird.tuning.v1.JobState\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x1a\xde\x02\n\x08Prepared\x12\x32\n\x08training\x18\x01 \x01(\x0b\x32 .tailorbird.tuning.v1.DataReport\x12\x34\n\nvalidation\x18\x02 \x01(\x0b\x32 .tailorbird.tuning.v1.DataReport\x12>\n\x0fhyperparameters\x18\x03 \x01(\x0b\x32%.tailorbird.tuning.v1.Hyperparameters\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x03\x12\x1c\n\x14trainable_parameters\x18\x05 \x01(\x03\x12\x45\n\x07reasons\x18\x06 \x03(\x0b\x32\x34.tailorbird.tuning.v1.JobEvent.Prepared.ReasonsEntry\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xb6\x02\n\x0cStepProgress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\x15\n\rgradient_norm\x18\x06 \x01(\x01\x12\x0e\n\x06tokens\x18\x07 \x01(\x03\x12\x19\n\x11tokens_per_second\x18\x08 \x01(\x01\x12\x13\n\x0b\x65ta_seconds\x18\t \x01(\x01\x12#\n\x16update_to_weight_ratio\x18\n \x01(\x01H\x00\x88\x01\x01\x12 \n\x13worker_memory_bytes\x18\x0b \x01(\x03H\x01\x88\x01\x01\x42\x19\n\x17_update_to_weight_ratioB\x16\n\x14_worker_memory_bytes\x1ar\n\nEvaluation\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x17\n\x0fvalidation_loss\x18\x02 \x01(\x01\x12\x12\n\nperplexity\x18\x03 \x01(\x01\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x03gap\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x06\n\x04_gap\x1a\x1f\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\x1a\x39\n\x07Resumed\x12\x19\n\x11resumed_from_step\x18\x01 \x01(\x03\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x05\x1a\x63\n\tPublished\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08promoted\x18\x02 \x01(\x08\x12\x18\n\x10route_generation\x18\x03 \x01(\x03\x12\x19\n\x11promotion_refusal\x18\x04 \x01(\t\x1a*\n\x07Warning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tB\x07\n\x05\x65vent*\xfd\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x17\n\x13JOB_STATE_PREPARING\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x18\n\x14JOB_STATE_EVALUATING\x10\x04\x12\x18\n\x14JOB_STATE_PUBLISHING\x10\x05\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x06\x12\x14\n\x10JOB_STATE_FAILED\x10\x07\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x08\x12\x14\n\x10JOB_STATE_PAUSED\x10\t*\x92\x01\n\x0fPromotionPolicy\x12 \n\x1cPROMOTION_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n\x17PROMOTION_POLICY_ALWAYS\x10\x01\x12\x1b\n\x17PROMOTION_POLICY_MANUAL\x10\x02\x12#\n\x1fPROMOTION_POLICY_AUTO_IF_BETTER\x10\x03*U\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x14\n\x10ISOLATION_SHARED\x10\x01\x12\x17\n\x13ISOLATION_EXCLUSIVE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,6 +65,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HYPERPARAMETERS'].fields_by_name['checkpoint_interval']._serialized_options = b'\342A\001\001'
   _globals['_HYPERPARAMETERS'].fields_by_name['early_stopping_patience']._loaded_options = None
   _globals['_HYPERPARAMETERS'].fields_by_name['early_stopping_patience']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['primary_metric']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['primary_metric']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['required_phrases']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['required_phrases']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['forbidden_phrases']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['forbidden_phrases']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['graders']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['graders']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['json_schema']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['json_schema']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['slice_fields']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['slice_fields']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['counterfactuals']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['counterfactuals']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['few_shot_examples']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['few_shot_examples']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_records']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_records']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_slice_drop']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_slice_drop']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_retention_loss']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_retention_loss']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_forgotten']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_forgotten']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_counterfactual_changes']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['max_counterfactual_changes']._serialized_options = b'\342A\001\001'
   _globals['_JOBSPEC_LABELSENTRY']._loaded_options = None
   _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_JOBSPEC'].fields_by_name['base_model']._loaded_options = None
@@ -88,6 +115,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC'].fields_by_name['isolation']._serialized_options = b'\342A\001\001'
   _globals['_JOBSPEC'].fields_by_name['from_version']._loaded_options = None
   _globals['_JOBSPEC'].fields_by_name['from_version']._serialized_options = b'\342A\001\001'
+  _globals['_JOBSPEC'].fields_by_name['evaluation']._loaded_options = None
+  _globals['_JOBSPEC'].fields_by_name['evaluation']._serialized_options = b'\342A\001\001'
   _globals['_JOB'].fields_by_name['name']._loaded_options = None
   _globals['_JOB'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_JOB'].fields_by_name['spec']._loaded_options = None
@@ -118,44 +147,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOB'].fields_by_name['pause_requested']._serialized_options = b'\342A\001\003'
   _globals['_JOBEVENT_PREPARED_REASONSENTRY']._loaded_options = None
   _globals['_JOBEVENT_PREPARED_REASONSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=3994
-  _globals['_JOBSTATE']._serialized_end=4247
-  _globals['_PROMOTIONPOLICY']._serialized_start=4249
-  _globals['_PROMOTIONPOLICY']._serialized_end=4358
-  _globals['_ISOLATION']._serialized_start=4360
-  _globals['_ISOLATION']._serialized_end=4445
-  _globals['_LORACONFIG']._serialized_start=148
-  _globals['_LORACONFIG']._serialized_end=309
-  _globals['_HYPERPARAMETERS']._serialized_start=312
-  _globals['_HYPERPARAMETERS']._serialized_end=867
-  _globals['_JOBSPEC']._serialized_start=870
-  _globals['_JOBSPEC']._serialized_end=1440
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=1381
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=1426
-  _globals['_JOBPROGRESS']._serialized_start=1442
-  _globals['_JOBPROGRESS']._serialized_end=1568
-  _globals['_JOB']._serialized_start=1571
-  _globals['_JOB']._serialized_end=2180
-  _globals['_DATAREPORT']._serialized_start=2183
-  _globals['_DATAREPORT']._serialized_end=2322
-  _globals['_JOBEVENT']._serialized_start=2325
-  _globals['_JOBEVENT']._serialized_end=3991
-  _globals['_JOBEVENT_STATECHANGED']._serialized_start=2920
-  _globals['_JOBEVENT_STATECHANGED']._serialized_end=3016
-  _globals['_JOBEVENT_PREPARED']._serialized_start=3019
-  _globals['_JOBEVENT_PREPARED']._serialized_end=3369
-  _globals['_JOBEVENT_PREPARED_REASONSENTRY']._serialized_start=3323
-  _globals['_JOBEVENT_PREPARED_REASONSENTRY']._serialized_end=3369
-  _globals['_JOBEVENT_STEPPROGRESS']._serialized_start=3372
-  _globals['_JOBEVENT_STEPPROGRESS']._serialized_end=3682
-  _globals['_JOBEVENT_EVALUATION']._serialized_start=3684
-  _globals['_JOBEVENT_EVALUATION']._serialized_end=3772
-  _globals['_JOBEVENT_CHECKPOINTSAVED']._serialized_start=3774
-  _globals['_JOBEVENT_CHECKPOINTSAVED']._serialized_end=3805
-  _globals['_JOBEVENT_RESUMED']._serialized_start=3807
-  _globals['_JOBEVENT_RESUMED']._serialized_end=3864
-  _globals['_JOBEVENT_PUBLISHED']._serialized_start=3866
-  _globals['_JOBEVENT_PUBLISHED']._serialized_end=3938
-  _globals['_JOBEVENT_WARNING']._serialized_start=3940
-  _globals['_JOBEVENT_WARNING']._serialized_end=3982
+  _globals['_JOBSTATE']._serialized_start=4891
+  _globals['_JOBSTATE']._serialized_end=5144
+  _globals['_PROMOTIONPOLICY']._serialized_start=5147
+  _globals['_PROMOTIONPOLICY']._serialized_end=5293
+  _globals['_ISOLATION']._serialized_start=5295
+  _globals['_ISOLATION']._serialized_end=5380
+  _globals['_LORACONFIG']._serialized_start=188
+  _globals['_LORACONFIG']._serialized_end=349
+  _globals['_HYPERPARAMETERS']._serialized_start=352
+  _globals['_HYPERPARAMETERS']._serialized_end=907
+  _globals['_EVALUATIONCONFIG']._serialized_start=910
+  _globals['_EVALUATIONCONFIG']._serialized_end=1592
+  _globals['_EVALUATIONCONFIG_WORDSET']._serialized_start=1439
+  _globals['_EVALUATIONCONFIG_WORDSET']._serialized_end=1463
+  _globals['_JOBSPEC']._serialized_start=1595
+  _globals['_JOBSPEC']._serialized_end=2231
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=2172
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=2217
+  _globals['_JOBPROGRESS']._serialized_start=2233
+  _globals['_JOBPROGRESS']._serialized_end=2359
+  _globals['_JOB']._serialized_start=2362
+  _globals['_JOB']._serialized_end=2971
+  _globals['_DATAREPORT']._serialized_start=2974
+  _globals['_DATAREPORT']._serialized_end=3113
+  _globals['_JOBEVENT']._serialized_start=3116
+  _globals['_JOBEVENT']._serialized_end=4888
+  _globals['_JOBEVENT_STATECHANGED']._serialized_start=3764
+  _globals['_JOBEVENT_STATECHANGED']._serialized_end=3860
+  _globals['_JOBEVENT_PREPARED']._serialized_start=3863
+  _globals['_JOBEVENT_PREPARED']._serialized_end=4213
+  _globals['_JOBEVENT_PREPARED_REASONSENTRY']._serialized_start=4167
+  _globals['_JOBEVENT_PREPARED_REASONSENTRY']._serialized_end=4213
+  _globals['_JOBEVENT_STEPPROGRESS']._serialized_start=4216
+  _globals['_JOBEVENT_STEPPROGRESS']._serialized_end=4526
+  _globals['_JOBEVENT_EVALUATION']._serialized_start=4528
+  _globals['_JOBEVENT_EVALUATION']._serialized_end=4642
+  _globals['_JOBEVENT_CHECKPOINTSAVED']._serialized_start=4644
+  _globals['_JOBEVENT_CHECKPOINTSAVED']._serialized_end=4675
+  _globals['_JOBEVENT_RESUMED']._serialized_start=4677
+  _globals['_JOBEVENT_RESUMED']._serialized_end=4734
+  _globals['_JOBEVENT_PUBLISHED']._serialized_start=4736
+  _globals['_JOBEVENT_PUBLISHED']._serialized_end=4835
+  _globals['_JOBEVENT_WARNING']._serialized_start=4837
+  _globals['_JOBEVENT_WARNING']._serialized_end=4879
 # @@protoc_insertion_point(module_scope)

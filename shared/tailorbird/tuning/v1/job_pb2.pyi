@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from tailorbird.adapters.v1 import judgement_pb2 as _judgement_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -91,21 +92,33 @@ class _PromotionPolicy:
 class _PromotionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PromotionPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PROMOTION_POLICY_UNSPECIFIED: _PromotionPolicy.ValueType  # 0
-    """The same as ALWAYS."""
+    """The same as AUTO_IF_BETTER."""
     PROMOTION_POLICY_ALWAYS: _PromotionPolicy.ValueType  # 1
     """The route moves to the new version, unless somebody else moved it meanwhile."""
     PROMOTION_POLICY_MANUAL: _PromotionPolicy.ValueType  # 2
     """The route stays; a person calls AdapterService.Promote."""
+    PROMOTION_POLICY_AUTO_IF_BETTER: _PromotionPolicy.ValueType  # 3
+    """The route moves if the version is better on held-out data than the base, than the base with a
+    few-shot prompt and than the version now routed, and worse nowhere that matters; see
+    EvaluationConfig. Where the job names no validation data, a tenth of the training records is
+    held out, 10 to 200 of them; of fewer than 50 records nothing is, and the route stays.
+    """
 
 class PromotionPolicy(_PromotionPolicy, metaclass=_PromotionPolicyEnumTypeWrapper):
     """What happens to the adapter's route when a version has been published."""
 
 PROMOTION_POLICY_UNSPECIFIED: PromotionPolicy.ValueType  # 0
-"""The same as ALWAYS."""
+"""The same as AUTO_IF_BETTER."""
 PROMOTION_POLICY_ALWAYS: PromotionPolicy.ValueType  # 1
 """The route moves to the new version, unless somebody else moved it meanwhile."""
 PROMOTION_POLICY_MANUAL: PromotionPolicy.ValueType  # 2
 """The route stays; a person calls AdapterService.Promote."""
+PROMOTION_POLICY_AUTO_IF_BETTER: PromotionPolicy.ValueType  # 3
+"""The route moves if the version is better on held-out data than the base, than the base with a
+few-shot prompt and than the version now routed, and worse nowhere that matters; see
+EvaluationConfig. Where the job names no validation data, a tenth of the training records is
+held out, 10 to 200 of them; of fewer than 50 records nothing is, and the route stays.
+"""
 Global___PromotionPolicy: _TypeAlias = PromotionPolicy  # noqa: Y015
 
 class _Isolation:
@@ -317,6 +330,145 @@ class Hyperparameters(_message.Message):
 Global___Hyperparameters: _TypeAlias = Hyperparameters  # noqa: Y015
 
 @_typing.final
+class EvaluationConfig(_message.Message):
+    """How a version is judged on held-out records when its training is over, and what it must hold for
+    AUTO_IF_BETTER. Of every held-out record the last answer is asked of the tuned version, of the base,
+    of the base with a few-shot prompt, and of the version now routed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WordSet(_message.Message):
+        """Words that may stand for each other: "he", "she", "they"."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WORDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """2 to 32 words, of at most 64 characters; or "default" alone: English names, pronouns, places."""
+
+        def __init__(
+            self,
+            *,
+            words: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["words", b"words"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRIMARY_METRIC_FIELD_NUMBER: _builtins.int
+    REQUIRED_PHRASES_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_PHRASES_FIELD_NUMBER: _builtins.int
+    GRADERS_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    SLICE_FIELDS_FIELD_NUMBER: _builtins.int
+    COUNTERFACTUALS_FIELD_NUMBER: _builtins.int
+    FEW_SHOT_EXAMPLES_FIELD_NUMBER: _builtins.int
+    MAX_RECORDS_FIELD_NUMBER: _builtins.int
+    MAX_SLICE_DROP_FIELD_NUMBER: _builtins.int
+    MAX_RETENTION_LOSS_FIELD_NUMBER: _builtins.int
+    MAX_FORGOTTEN_FIELD_NUMBER: _builtins.int
+    MAX_COUNTERFACTUAL_CHANGES_FIELD_NUMBER: _builtins.int
+    primary_metric: _builtins.str
+    """The metric that decides: "exact_match", "token_f1", "rouge_l", "label_accuracy", "macro_f1",
+    "json_validity", "field_accuracy", "phrases" or "grader:{name}". Empty: by the kind of the answers,
+    label_accuracy for few classes, field_accuracy for JSON, rouge_l for summaries, else token_f1.
+    """
+    json_schema: _builtins.str
+    """A JSON schema that answers which are JSON must meet. At most 16,384 characters. Empty: none."""
+    few_shot_examples: _builtins.int
+    """Examples of the training data before each question of the few-shot prompt, at most 8; fewer
+    where more do not fit. Unset: 8. 0: the few-shot prompt is not asked.
+    """
+    max_records: _builtins.int
+    """Held-out records that are answered at most, 10 to 1,000, chosen by the seed. Unset: 200. 0: none;
+    the version is judged by its validation loss alone, and AUTO_IF_BETTER is INVALID_ARGUMENT.
+    """
+    max_slice_drop: _builtins.float
+    """How much worse than the best other candidate a slice may be in the primary metric, 0 to 1.
+    Unset: 0.1.
+    """
+    max_retention_loss: _builtins.float
+    """How many nats per token the loss on the trainer's general texts may rise, 0 to 100. Unset: 0.5."""
+    max_forgotten: _builtins.float
+    """Share of the general questions which the base answers right and the version may get wrong, 0 to
+    1. Unset: 0.2.
+    """
+    max_counterfactual_changes: _builtins.float
+    """Share of the counterfactual prompts whose answer may change, 0 to 1. Unset: any."""
+    @_builtins.property
+    def required_phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that every answer must have: its brand's voice. At most 64, of at most 200 characters."""
+
+    @_builtins.property
+    def forbidden_phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that no answer may have. At most 64, of at most 200 characters."""
+
+    @_builtins.property
+    def graders(self) -> _containers.RepeatedCompositeFieldContainer[_judgement_pb2.Grader]:
+        """At most 16."""
+
+    @_builtins.property
+    def slice_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of the records' `metadata` by whose values the figures are told apart. At most 5."""
+
+    @_builtins.property
+    def counterfactuals(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationConfig.WordSet]:
+        """Sets of words that may stand for each other in a prompt without changing the answer. At most 16."""
+
+    def __init__(
+        self,
+        *,
+        primary_metric: _builtins.str = ...,
+        required_phrases: _abc.Iterable[_builtins.str] | None = ...,
+        forbidden_phrases: _abc.Iterable[_builtins.str] | None = ...,
+        graders: _abc.Iterable[_judgement_pb2.Grader] | None = ...,
+        json_schema: _builtins.str = ...,
+        slice_fields: _abc.Iterable[_builtins.str] | None = ...,
+        counterfactuals: _abc.Iterable[Global___EvaluationConfig.WordSet] | None = ...,
+        few_shot_examples: _builtins.int | None = ...,
+        max_records: _builtins.int | None = ...,
+        max_slice_drop: _builtins.float | None = ...,
+        max_retention_loss: _builtins.float | None = ...,
+        max_forgotten: _builtins.float | None = ...,
+        max_counterfactual_changes: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_few_shot_examples", b"_few_shot_examples", "_max_counterfactual_changes", b"_max_counterfactual_changes", "_max_forgotten", b"_max_forgotten", "_max_records", b"_max_records", "_max_retention_loss", b"_max_retention_loss", "_max_slice_drop", b"_max_slice_drop", "few_shot_examples", b"few_shot_examples", "max_counterfactual_changes", b"max_counterfactual_changes", "max_forgotten", b"max_forgotten", "max_records", b"max_records", "max_retention_loss", b"max_retention_loss", "max_slice_drop", b"max_slice_drop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_few_shot_examples", b"_few_shot_examples", "_max_counterfactual_changes", b"_max_counterfactual_changes", "_max_forgotten", b"_max_forgotten", "_max_records", b"_max_records", "_max_retention_loss", b"_max_retention_loss", "_max_slice_drop", b"_max_slice_drop", "counterfactuals", b"counterfactuals", "few_shot_examples", b"few_shot_examples", "forbidden_phrases", b"forbidden_phrases", "graders", b"graders", "json_schema", b"json_schema", "max_counterfactual_changes", b"max_counterfactual_changes", "max_forgotten", b"max_forgotten", "max_records", b"max_records", "max_retention_loss", b"max_retention_loss", "max_slice_drop", b"max_slice_drop", "primary_metric", b"primary_metric", "required_phrases", b"required_phrases", "slice_fields", b"slice_fields"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__few_shot_examples: _TypeAlias = _typing.Literal["few_shot_examples"]  # noqa: Y015
+    _WhichOneofArgType__few_shot_examples: _TypeAlias = _typing.Literal["_few_shot_examples", b"_few_shot_examples"]  # noqa: Y015
+    _WhichOneofReturnType__max_counterfactual_changes: _TypeAlias = _typing.Literal["max_counterfactual_changes"]  # noqa: Y015
+    _WhichOneofArgType__max_counterfactual_changes: _TypeAlias = _typing.Literal["_max_counterfactual_changes", b"_max_counterfactual_changes"]  # noqa: Y015
+    _WhichOneofReturnType__max_forgotten: _TypeAlias = _typing.Literal["max_forgotten"]  # noqa: Y015
+    _WhichOneofArgType__max_forgotten: _TypeAlias = _typing.Literal["_max_forgotten", b"_max_forgotten"]  # noqa: Y015
+    _WhichOneofReturnType__max_records: _TypeAlias = _typing.Literal["max_records"]  # noqa: Y015
+    _WhichOneofArgType__max_records: _TypeAlias = _typing.Literal["_max_records", b"_max_records"]  # noqa: Y015
+    _WhichOneofReturnType__max_retention_loss: _TypeAlias = _typing.Literal["max_retention_loss"]  # noqa: Y015
+    _WhichOneofArgType__max_retention_loss: _TypeAlias = _typing.Literal["_max_retention_loss", b"_max_retention_loss"]  # noqa: Y015
+    _WhichOneofReturnType__max_slice_drop: _TypeAlias = _typing.Literal["max_slice_drop"]  # noqa: Y015
+    _WhichOneofArgType__max_slice_drop: _TypeAlias = _typing.Literal["_max_slice_drop", b"_max_slice_drop"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__few_shot_examples) -> _WhichOneofReturnType__few_shot_examples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_counterfactual_changes) -> _WhichOneofReturnType__max_counterfactual_changes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_forgotten) -> _WhichOneofReturnType__max_forgotten | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_records) -> _WhichOneofReturnType__max_records | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retention_loss) -> _WhichOneofReturnType__max_retention_loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_slice_drop) -> _WhichOneofReturnType__max_slice_drop | None: ...
+
+Global___EvaluationConfig: _TypeAlias = EvaluationConfig  # noqa: Y015
+
+@_typing.final
 class JobSpec(_message.Message):
     """What the caller asks for. Immutable once the job exists."""
 
@@ -353,6 +505,7 @@ class JobSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Base model, by the name GetTrainerInfo lists. Empty: that of from_version, or the first listed."""
     training_dataset: _builtins.str
@@ -391,6 +544,10 @@ class JobSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels for the caller's own use: at most 32, keys up to 63 and values up to 255 characters."""
 
+    @_builtins.property
+    def evaluation(self) -> Global___EvaluationConfig:
+        """How the version is judged. Unset: every default."""
+
     def __init__(
         self,
         *,
@@ -405,10 +562,11 @@ class JobSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         isolation: Global___Isolation.ValueType = ...,
         from_version: _builtins.str = ...,
+        evaluation: Global___EvaluationConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_dataset", "validation_fraction"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
@@ -486,9 +644,10 @@ class Job(_message.Message):
     promoted: _builtins.bool
     """Whether the adapter's route was moved to the version."""
     promotion_refusal: _builtins.str
-    """Why a policy of ALWAYS did not promote, or empty. ROUTE_CONFLICT: somebody else moved the route
-    meanwhile. BASE_CHANGED: the adapter's traffic goes to versions of another base; promote the
-    version once serving has the new one.
+    """Why a policy of ALWAYS or AUTO_IF_BETTER did not promote, or empty. ROUTE_CONFLICT: somebody else
+    moved the route meanwhile. BASE_CHANGED: the adapter's traffic goes to versions of another base;
+    promote the version once serving has the new one. Otherwise the reason of the judgement's
+    decision.
     """
     lease_epoch: _builtins.int
     """How often a trainer has taken the job, counted from 1. 0 while it never was."""
@@ -778,6 +937,7 @@ class JobEvent(_message.Message):
         VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
         PERPLEXITY_FIELD_NUMBER: _builtins.int
         VERSION_FIELD_NUMBER: _builtins.int
+        GAP_FIELD_NUMBER: _builtins.int
         step: _builtins.int
         """Steps taken. Step 0 is the base model itself, or `version`."""
         validation_loss: _builtins.float
@@ -788,6 +948,11 @@ class JobEvent(_message.Message):
         """At step 0 of a job with JobSpec.from_version: that version, if it was judged. Empty: the base
         model itself, or the weights after `step`.
         """
+        gap: _builtins.float
+        """validation_loss less the mean training loss of the steps since the previous evaluation, in nats.
+        Unset where no step was taken since then. It opens as a run begins to learn its records by heart:
+        a warning OVERFITTING says so.
+        """
         def __init__(
             self,
             *,
@@ -795,12 +960,15 @@ class JobEvent(_message.Message):
             validation_loss: _builtins.float = ...,
             perplexity: _builtins.float = ...,
             version: _builtins.str = ...,
+            gap: _builtins.float | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_gap", b"_gap", "gap", b"gap"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["perplexity", b"perplexity", "step", b"step", "validation_loss", b"validation_loss", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_gap", b"_gap", "gap", b"gap", "perplexity", b"perplexity", "step", b"step", "validation_loss", b"validation_loss", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__gap: _TypeAlias = _typing.Literal["gap"]  # noqa: Y015
+        _WhichOneofArgType__gap: _TypeAlias = _typing.Literal["_gap", b"_gap"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__gap) -> _WhichOneofReturnType__gap | None: ...
 
     @_typing.final
     class CheckpointSaved(_message.Message):
@@ -855,22 +1023,26 @@ class JobEvent(_message.Message):
         VERSION_FIELD_NUMBER: _builtins.int
         PROMOTED_FIELD_NUMBER: _builtins.int
         ROUTE_GENERATION_FIELD_NUMBER: _builtins.int
+        PROMOTION_REFUSAL_FIELD_NUMBER: _builtins.int
         version: _builtins.str
         """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
         promoted: _builtins.bool
         """Whether the route was moved to it."""
         route_generation: _builtins.int
         """The generation that routes to it. 0 when not promoted."""
+        promotion_refusal: _builtins.str
+        """As Job.promotion_refusal."""
         def __init__(
             self,
             *,
             version: _builtins.str = ...,
             promoted: _builtins.bool = ...,
             route_generation: _builtins.int = ...,
+            promotion_refusal: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["promoted", b"promoted", "route_generation", b"route_generation", "version", b"version"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "route_generation", b"route_generation", "version", b"version"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -908,6 +1080,7 @@ class JobEvent(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... without gaps within a job's history."""
     @_builtins.property
@@ -946,6 +1119,10 @@ class JobEvent(_message.Message):
     def warning(self) -> Global___JobEvent.Warning:
         """Something the caller should know that does not end the job."""
 
+    @_builtins.property
+    def judged(self) -> _judgement_pb2.Judgement:
+        """The version was judged on held-out records. Without `samples`: these stand in its report.json."""
+
     def __init__(
         self,
         *,
@@ -959,12 +1136,13 @@ class JobEvent(_message.Message):
         resumed: Global___JobEvent.Resumed | None = ...,
         published: Global___JobEvent.Published | None = ...,
         warning: Global___JobEvent.Warning | None = ...,
+        judged: _judgement_pb2.Judgement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "judged", b"judged", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "sequence", b"sequence", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "judged", b"judged", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "sequence", b"sequence", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "prepared", "step_progress", "evaluation", "checkpoint_saved", "resumed", "published", "warning"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "prepared", "step_progress", "evaluation", "checkpoint_saved", "resumed", "published", "warning", "judged"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -34,6 +34,7 @@ class Published:
     manifest: AdapterManifest | None = None
     refusal: Refused | None = None
     delete_time: datetime | None = None
+    report: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,3 +184,25 @@ def test_a_version_is_described_by_its_manifest() -> None:
     assert shown.lineage.job == "tenants/acme/jobs/job"
     assert shown.evaluation.validation_loss == 0.5
     assert not shown.evaluation.HasField("base_validation_loss")
+
+
+JUDGEMENT = {
+    "records": 40,
+    "candidates": [
+        {"candidate": "tuned", "metrics": {"token_f1": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+    ],
+    "decision": {"promote": True, "reason": "BETTER", "of_a_later_release": 7},
+}
+
+
+def test_a_version_shows_what_was_found_out_about_it() -> None:
+    shown = convert.version(Published(report={"judgement": JUDGEMENT})).judgement
+    assert (shown.records, shown.decision.reason) == (40, "BETTER")
+    assert shown.candidates[0].metrics["token_f1"].high == 1.0
+
+
+@pytest.mark.parametrize("report", [None, {}, {"judgement": None}, {"judgement": {"records": "x"}}])
+def test_a_report_that_says_nothing_of_it_hides_nothing_else(report: Any) -> None:
+    shown = convert.version(Published(manifest=MANIFEST, report=report))
+    assert not shown.HasField("judgement")
+    assert shown == convert.imported(VERSIONS[0], MANIFEST)

@@ -7,9 +7,11 @@ import io
 from rich.console import Console
 
 from tailorbird.cli.watch import JobBars, JobView, outcome
+from tailorbird.rpc.judgement import judgement_to_proto
 from tailorbird.rpc.status import stored_status
 from tailorbird.tuning.v1 import job_pb2
 from tests.integration.scripted_services import VERSIONS, a_job_that_succeeds, event, state
+from tests.unit.trainer_svc.golden import sample
 
 
 def _follow(events: list[job_pb2.JobEvent]) -> tuple[JobView, str]:
@@ -59,3 +61,18 @@ def test_events_that_stop_early_are_no_success() -> None:
     view, _ = _follow(a_job_that_succeeds()[:3])
     assert not view.succeeded
     assert "while it was running" in outcome(view)
+
+
+def test_what_was_found_out_is_shown_and_why_the_route_stayed() -> None:
+    judged = judgement_to_proto(sample("judged.json")["judgement"])
+    version = "tenants/acme/adapters/voice/versions/20261122T100000-job-1"
+    published = job_pb2.JobEvent.Published(version=version, promotion_refusal="FORGOTTEN")
+    view, text = _follow(
+        [
+            event(1, judged=judged),
+            event(2, published=published),
+            state(3, job_pb2.JOB_STATE_SUCCEEDED),
+        ]
+    )
+    assert "40 HELD-OUT RECORDS" in text
+    assert outcome(view) == "published 20261122T100000-job-1, not promoted: FORGOTTEN"

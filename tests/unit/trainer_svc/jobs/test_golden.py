@@ -19,7 +19,7 @@ from trainer_svc.jobs.tables import jobs as table
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 # Free maps: what stands in them is the caller's.
-MAPS = ("labels", "metadata", "reasons", "tensors", "files")
+MAPS = ("labels", "metadata", "reasons", "tensors", "files", "metrics", "scores", "answers")
 
 
 def later(record: dict[str, Any]) -> dict[str, Any]:
@@ -87,10 +87,10 @@ async def test_the_specification_is_never_rewritten(jobs: JobStore) -> None:
 
 @pytest.mark.parametrize("change", [lambda payload: payload, later], ids=["today's", "later"])
 async def test_every_kind_of_event_is_read(jobs: JobStore, change: Any) -> None:
-    payloads = [*sample("events.json"), sample("step_figures.json")]
+    payloads = [*sample("events.json"), sample("step_figures.json"), sample("judged.json")]
     job = await stored(jobs, sample("job_row.json"), [change(one) for one in payloads])
     found = await jobs.events(job.name, 0, 100)
-    assert [event.sequence for event in found] == list(range(1, 10))
+    assert [event.sequence for event in found] == list(range(1, 11))
     assert [
         event.payload.model_dump(mode="json", exclude_unset=True) for event in found
     ] == payloads

@@ -1,0 +1,41 @@
+"""What a job is judged on is drawn by its seed, and read from the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailorbird.errors import DataCorrupt
+from trainer_svc.engine.data.chosen import choose, read_records
+
+
+def lines(count: int) -> np.ndarray:
+    return np.repeat(np.arange(1, count + 1), 2)
+
+
+def test_everything_is_taken_where_it_is_few() -> None:
+    chosen = choose(lines(3), lines(5), 200, seed=0)
+    assert (chosen.training, chosen.held_out) == ((1, 2, 3), (1, 2, 3, 4, 5))
+
+
+def test_what_is_too_much_is_drawn_by_the_seed() -> None:
+    one, again, other = (choose(lines(5000), lines(999), 50, seed) for seed in (1, 1, 2))
+    assert one == again
+    assert (len(one.held_out), len(one.training)) == (50, 1000)
+    assert one.held_out != other.held_out
+    assert one.training != other.training
+    assert list(one.held_out) == sorted(set(one.held_out))
+
+
+def test_the_records_of_the_lines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    records = [{"prompt": str(number), "completion": "x"} for number in range(1, 5)]
+    text = "\n".join([json.dumps(records[0]), "", *map(json.dumps, records[1:])])
+    path.write_text(text, "utf-8")
+    assert read_records(path, (1, 3)) == {1: records[0], 3: records[1]}
+    with pytest.raises(DataCorrupt, match="line 9") as caught:
+        read_records(path, (1, 9))
+    assert caught.value.reason == "DATASET_CORRUPT"

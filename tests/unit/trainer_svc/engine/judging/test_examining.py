@@ -1,0 +1,252 @@
+"""A worker judges what it has trained: every candidate answers, and the verdict is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird.manifest import REPORT
+from tailorbird.names import VersionName
+from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
+from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
+from tests.unit.trainer_svc.engine.working import Working
+from trainer_svc.engine.result.report import Report
+from trainer_svc.engine.step.bank import AdapterBank
+from trainer_svc.jobs.model import Hyperparameters, Judged, JobWarning, Prepared
+from trainer_svc.judgement.model import Candidate, EvaluationSpec
+from trainer_svc.protocol import (
+    Assignment,
+    Cancel,
+    Cancelled,
+    Evaluating,
+    Failed,
+    Trained,
+    Upload,
+    Uploaded,
+)
+
+DATA = jsonl(chats(60))
+SHORT = Hyperparameters(epochs=1, batch_tokens=256, checkpoint_interval=100)
+
+
+@pytest.fixture
+async def working(bank: AdapterBank, tmp_path: Path) -> AsyncIterator[Working]:
+    working = Working(bank, tmp_path, digest=DIGEST)
+    yield working
+    await asyncio.to_thread(working.steps.close)
+
+
+async def start(working: Working, data: bytes = DATA, **changes: Any) -> Assignment:
+    fields: dict[str, Any] = {
+        "base_model_digest": DIGEST,
+        "hold_out": True,
+        "validation_fraction": None,
+        "hyperparameters": SHORT,
+    }
+    return await working.start("judged", data, **{**fields, **changes})
+
+
+async def uploaded(working: Working, job: Assignment) -> tuple[Uploaded, Report]:
+    await working.until(Trained, job.lease)
+    version = "20260105T030405-judged-1"
+    working.worker.take(Upload(lease=job.lease, version=version))
+    done = await working.until(Uploaded, job.lease)
+    report = await working.store.get(f"{job.adapter}/versions/{version}/{REPORT}")
+    return done, Report.model_validate_json(report)
+
+
+async def route(working: Working, generation: int = 3) -> None:
+    version = VersionName.parse(VERSION)
+    head = Route(
+        generation=generation,
+        versions=(RoutedVersion(version=version.version),),
+        reason="promote",
+        actor="somebody",
+        create_time="2026-01-02T03:04:05Z",  # type: ignore[arg-type]
+        nonce="theirs",
+    )
+    await AdapterRegistry(working.store).append_route(version.adapter_name, head)
+
+
+async def test_a_tenth_is_held_out_and_answered_by_all(working: Working) -> None:
+    job = await start(working)
+    judged = await working.until(Judged, job.lease)
+    prepared = await working.until(Prepared, job.lease)
+    assert prepared.validation is not None
+    assert (prepared.training.kept, prepared.validation.kept) == (50, 10)
+    found = judged.judgement
+    assert found.records == 10
+    assert [each.candidate for each in found.candidates] == ["tuned", "base", "few_shot"]
+    assert found.few_shot_examples > 0
+    assert found.samples == ()
+    done, report = await uploaded(working, job)
+    assert report.judgement is not None
+    assert len(report.judgement.samples) > 0
+    assert report.judgement.model_copy(update={"samples": ()}) == found
+    decision = done.manifest.evaluation.decision
+    assert decision is not None
+    assert (decision.promote, decision.reason) == (found.decision.promote, found.decision.reason)
+    assert (decision.message, decision.route_generation) == (found.decision.message, 0)
+    assert report.evaluation == done.manifest.evaluation
+    assert [step for step, _, _ in report.training_curve] == list(
+        range(1, done.manifest.evaluation.steps + 1)
+    )
+    assert report.validation_curve[0][0] == 0
+
+
+async def test_the_routed_version_answers_too(working: Working, bank: AdapterBank) -> None:
+    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
+    await route(working)
+    job = await start(working)
+    found = (await working.until(Judged, job.lease)).judgement
+    routed = next(each for each in found.candidates if each.candidate == Candidate.ROUTED)
+    assert routed.version == VERSION
+    assert Candidate.ROUTED in [each.against for each in found.comparisons]
+    done, _ = await uploaded(working, job)
+    decision = done.manifest.evaluation.decision
+    assert decision is not None
+    assert decision.route_generation == 3
+    assert not await working.attached(f"{job.lease.job}/routed")
+    # It is judged as it was published, and left as it is.
+    await AdapterRegistry(working.store).manifest(VersionName.parse(VERSION))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"base_model_digest": f"sha256:{'7' * 64}"}, "is of another base"),
+        ({"rank": 64}, "lora_A"),
+        (None, "VERSION_NOT_FOUND"),
+    ],
+)
+async def test_a_routed_version_that_cannot_answer_is_told_and_blocks_promotion(
+    working: Working, bank: AdapterBank, changes: dict[str, Any] | None, why: str
+) -> None:
+    if changes is not None:
+        targets = {"target_modules": tuple(bank.target_modules)}
+        await publish(working.store, trained(bank), **targets, **changes)
+    await route(working)
+    job = await start(working)
+    found = (await working.until(Judged, job.lease)).judgement
+    assert Candidate.ROUTED not in [each.candidate for each in found.candidates]
+    (note,) = [note for note in found.notes if "routed version" in note]
+    assert why in note or VERSION in note
+    assert not found.decision.promote
+
+
+async def test_too_few_records_are_all_trained_on(working: Working) -> None:
+    job = await start(working, jsonl(chats(49)))
+    prepared = await working.until(Prepared, job.lease)
+    assert (prepared.training.kept, prepared.validation) == (49, None)
+    done, report = await uploaded(working, job)
+    assert report.judgement is None
+    decision = done.manifest.evaluation.decision
+    assert decision is not None
+    assert (decision.promote, decision.reason) == (False, "NO_HELD_OUT_DATA")
+    warnings = [each for each in working.of(job.lease) if isinstance(each, JobWarning)]
+    assert "NO_HELD_OUT_DATA" in [each.reason for each in warnings]
+
+
+async def test_a_job_that_is_not_to_be_judged_is_not(working: Working) -> None:
+    job = await start(
+        working,
+        hold_out=False,
+        validation_fraction=0.2,
+        evaluation=EvaluationSpec(max_records=0),
+    )
+    done, report = await uploaded(working, job)
+    assert (done.manifest.evaluation.decision, report.judgement) == (None, None)
+    assert not any(isinstance(each, Judged) for each in working.of(job.lease))
+
+
+async def test_validation_data_of_its_own_is_answered(working: Working) -> None:
+    held_out = jsonl(chats(12, seed=9))
+    ref = dataset_ref(held_out, "held")
+    await working.store.seed(ref.key, held_out)
+    job = await start(working, validation=ref, evaluation=EvaluationSpec(max_records=11))
+    found = (await working.until(Judged, job.lease)).judgement
+    assert found.records == 11
+
+
+async def test_words_are_swapped_and_slices_told_where_they_are_asked_for(
+    working: Working,
+) -> None:
+    records = chats(60)
+    for number, record in enumerate(records):
+        record["metadata"] = {"shop": "north" if number % 2 else "south"}
+    spec = EvaluationSpec(slice_fields=("shop",), counterfactuals=(("order", "parcel"),))
+    job = await start(working, jsonl(records), evaluation=spec)
+    found = (await working.until(Judged, job.lease)).judgement
+    assert found.counterfactuals is not None
+    assert found.counterfactuals.pairs == 10
+    assert {each.value for each in found.slices} == {"north", "south"}
+
+
+async def test_labels_are_scored_by_their_likelihood(working: Working) -> None:
+    records = chats(60)
+    for number, record in enumerate(records):
+        record["messages"][1]["content"] = "late" if number % 2 else "early"
+    job = await start(working, jsonl(records))
+    found = (await working.until(Judged, job.lease)).judgement
+    assert (found.kind, found.primary_metric) == ("labels", "label_accuracy")
+    for each in found.candidates:
+        assert each.label_accuracy_by_likelihood is not None
+        assert each.calibration_error is not None
+        assert 0 <= each.calibration_error <= 1
+
+
+async def test_a_metric_that_the_answers_do_not_have_is_told_and_the_version_published(
+    working: Working,
+) -> None:
+    job = await start(working, evaluation=EvaluationSpec(primary_metric="label_accuracy"))
+    done, report = await uploaded(working, job)
+    decision = done.manifest.evaluation.decision
+    assert decision is not None
+    assert (decision.promote, decision.reason) == (False, "NOT_JUDGED")
+    assert "label_accuracy" in decision.message
+    assert report.judgement is None
+
+
+async def test_a_store_that_is_down_fails_the_attempt_and_leaves_nothing(
+    working: Working, bank: AdapterBank
+) -> None:
+    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
+    await route(working)
+    working.store.down = "/routes/"
+    job = await start(working)
+    failed = await working.until(Failed, job.lease)
+    assert failed.retryable
+    assert not working.left_behind
+    assert not await working.attached(job.lease.job)
+    assert not await working.attached(f"{job.lease.job}/routed")
+
+
+async def test_a_cancelled_examination_leaves_nothing(
+    working: Working, bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
+    await route(working)
+    began = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def endless(*_: Any, **__: Any) -> Any:
+        loop.call_soon_threadsafe(began.set)
+        while True:
+            yield
+
+    monkeypatch.setattr("trainer_svc.engine.judging.examination.generate", endless)
+    job = await start(working)
+    await working.until(Evaluating, job.lease)
+    async with asyncio.timeout(60):
+        await began.wait()
+    assert await working.attached(f"{job.lease.job}/routed")
+    working.worker.take(Cancel(lease=job.lease))
+    await working.until(Cancelled, job.lease)
+    assert not working.left_behind
+    assert not await working.attached(job.lease.job)
+    assert not await working.attached(f"{job.lease.job}/routed")

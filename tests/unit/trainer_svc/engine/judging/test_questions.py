@@ -1,0 +1,88 @@
+"""A question is what serving would be asked, and its answer what serving would give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.trainer_svc.engine.tiny import CONTEXT, chats, make_tokenizer
+from trainer_svc.engine.judging.questions import Asker
+
+HELD_OUT = dict(enumerate(chats(6), start=10))
+
+
+@pytest.fixture
+def asker() -> Asker:
+    return Asker(make_tokenizer(), "chat", CONTEXT)
+
+
+def test_a_question_is_rendered_as_serving_does(asker: Asker) -> None:
+    questions = asker.questions(HELD_OUT, [])
+    first = questions.all[0]
+    tokenizer = make_tokenizer()
+    asked, answer = HELD_OUT[10]["messages"]
+    rendered = tokenizer.apply_chat_template(
+        [asked], tokenize=False, add_generation_prompt=True
+    )
+    assert list(first.asked) == tokenizer(rendered)["input_ids"]
+    assert (first.prompt, first.expected) == (asked["content"], answer["content"])
+    assert first.metadata == {"number": str(HELD_OUT[10]["metadata"]["number"])}
+    assert [each.line for each in questions.all] == sorted(HELD_OUT)
+    assert questions.stop_ids == {tokenizer.eos_token_id}
+
+
+def test_an_answer_may_be_somewhat_longer_than_the_longest(asker: Asker) -> None:
+    longest = max(len(make_tokenizer()(r["messages"][1]["content"])["input_ids"]) for r in HELD_OUT.values())
+    assert longest < asker.questions(HELD_OUT, []).max_new_tokens <= 1.25 * (longest + 1) + 9
+
+
+def test_as_many_examples_as_fit_into_every_question(asker: Asker) -> None:
+    examples = chats(8, seed=1)
+    assert asker.questions(HELD_OUT, examples).examples == 8
+    asker = Asker(make_tokenizer(), "chat", 150)
+    questions = asker.questions(HELD_OUT, examples)
+    assert 0 < questions.examples < 8
+    shown = max(len(each.shown) for each in questions.all)
+    assert shown + questions.max_new_tokens <= 150
+    assert len(asker.questions(HELD_OUT, examples[:1]).all[0].shown) > len(questions.all[0].asked)
+    # One more would not have fitted.
+    each = (shown - len(questions.all[0].asked)) / questions.examples
+    assert shown + each + questions.max_new_tokens > 150
+
+
+def test_where_no_example_fits_there_is_no_few_shot_prompt(asker: Asker) -> None:
+    questions = Asker(make_tokenizer(), "chat", 40).questions(HELD_OUT, chats(2, seed=1))
+    assert questions.examples == 0
+    assert all(each.shown == () for each in questions.all)
+
+
+def test_labels_end_as_answers_do(asker: Asker) -> None:
+    tokenizer = make_tokenizer()
+    (ids,) = asker.labels(HELD_OUT[10], ["on its way"])
+    assert tokenizer.decode(ids) == "on its way<|end|>"
+    assert asker.labels(HELD_OUT[10], []) == []
+
+
+def test_plain_prompts_end_by_the_end_of_sequence() -> None:
+    tokenizer = make_tokenizer()
+    asker = Asker(tokenizer, "prompt_completion", CONTEXT)
+    record: dict[str, Any] = {"prompt": "1 + 1 =", "completion": " 2"}
+    questions = asker.questions({1: record}, [record])
+    assert questions.stop_ids == {tokenizer.eos_token_id}
+    assert tokenizer.decode(questions.all[0].shown) == "1 + 1 = 2\n\n1 + 1 ="
+    assert asker.labels(record, [" 3"]) == [(*tokenizer(" 3")["input_ids"], tokenizer.eos_token_id)]
+    assert asker.pair(record) == ("1 + 1 =", " 2")
+
+
+def test_a_question_of_several_turns_is_readable(asker: Asker) -> None:
+    record = {
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "two"},
+            {"role": "user", "content": "three"},
+            {"role": "assistant", "content": "four"},
+        ]
+    }
+    assert asker.pair(record) == ("system: Be kind.\nuser: one\nassistant: two\nuser: three", "four")

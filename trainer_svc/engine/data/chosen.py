@@ -1,0 +1,59 @@
+"""Which records a job is judged on, and which it may show as examples: chosen by its seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import DataCorrupt
+from trainer_svc.datasets.records import parse_record
+
+_SHOWN = 1000
+"""Training records that examples are drawn from, and whose answers tell the classes."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Line numbers, ascending, of the records to answer and of those to draw examples from."""
+
+    held_out: tuple[int, ...]
+    training: tuple[int, ...]
+
+
+def choose(
+    training: npt.NDArray[np.int64], held_out: npt.NDArray[np.int64], most: int, seed: int
+) -> Chosen:
+    """Return at most `most` of the lines `held_out`, and some of `training`; by the seed alone."""
+    return Chosen(
+        held_out=_drawn(held_out, most, f"judged:{seed}"),
+        training=_drawn(training, _SHOWN, f"shown:{seed}"),
+    )
+
+
+def read_records(path: Path, lines: tuple[int, ...]) -> dict[int, Mapping[str, Any]]:
+    """Return the records on these lines of a dataset's file; DataCorrupt if one is not there."""
+    wanted = set(lines)
+    found: dict[int, Mapping[str, Any]] = {}
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, start=1):
+            if line in wanted:
+                _, found[line] = parse_record(line, raw)
+                if len(found) == len(wanted):
+                    break
+    if len(found) < len(wanted):
+        missing = min(wanted - found.keys())
+        raise DataCorrupt(f"a dataset's file has no line {missing}", reason="DATASET_CORRUPT")
+    return found
+
+
+def _drawn(lines: npt.NDArray[np.int64], most: int, seed: str) -> tuple[int, ...]:
+    every = np.unique(lines).tolist()
+    if len(every) <= most:
+        return tuple(every)
+    return tuple(sorted(random.Random(seed).sample(every, most)))  # noqa: S311

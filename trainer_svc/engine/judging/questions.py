@@ -1,0 +1,161 @@
+"""Held-out records as prompts, as serving would be asked them: alone and with examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer_svc.engine.data.encoding import Encoder
+from trainer_svc.engine.data.template import PROMPT_COMPLETION, Renderer, Turn, messages_of
+from trainer_svc.engine.judging.few_shot import FewShot
+
+_SLACK = 1.25
+"""An answer may be so many times as long as the longest that is expected, and a bit."""
+_MORE_TOKENS = 8
+_MOST_TOKENS = 1024
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """The last answer of one held-out record, and what is asked for it.
+
+    `expected` is what a right answer decodes to; `asked` are the prompt's ids, `shown` those of the
+    prompt with examples before it, () where none fit.
+    """
+
+    line: int
+    prompt: str
+    expected: str
+    metadata: Mapping[str, str]
+    asked: tuple[int, ...]
+    shown: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What all candidates are asked. `examples` is how many stand before each question `shown`."""
+
+    all: tuple[Question, ...]
+    examples: int
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+
+
+class Asker:
+    """Makes questions of records of one format, with one base's tokenizer and chat template."""
+
+    def __init__(self, tokenizer: Any, record_format: str, context: int) -> None:
+        self._tokenizer = tokenizer
+        self._format = record_format
+        self._plain = record_format == PROMPT_COMPLETION
+        self._renderer = Renderer(tokenizer, record_format)
+        self._encoder = Encoder(tokenizer, special_tokens=self._plain)
+        self._context = context
+        end = tokenizer.eos_token_id
+        self._end = (end,) if self._plain and end is not None else ()
+
+    def questions(self, held_out: Mapping[int, Record], examples: Sequence[Record]) -> Questions:
+        """Return the questions, in the order of their lines; as many examples as fit into all.
+
+        Raises what Renderer.turns and Encoder.encode raise.
+        """
+        turns = [next(self._renderer.turns(held_out[line], line)) for line in sorted(held_out)]
+        encoded = self._encoder.encode(turns)
+        longest = max((len(answer) for _, answer in encoded), default=0)
+        most = min(math.ceil(_SLACK * longest) + _MORE_TOKENS, _MOST_TOKENS)
+        count, shown = self._shown(turns, held_out, examples, self._context - most)
+        return Questions(
+            all=tuple(
+                Question(
+                    line=turn.line,
+                    prompt=self._readable(held_out[turn.line]),
+                    expected=self.text(answer),
+                    metadata=_metadata(held_out[turn.line]),
+                    asked=tuple(prompt),
+                    shown=with_examples,
+                )
+                for turn, (prompt, answer), with_examples in zip(turns, encoded, shown, strict=True)
+            ),
+            examples=count,
+            max_new_tokens=most,
+            stop_ids=self._stops(encoded),
+        )
+
+    def pair(self, record: Record) -> tuple[str, str]:
+        """Return a record's last question and its answer, as a person reads them."""
+        if self._plain:
+            return record["prompt"], record["completion"]
+        answer = messages_of(record)[-1]
+        return self._readable(record), str(answer.get("content") or answer.get("tool_calls") or "")
+
+    def prompt_ids(self, record: Record, line: int) -> tuple[int, ...]:
+        """Return the ids of a record's last question."""
+        ((prompt, _),) = self._encoder.encode([next(self._renderer.turns(record, line))])
+        return tuple(prompt)
+
+    def labels(self, record: Record, names: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the ids of each name as the answer to a record's last question, with its end."""
+        if not names:
+            return []
+        turns = [next(self._renderer.turns(self._answered(record, name), 0)) for name in names]
+        return [tuple(answer) + self._end for _, answer in self._encoder.encode(turns)]
+
+    def _answered(self, record: Record, answer: str) -> Record:
+        if self._plain:
+            return {**record, "completion": answer}
+        messages = [*messages_of(record)[:-1], {"role": "assistant", "content": answer}]
+        return {"messages": messages}
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of an answer, without what ends it."""
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _shown(
+        self,
+        turns: Sequence[Turn],
+        held_out: Mapping[int, Record],
+        examples: Sequence[Record],
+        limit: int,
+    ) -> tuple[int, list[tuple[int, ...]]]:
+        """Return how many examples fit before every question, and the prompts with them."""
+        records = [held_out[turn.line] for turn in turns]
+        prompter = FewShot(self._format, examples, records)
+        renderer = self._renderer if self._plain else Renderer(self._tokenizer, "chat")
+        for count in range(len(examples), 0, -1):
+            asked = [
+                next(renderer.turns(prompter.before(record, count), turn.line))
+                for turn, record in zip(turns, records, strict=True)
+            ]
+            prompts = [tuple(prompt) for prompt, _ in self._encoder.encode(asked)]
+            if max(map(len, prompts)) <= limit:
+                return count, prompts
+        return 0, [()] * len(turns)
+
+    def _stops(self, encoded: Sequence[tuple[Sequence[int], Sequence[int]]]) -> frozenset[int]:
+        """Return the ids that end an answer: the base's own, and those that end answers here."""
+        special = set(self._tokenizer.all_special_ids)
+        ends = {answer[-1] for _, answer in encoded} & special
+        own = self._tokenizer.eos_token_id
+        return frozenset(ends if own is None else {*ends, own})
+
+    def _readable(self, record: Record) -> str:
+        if self._plain:
+            return str(record["prompt"])
+        turns = list(messages_of(record))
+        while turns and turns[-1]["role"] == "assistant":
+            turns.pop()
+        if len(turns) == 1:
+            return str(turns[0]["content"])
+        return "\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in turns)
+
+
+def _metadata(record: Record) -> Mapping[str, str]:
+    found = record.get("metadata")
+    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}

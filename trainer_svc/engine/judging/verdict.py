@@ -1,0 +1,73 @@
+"""What an examination comes to, also where nothing could be examined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tailorbird.errors import FailedPrecondition, InvalidArgument, NotFound, TailorbirdError
+from tailorbird.manifest import Decision
+from trainer_svc.engine.judging.examination import Examiner
+from trainer_svc.engine.judging.routed import Routed
+from trainer_svc.jobs.model import EventPayload, JobWarning, Judged
+from trainer_svc.judgement.model import Judgement
+
+NO_HELD_OUT_DATA = "NO_HELD_OUT_DATA"
+NOT_JUDGED = "NOT_JUDGED"
+ROUTED_NOT_JUDGED = "ROUTED_NOT_JUDGED"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judgement is there if records were answered; `event` is for the job's history."""
+
+    judgement: Judgement | None
+    decision: Decision
+    event: EventPayload
+
+
+async def verdict(examiner: Examiner) -> Verdict:
+    """Examine, and decide. What cannot be examined is not promoted, and is no failure of the job.
+
+    Raises StoreUnavailable and DataCorrupt.
+    """
+    if not examiner.chosen.held_out:
+        return _without(
+            NO_HELD_OUT_DATA,
+            "there are no held-out records to judge the version on: name validation data, or give "
+            "at least 50 training records, of which a tenth is held out",
+        )
+    try:
+        judgement, routed = await examiner.examine()
+    except (FailedPrecondition, InvalidArgument, NotFound) as error:
+        return _without(NOT_JUDGED, f"the version could not be judged: {_said(error)}")
+    judgement = _beside(judgement, routed)
+    found = judgement.decision
+    decision = Decision(
+        promote=found.promote,
+        reason=found.reason,
+        message=found.message,
+        route_generation=routed.generation,
+    )
+    told = Judged(judgement=judgement.model_copy(update={"samples": ()}))
+    return Verdict(judgement, decision, told)
+
+
+def _beside(judgement: Judgement, routed: Routed) -> Judgement:
+    """Tell of a routed version that could not be asked: nothing takes its place unseen."""
+    if not routed.refusal:
+        return judgement
+    note = f"the routed version was not asked: {routed.refusal}"
+    decision = judgement.decision
+    if decision.promote:
+        refused = {"promote": False, "reason": ROUTED_NOT_JUDGED, "message": note}
+        decision = decision.model_copy(update={**refused, "reasons": (ROUTED_NOT_JUDGED,)})
+    return judgement.model_copy(update={"notes": (*judgement.notes, note), "decision": decision})
+
+
+def _without(reason: str, message: str) -> Verdict:
+    decision = Decision(promote=False, reason=reason, message=message)
+    return Verdict(None, decision, JobWarning(reason=reason, message=message))
+
+
+def _said(error: TailorbirdError) -> str:
+    return f"{error.reason}: {error.message}"
