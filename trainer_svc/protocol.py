@@ -27,7 +27,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
-from trainer_svc.jobs.model import EventPayload, Hyperparameters, JobError, LoraSpec
+from trainer_svc.jobs.model import DataPolicy, EventPayload, Hyperparameters, JobError, LoraSpec
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.record import Record
 
@@ -81,7 +81,7 @@ class DatasetRef(Record):
     name: str
     key: str
     sha256: str
-    format: Literal["chat", "prompt_completion", "instruction"]
+    format: Literal["chat", "prompt_completion", "instruction", "text"]
 
 
 class Assignment(Record):
@@ -104,6 +104,7 @@ class Assignment(Record):
     evaluation: EvaluationSpec = EvaluationSpec()
     hold_out: bool = False
     """Hold some training records out where there is no validation data and they are enough."""
+    data: DataPolicy = DataPolicy()
 
 
 class Start(Record):

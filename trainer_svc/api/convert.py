@@ -30,6 +30,16 @@ _FORMATS = {
     DatasetFormat.CHAT: dataset_pb2.DATASET_FORMAT_CHAT,
     DatasetFormat.PROMPT_COMPLETION: dataset_pb2.DATASET_FORMAT_PROMPT_COMPLETION,
     DatasetFormat.INSTRUCTION: dataset_pb2.DATASET_FORMAT_INSTRUCTION,
+    DatasetFormat.TEXT: dataset_pb2.DATASET_FORMAT_TEXT,
+}
+_NAMED_FORMATS = {value: format_ for format_, value in _FORMATS.items()} | {
+    dataset_pb2.DATASET_FORMAT_UNSPECIFIED: None
+}
+_TOO_LONG = {
+    job_pb2.TOO_LONG_UNSPECIFIED: model.TooLong.DROP,
+    job_pb2.TOO_LONG_TRUNCATE: model.TooLong.TRUNCATE,
+    job_pb2.TOO_LONG_DROP: model.TooLong.DROP,
+    job_pb2.TOO_LONG_ERROR: model.TooLong.ERROR,
 }
 _POLICIES = {
     job_pb2.PROMOTION_POLICY_UNSPECIFIED: model.PromotionPolicy.AUTO_IF_BETTER,
@@ -79,6 +89,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         from_version=_version(spec.from_version, at + "from_version"),
         evaluation=judged,
         labels=_labels(spec.labels),
+        data=_data_policy(spec.data),
     )
 
 
@@ -147,6 +158,16 @@ def _isolation(isolation: job_pb2.Isolation.ValueType) -> model.Isolation:
     return _ISOLATIONS[isolation]
 
 
+def _data_policy(policy: job_pb2.DataPolicy) -> model.DataPolicy:
+    at = "job.spec.data."
+    if policy.too_long not in _TOO_LONG:
+        raise InvalidArgument(at + "too_long", f"{policy.too_long} is not such a rule")
+    most = model.USUAL_TOO_LONG_FRACTION
+    if policy.HasField("max_too_long_fraction"):
+        most = _within(at + "max_too_long_fraction", policy.max_too_long_fraction, 0, 1)
+    return model.DataPolicy(too_long=_TOO_LONG[policy.too_long], max_too_long_fraction=most)
+
+
 def _labels(labels: object) -> dict[str, str]:
     given: dict[str, str] = dict(labels)  # type: ignore[call-overload]
     if len(given) > _MAX_LABELS:
@@ -204,6 +225,13 @@ def position_from_token(parent: TenantName, token: str) -> tuple[datetime, str] 
         return datetime.fromisoformat(time).astimezone(UTC), job
     except ValueError as error:
         raise InvalidArgument("page_token", "not a next_page_token of this method") from error
+
+
+def format_from_proto(value: dataset_pb2.DatasetFormat.ValueType) -> DatasetFormat | None:
+    """Return the format that an upload names, or None if it names none."""
+    if value not in _NAMED_FORMATS:
+        raise InvalidArgument("header.format", f"{value} is not a format")
+    return _NAMED_FORMATS[value]
 
 
 def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
@@ -278,6 +306,10 @@ def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
         from_version=spec.from_version,
         evaluation=evaluation_to_proto(spec.evaluation),
         labels=spec.labels,
+        data=job_pb2.DataPolicy(
+            too_long=job_pb2.TooLong.Value(f"TOO_LONG_{spec.data.too_long}"),
+            max_too_long_fraction=spec.data.max_too_long_fraction,
+        ),
     )
     if spec.validation_dataset is not None:
         message.validation_dataset = spec.validation_dataset

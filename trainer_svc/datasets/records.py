@@ -1,23 +1,30 @@
 """What a line of a dataset may be. Pure; the engine turns the same records into tokens.
 
-chat                {"messages": [{"role": ..., "content": ...}, ...]}   the last is the assistant's
+chat                {"messages": [{"role": ..., "content": ...}, ...]}   see `chats`
 prompt_completion   {"prompt": "...", "completion": "..."}
 instruction         {"instruction": "...", "input": "...", "output": "..."}   input is optional
+text                {"text": "..."}
 
-Other top-level keys are allowed and ignored; other keys of a message are not, because some of them
-("weight", "tool_calls") would change what is learned.
+Other top-level keys are allowed; but for `metadata`, which slices are made by, they are not read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
 from tailorbird.errors import InvalidRecord
-
-_ROLES = ("system", "user", "assistant")
+from trainer_svc.datasets.chats import check_chat
+from trainer_svc.datasets.checks import (
+    Unfit,
+    check_answer,
+    check_keys,
+    check_metadata,
+    check_text,
+    kind,
+)
 
 
 class DatasetFormat(StrEnum):
@@ -26,118 +33,106 @@ class DatasetFormat(StrEnum):
     CHAT = "chat"
     PROMPT_COMPLETION = "prompt_completion"
     INSTRUCTION = "instruction"
+    TEXT = "text"
 
 
-_KEYS = {
+_NEEDED = {
     DatasetFormat.CHAT: {"messages"},
     DatasetFormat.PROMPT_COMPLETION: {"prompt", "completion"},
-    DatasetFormat.INSTRUCTION: {"instruction", "input", "output"},
+    DatasetFormat.INSTRUCTION: {"instruction", "output"},
+    DatasetFormat.TEXT: {"text"},
 }
+"""The keys that make a record one of a format; the first that fits is the one that is found."""
+_OPTIONAL = {DatasetFormat.CHAT: {"tools"}, DatasetFormat.INSTRUCTION: {"input"}}
 
 
-def parse_record(line: int, data: bytes) -> tuple[DatasetFormat, Mapping[str, Any]]:
-    """Return the format and content of one line; InvalidRecord says what is wrong with it."""
+def parse_record(
+    line: int, data: bytes, expected: DatasetFormat | None = None
+) -> tuple[DatasetFormat, Mapping[str, Any]]:
+    """Return the format and content of one line; InvalidRecord says what is wrong with it.
+
+    A record that can be read as several formats is of the `expected` one.
+    """
     try:
-        record = json.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise InvalidRecord(line, f"byte {error.start + 1} is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise InvalidRecord(
-            line, f"not JSON ({error.msg} at column {error.colno}); JSONL has one object a line"
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise InvalidRecord(line, "nested too deeply, or a number too long") from error
-    if not isinstance(record, dict):
-        raise InvalidRecord(line, f"a JSON object is expected, not {_kind(record)}")
-    _check_keys(line, record)
-    format_ = _format(line, record)
-    match format_:
-        case DatasetFormat.CHAT:
-            _check_messages(line, record["messages"])
-        case DatasetFormat.PROMPT_COMPLETION:
-            _check_text(line, record, "prompt")
-            _check_answer(line, record, "completion")
-        case DatasetFormat.INSTRUCTION:
-            _check_text(line, record, "instruction")
-            _check_answer(line, record, "output")
-            if record.get("input") not in (None, ""):
-                _check_text(line, record, "input")
+        record = _loaded(data)
+        check_keys(record)
+        format_ = _format(record, expected)
+        _CHECKS[format_](record)
+    except Unfit as error:
+        raise InvalidRecord(line, str(error), reason=error.reason) from error
+    return format_, record
+
+
+def parse_upload(
+    line: int, data: bytes, expected: DatasetFormat | None
+) -> tuple[DatasetFormat, Mapping[str, Any]]:
+    """Return what parse_record does; InvalidRecord also for metadata that no slice is made by.
+
+    Datasets of earlier releases may have such metadata, and are trained on.
+    """
+    format_, record = parse_record(line, data, expected)
+    try:
+        check_metadata(record)
+    except Unfit as error:
+        raise InvalidRecord(line, str(error)) from error
     return format_, record
 
 
 def ignored_keys(format_: DatasetFormat, record: Mapping[str, Any]) -> set[str]:
-    """Return the top-level keys that training does not read."""
-    return set(record) - _KEYS[format_]
+    """Return the top-level keys that nothing reads."""
+    return set(record) - _NEEDED[format_] - _OPTIONAL.get(format_, set()) - {"metadata"}
 
 
-def _format(line: int, record: Mapping[str, Any]) -> DatasetFormat:
-    if "messages" in record:
-        return DatasetFormat.CHAT
-    if "prompt" in record and "completion" in record:
-        return DatasetFormat.PROMPT_COMPLETION
-    if "instruction" in record and "output" in record:
-        return DatasetFormat.INSTRUCTION
-    keys = ", ".join(sorted(record)[:8]) or "none"
-    raise InvalidRecord(
-        line,
-        "unknown shape: neither messages, nor prompt and completion, nor instruction and output"
-        f" (keys: {keys[:200]})",
+def _loaded(data: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise Unfit("", f"byte {error.start + 1} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise Unfit(
+            "", f"not JSON ({error.msg} at column {error.colno}); JSONL has one object a line"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise Unfit("", "nested too deeply, or a number too long") from error
+    if not isinstance(record, dict):
+        raise Unfit("", f"a JSON object is expected, not {kind(record)}")
+    return record
+
+
+def _format(record: Mapping[str, Any], expected: DatasetFormat | None) -> DatasetFormat:
+    if expected is not None and _NEEDED[expected] <= record.keys():
+        return expected
+    for format_, keys in _NEEDED.items():
+        if keys <= record.keys():
+            return format_
+    found = ", ".join(sorted(record)[:8]) or "none"
+    raise Unfit(
+        "",
+        "unknown shape: neither messages, nor prompt and completion, nor instruction and output, "
+        f"nor text (keys: {found[:200]})",
         reason="UNKNOWN_RECORD_SHAPE",
     )
 
 
-def _check_messages(line: int, messages: object) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise InvalidRecord(line, "messages: a list with at least one message is expected")
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise InvalidRecord(line, f"{where}: an object is expected, not {_kind(message)}")
-        if message.get("role") not in _ROLES:
-            raise InvalidRecord(line, f"{where}.role: one of {', '.join(_ROLES)} is expected")
-        _check_keys(line, message, where + ".")
-        unknown = sorted(set(message) - {"role", "content"})
-        if unknown:
-            raise InvalidRecord(line, f"{where}.{unknown[0][:64]}: not supported")
-        check = _check_answer if message["role"] == "assistant" else _check_text
-        check(line, message, "content", where + ".")
-    if messages[0]["role"] == "assistant":
-        raise InvalidRecord(
-            line, "messages[0].role: the first message must be the system's or the user's"
-        )
-    if messages[-1]["role"] != "assistant":
-        raise InvalidRecord(line, f"{where}.role: the last message must be the assistant's")
+def _check_prompt_completion(record: Mapping[str, Any]) -> None:
+    check_text(record, "prompt")
+    check_answer(record, "completion")
 
 
-def _check_text(line: int, record: Mapping[str, Any], key: str, where: str = "") -> None:
-    text = record.get(key)
-    if not isinstance(text, str):
-        raise InvalidRecord(line, f"{where}{key}: a string is expected, not {_kind(text)}")
-    if not text:
-        raise InvalidRecord(line, f"{where}{key}: empty")
-    _check_unicode(line, text, f"{where}{key}")
+def _check_instruction(record: Mapping[str, Any]) -> None:
+    check_text(record, "instruction")
+    check_answer(record, "output")
+    if record.get("input") not in (None, ""):
+        check_text(record, "input")
 
 
-def _check_answer(line: int, record: Mapping[str, Any], key: str, where: str = "") -> None:
-    _check_text(line, record, key, where)
-    if not record[key].strip():
-        raise InvalidRecord(line, f"{where}{key}: only white space, which cannot be trained on")
+def _check_plain_text(record: Mapping[str, Any]) -> None:
+    check_answer(record, "text")
 
 
-def _check_keys(line: int, record: Mapping[str, Any], where: str = "") -> None:
-    for index, key in enumerate(record, start=1):
-        _check_unicode(line, key, f"{where}key {index}")
-
-
-def _check_unicode(line: int, text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRecord(
-            line, f"{where}: half a surrogate pair at character {error.start + 1}"
-        ) from error
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return "null" if value is None else names.get(type(value), "a number")
+_CHECKS: Mapping[DatasetFormat, Callable[[Mapping[str, Any]], None]] = {
+    DatasetFormat.CHAT: check_chat,
+    DatasetFormat.PROMPT_COMPLETION: _check_prompt_completion,
+    DatasetFormat.INSTRUCTION: _check_instruction,
+    DatasetFormat.TEXT: _check_plain_text,
+}

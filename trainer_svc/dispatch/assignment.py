@@ -44,6 +44,7 @@ class Assignments:
             from_version=spec.from_version,
             evaluation=spec.evaluation,
             hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER,
+            data=spec.data,
         )
 
     async def _routed(self, adapter: AdapterName) -> str:

@@ -17,7 +17,15 @@ from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_li
 from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
 from trainer_svc.engine.elsewhere import in_thread
-from trainer_svc.jobs.model import DataReport, EventPayload, JobWarning, Prepared
+from trainer_svc.jobs.data_account import check_too_long
+from trainer_svc.jobs.model import (
+    DataPolicy,
+    DataReport,
+    EventPayload,
+    JobWarning,
+    Prepared,
+    TooLong,
+)
 from trainer_svc.protocol import Assignment, DatasetRef
 
 Read = tuple[TokenDataset, DataReport]
@@ -69,14 +77,15 @@ class Preparer:
     async def prepare(self, assignment: Assignment, folder: Path) -> Preparation:
         """Read the job's data and resolve what it left open.
 
-        Raises NotFound (DATASET_NOT_FOUND), StoreUnavailable, and what reading the data raises.
+        Raises NotFound (DATASET_NOT_FOUND), StoreUnavailable, and what reading the data and
+        check_too_long raise.
         """
         asked = assignment.hyperparameters.max_sequence_length
         limit = sequence_limit(asked, self._base.context)
-        training = await self._read(assignment.training, limit, folder)
+        training = await self._read(assignment.training, assignment.data, limit, folder)
         validation: Read | None = None
         if assignment.validation is not None:
-            validation = await self._read(assignment.validation, limit, folder)
+            validation = await self._read(assignment.validation, assignment.data, limit, folder)
         return await in_thread(lambda _: self._chosen(assignment, training, validation))
 
     def _chosen(
@@ -106,9 +115,16 @@ class Preparer:
             warnings=(*_of_base(self._base), *choice.warnings),
         )
 
-    async def _read(self, ref: DatasetRef, limit: int, folder: Path) -> Read:
+    async def _read(self, ref: DatasetRef, policy: DataPolicy, limit: int, folder: Path) -> Read:
+        read = await self._tokenised(ref, limit, folder, policy.too_long is TooLong.TRUNCATE)
+        check_too_long(read[1], policy, limit, ref.name)
+        return read
+
+    async def _tokenised(self, ref: DatasetRef, limit: int, folder: Path, truncate: bool) -> Read:
         tokenizer, rows = self._base.tokenizer, self._base.token_ids
-        found = await in_thread(lambda _: prepared(ref, tokenizer, limit, self._cache, rows=rows))
+        found = await in_thread(
+            lambda _: prepared(ref, tokenizer, limit, self._cache, rows=rows, truncate=truncate)
+        )
         if found is not None:
             return found
         path = folder / "dataset.jsonl"
@@ -118,7 +134,9 @@ class Preparer:
             raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
         try:
             return await in_thread(
-                lambda stop: prepare(path, ref, tokenizer, limit, self._cache, stop, rows=rows)
+                lambda stop: prepare(
+                    path, ref, tokenizer, limit, self._cache, stop, rows=rows, truncate=truncate
+                )
             )
         finally:
             path.unlink()

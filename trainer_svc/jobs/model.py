@@ -141,6 +141,30 @@ class Hyperparameters(Record):
     """Evaluations without a better validation loss after which the run stops; 0: it never does."""
 
 
+class TooLong(StrEnum):
+    """What becomes of a record that is too long; a rule of a later release is read as ERROR."""
+
+    TRUNCATE = "TRUNCATE"
+    DROP = "DROP"
+    ERROR = "ERROR"
+
+    @classmethod
+    def _missing_(cls, _: object) -> TooLong:
+        return cls.ERROR
+
+
+class DataPolicy(Record):
+    """What a job does with its data. The defaults are what jobs of earlier releases did."""
+
+    too_long: TooLong = TooLong.DROP
+    max_too_long_fraction: float = 1.0
+    """The largest share of a dataset's records that may be too long; 1: every one of them."""
+
+
+USUAL_TOO_LONG_FRACTION = 0.1
+"""What a caller of this release gets that names no share."""
+
+
 class JobSpec(Record):
     """What the caller asked for. Names are resource names, of the job's own tenant."""
 
@@ -159,6 +183,7 @@ class JobSpec(Record):
     """The version whose weights training begins with; `lora` is of its shape."""
     evaluation: EvaluationSpec = EvaluationSpec()
     labels: dict[str, str] = Field(default_factory=dict)
+    data: DataPolicy = DataPolicy()
 
     @property
     def adapter_name(self) -> AdapterName:
@@ -170,8 +195,14 @@ class JobSpec(Record):
 
         What has its default is left out: a field that a later release adds changes no digest. So is
         the base's digest, which an earlier release does not know: checkpoints have it beside this.
+        And so is the usual limit of what is too long: a caller who asks an earlier release for the
+        same job names none.
         """
-        chosen = self.model_dump(mode="json", exclude_defaults=True, exclude={"base_model_digest"})
+        spec = self
+        if spec.data.max_too_long_fraction == USUAL_TOO_LONG_FRACTION:
+            data = spec.data.model_copy(update={"max_too_long_fraction": 1.0})
+            spec = spec.model_copy(update={"data": data})
+        chosen = spec.model_dump(mode="json", exclude_defaults=True, exclude={"base_model_digest"})
         canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -185,14 +216,28 @@ class JobError(Record):
 
 
 class DataReport(Record):
-    """What became of one dataset's records; kept + dropped_too_long = records."""
+    """What became of one dataset's records; lines are the first 100.
+
+    kept + dropped_too_long + dropped_nothing_to_train = records.
+    """
 
     records: int
     kept: int
     dropped_too_long: int
     dropped_lines: tuple[int, ...]
+    """Of the records that are too long, and of no others."""
     trained_tokens: int
     masked_tokens: int
+    truncated: int = 0
+    """Those cut before their first trained token are in dropped_nothing_to_train as well."""
+    truncated_lines: tuple[int, ...] = ()
+    dropped_nothing_to_train: int = 0
+    nothing_to_train_lines: tuple[int, ...] = ()
+
+    @property
+    def too_long(self) -> int:
+        """Records longer than the limit, whatever became of them."""
+        return self.dropped_too_long + self.truncated
 
 
 class StateChanged(Record):

@@ -28,6 +28,14 @@ class Policy(StrEnum):
     MANUAL = "manual"
 
 
+class TooLong(StrEnum):
+    """What becomes of a record that is too long."""
+
+    TRUNCATE = "truncate"
+    DROP = "drop"
+    ERROR = "error"
+
+
 class State(StrEnum):
     """A state to filter by."""
 
@@ -61,6 +69,15 @@ def create(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens a step.")] = None,
+    max_sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens of a record above which it is too long.")
+    ] = None,
+    too_long: Annotated[
+        TooLong, typer.Option(help="What becomes of a record that is too long.")
+    ] = TooLong.DROP,
+    max_too_long: Annotated[
+        float | None, typer.Option(help="Share of records that may be too long; else 0.1.")
+    ] = None,
     early_stopping_patience: Annotated[
         int | None, typer.Option(help="Stop after so many evaluations without a better loss.")
     ] = None,
@@ -91,12 +108,17 @@ def create(
             learning_rate=learning_rate,
             epochs=epochs,
             batch_tokens=batch_tokens,
+            max_sequence_length=max_sequence_length,
             early_stopping_patience=early_stopping_patience,
             seed=seed,
         ),
         isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
         from_version=version_name(from_version, adapter, tenant) if from_version else "",
+        data=job_pb2.DataPolicy(
+            too_long=job_pb2.TooLong.Value(f"TOO_LONG_{too_long.name}"),
+            max_too_long_fraction=max_too_long,
+        ),
     )
     _set_validation(spec, validation, tenant)
     # The job belongs to the tenant of its adapter.

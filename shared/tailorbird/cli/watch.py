@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tailorbird.call_error import CallError
 from tailorbird.cli.judgement import judgement_lines
+from tailorbird.cli.kept import left_out
 from tailorbird.cli.output import last_part
 from tailorbird.client import is_terminal
 from tailorbird.tuning.v1 import job_pb2
@@ -132,6 +133,9 @@ class JobBars:
                 self._say(label, f"warning: {event.warning.reason}: {event.warning.message}")
             elif kind == "judged":
                 self._progress.console.print(judgement_lines(event.judged))
+            elif kind == "prepared":
+                for sentence in left_out(event.prepared):
+                    self._say(label, sentence)
             elif kind == "resumed":
                 self._say(label, f"goes on from step {event.resumed.resumed_from_step}")
             elif view.state == job_pb2.JOB_STATE_PAUSED and kind == "state_changed":

@@ -1,6 +1,7 @@
 """Prepared datasets on local disk: made once, bounded, never another tenant's.
 
-{folder}/{tenant}/{dataset sha256}-{tokenizer digest}-{format}-{limit}-{rows}/   a whole entry
+{folder}/{tenant}/{dataset sha256}-{tokenizer digest}-{format}-{limit}-{rows}-{cut|drop}/
+                            a whole entry
     MANIFEST.json           written last: every other file's digest
 {folder}/.partial/{unique}/  one that is being made, or that was broken
 
@@ -47,12 +48,14 @@ class CacheKey:
     record_format: str
     limit: int
     rows: int
+    truncate: bool
 
     @property
     def path(self) -> str:
         """The entry's folder in the cache's."""
         made_of = (self.dataset_sha256, self.tokenizer_digest, self.record_format)
-        return f"{self.tenant}/{'-'.join(made_of)}-{self.limit}-{self.rows}"
+        too_long = "cut" if self.truncate else "drop"
+        return f"{self.tenant}/{'-'.join(made_of)}-{self.limit}-{self.rows}-{too_long}"
 
 
 class Entry:

@@ -22,7 +22,7 @@ from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.data.cuts import Cuts
 from trainer_svc.engine.data.template import Turn
 
-TOKENS_FORMAT = 1
+TOKENS_FORMAT = 2
 """The format of what is made of a record, which is kept for later workers and later releases.
 
 To be raised whenever anything of it changes: the text that a template gives, the ids of a prompt or
@@ -74,6 +74,22 @@ class Encoder:
                 what = "answer" if prompts[index] else "prompt"
                 raise _invalid(turn.line, f"its {what} has no token")
         return list(zip(prompts, answers, strict=True))
+
+    def encode_texts(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
+        """Return for each answer, which is a whole text, what serving puts before it, and its ids.
+
+        The first are the tokenizer's special tokens, if it has some for a beginning. Raises
+        FailedPrecondition for a text without ids (INVALID_RECORD).
+        """
+        texts = [turn.answer for turn in turns]
+        encoded = []
+        for turn, ids, whole in zip(
+            turns, self._ids(texts), self._ids(texts, special_tokens=True), strict=True
+        ):
+            if not ids:
+                raise _invalid(turn.line, "its text has no token")
+            encoded.append((_before(ids, whole), ids))
+        return encoded
 
     def cuts(self, prompt: str, ids: Sequence[int]) -> Cuts:
         """Return where `prompt`, whose ids without special tokens are `ids`, may be cut."""
@@ -163,6 +179,14 @@ def _unmarking(part: dict[str, Any] | None) -> dict[str, Any] | None:
         kept = (_unmarking(each) for each in part[inner])
         return {**part, inner: [each for each in kept if each is not None]}
     return part
+
+
+def _before(ids: list[int], whole: list[int]) -> list[int]:
+    """Return what of `whole` stands before `ids`; nothing if they are not in it."""
+    for start in range(len(whole) - len(ids) + 1):
+        if whole[start : start + len(ids)] == ids:
+            return whole[:start]
+    return []
 
 
 def _space(text: str) -> str:

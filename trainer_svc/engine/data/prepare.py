@@ -17,7 +17,13 @@ from trainer_svc.engine.data.cache import CacheKey, DatasetCache, Entry
 from trainer_svc.engine.data.encoding import tokenizer_digest
 from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.data.work import Source, Work
-from trainer_svc.engine.data.writing import account, read_report, write_dataset
+from trainer_svc.engine.data.writing import (
+    NOTHING_LEFT_OUT,
+    account,
+    left_out,
+    read_report,
+    write_dataset,
+)
 from trainer_svc.jobs.model import DataReport
 from trainer_svc.protocol import DatasetRef
 
@@ -34,16 +40,18 @@ def prepare(
     stop: Callable[[], bool] = lambda: False,
     *,
     rows: int,
+    truncate: bool = False,
 ) -> tuple[TokenDataset, DataReport]:
     """Return what is kept of `ref`, whose JSONL file is at `path`, and the account of all of it.
 
-    The work is done once and kept in `cache`; `limit` and `rows` are a Source's. A file that is not
-    small is read by a process of its own, which loads the tokenizer from where this one came from:
-    tokenising holds the interpreter lock, and steps would wait for it. Raises what write_dataset
-    and write_apart raise, Unavailable (DISK_FULL), and Aborted soon after `stop` says so.
+    The work is done once and kept in `cache`; `limit`, `rows` and `truncate` are a Source's. A file
+    that is not small is read by a process of its own, which loads the tokenizer from where this one
+    came from: tokenising holds the interpreter lock, and steps would wait for it. Raises what
+    write_dataset and write_apart raise, Unavailable (DISK_FULL), and Aborted soon after `stop` says
+    so.
     """
     digest = tokenizer_digest(tokenizer)
-    source = Source(path=path, ref=ref, limit=limit, rows=rows)
+    source = Source(path=path, ref=ref, limit=limit, rows=rows, truncate=truncate)
 
     def check() -> None:
         if stop():
@@ -57,18 +65,24 @@ def prepare(
             work = Work(base=base, tokenizer_digest=digest, source=source, folder=folder)
             write_apart(work, check)
 
-    return _opened(
-        # What cannot be compared is found by nobody.
-        cache.get_or_make(_key(ref, digest or uuid4().hex, limit, rows), build, check)
-    )
+    # What cannot be compared is found by nobody.
+    key = _key(source, digest or uuid4().hex)
+    return _opened(cache.get_or_make(key, build, check))
 
 
 def prepared(
-    ref: DatasetRef, tokenizer: Any, limit: int, cache: DatasetCache, *, rows: int
+    ref: DatasetRef,
+    tokenizer: Any,
+    limit: int,
+    cache: DatasetCache,
+    *,
+    rows: int,
+    truncate: bool = False,
 ) -> tuple[TokenDataset, DataReport] | None:
     """Return what `prepare` would, without the file, if the cache has it."""
     digest = tokenizer_digest(tokenizer)
-    if digest is None or (entry := cache.get(_key(ref, digest, limit, rows))) is None:
+    source = Source(path=Path(), ref=ref, limit=limit, rows=rows, truncate=truncate)
+    if digest is None or (entry := cache.get(_key(source, digest))) is None:
         return None
     return _opened(entry)
 
@@ -78,7 +92,7 @@ def split(
 ) -> tuple[TokenDataset, TokenDataset, DataReport, DataReport]:
     """Hold out `fraction` of the records, at least one on each side.
 
-    Returns views of the training and validation examples and their reports; dropped records stay in
+    Returns views of the training and validation examples and their reports; what is left out is in
     the training's. FailedPrecondition (NO_TRAINABLE_RECORDS) if there are fewer than two records.
     """
     lines = np.unique(dataset.lines)
@@ -95,19 +109,20 @@ def split(
     return (
         training,
         validation,
-        account(training.rows, report.dropped_lines, report.dropped_too_long),
-        account(validation.rows, (), 0),
+        account(training.rows, left_out(report, dataset.rows)),
+        account(validation.rows, NOTHING_LEFT_OUT),
     )
 
 
-def _key(ref: DatasetRef, digest: str, limit: int, rows: int) -> CacheKey:
+def _key(source: Source, digest: str) -> CacheKey:
     return CacheKey(
-        tenant=DatasetName.parse(ref.name).tenant,
-        dataset_sha256=ref.sha256,
+        tenant=DatasetName.parse(source.ref.name).tenant,
+        dataset_sha256=source.ref.sha256,
         tokenizer_digest=digest,
-        record_format=ref.format,
-        limit=limit,
-        rows=rows,
+        record_format=source.ref.format,
+        limit=source.limit,
+        rows=source.rows,
+        truncate=source.truncate,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.data.encoding import Encoder
-from trainer_svc.engine.data.template import PROMPT_COMPLETION, Renderer, Turn
+from trainer_svc.engine.data.template import PLAIN, TEXT, Renderer, Turn, Turns
 from trainer_svc.engine.data.token_files import Piece
 
 _BATCH_CHARS = 2**16
@@ -23,6 +24,17 @@ Encoded = tuple[list[int], list[int]]
 Item = TypeVar("Item")
 
 
+class Sequenced(NamedTuple):
+    """The sequences that the record of a line gives; none if there is nothing to train in it.
+
+    `too_long`: one has more tokens than allowed. Then there are none, or what is left of them.
+    """
+
+    line: int
+    sequences: list[list[Piece]]
+    too_long: bool
+
+
 class _Known(NamedTuple):
     """A turn's ids; its prompt is the first `shared` ids of the last turn's, and `prompt`."""
 
@@ -34,7 +46,8 @@ class _Known(NamedTuple):
 class Sequencer:
     """Turns records of one format into sequences of at most `limit` tokens.
 
-    `check` is called between the turns of a record and may raise.
+    A record that is too long is left out, or with `truncate` loses what is past the limit. `check`
+    is called between the turns of a record and may raise.
     """
 
     def __init__(
@@ -43,52 +56,77 @@ class Sequencer:
         record_format: str,
         limit: int,
         check: Callable[[], None] = lambda: None,
+        *,
+        truncate: bool = False,
     ) -> None:
-        plain = record_format == PROMPT_COMPLETION
+        plain = record_format in PLAIN
         self._renderer = Renderer(tokenizer, record_format)
-        self._encoder = Encoder(tokenizer, special_tokens=plain)
+        self._encoder = encoder = Encoder(tokenizer, special_tokens=plain)
+        self._encoded = encoder.encode_texts if record_format == TEXT else encoder.encode
         end = tokenizer.eos_token_id
         self._end = [end] if plain and end is not None else []
         self._limit = limit
         self._check = check
+        self._truncate = truncate
 
-    def sequences(
-        self, records: Iterable[tuple[int, Mapping[str, Any]]]
-    ) -> Iterator[tuple[int, list[list[Piece]] | None]]:
-        """Yield each record's line and its sequences; None if one of them is too long.
+    def sequences(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Sequenced]:
+        """Yield what becomes of each record.
 
         A record is one sequence if that holds every prompt as serving tokenises it, otherwise one
-        for each of its answers. Raises what Renderer.turns and Encoder.encode raise, and
-        FailedPrecondition for a record whose turns are too many for its length (INVALID_RECORD).
+        for each of its answers. Raises what Turns and Encoder.encode raise, and FailedPrecondition
+        for a record whose turns are too many for its length (INVALID_RECORD).
         """
         started = ((line, self._renderer.turns(record, line)) for line, record in records)
         # The last turn comes first. It is the longest: what is too long is not rendered any more.
-        lasts = ((next(turns), turns) for _, turns in started)
-        for batch in batches(lasts, lambda item: _chars(item[0]), _BATCH_CHARS):
-            encoded = self._encode([last for last, _ in batch])
-            for (last, earlier), ids in zip(batch, encoded, strict=True):
-                yield last.line, self._sequences(last, earlier, ids)
+        lasts = ((line, turns, turns[-1:]) for line, turns in started)
+        read = ((line, turns, last[0] if last else None) for line, turns, last in lasts)
+        for batch in batches(read, lambda item: _chars(item[2]), _BATCH_CHARS):
+            encoded = iter(self._encode([last for _, _, last in batch if last is not None]))
+            for line, turns, last in batch:
+                if last is None:
+                    yield Sequenced(line, [], too_long=False)
+                else:
+                    yield self._of_record(line, turns, last, next(encoded))
 
-    def _sequences(
-        self, last: Turn, earlier: Iterator[Turn], ids: Encoded
-    ) -> list[list[Piece]] | None:
-        if _length(ids) > self._limit:
-            return None
+    def _of_record(self, line: int, turns: Turns, last: Turn, ids: Encoded) -> Sequenced:
+        if _length(ids) <= self._limit:
+            found = self._whole(turns, last, ids)
+            if all(_size(pieces) <= self._limit for pieces in found):
+                return Sequenced(line, [one for one in found if _trains(one)], too_long=False)
+        if not self._truncate:
+            return Sequenced(line, [], too_long=True)
+        cut = [_cut(pieces, self._limit) for pieces in self._beginning(turns)]
+        return Sequenced(line, [one for one in cut if _trains(one)], too_long=True)
+
+    def _beginning(self, turns: Turns) -> list[list[Piece]]:
+        """Return the sequences of the first turns, all whose prompts are below the limit."""
+
+        def prompt_size(place: int) -> int:
+            self._check()
+            ((prompt, _),) = self._encode([turns[place]])
+            return len(prompt)
+
+        # A prompt holds all that is before it: the sizes grow from turn to turn.
+        count = bisect_left(range(len(turns)), self._limit, key=prompt_size)
+        if not count:
+            return []
+        last = turns[count - 1]
+        (ids,) = self._encode([last])
+        return self._whole(turns[:count], last, ids)
+
+    def _whole(self, turns: Turns, last: Turn, ids: Encoded) -> list[list[Piece]]:
+        """Return the sequences of `turns`, however long; `last` is the last one, and has `ids`."""
         whole, answer = ids
-        turns = [_Known(len(whole), [], answer)]
+        known = [_Known(len(whole), [], answer)]
+        earlier = (turns[place] for place in reversed(range(len(turns) - 1)))
         for batch in batches(
             self._tails(last, earlier, whole), lambda item: _chars(item[1]), _BATCH_CHARS
         ):
             encoded = self._encode([tail for _, tail in batch])
-            turns += [_Known(shared, *ids) for (shared, _), ids in zip(batch, encoded, strict=True)]
-        if (
-            max(shared + len(prompt) + len(answer) for shared, prompt, answer in turns)
-            > self._limit
-        ):
-            return None
-        turns.reverse()
-        return _joined(turns, whole) or [
-            [(whole[:shared] + prompt, False), (answer, True)] for shared, prompt, answer in turns
+            known += [_Known(shared, *ids) for (shared, _), ids in zip(batch, encoded, strict=True)]
+        known.reverse()
+        return _joined(known, whole) or [
+            [(whole[:shared] + prompt, False), (answer, True)] for shared, prompt, answer in known
         ]
 
     def _tails(
@@ -116,7 +154,9 @@ class Sequencer:
             yield shared, replace(turn, prompt=turn.prompt[start:])
 
     def _encode(self, turns: Sequence[Turn]) -> list[Encoded]:
-        return [(prompt, answer + self._end) for prompt, answer in self._encoder.encode(turns)]
+        if not turns:
+            return []
+        return [(prompt, answer + self._end) for prompt, answer in self._encoded(turns)]
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
@@ -155,5 +195,24 @@ def _length(turn: Encoded) -> int:
     return len(turn[0]) + len(turn[1])
 
 
-def _chars(turn: Turn) -> int:
-    return len(turn.prompt) + len(turn.answer)
+def _chars(turn: Turn | None) -> int:
+    return 0 if turn is None else len(turn.prompt) + len(turn.answer)
+
+
+def _size(pieces: Sequence[Piece]) -> int:
+    return sum(len(ids) for ids, _ in pieces)
+
+
+def _cut(pieces: Sequence[Piece], limit: int) -> list[Piece]:
+    """Return the first `limit` tokens of a sequence."""
+    kept: list[Piece] = []
+    for ids, trained in pieces:
+        kept.append((ids[:limit], trained))
+        limit -= len(kept[-1][0])
+    return kept
+
+
+def _trains(pieces: Sequence[Piece]) -> bool:
+    """Tell whether a token is trained: the first never is, for nothing is before it."""
+    masks = [(len(ids), trained) for ids, trained in pieces if ids]
+    return sum(size for size, trained in masks if trained) > (masks[0][1] if masks else 0)

@@ -2,7 +2,8 @@
 
 token_ids.bin   int32, every example's tokens
 trained.bin     one byte a token: whether it is trained
-examples.bin    a row an example: where it starts, its line, its length, its trained tokens
+examples.bin    a row an example: where it starts, its line, its length, its trained tokens, and
+                whether its record was cut
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-_ROW = np.dtype([("start", "<i8"), ("line", "<i8"), ("length", "<i4"), ("trained", "<i4")])
+_ROW = np.dtype(
+    [("start", "<i8"), ("line", "<i8"), ("length", "<i4"), ("trained", "<i4"), ("cut", "?")]
+)
 _TOKEN_IDS, _TRAINED, _EXAMPLES = "token_ids.bin", "trained.bin", "examples.bin"
 
 Piece = tuple[Sequence[int], bool]
@@ -44,12 +47,12 @@ class TokenWriter:
         )
         self._tokens = 0
 
-    def append(self, line: int, pieces: Sequence[Piece]) -> None:
-        """Write the example that `pieces` are, one after another."""
+    def append(self, line: int, pieces: Sequence[Piece], *, cut: bool = False) -> None:
+        """Write the example that `pieces` are, one after another; `cut`: they are not the whole."""
         ids = np.concatenate([np.asarray(ids, dtype=np.int32) for ids, _ in pieces])
         trained = np.repeat([kept for _, kept in pieces], [len(ids) for ids, _ in pieces])
         trained[:1] = False
-        row = np.array((self._tokens, line, len(ids), trained.sum()), dtype=_ROW)
+        row = np.array((self._tokens, line, len(ids), trained.sum(), cut), dtype=_ROW)
         self._token_ids.write(ids.tobytes())
         self._trained.write(trained.tobytes())
         self._examples.write(row.tobytes())

@@ -67,7 +67,7 @@ class TokenDataset(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | TokenDataset:
         if isinstance(index, slice):
             return self._view(self.rows[index])
-        start, line, length, _ = self.rows[index].item()
+        start, line, length, *_ = self.rows[index].item()
         tokens = slice(start, start + length)
         return Example(
             line,

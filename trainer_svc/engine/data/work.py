@@ -13,13 +13,15 @@ from trainer_svc.record import Record
 class Source(Record):
     """What is tokenised: `ref`, whose JSONL file is at `path`.
 
-    Records of more than `limit` tokens are dropped; `rows` is how many token ids the base has.
+    Records of more than `limit` tokens are dropped, or with `truncate` cut there; `rows` is how
+    many token ids the base has.
     """
 
     path: Path
     ref: DatasetRef
     limit: int
     rows: int
+    truncate: bool = False
 
 
 class Work(Record):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition, InvalidRecord
-from trainer_svc.datasets.records import parse_record
-from trainer_svc.engine.data.sequences import Sequencer
+from trainer_svc.datasets.records import DatasetFormat, parse_record
+from trainer_svc.engine.data.sequences import Sequenced, Sequencer
 from trainer_svc.engine.data.token_files import Piece, Rows, TokenWriter, map_tokens
 from trainer_svc.engine.data.work import Source
+from trainer_svc.jobs.data_account import nothing_kept
 from trainer_svc.jobs.model import DataReport
 
 _LINES_REPORTED = 100
@@ -32,18 +32,13 @@ def write_dataset(
     is kept (NO_TRAINABLE_RECORDS).
     """
     _check_digest(source)
-    ref, limit = source.ref, source.limit
-    sequencer = Sequencer(tokenizer, ref.format, limit, check)
-    kept, dropped = _write(folder, sequencer.sequences(_records(source, check)), source.rows)
-    if not kept:
-        raise FailedPrecondition(
-            f"all {len(dropped)} records of {ref.name} are longer than max_sequence_length, "
-            f"{limit} tokens",
-            reason="NO_TRAINABLE_RECORDS",
-        )
+    ref = source.ref
+    sequencer = Sequencer(tokenizer, ref.format, source.limit, check, truncate=source.truncate)
+    left, written = _write(folder, sequencer.sequences(_records(source, check)), source)
+    if not written:
+        raise nothing_kept(left, source.limit, ref.name)
     _, _, rows = map_tokens(folder)
-    report = account(rows, dropped[:_LINES_REPORTED], len(dropped))
-    (folder / _REPORT).write_text(report.model_dump_json(), "utf-8")
+    (folder / _REPORT).write_text(account(rows, left).model_dump_json(), "utf-8")
 
 
 def read_report(folder: Path) -> DataReport:
@@ -51,36 +46,87 @@ def read_report(folder: Path) -> DataReport:
     return DataReport.model_validate_json((folder / _REPORT).read_bytes())
 
 
-def account(rows: Rows, dropped: Sequence[int], left_out: int) -> DataReport:
-    """Return the report of the examples in `rows`; `left_out` records are not among them."""
+def account(rows: Rows, left: DataReport) -> DataReport:
+    """Return the report of the examples in `rows`, and of what `left` says was left out."""
     kept = len(np.unique(rows["line"]))
     trained = int(rows["trained"].sum(dtype=np.int64))
-    return DataReport(
-        records=kept + left_out,
-        kept=kept,
-        dropped_too_long=left_out,
-        dropped_lines=tuple(dropped),
-        trained_tokens=trained,
-        masked_tokens=int(rows["length"].sum(dtype=np.int64)) - trained,
+    cut = np.unique(rows["line"][rows["cut"]])
+    cut_lines = sorted({*cut[:_LINES_REPORTED].tolist(), *left.truncated_lines})
+    return left.model_copy(
+        update={
+            "records": kept + left.records,
+            "kept": kept,
+            "trained_tokens": trained,
+            "masked_tokens": int(rows["length"].sum(dtype=np.int64)) - trained,
+            "truncated": len(cut) + left.truncated,
+            "truncated_lines": tuple(cut_lines[:_LINES_REPORTED]),
+        }
     )
 
 
-def _write(
-    folder: Path, sequenced: Iterator[tuple[int, list[list[Piece]] | None]], rows: int
-) -> tuple[int, array[int]]:
-    """Write the sequences of every record into `folder`; return how many, and the lines dropped."""
-    kept = 0
-    dropped = array("q")
+def left_out(report: DataReport, rows: Rows) -> DataReport:
+    """Return what `report`, which is of the examples in `rows`, says was left out."""
+    cut = np.unique(rows["line"][rows["cut"]])
+    return report.model_copy(
+        update={
+            "records": report.records - report.kept,
+            "kept": 0,
+            "truncated": report.truncated - len(cut),
+            "truncated_lines": tuple(line for line in report.truncated_lines if line not in cut),
+        }
+    )
+
+
+NOTHING_LEFT_OUT = DataReport(
+    records=0, kept=0, dropped_too_long=0, dropped_lines=(), trained_tokens=0, masked_tokens=0
+)
+
+
+class _Lines:
+    """How many lines there are of a kind, and which are the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: tuple[int, ...] = ()
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if self.count <= _LINES_REPORTED:
+            self.first += (line,)
+
+
+def _write(folder: Path, sequenced: Iterator[Sequenced], source: Source) -> tuple[DataReport, bool]:
+    """Write the sequences of every record into `folder`.
+
+    Returns what is left out, and whether anything was written.
+    """
+    written = False
+    dropped, nothing, cut_away = _Lines(), _Lines(), _Lines()
     with TokenWriter(folder) as writer:
-        for line, sequences in sequenced:
-            if sequences is None:
-                dropped.append(line)
-                continue
-            kept += 1
+        for line, sequences, too_long in sequenced:
             for pieces in sequences:
-                _check_ids(line, pieces, rows)
-                writer.append(line, pieces)
-    return kept, dropped
+                _check_ids(line, pieces, source.rows)
+                writer.append(line, pieces, cut=too_long)
+            if sequences:
+                written = True
+            elif too_long and not source.truncate:
+                dropped.add(line)
+            else:
+                nothing.add(line)
+                if too_long:
+                    cut_away.add(line)
+    left = NOTHING_LEFT_OUT.model_copy(
+        update={
+            "records": dropped.count + nothing.count,
+            "dropped_too_long": dropped.count,
+            "dropped_lines": dropped.first,
+            "dropped_nothing_to_train": nothing.count,
+            "nothing_to_train_lines": nothing.first,
+            "truncated": cut_away.count,
+            "truncated_lines": cut_away.first,
+        }
+    )
+    return left, written
 
 
 def _check_ids(line: int, pieces: Sequence[Piece], rows: int) -> None:
@@ -95,14 +141,14 @@ def _check_ids(line: int, pieces: Sequence[Piece], rows: int) -> None:
 
 
 def _records(source: Source, check: Callable[[], None]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    expected = source.ref.format
+    expected = DatasetFormat(source.ref.format)
     with source.path.open("rb") as file:
         for line, raw in enumerate(file, start=1):
             check()
             if not raw.strip():
                 continue
             try:
-                found, record = parse_record(line, raw)
+                found, record = parse_record(line, raw, expected)
             except InvalidRecord as error:
                 raise _invalid(line, error.description.removeprefix(f"line {line}: ")) from error
             if found != expected:

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tailorbird/tuning/v1/dataset.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x01\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x39\n\x06\x66ormat\x18\x02 \x01(\x0e\x32#.tailorbird.tuning.v1.DatasetFormatB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crecord_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eignored_fields\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03*\x8e\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TASET_FORMAT_CHAT\x10\x01\x12$\n DATASET_FORMAT_PROMPT_COMPLETION\x10\x02\x12\x1e\n\x1a\x44\x41TASET_FORMAT_INSTRUCTION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tailorbird/tuning/v1/dataset.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x01\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x39\n\x06\x66ormat\x18\x02 \x01(\x0e\x32#.tailorbird.tuning.v1.DatasetFormatB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crecord_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eignored_fields\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03*\xa7\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TASET_FORMAT_CHAT\x10\x01\x12$\n DATASET_FORMAT_PROMPT_COMPLETION\x10\x02\x12\x1e\n\x1a\x44\x41TASET_FORMAT_INSTRUCTION\x10\x03\x12\x17\n\x13\x44\x41TASET_FORMAT_TEXT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,7 +48,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASET'].fields_by_name['ignored_fields']._loaded_options = None
   _globals['_DATASET'].fields_by_name['ignored_fields']._serialized_options = b'\342A\001\003'
   _globals['_DATASETFORMAT']._serialized_start=379
-  _globals['_DATASETFORMAT']._serialized_end=521
+  _globals['_DATASETFORMAT']._serialized_end=546
   _globals['_DATASET']._serialized_start=127
   _globals['_DATASET']._serialized_end=376
 # @@protoc_insertion_point(module_scope)

@@ -27,25 +27,35 @@ class _DatasetFormat:
 class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DatasetFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DATASET_FORMAT_UNSPECIFIED: _DatasetFormat.ValueType  # 0
-    """Never returned."""
+    """In an upload's header: found by the first record. Never returned."""
     DATASET_FORMAT_CHAT: _DatasetFormat.ValueType  # 1
-    """{"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}"""
+    """{"messages": [{"role": "...", "content": "..."}, ...], "tools": [...] (optional)}, as OpenAI has
+    it for fine-tuning. Roles: system or developer, user, assistant, tool. An assistant's message may
+    have tool_calls, and a weight of 0, not trained but read by what follows, or 1.
+    """
     DATASET_FORMAT_PROMPT_COMPLETION: _DatasetFormat.ValueType  # 2
     """{"prompt": "...", "completion": "..."}"""
     DATASET_FORMAT_INSTRUCTION: _DatasetFormat.ValueType  # 3
     """{"instruction": "...", "input": "..." (optional), "output": "..."}"""
+    DATASET_FORMAT_TEXT: _DatasetFormat.ValueType  # 4
+    """{"text": "..."}; all of it is trained."""
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper):
     """The shape every record of a dataset has. One file holds one format."""
 
 DATASET_FORMAT_UNSPECIFIED: DatasetFormat.ValueType  # 0
-"""Never returned."""
+"""In an upload's header: found by the first record. Never returned."""
 DATASET_FORMAT_CHAT: DatasetFormat.ValueType  # 1
-"""{"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}"""
+"""{"messages": [{"role": "...", "content": "..."}, ...], "tools": [...] (optional)}, as OpenAI has
+it for fine-tuning. Roles: system or developer, user, assistant, tool. An assistant's message may
+have tool_calls, and a weight of 0, not trained but read by what follows, or 1.
+"""
 DATASET_FORMAT_PROMPT_COMPLETION: DatasetFormat.ValueType  # 2
 """{"prompt": "...", "completion": "..."}"""
 DATASET_FORMAT_INSTRUCTION: DatasetFormat.ValueType  # 3
 """{"instruction": "...", "input": "..." (optional), "output": "..."}"""
+DATASET_FORMAT_TEXT: DatasetFormat.ValueType  # 4
+"""{"text": "..."}; all of it is trained."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 @_typing.final
@@ -77,7 +87,9 @@ class Dataset(_message.Message):
 
     @_builtins.property
     def ignored_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Top-level keys found in records that training does not read, sorted; at most 32."""
+        """Top-level keys found in records that nothing reads, sorted; at most 32. `metadata`, an object of
+        at most 16 strings, numbers or booleans by names of at most 64 characters, is not among them.
+        """
 
     def __init__(
         self,

@@ -153,6 +153,34 @@ bytes as one that was never interrupted.
 """
 Global___Isolation: _TypeAlias = Isolation  # noqa: Y015
 
+class _TooLong:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TooLongEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TooLong.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOO_LONG_UNSPECIFIED: _TooLong.ValueType  # 0
+    """The same as DROP."""
+    TOO_LONG_TRUNCATE: _TooLong.ValueType  # 1
+    """Its end is cut off. A record without an answer before the cut is dropped."""
+    TOO_LONG_DROP: _TooLong.ValueType  # 2
+    """It is left out."""
+    TOO_LONG_ERROR: _TooLong.ValueType  # 3
+    """The job fails before it trains, with RECORDS_TOO_LONG and the first 100 lines."""
+
+class TooLong(_TooLong, metaclass=_TooLongEnumTypeWrapper):
+    """What becomes of a record of more than max_sequence_length tokens."""
+
+TOO_LONG_UNSPECIFIED: TooLong.ValueType  # 0
+"""The same as DROP."""
+TOO_LONG_TRUNCATE: TooLong.ValueType  # 1
+"""Its end is cut off. A record without an answer before the cut is dropped."""
+TOO_LONG_DROP: TooLong.ValueType  # 2
+"""It is left out."""
+TOO_LONG_ERROR: TooLong.ValueType  # 3
+"""The job fails before it trains, with RECORDS_TOO_LONG and the first 100 lines."""
+Global___TooLong: _TypeAlias = TooLong  # noqa: Y015
+
 @_typing.final
 class LoraConfig(_message.Message):
     """The low-rank update that is trained. Only what serving can load is accepted."""
@@ -244,9 +272,9 @@ class Hyperparameters(_message.Message):
     of them.
     """
     max_sequence_length: _builtins.int
-    """Records longer than this many tokens are dropped, and the report says which lines; 16 up to the
-    base model's context. Unset: only those longer than the context are dropped, and the value is the
-    longest record's length, rounded up to a multiple of 64.
+    """Records longer than this many tokens are too long, which JobSpec.data deals with; 16 up to the base
+    model's context. Unset: only those longer than the context are, and the value is the longest kept
+    record's length, rounded up to a multiple of 64.
     """
     warmup_ratio: _builtins.float
     """Fraction of all steps over which the learning rate rises from 0, in [0, 0.5]. It then falls to a
@@ -410,7 +438,7 @@ class EvaluationConfig(_message.Message):
 
     @_builtins.property
     def graders(self) -> _containers.RepeatedCompositeFieldContainer[_judgement_pb2.Grader]:
-        """At most 16."""
+        """At most 8."""
 
     @_builtins.property
     def slice_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -469,6 +497,37 @@ class EvaluationConfig(_message.Message):
 Global___EvaluationConfig: _TypeAlias = EvaluationConfig  # noqa: Y015
 
 @_typing.final
+class DataPolicy(_message.Message):
+    """What a job does with its training and its validation data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOO_LONG_FIELD_NUMBER: _builtins.int
+    MAX_TOO_LONG_FRACTION_FIELD_NUMBER: _builtins.int
+    too_long: Global___TooLong.ValueType
+    """What becomes of a record that is too long."""
+    max_too_long_fraction: _builtins.float
+    """The largest share of a dataset's records that may be cut or left out because they are too long, in
+    [0, 1]. Above it the job fails before it trains, with TOO_MANY_TOO_LONG, the share and the first 100
+    lines. Unset: 0.1; in jobs of releases before this field, 1.
+    """
+    def __init__(
+        self,
+        *,
+        too_long: Global___TooLong.ValueType = ...,
+        max_too_long_fraction: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_too_long_fraction", b"_max_too_long_fraction", "max_too_long_fraction", b"max_too_long_fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_too_long_fraction", b"_max_too_long_fraction", "max_too_long_fraction", b"max_too_long_fraction", "too_long", b"too_long"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_too_long_fraction: _TypeAlias = _typing.Literal["max_too_long_fraction"]  # noqa: Y015
+    _WhichOneofArgType__max_too_long_fraction: _TypeAlias = _typing.Literal["_max_too_long_fraction", b"_max_too_long_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_too_long_fraction) -> _WhichOneofReturnType__max_too_long_fraction | None: ...
+
+Global___DataPolicy: _TypeAlias = DataPolicy  # noqa: Y015
+
+@_typing.final
 class JobSpec(_message.Message):
     """What the caller asks for. Immutable once the job exists."""
 
@@ -506,6 +565,7 @@ class JobSpec(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Base model, by the name GetTrainerInfo lists. Empty: that of from_version, or the first listed."""
     training_dataset: _builtins.str
@@ -548,6 +608,10 @@ class JobSpec(_message.Message):
     def evaluation(self) -> Global___EvaluationConfig:
         """How the version is judged. Unset: every default."""
 
+    @_builtins.property
+    def data(self) -> Global___DataPolicy:
+        """What is done with the data. Unset: every default."""
+
     def __init__(
         self,
         *,
@@ -563,10 +627,11 @@ class JobSpec(_message.Message):
         isolation: Global___Isolation.ValueType = ...,
         from_version: _builtins.str = ...,
         evaluation: Global___EvaluationConfig | None = ...,
+        data: Global___DataPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "data", b"data", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_dataset", "validation_fraction"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
@@ -711,7 +776,7 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class DataReport(_message.Message):
-    """What became of one dataset's records. kept + dropped = records."""
+    """What became of one dataset's records. kept + dropped_too_long + dropped_nothing_to_train = records."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -721,6 +786,10 @@ class DataReport(_message.Message):
     DROPPED_LINES_FIELD_NUMBER: _builtins.int
     TRAINED_TOKENS_FIELD_NUMBER: _builtins.int
     MASKED_TOKENS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    TRUNCATED_LINES_FIELD_NUMBER: _builtins.int
+    DROPPED_NOTHING_TO_TRAIN_FIELD_NUMBER: _builtins.int
+    NOTHING_TO_TRAIN_LINES_FIELD_NUMBER: _builtins.int
     records: _builtins.int
     """Records read."""
     kept: _builtins.int
@@ -731,9 +800,25 @@ class DataReport(_message.Message):
     """Tokens of the kept records that carry loss: the assistant's."""
     masked_tokens: _builtins.int
     """Tokens of the kept records that carry none."""
+    truncated: _builtins.int
+    """Records that lost what is past max_sequence_length. Those that had no answer before it are among
+    dropped_nothing_to_train too, all others among kept.
+    """
+    dropped_nothing_to_train: _builtins.int
+    """Records left out because none of their tokens is trained: every answer has the weight 0, or is
+    cut off.
+    """
     @_builtins.property
     def dropped_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Line numbers of dropped records, counted from 1; the first 100."""
+        """Line numbers of the records left out as too long, counted from 1; the first 100."""
+
+    @_builtins.property
+    def truncated_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Line numbers of the truncated records; the first 100."""
+
+    @_builtins.property
+    def nothing_to_train_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Line numbers of the records left out because there is nothing to train; the first 100."""
 
     def __init__(
         self,
@@ -744,10 +829,14 @@ class DataReport(_message.Message):
         dropped_lines: _abc.Iterable[_builtins.int] | None = ...,
         trained_tokens: _builtins.int = ...,
         masked_tokens: _builtins.int = ...,
+        truncated: _builtins.int = ...,
+        truncated_lines: _abc.Iterable[_builtins.int] | None = ...,
+        dropped_nothing_to_train: _builtins.int = ...,
+        nothing_to_train_lines: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_lines", b"dropped_lines", "dropped_too_long", b"dropped_too_long", "kept", b"kept", "masked_tokens", b"masked_tokens", "records", b"records", "trained_tokens", b"trained_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_lines", b"dropped_lines", "dropped_nothing_to_train", b"dropped_nothing_to_train", "dropped_too_long", b"dropped_too_long", "kept", b"kept", "masked_tokens", b"masked_tokens", "nothing_to_train_lines", b"nothing_to_train_lines", "records", b"records", "trained_tokens", b"trained_tokens", "truncated", b"truncated", "truncated_lines", b"truncated_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

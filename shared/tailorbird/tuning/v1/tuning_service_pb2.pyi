@@ -59,6 +59,7 @@ class UploadDatasetHeader(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     DATASET_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """tenants/{tenant}"""
     dataset_id: _builtins.str
@@ -67,16 +68,21 @@ class UploadDatasetHeader(_message.Message):
     """
     size_bytes: _builtins.int
     """The file's size in bytes. When set, an upload of another size is refused as INVALID_ARGUMENT."""
+    format: _dataset_pb2.DatasetFormat.ValueType
+    """The format of every record. A line of another one is a bad line, by MIXED_FORMATS. Unset: that of
+    the first record.
+    """
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         dataset_id: _builtins.str = ...,
         size_bytes: _builtins.int | None = ...,
+        format: _dataset_pb2.DatasetFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "dataset_id", b"dataset_id", "parent", b"parent", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "dataset_id", b"dataset_id", "format", b"format", "parent", b"parent", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
     _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015

@@ -39,8 +39,9 @@ class TuningServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TuningServiceAsyncStub: ...
     UploadDataset: _grpc.StreamUnaryMultiCallable[_tuning_service_pb2.UploadDatasetRequest, _tuning_service_pb2.UploadDatasetResponse]
     """Stores a JSONL file after reading every line of it. The first message is the header, the rest
-    are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT
-    and the line's number; nothing is stored then. The same bytes under the same name again return
+    are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
+    all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
+    lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
     the dataset; other bytes are ALREADY_EXISTS.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]
@@ -86,8 +87,9 @@ class TuningServiceAsyncStub(TuningServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadDataset: _aio.StreamUnaryMultiCallable[_tuning_service_pb2.UploadDatasetRequest, _tuning_service_pb2.UploadDatasetResponse]  # type: ignore[assignment]
     """Stores a JSONL file after reading every line of it. The first message is the header, the rest
-    are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT
-    and the line's number; nothing is stored then. The same bytes under the same name again return
+    are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
+    all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
+    lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
     the dataset; other bytes are ALREADY_EXISTS.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
@@ -136,8 +138,9 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_service_pb2.UploadDatasetResponse, _abc.Awaitable[_tuning_service_pb2.UploadDatasetResponse]]:
         """Stores a JSONL file after reading every line of it. The first message is the header, the rest
-        are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT
-        and the line's number; nothing is stored then. The same bytes under the same name again return
+        are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
+        all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
+        lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
         the dataset; other bytes are ALREADY_EXISTS.
         """
 

@@ -76,3 +76,29 @@ def test_what_was_found_out_is_shown_and_why_the_route_stayed() -> None:
     )
     assert "40 HELD-OUT RECORDS" in text
     assert outcome(view) == "published 20261122T100000-job-1, not promoted: FORGOTTEN"
+
+
+def test_records_that_are_left_out_or_cut_are_told_once() -> None:
+    clean = job_pb2.DataReport(records=60, kept=60)
+    dropped = job_pb2.DataReport(
+        records=60, kept=2, dropped_too_long=57, dropped_lines=range(1, 58),
+        dropped_nothing_to_train=1, nothing_to_train_lines=[60],
+    )  # fmt: skip
+    cut = job_pb2.DataReport(records=10, kept=10, truncated=2, truncated_lines=[3, 7])
+    for training, validation, told in (
+        (clean, clean, []),
+        (clean, None, []),
+        (
+            dropped,
+            cut,
+            [
+                "acme  training data: 2 of 60 records kept; 57 dropped as too long (lines 1-57); "
+                "1 dropped with nothing to train (line 60)",
+                "acme  validation data: 10 of 10 records kept; 2 cut at the longest length allowed "
+                "(lines 3, 7)",
+            ],
+        ),
+    ):
+        prepared = job_pb2.JobEvent.Prepared(training=training, validation=validation)
+        _, text = _follow([event(1, prepared=prepared)])
+        assert text.splitlines() == told

@@ -16,12 +16,13 @@ import structlog
 import torch
 
 from tailorbird.errors import FailedPrecondition
-from tests.unit.trainer_svc.engine.working import LONG, Working
+from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
+from tests.unit.trainer_svc.engine.working import DATA, LONG, Working
 from trainer_svc.engine.failures import DISK_FULL, ran_out_of_disk
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import Hyperparameters, StepProgress
-from trainer_svc.protocol import Cancel, Cancelled, Failed, Suspend, Suspended
+from trainer_svc.jobs.model import DataPolicy, Hyperparameters, Prepared, StepProgress, TooLong
+from trainer_svc.protocol import Cancel, Cancelled, Failed, LeaseKey, Start, Suspend, Suspended
 
 NO_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. Process 7 has it"),
@@ -159,6 +160,49 @@ async def test_what_others_may_have_taken_is_not_the_jobs_own_fault(
     if other is not None:
         working.worker.take(Cancel(lease=other.lease))
         await working.until(Cancelled, other.lease)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (DataPolicy(max_too_long_fraction=0.1), "TOO_MANY_TOO_LONG"),
+        (DataPolicy(too_long=TooLong.TRUNCATE, max_too_long_fraction=0.1), "TOO_MANY_TOO_LONG"),
+        (DataPolicy(too_long=TooLong.ERROR), "RECORDS_TOO_LONG"),
+    ],
+)
+@pytest.mark.parametrize("validating", [False, True])
+async def test_data_that_is_too_long_fails_before_it_trains(
+    working: Working, policy: DataPolicy, reason: str, validating: bool
+) -> None:
+    long = jsonl([*chats(4), {"messages": [*chats(1)[0]["messages"]] * 20}])
+    job = await working.job("long", DATA if validating else long, validation_fraction=None)
+    changes: dict[str, Any] = {"data": policy}
+    if validating:
+        changes["validation"] = dataset_ref(long, "held")
+        await working.store.seed(changes["validation"].key, long)
+    job = job.model_copy(update=changes)
+    working.worker.take(Start(assignment=job))
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == (reason, False)
+    assert "1 of 5 records" in failed.error.message
+    assert "(line 5)" in failed.error.message
+    assert [type(said).__name__ for said in working.of(job.lease)] == ["Failed"]
+    # What is too long may be allowed.
+    other = job.model_copy(
+        update={
+            "lease": LeaseKey(job="tenants/acme/jobs/allowed", epoch=1),
+            "data": policy.model_copy(
+                update={"too_long": TooLong.TRUNCATE, "max_too_long_fraction": 0.2}
+            ),
+        }
+    )
+    working.worker.take(Start(assignment=other))
+    prepared = await working.until(Prepared, other.lease)
+    report = prepared.validation if validating else prepared.training
+    assert report is not None
+    assert (report.kept, report.truncated, report.truncated_lines) == (5, 1, (5,))
+    working.worker.take(Cancel(lease=other.lease))
+    await working.until(Cancelled, other.lease)
 
 
 def test_a_full_disk_is_told_from_other_errors_of_a_disk() -> None:

@@ -11,7 +11,17 @@ import sqlalchemy as sa
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.golden import sample, widened
 from trainer_svc.api.convert_events import event_to_proto
-from trainer_svc.jobs.model import EventPayload, Isolation, Job, JobEvent, JobState, PromotionPolicy
+from trainer_svc.jobs.model import (
+    DataPolicy,
+    EventPayload,
+    Isolation,
+    Job,
+    JobEvent,
+    JobSpec,
+    JobState,
+    PromotionPolicy,
+    TooLong,
+)
 from trainer_svc.jobs.publication import Publication
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.tables import events
@@ -87,10 +97,13 @@ async def test_the_specification_is_never_rewritten(jobs: JobStore) -> None:
 
 @pytest.mark.parametrize("change", [lambda payload: payload, later], ids=["today's", "later"])
 async def test_every_kind_of_event_is_read(jobs: JobStore, change: Any) -> None:
-    payloads = [*sample("events.json"), sample("step_figures.json"), sample("judged.json")]
+    payloads = [
+        *sample("events.json"), sample("step_figures.json"), sample("data_account.json"),
+        sample("judged.json"),
+    ]  # fmt: skip
     job = await stored(jobs, sample("job_row.json"), [change(one) for one in payloads])
     found = await jobs.events(job.name, 0, 100)
-    assert [event.sequence for event in found] == list(range(1, 11))
+    assert [event.sequence for event in found] == list(range(1, 12))
     assert [
         event.payload.model_dump(mode="json", exclude_unset=True) for event in found
     ] == payloads
@@ -105,6 +118,25 @@ def test_figures_that_an_earlier_release_did_not_report_are_unset() -> None:
         message = event_to_proto(event).step_progress
         assert message.HasField("update_to_weight_ratio") is has
         assert message.HasField("worker_memory_bytes") is has
+
+
+def test_records_that_an_earlier_release_did_not_cut_are_none() -> None:
+    early = next(one for one in sample("events.json") if one["kind"] == "prepared")
+    for payload, cut, lines in ((early, 0, []), (sample("data_account.json"), 2, [5, 9])):
+        event = JobEvent.model_validate({"sequence": 1, "time": NOW, "payload": payload})
+        report = event_to_proto(event).prepared.training
+        assert (report.truncated, list(report.truncated_lines)) == (cut, lines)
+        left = report.dropped_too_long + report.dropped_nothing_to_train
+        assert report.kept + left == report.records
+
+
+async def test_a_job_of_an_earlier_release_may_leave_out_as_much_as_it_did(jobs: JobStore) -> None:
+    row = sample("job_row.json")
+    job = await stored(jobs, row, [])
+    assert job.spec.data == DataPolicy(too_long=TooLong.DROP, max_too_long_fraction=1.0)
+    spec = row["spec"] | {"data": sample("data_policy.json")}
+    asked = JobSpec.model_validate(spec).data
+    assert asked == DataPolicy(too_long=TooLong.TRUNCATE, max_too_long_fraction=0.1)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import pytest
 from trainer_svc.jobs.model import (
     ACTIVE,
     TERMINAL,
+    DataPolicy,
     Isolation,
     JobSpec,
     JobState,
     LoraSpec,
     PromotionPolicy,
+    TooLong,
     may_follow,
 )
 
@@ -79,6 +81,7 @@ def test_nothing_is_known_of_a_state_of_a_later_release() -> None:
 def test_choices_of_a_later_release_are_read_as_the_careful_one() -> None:
     assert PromotionPolicy("IF_BETTER") is PromotionPolicy.MANUAL
     assert Isolation("NODE") is Isolation.EXCLUSIVE
+    assert TooLong("SPLIT") is TooLong.ERROR
 
 
 def test_a_field_that_a_later_release_adds_changes_no_digest() -> None:
@@ -95,6 +98,19 @@ def test_the_base_s_digest_is_not_in_the_specification_s() -> None:
     spec = JobSpec(base_model="b", training_dataset="d", adapter="tenants/a/adapters/x")
     held = spec.model_copy(update={"base_model_digest": "sha256:1"})
     assert held.sha256() == spec.sha256()
+
+
+def test_what_an_earlier_release_could_not_ask_for_changes_the_digest_alone() -> None:
+    """The same request again, after the trainer's upgrade, is not another job's."""
+    spec = JobSpec(base_model="b", training_dataset="d", adapter="tenants/a/adapters/x")
+
+    def digest(too_long: TooLong, share: float) -> str:
+        policy = DataPolicy(too_long=too_long, max_too_long_fraction=share)
+        return spec.model_copy(update={"data": policy}).sha256()
+
+    assert digest(TooLong.DROP, 1.0) == digest(TooLong.DROP, 0.1) == spec.sha256()
+    others = {digest(TooLong.DROP, 0.2), digest(TooLong.TRUNCATE, 0.1), digest(TooLong.ERROR, 1.0)}
+    assert len(others | {spec.sha256()}) == 4
 
 
 def test_the_digest_changes_with_any_choice() -> None:

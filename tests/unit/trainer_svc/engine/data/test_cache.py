@@ -17,7 +17,7 @@ from trainer_svc.engine.data.cache import CacheKey, DatasetCache, Entry
 
 
 def key(name: str = "one", tenant: str = "acme") -> CacheKey:
-    return CacheKey(tenant, name, "tokenizer", "chat", 256, 300)
+    return CacheKey(tenant, name, "tokenizer", "chat", 256, 300, truncate=False)
 
 
 def nothing() -> None:
@@ -72,12 +72,13 @@ def test_an_entry_is_made_once(cache: DatasetCache, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        CacheKey("other", "one", "tokenizer", "chat", 256, 300),
-        CacheKey("acme", "two", "tokenizer", "chat", 256, 300),
-        CacheKey("acme", "one", "another", "chat", 256, 300),
-        CacheKey("acme", "one", "tokenizer", "instruction", 256, 300),
-        CacheKey("acme", "one", "tokenizer", "chat", 128, 300),
-        CacheKey("acme", "one", "tokenizer", "chat", 256, 301),
+        CacheKey("other", "one", "tokenizer", "chat", 256, 300, truncate=False),
+        CacheKey("acme", "two", "tokenizer", "chat", 256, 300, truncate=False),
+        CacheKey("acme", "one", "another", "chat", 256, 300, truncate=False),
+        CacheKey("acme", "one", "tokenizer", "instruction", 256, 300, truncate=False),
+        CacheKey("acme", "one", "tokenizer", "chat", 128, 300, truncate=False),
+        CacheKey("acme", "one", "tokenizer", "chat", 256, 301, truncate=False),
+        CacheKey("acme", "one", "tokenizer", "chat", 256, 300, truncate=True),
     ],
 )
 def test_what_differs_in_anything_is_another_entry(cache: DatasetCache, other: CacheKey) -> None:

@@ -161,7 +161,9 @@ def test_longer_records_are_dropped_and_counted(tmp_path: Path) -> None:
 
 
 def test_nothing_kept_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition) as caught:
+    with pytest.raises(
+        FailedPrecondition, match=r"none of the 3 records .*: 3 are longer .*, 8 tokens"
+    ) as caught:
         read(tmp_path, chats(3), limit=8)
     assert caught.value.reason == "NO_TRAINABLE_RECORDS"
 
@@ -355,10 +357,14 @@ def test_a_dataset_is_prepared_once_for_a_tenant_and_a_tokenizer(tmp_path: Path)
     changed = make_tokenizer(f"Hello. {CHAT_TEMPLATE}")
 
     def length(
-        tenant: str = "acme", tokenizer: Any = TOKENIZER, limit: int = 256, rows: int = ROWS
+        tenant: str = "acme",
+        tokenizer: Any = TOKENIZER,
+        limit: int = 256,
+        rows: int = ROWS,
+        truncate: bool = False,
     ) -> int:
         ref = dataset_ref(data).model_copy(update={"name": f"tenants/{tenant}/datasets/train"})
-        dataset, report = prepare(file, ref, tokenizer, limit, cache, rows=rows)
+        dataset, report = prepare(file, ref, tokenizer, limit, cache, rows=rows, truncate=truncate)
         assert report.kept == len(dataset) == 3
         return len(dataset[0].token_ids)
 
@@ -366,7 +372,11 @@ def test_a_dataset_is_prepared_once_for_a_tenant_and_a_tokenizer(tmp_path: Path)
     found = length()
     file.write_bytes(b"")
     assert length() == found
-    for other in ({"tenant": "other"}, {"tokenizer": changed}, {"limit": 255}, {"rows": ROWS + 1}):
+    others: list[dict[str, Any]] = [
+        {"tenant": "other"}, {"tokenizer": changed}, {"limit": 255}, {"rows": ROWS + 1},
+        {"truncate": True},
+    ]  # fmt: skip
+    for other in others:
         file.write_bytes(b"")
         with pytest.raises(DataCorrupt):
             length(**other)

@@ -45,9 +45,8 @@ MADE = {
 
 
 def sequences(tokenizer: Any, record: dict[str, Any], record_format: str) -> list[list[Piece]]:
-    ((line, found),) = Sequencer(tokenizer, record_format, 4096).sequences([(1, record)])
-    assert line == 1
-    assert found is not None
+    ((line, found, too_long),) = Sequencer(tokenizer, record_format, 4096).sequences([(1, record)])
+    assert (line, too_long) == (1, False)
     return found
 
 
@@ -212,6 +211,6 @@ def test_a_batch_gives_what_each_record_gives_alone() -> None:
     ]
     tokenizer = MADE["BPE, the first marked", CHAT_TEMPLATE]
     together = Sequencer(tokenizer, "chat", 4096).sequences(enumerate(records, start=1))
-    assert [found for _, found in together] == [
+    assert [found for _, found, _ in together] == [
         sequences(tokenizer, record, "chat") for record in records
     ]
