@@ -2,7 +2,8 @@
 
 TailorbirdError
 ├── InvalidArgument      the request is wrong, whatever the state of the service
-│   └── InvalidRecord    a line of a dataset is wrong
+│   ├── InvalidRecord    a line of a dataset is wrong
+│   └── InvalidRecords   the same of all its lines that are
 ├── Unauthenticated      no known token
 ├── NotFound             no such thing, or not the caller's to know of
 ├── AlreadyExists        the name is taken by something else
@@ -22,7 +23,10 @@ Nothing here knows of gRPC: `tailorbird.rpc.status` maps these to status codes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _MAX_REFUSAL_CHARS = 500
+_MAX_FIRST_CHARS = 200
 
 
 class TailorbirdError(Exception):
@@ -52,6 +56,11 @@ class InvalidArgument(TailorbirdError):
         self.field = field
         self.description = message
 
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """Each field that is wrong, and why."""
+        return [(self.field, self.description)]
+
 
 class InvalidRecord(InvalidArgument):
     """Line `line` (from 1) of a dataset is not a record that can be trained on."""
@@ -61,6 +70,46 @@ class InvalidRecord(InvalidArgument):
     def __init__(self, line: int, message: str, *, reason: str | None = None) -> None:
         super().__init__("chunk", f"line {line}: {message}", reason=reason, line=line)
         self.line = line
+        self.text = message
+
+
+class InvalidRecords(InvalidArgument):
+    """`count` of a dataset's `records` are not such; `errors`, at least one, are the first of them.
+
+    Its reason is theirs if all have one, otherwise INVALID_RECORD.
+    """
+
+    default_reason = InvalidRecord.default_reason
+
+    def __init__(self, errors: Sequence[InvalidRecord], count: int, records: int) -> None:
+        reasons = {error.reason for error in errors}
+        told = f", of which the first {len(errors)} are told" if count > len(errors) else ""
+        first = errors[0].description
+        if len(first) > _MAX_FIRST_CHARS:
+            first = first[:_MAX_FIRST_CHARS] + "…"
+        super().__init__(
+            "chunk",
+            f"{count} bad {'line' if count == 1 else 'lines'} of {records}{told}: {first}",
+            reason=reasons.pop() if len(reasons) == 1 else None,
+            line=errors[0].line,
+            bad_lines=count,
+            records=records,
+        )
+        # No field of the request is wrong, but what the caller knows as the file.
+        self.message = self.description
+        self.args = (self.message,)
+        self.errors = errors
+
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """Each line and what is wrong with it; a text that was said before names where."""
+        lines: dict[str, int] = {}
+        found = []
+        for error in self.errors:
+            said = lines.setdefault(error.text, error.line)
+            text = error.text if said == error.line else f"as line {said}"
+            found.append((f"line {error.line}", text))
+        return found
 
 
 class Unauthenticated(TailorbirdError):

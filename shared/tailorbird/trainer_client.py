@@ -64,14 +64,16 @@ class TrainerClient:
         path: Path,
         *,
         sent: Callable[[int], None] | None = None,
+        format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
     ) -> dataset_pb2.Dataset:
         """Upload a JSONL file of any size in bounded memory; `sent` hears the bytes sent so far.
 
+        Every record must be of `format`, or where it is unspecified of the first one's.
         Raises OSError if the file cannot be opened.
         """
         with path.open("rb") as file:
             header = tuning.UploadDatasetHeader(
-                parent=parent, dataset_id=dataset_id, size_bytes=path.stat().st_size
+                parent=parent, dataset_id=dataset_id, size_bytes=path.stat().st_size, format=format
             )
 
             def requests() -> Iterator[tuning.UploadDatasetRequest]:

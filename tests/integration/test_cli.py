@@ -21,7 +21,7 @@ from tailorbird.cli.app import main
 from tailorbird.rpc.status import stored_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.telemetry import HealthServer
-from tailorbird.tuning.v1 import job_pb2, tuning_service_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
 from tests.certificates import Authority
 from tests.integration.scripted_services import (
     ADAPTER,
@@ -93,7 +93,8 @@ def test_create_says_what_was_asked(run: Run, script: Script) -> None:
         *("jobs", "create", "--adapter", "support", "--data", "chats", "--validation", "0.1"),
         *("--rank", "8", "--epochs", "3", "--learning-rate", "1e-3", "--policy", "manual"),
         *("--job-id", "one", "--request-id", "r1"),
-        *("--exclusive", "--early-stopping-patience", "4"),
+        *("--exclusive", "--early-stopping-patience", "4", "--max-sequence-length", "64"),
+        *("--too-long", "truncate", "--max-too-long", "0.5"),
     )
     assert ran.status == 0, ran.err
     request = script.requests[0]
@@ -108,6 +109,9 @@ def test_create_says_what_was_asked(run: Run, script: Script) -> None:
     assert spec.hyperparameters.early_stopping_patience == 4
     assert spec.isolation == job_pb2.ISOLATION_EXCLUSIVE
     assert not spec.hyperparameters.HasField("seed")
+    assert spec.hyperparameters.max_sequence_length == 64
+    assert spec.data.too_long == job_pb2.TOO_LONG_TRUNCATE
+    assert spec.data.max_too_long_fraction == 0.5
     assert spec.promotion_policy == job_pb2.PROMOTION_POLICY_MANUAL
 
 
@@ -120,6 +124,7 @@ def test_a_job_trains_on_from_a_version_by_its_name_or_its_id(
     assert f"trains on from  {VERSIONS[1]}" in ran.out
     assert run("jobs", "create", "--adapter", "support", "--data", "chats").status == 0
     assert script.requests[1].job.spec.from_version == ""
+    assert not script.requests[1].job.spec.data.HasField("max_too_long_fraction")
 
 
 def test_full_names_carry_their_tenant(run: Run, script: Script) -> None:
@@ -317,6 +322,25 @@ def test_a_failed_call_is_one_line(
     script.error = error
     ran = run("adapters", "get", "support")
     assert (ran.status, ran.out, ran.err) == (1, "", line)
+
+
+def test_bad_lines_have_a_line_each(run: Run, script: Script, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("{}\n")
+    bad = [errors.InvalidRecord(line, text) for line, text in ((3, "not JSON"), (17, "empty"))]
+    script.error = errors.InvalidRecords(bad, 2, 60)
+    ran = run("datasets", "upload", str(path), "--id", "chats", "--format", "text")
+    assert script.requests[0].format == dataset_pb2.DATASET_FORMAT_TEXT
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == (
+        "error: INVALID_ARGUMENT INVALID_RECORD 2 bad lines of 60: line 3: not JSON\n"
+        "  line 3: not JSON\n"
+        "  line 17: empty\n"
+    )
+    script.error = errors.InvalidRecords(bad[1:], 1, 60)
+    ran = run("datasets", "upload", str(path), "--id", "chats")
+    assert script.requests[1].format == dataset_pb2.DATASET_FORMAT_UNSPECIFIED
+    assert ran.err == "error: INVALID_ARGUMENT INVALID_RECORD line 17: empty\n"
 
 
 @pytest.mark.parametrize(

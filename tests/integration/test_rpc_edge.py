@@ -199,6 +199,46 @@ async def test_an_error_of_any_length_reaches_the_caller(
     assert size * 4 / 3 + len(message) < 6500
 
 
+@pytest.mark.parametrize("text", [*LONG, "short"], ids=ascii_of)
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 100])
+async def test_every_bad_line_reaches_the_caller(
+    channel: grpc.aio.Channel, servicer: Servicer, count: int, same: bool, text: str
+) -> None:
+    texts = [text if same else f"{number}{text}" for number in range(count)]
+    bad = [errors.InvalidRecord(10**9 + i, text) for i, text in enumerate(texts)]
+    servicer.error = errors.InvalidRecords(bad, 10**9, 2 * 10**9)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await pb_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest())
+    error = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(error) == "INVALID_RECORD"
+    (found,) = (d for d in details(error) if isinstance(d, error_details_pb2.BadRequest))
+    told = found.field_violations
+    assert [one.field for one in told] == [f"line {10**9 + i}" for i in range(count)]
+    assert all(one.description for one in told)
+    if text == "short" or (same and count == 1):
+        assert all(one.description.endswith(("short", "1000000000", "…")) for one in told)
+    assert [one.reason for one in told] == (["INVALID_RECORD"] if count == 1 else [""] * count)
+    size = sum(len(key) + len(value) for key, value in error.trailing_metadata() or ())
+    message = quote(error.details() or "", safe=string.punctuation.replace("%", "") + " ")
+    assert size * 4 / 3 + len(message) < 8000
+
+
+def test_many_violations_share_the_room_and_short_ones_are_whole() -> None:
+    bad = [errors.InvalidRecord(line, f"{line} short") for line in range(1, 60)]
+    bad += [errors.InvalidRecord(line, f"{line} {'x' * 400}") for line in range(60, 100)]
+    status = to_status(errors.InvalidRecords(bad, 99, 99))
+    found = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(found)
+    texts = [one.description for one in found.field_violations]
+    assert texts[:59] == [f"{line} short" for line in range(1, 60)]
+    assert {len(text.encode()) for text in texts[59:]} == {len(texts[59].encode())}
+    assert all(text.endswith("x…") for text in texts[59:])
+    # A tag and a length take two bytes less than there is room for.
+    assert 4400 - 3 * 99 < found.ByteSize() <= 4400
+
+
 def test_what_fits_is_not_cut() -> None:
     text = "süß " * 50
     status = to_status(errors.InvalidArgument("a.b", text, limit=7))

@@ -38,7 +38,7 @@ from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.feed import Feed
-from trainer_svc.jobs.model import JobEvent, Unknown
+from trainer_svc.jobs.model import DataPolicy, JobEvent, TooLong, Unknown
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
@@ -158,10 +158,18 @@ async def test_a_dataset_is_stored_and_found(trainer: Trainer) -> None:
 @pytest.mark.parametrize(
     ("chunks", "header", "code", "field", "text"),
     [
-        ([RECORD, b"\nnope"], {}, "INVALID_ARGUMENT", "chunk", "line 2: not JSON"),
-        ([b'{"x": 1}'], {}, "INVALID_ARGUMENT", "chunk", "line 1: unknown shape"),
+        ([RECORD, b"\nnope"], {}, "INVALID_ARGUMENT", "line 2", "not JSON"),
+        ([b'{"x": 1}'], {}, "INVALID_ARGUMENT", "line 1", "unknown shape"),
+        (
+            [RECORD],
+            {"format": dataset_pb2.DATASET_FORMAT_TEXT},
+            "INVALID_ARGUMENT",
+            "line 1",
+            "chat where header.format names text",
+        ),
+        ([RECORD], {"format": 9}, "INVALID_ARGUMENT", "header.format", "9 is not a format"),
         ([], {}, "INVALID_ARGUMENT", "chunk", "the file has no records"),
-        ([b"PK\x03\x04"], {}, "INVALID_ARGUMENT", "chunk", "line 1: not JSON"),
+        ([b"PK\x03\x04"], {}, "INVALID_ARGUMENT", "line 1", "not JSON"),
         ([RECORD], {"dataset_id": "../x"}, "INVALID_ARGUMENT", "header.dataset_id", "../x"),
         ([RECORD], {"parent": "tenants/../x"}, "INVALID_ARGUMENT", "header.parent", "../x"),
         ([RECORD], {"parent": ""}, "INVALID_ARGUMENT", "header.parent", "tenants/{tenant}"),
@@ -180,6 +188,13 @@ async def test_a_bad_upload_is_refused_and_leaves_nothing(
     assert text in description
     assert await objects(trainer) == []
     assert list((trainer.folder / "spool").iterdir()) == []
+
+
+async def test_a_text_file_is_uploaded_by_its_name(trainer: Trainer) -> None:
+    data = b'{"text": "a", "messages": []}'
+    made = await upload(trainer, data, format=dataset_pb2.DATASET_FORMAT_TEXT)
+    assert made.format == dataset_pb2.DATASET_FORMAT_TEXT
+    assert list(made.ignored_fields) == ["messages"]
 
 
 async def test_an_upload_without_header_is_refused(trainer: Trainer) -> None:
@@ -298,6 +313,13 @@ HYPER = "hyperparameters"
         ({"training_dataset": "tenants/globex/datasets/x"}, "training_dataset", "is not of"),
         ({"validation_dataset": f"{ACME}/datasets/chats"}, "validation_dataset", "another dataset"),
         ({"promotion_policy": 77}, "promotion_policy", "77 is not a policy"),
+        ({"data": {"too_long": 77}}, "data.too_long", "77 is not such a rule"),
+        (
+            {"data": {"max_too_long_fraction": 1.5}},
+            "data.max_too_long_fraction",
+            "1.5 is not at least 0 and at most 1",
+        ),
+        ({"data": {"max_too_long_fraction": -0.1}}, "data.max_too_long_fraction", "-0.1 is not"),
         ({"labels": {"": "x"}}, "labels", "keys have 1 to 63"),
     ],
 )
@@ -313,6 +335,20 @@ async def test_a_wrong_job_names_field_value_and_limit(
     assert text in description
     listed = await trainer.stub.ListJobs(pb.ListJobsRequest(parent=ACME))
     assert list(listed.jobs) == []
+
+
+async def test_a_job_says_what_becomes_of_records_that_are_too_long(trainer: Trainer) -> None:
+    await upload(trainer, RECORD)
+    usual = await create(trainer, spec())
+    assert usual.spec.data.too_long == job_pb2.TOO_LONG_DROP
+    assert usual.spec.data.max_too_long_fraction == 0.1
+    for too_long in (job_pb2.TOO_LONG_TRUNCATE, job_pb2.TOO_LONG_DROP, job_pb2.TOO_LONG_ERROR):
+        policy = job_pb2.DataPolicy(too_long=too_long, max_too_long_fraction=0)
+        made = await create(trainer, spec(data=policy))
+        assert made.spec.data == policy
+        await watch(trainer, made.name)
+    told = trainer.executor.started[0].assignment.data
+    assert told == DataPolicy(too_long=TooLong.ERROR, max_too_long_fraction=0)
 
 
 async def test_a_job_needs_its_dataset(trainer: Trainer) -> None:

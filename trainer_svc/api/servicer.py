@@ -65,7 +65,8 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         name = DatasetName(tenant.tenant, check_id("header.dataset_id", header.dataset_id))
         size = header.size_bytes if header.HasField("size_bytes") else None
-        dataset = await self._datasets.upload(name, size, _chunks(request_iterator))
+        format_ = convert.format_from_proto(header.format)
+        dataset = await self._datasets.upload(name, size, _chunks(request_iterator), format_)
         self._metrics.datasets.inc()
         self._metrics.dataset_bytes.inc(dataset.size_bytes)
         return pb.UploadDatasetResponse(dataset=convert.dataset_to_proto(dataset))

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pydantic import ConfigDict, ValidationError
 
@@ -30,7 +30,8 @@ from tailorbird.errors import (
 from tailorbird.local_disk import is_disk_full
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObjectExists, ObjectStore
-from trainer_svc.datasets.records import DatasetFormat, ignored_keys, parse_record
+from trainer_svc.datasets.lines import BadLines, Lines
+from trainer_svc.datasets.records import DatasetFormat, ignored_keys, parse_upload
 from trainer_svc.record import Record
 
 _MAX_IGNORED_KEYS = 32
@@ -74,19 +75,24 @@ class DatasetStore:
             leftover.unlink()
 
     async def upload(
-        self, name: DatasetName, size_bytes: int | None, chunks: AsyncIterator[bytes]
+        self,
+        name: DatasetName,
+        size_bytes: int | None,
+        chunks: AsyncIterator[bytes],
+        format_: DatasetFormat | None = None,
     ) -> Dataset:
         """Store what `chunks` hold under `name`; nothing is stored if this raises.
 
-        Raises InvalidRecord with the first bad line, InvalidArgument for an empty, oversized or
-        truncated file, AlreadyExists if other bytes have the name.
+        Every record must be of `format_`, or where it is None of the first one's. Raises
+        InvalidRecords with the first 100 bad lines, InvalidArgument for an empty, oversized or
+        truncated file, AlreadyExists if other bytes have the name, or the same as another format.
         """
         if size_bytes is not None and size_bytes < 0:
             raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
         self._check_size(size_bytes or 0)
         # Closing the file writes what is buffered: a full disk may show only then.
         with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
-            spool = _Spool(file, self._max_record_bytes)
+            spool = _Spool(file, self._max_record_bytes, format_)
             async for chunk in chunks:
                 self._check_size(spool.size + len(chunk))
                 await asyncio.to_thread(spool.feed, chunk)
@@ -117,9 +123,9 @@ class DatasetStore:
                     await self._store.delete(dataset.data_key)
             else:
                 return dataset
-        if existing.sha256 != dataset.sha256:
+        if (existing.sha256, existing.format) != (dataset.sha256, dataset.format):
             raise AlreadyExists(
-                f"{name} exists with other content (sha256 {existing.sha256})",
+                f"{name} exists with other content ({existing.format}, sha256 {existing.sha256})",
                 reason="DATASET_EXISTS",
                 name=name,
             )
@@ -156,25 +162,25 @@ def _full_disk_told() -> Iterator[None]:
 class _Spool:
     """Writes bytes to a file while it reads every line of them, in bounded memory."""
 
-    def __init__(self, file: IO[bytes], max_record_bytes: int) -> None:
+    def __init__(
+        self, file: IO[bytes], max_record_bytes: int, format_: DatasetFormat | None
+    ) -> None:
         self.size = 0
         self._file = file
         self._max_record_bytes = max_record_bytes
         self._sha256 = hashlib.sha256()
-        self._rest = b""
-        self._line = 0
+        self._lines = Lines(max_record_bytes)
+        self._bad = BadLines()
         self._records = 0
-        self._format: DatasetFormat | None = None
+        self._named = self._format = format_
         self._ignored: set[str] = set()
 
     def feed(self, chunk: bytes) -> None:
         self._file.write(chunk)
         self._sha256.update(chunk)
         self.size += len(chunk)
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            self._read(line)
-        self._check_length(self._line + 1, self._rest)
+        for line, data in self._lines.feed(chunk):
+            self._read(line, data)
 
     def finish(self, name: DatasetName, size_bytes: int | None) -> Dataset:
         if size_bytes is not None and size_bytes != self.size:
@@ -183,9 +189,10 @@ class _Spool:
                 f"{size_bytes} bytes were announced and {self.size} came",
                 reason="UPLOAD_TRUNCATED",
             )
-        if self._rest:
-            self._read(self._rest)
-        if self._format is None:
+        for line, data in self._lines.end():
+            self._read(line, data)
+        self._bad.check(self._records)
+        if not self._records or self._format is None:
             raise InvalidArgument("chunk", "the file has no records", reason="DATASET_EMPTY")
         self._file.flush()
         return Dataset(
@@ -198,27 +205,30 @@ class _Spool:
             ignored_fields=tuple(sorted(self._ignored)[:_MAX_IGNORED_KEYS]),
         )
 
-    def _read(self, data: bytes) -> None:
-        self._line += 1
-        self._check_length(self._line, data)
-        if not data.strip():
+    def _read(self, line: int, data: bytes | None) -> None:
+        if data is not None and not data.strip():
             return
-        format_, record = parse_record(self._line, data)
-        self._format = self._format or format_
-        if format_ is not self._format:
-            raise InvalidRecord(
-                self._line,
-                f"{format_} in a file whose first record is {self._format}: one format a file",
-                reason="MIXED_FORMATS",
-            )
         self._records += 1
+        try:
+            format_, record = self._parse(line, data)
+        except InvalidRecord as error:
+            self._bad.add(error)
+            return
         if len(self._ignored) < _MAX_IGNORED_KEYS:
             self._ignored |= {key[:64] for key in ignored_keys(format_, record)}
 
-    def _check_length(self, line: int, data: bytes) -> None:
-        if len(data) > self._max_record_bytes:
+    def _parse(self, line: int, data: bytes | None) -> tuple[DatasetFormat, Mapping[str, Any]]:
+        if data is None:
             raise InvalidRecord(
-                line,
-                f"longer than {self._max_record_bytes} bytes",
-                reason="RECORD_TOO_LONG",
+                line, f"longer than {self._max_record_bytes} bytes", reason="RECORD_TOO_LONG"
             )
+        format_, record = parse_upload(line, data, self._format)
+        self._format = self._format or format_
+        if format_ is not self._format:
+            why = (
+                f"where header.format names {self._named}"
+                if self._named
+                else f"in a file whose first record is {self._format}: one format a file"
+            )
+            raise InvalidRecord(line, f"{format_} {why}", reason="MIXED_FORMATS")
+        return format_, record

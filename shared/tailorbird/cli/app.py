@@ -1,4 +1,4 @@
-"""The commands, and how a failure reads: one line, exit status 1."""
+"""The commands, and how a failure reads: one line, or one for each that is wrong; exit status 1."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app.command("health")(health.health)
 
 
 def main() -> None:
-    """Run the command line; what can be expected to go wrong ends in one line."""
+    """Run the command line; what can be expected to go wrong ends in few words."""
     try:
         app()
     except TailorbirdError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,15 @@ from tailorbird.tuning.v1 import dataset_pb2
 app = typer.Typer(help="Upload training data and look it up.", no_args_is_help=True)
 
 
+class Format(StrEnum):
+    """The shape of every record."""
+
+    CHAT = "chat"
+    PROMPT_COMPLETION = "prompt_completion"
+    INSTRUCTION = "instruction"
+    TEXT = "text"
+
+
 @app.command()
 @with_trainer
 def upload(
@@ -26,10 +36,14 @@ def upload(
     dataset_id: Annotated[
         str, typer.Option("--id", help="The dataset's id: lower-case letters, digits and '-'.")
     ],
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="The records' format; else the first one's.")
+    ] = None,
     tenant: TenantOption = None,
     json: AsJson = False,
 ) -> None:
     """Upload a JSONL file. Every line is checked before anything is stored."""
+    named = f"DATASET_FORMAT_{format_.name if format_ else 'UNSPECIFIED'}"
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -45,6 +59,7 @@ def upload(
             dataset_id,
             file,
             sent=lambda total: progress.update(task, completed=total),
+            format=dataset_pb2.DatasetFormat.Value(named),
         )
     _show(dataset, json)
 

@@ -59,18 +59,19 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def describe(error: TailorbirdError) -> str:
-    """Say what failed; of a call in one line: the code, the reason, the field, the message."""
+    """Say what failed; of a call in one line: the code, the reason, the field, the message.
+
+    Where several fields are wrong, each has a line of its own.
+    """
     if not isinstance(error, CallError):
         return f"error: {error.message}"
     words = ["error:", error.code.name]
     if error.reason != error.code.name:
         words.append(error.reason)
-    return " ".join([*words, *_complaint(error).split()])
-
-
-def _complaint(error: CallError) -> str:
     said = [f"{violation.field}: {violation.description}" for violation in error.violations]
-    return ("; ".join(said) or error.message) + error.hints
+    head, *more = said if len(said) == 1 else [error.message, *said]
+    lines = [[*words, *(head + error.hints).split()], *([" ", *one.split()] for one in more)]
+    return "\n".join(" ".join(line) for line in lines)
 
 
 def when(timestamp: Timestamp) -> str:

@@ -7,7 +7,7 @@ trailers about 8 kB: what an error says is cut here, however much of the request
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import grpc
@@ -35,11 +35,16 @@ _CODES: tuple[tuple[type[errors.TailorbirdError], grpc.StatusCode], ...] = (
     (errors.DataCorrupt, grpc.StatusCode.DATA_LOSS),
 )
 
-# Lengths as they are on the wire, so that a status is at most 5 kB in all, whatever is in it.
+# Lengths as they are on the wire, so that a status is at most 5 kB in all, whatever is in it; 6 kB
+# where it tells of many lines.
 _MESSAGE_BYTES = 1024
 _REASON_BYTES = 64
 _FIELD_BYTES = 256
 _DESCRIPTION_BYTES = 512
+_VIOLATIONS_BYTES = 4400
+"""Of all violations together, where there are several: then the rest is short, and it is 7 kB."""
+_VIOLATION_TAG_BYTES = 8
+"""What a violation takes beside its texts, at most."""
 _KEY_BYTES = 64
 _VALUE_BYTES = 256
 _METADATA_BYTES = 1024
@@ -86,12 +91,7 @@ def stored_status(reason: str, message: str, metadata: dict[str, str]) -> status
 def _details(error: errors.TailorbirdError) -> list[Message]:
     details: list[Message] = [_error_info(error.reason, error.metadata)]
     if isinstance(error, errors.InvalidArgument):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=_cut(error.field, _FIELD_BYTES),
-            description=_cut(error.description, _DESCRIPTION_BYTES),
-            reason=_cut(error.reason, _REASON_BYTES),
-        )
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        details.append(_bad_request(error))
     if isinstance(error, errors.ResourceExhausted | errors.Unavailable):
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
@@ -104,6 +104,36 @@ def _details(error: errors.TailorbirdError) -> list[Message]:
         )
         details.append(error_details_pb2.QuotaFailure(violations=[limit]))
     return details
+
+
+def _bad_request(error: errors.InvalidArgument) -> error_details_pb2.BadRequest:
+    """Return all violations; the more there are, the shorter is what each says."""
+    violations = [(_cut(field, _FIELD_BYTES), text) for field, text in error.violations]
+    # Of several only the ErrorInfo has the reason.
+    reason = _cut(error.reason, _REASON_BYTES) if len(violations) == 1 else ""
+    room = _VIOLATIONS_BYTES - sum(
+        len(field.encode()) + _VIOLATION_TAG_BYTES for field, _ in violations
+    )
+    texts = [_cut(text, _DESCRIPTION_BYTES) for _, text in violations]
+    limit = _equal_share([len(text.encode()) for text in texts], room)
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(
+                field=field, description=_cut(text, limit), reason=reason
+            )
+            for (field, _), text in zip(violations, texts, strict=True)
+        ]
+    )
+
+
+def _equal_share(lengths: Sequence[int], room: int) -> int:
+    """Return the limit for each of `lengths` with which all of them have room."""
+    for taken, length in enumerate(sorted(lengths)):
+        share = room // (len(lengths) - taken)
+        if length > share:
+            return share
+        room -= length
+    return max(lengths)
 
 
 def _error_info(reason: str, metadata: Mapping[str, str]) -> error_details_pb2.ErrorInfo:

@@ -13,7 +13,7 @@ import pytest
 from tailorbird.errors import (
     AlreadyExists,
     InvalidArgument,
-    InvalidRecord,
+    InvalidRecords,
     NotFound,
     ResourceExhausted,
 )
@@ -89,16 +89,17 @@ async def test_two_uploads_at_once_never_mix(datasets: DatasetStore, store: Obst
     [
         ([], None, InvalidArgument, "the file has no records"),
         ([b"\n \n"], None, InvalidArgument, "the file has no records"),
-        ([RECORD, b"{oops\n", RECORD], None, InvalidRecord, "line 2: not JSON"),
-        ([RECORD, b'{"messages": ['], None, InvalidRecord, "line 2: not JSON"),
+        ([RECORD, b"{oops\n", RECORD], None, InvalidRecords, "1 bad line of 3: line 2: not JSON"),
+        ([RECORD, b'{"messages": ['], None, InvalidRecords, "line 2: not JSON"),
         (
             [RECORD, b'{"instruction": "a", "output": "b"}'],
             None,
-            InvalidRecord,
+            InvalidRecords,
             "line 2: instruction in a file whose first record is prompt_completion",
         ),
         ([RECORD], len(RECORD) + 1, InvalidArgument, "bytes were announced and"),
-        ([RECORD, b"x" * 600, b"x" * 600], None, InvalidRecord, "line 2: longer than 1024 bytes"),
+        ([RECORD, b"x" * 600, b"x" * 600], None, InvalidRecords, "line 2: longer than 1024 bytes"),
+        ([b'{"text": "a", "metadata": 1}'], None, InvalidRecords, "line 1: metadata: an object"),
         ([RECORD * 500], None, InvalidArgument, "at most 10000 are accepted"),
         ([RECORD], 10_001, InvalidArgument, "at most 10000 are accepted"),
     ],
@@ -153,3 +154,69 @@ async def test_a_start_deletes_what_a_lost_process_left(
     (tmp_path / "spool" / "half").write_bytes(b"x")
     DatasetStore(store, tmp_path / "spool", max_bytes=1, max_record_bytes=1024)
     assert await left_behind(store, tmp_path) == []
+
+
+async def test_every_bad_line_is_told_and_the_rest_is_read(datasets: DatasetStore) -> None:
+    bad = [
+        b"\xff\n", RECORD, b"\n", b"{oops\n", b"x" * 2000 + b"\n", RECORD, b"[]\n",
+        b'{"text": "a"}\n', b'{"prompt": "a", "completion": "\0"}\n',
+        b'{"prompt": "a", "completion": ""}',
+    ]  # fmt: skip
+    data = b"".join(bad)
+    for size in (1, 7, 100, len(data)):
+        parts = [data[start : start + size] for start in range(0, len(data), size)]
+        with pytest.raises(InvalidRecords) as caught:
+            await datasets.upload(NAME, None, chunks(*parts))
+        assert [field for field, _ in caught.value.violations] == [
+            f"line {line}" for line in (1, 4, 5, 7, 8, 9, 10)
+        ]
+        texts = [text for _, text in caught.value.violations]
+        assert texts[0] == "byte 1 is not UTF-8"
+        assert texts[2] == "longer than 1024 bytes"
+        assert (
+            texts[4] == "text in a file whose first record is prompt_completion: one format a file"
+        )
+        assert texts[5].startswith("not JSON (Invalid control character")
+        assert caught.value.message.startswith("7 bad lines of 9: line 1: byte 1 is not")
+
+
+@pytest.mark.parametrize("named", [None, DatasetFormat.PROMPT_COMPLETION, DatasetFormat.TEXT])
+async def test_a_format_may_be_named(datasets: DatasetStore, named: DatasetFormat | None) -> None:
+    both = b'{"text": "a", "prompt": "b", "completion": "c"}\n'
+    dataset = await datasets.upload(NAME, None, chunks(both), named)
+    assert dataset.format is (named or DatasetFormat.PROMPT_COMPLETION)
+    assert (await datasets.get(NAME)).format is dataset.format
+
+
+async def test_a_record_of_another_format_than_the_named_one_is_told(
+    datasets: DatasetStore,
+) -> None:
+    with pytest.raises(InvalidRecords) as caught:
+        await datasets.upload(NAME, None, chunks(RECORD, b'{"text": "a"}'), DatasetFormat.TEXT)
+    assert caught.value.reason == "MIXED_FORMATS"
+    assert caught.value.violations == [
+        ("line 1", "prompt_completion where header.format names text")
+    ]
+
+
+async def test_a_named_format_makes_no_record(datasets: DatasetStore) -> None:
+    with pytest.raises(InvalidArgument, match="the file has no records"):
+        await datasets.upload(NAME, None, chunks(b"\n"), DatasetFormat.TEXT)
+
+
+async def test_the_same_bytes_as_another_format_are_another_dataset(datasets: DatasetStore) -> None:
+    both = b'{"text": "a", "prompt": "b", "completion": "c"}\n'
+    first = await datasets.upload(NAME, None, chunks(both), DatasetFormat.TEXT)
+    with pytest.raises(AlreadyExists, match=r"exists with other content \(text, sha256"):
+        await datasets.upload(NAME, None, chunks(both))
+    assert await datasets.get(NAME) == first
+    assert await datasets.upload(NAME, None, chunks(both), DatasetFormat.TEXT) == first
+
+
+async def test_the_format_of_a_file_is_that_of_its_first_good_record(
+    datasets: DatasetStore,
+) -> None:
+    text = b'{"text": "a"}\n'
+    with pytest.raises(InvalidRecords) as caught:
+        await datasets.upload(NAME, None, chunks(b"oops\n", text, RECORD, text))
+    assert [field for field, _ in caught.value.violations] == ["line 1", "line 3"]
