@@ -68,7 +68,7 @@ def _too_long(
     return FailedPrecondition(
         f"{count} of {report.records} records of {dataset} are longer than max_sequence_length, "
         f"{limit} tokens: {why}. Shorten them, raise max_sequence_length if the base takes more, "
-        f"or allow it in data ({say_lines(lines, count)})",
+        f"or let the job's data.too_long and its limit allow it ({say_lines(lines, count)})",
         reason=reason,
         count=count,
         records=report.records,

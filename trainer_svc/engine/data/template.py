@@ -127,7 +127,7 @@ class _Chat:
         """Refuse a template that drops tools or their calls: it is given them and says nothing."""
         if not self._tools_shown:
             if self._same(prompt, messages[:-1], None, opened=True):
-                raise self._not_shown("the tools that it offers")
+                raise self._not_shown("the record's tools")
             self._tools_shown = True
         if "tool_calls" in messages[-1] and not self._calls_shown:
             bare = {key: value for key, value in messages[-1].items() if key != "tool_calls"}

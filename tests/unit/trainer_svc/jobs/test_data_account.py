@@ -54,7 +54,8 @@ def test_what_is_allowed_trains(found: DataReport, asked: DataPolicy) -> None:
             "TOO_MANY_TOO_LONG",
             "57 of 60 records of tenants/acme/datasets/chats are longer than max_sequence_length, "
             "64 tokens: 95.0%, more than data.max_too_long_fraction, 10.0%. Shorten them, raise "
-            "max_sequence_length if the base takes more, or allow it in data (lines 4-60)",
+            "max_sequence_length if the base takes more, or let the job's data.too_long and its "
+            "limit allow it (lines 4-60)",
         ),
         (CUT, policy(TooLong.TRUNCATE, 0.1), "TOO_MANY_TOO_LONG", "(lines 1-2, 9-11, 30, 60)"),
         (CUT, policy(TooLong.TRUNCATE, 0.0), "TOO_MANY_TOO_LONG", "7 of 60"),

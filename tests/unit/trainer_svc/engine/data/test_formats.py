@@ -163,7 +163,7 @@ SILENT = (
 @pytest.mark.parametrize(
     ("record", "what"),
     [
-        (chat(ASK, ANSWER, tools=TOOLS), "the tools that it offers"),
+        (chat(ASK, ANSWER, tools=TOOLS), "the record's tools"),
         (chat(ASK, CALL), "the assistant's calls of tools"),
         (chat(ASK, ANSWER, ASK, {**CALL, "content": "find"}), "the assistant's calls of tools"),
     ],
