@@ -86,7 +86,7 @@ class Renderer:
             prompt, answer = _plain(record, self._format)
             return Turns([0], lambda _: Turn(line, prompt, answer))
         if self._format == "instruction":
-            record = _as_chat(record)
+            record = as_chat(record)
         chat = _Chat(self._tokenizer, self._special, record, line)
         trained = [place for place, one in enumerate(record["messages"]) if is_trained(one)]
         return Turns(trained, chat.turn)
@@ -189,8 +189,7 @@ class _Chat:
 
 def messages_of(record: Mapping[str, Any]) -> Sequence[Message]:
     """Return the chat that a record is, of a format that is rendered as one."""
-    chat = record if "messages" in record else _as_chat(record)
-    messages: Sequence[Message] = chat["messages"]
+    messages: Sequence[Message] = as_chat(record)["messages"]
     return messages
 
 
@@ -200,13 +199,17 @@ def _plain(record: Mapping[str, Any], record_format: str) -> tuple[str, str]:
     return record["prompt"], record["completion"]
 
 
-def _as_chat(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_chat(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a chat or an instruction as a chat; what else the record has stays."""
+    if "messages" in record:
+        return record
     question = record["instruction"]
     if record.get("input"):
         question = f"{question}\n\n{record['input']}"
     return {
+        **record,
         "messages": [
             {"role": "user", "content": question},
             {"role": "assistant", "content": record["output"]},
-        ]
+        ],
     }

@@ -35,7 +35,7 @@ class FewShot:
         turns = [turn for record in (*examples, question) for turn in self._turns(record)]
         if self._system:
             turns.insert(0, {"role": "system", "content": self._system})
-        return {"messages": turns}
+        return {**question, "messages": turns}
 
     def _turns(self, record: Record) -> list[Mapping[str, Any]]:
         turns = [turn for turn in messages_of(record) if turn["role"] not in _SYSTEM]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainer_svc.datasets.chats import is_trained
 from trainer_svc.engine.data.encoding import Encoder
-from trainer_svc.engine.data.template import PROMPT_COMPLETION, Renderer, Turn, messages_of
+from trainer_svc.engine.data.template import (
+    PROMPT_COMPLETION,
+    Renderer,
+    Turn,
+    as_chat,
+    messages_of,
+)
 from trainer_svc.engine.judging.few_shot import FewShot
 
 _SLACK = 1.25
 """An answer may be so many times as long as the longest that is expected, and a bit."""
 _MORE_TOKENS = 8
 _MOST_TOKENS = 1024
+_PLAIN_KEYS = ("prompt", "completion", "metadata")
 
 Record = Mapping[str, Any]
 
@@ -46,24 +55,39 @@ class Questions:
 
 
 class Asker:
-    """Makes questions of records of one format, with one base's tokenizer and chat template."""
+    """Makes questions of records of one format, with one base's tokenizer and chat template.
+
+    Records of plain text have none. All others are given as `up_to_answer` returns them.
+    """
 
     def __init__(self, tokenizer: Any, record_format: str, context: int) -> None:
         self._tokenizer = tokenizer
         self._format = record_format
         self._plain = record_format == PROMPT_COMPLETION
-        self._renderer = Renderer(tokenizer, record_format)
+        self._renderer = Renderer(tokenizer, record_format if self._plain else "chat")
         self._encoder = Encoder(tokenizer, special_tokens=self._plain)
         self._context = context
         end = tokenizer.eos_token_id
         self._end = (end,) if self._plain and end is not None else ()
+
+    def up_to_answer(self, record: Record) -> Record:
+        """Return a record's last answer that is trained, and what is before it.
+
+        Of a plain prompt that and its completion, of all else a chat.
+        """
+        if self._plain:
+            return {key: record[key] for key in _PLAIN_KEYS if key in record}
+        chat = as_chat(record)
+        messages = chat["messages"]
+        last = max(place for place, message in enumerate(messages) if is_trained(message))
+        return {**chat, "messages": messages[: last + 1]}
 
     def questions(self, held_out: Mapping[int, Record], examples: Sequence[Record]) -> Questions:
         """Return the questions, in the order of their lines; as many examples as fit into all.
 
         Raises what Renderer.turns and Encoder.encode raise.
         """
-        turns = [next(self._renderer.turns(held_out[line], line)) for line in sorted(held_out)]
+        turns = [self._last(held_out[line], line) for line in sorted(held_out)]
         encoded = self._encoder.encode(turns)
         longest = max((len(answer) for _, answer in encoded), default=0)
         most = min(math.ceil(_SLACK * longest) + _MORE_TOKENS, _MOST_TOKENS)
@@ -90,25 +114,30 @@ class Asker:
         if self._plain:
             return record["prompt"], record["completion"]
         answer = messages_of(record)[-1]
-        return self._readable(record), str(answer.get("content") or answer.get("tool_calls") or "")
+        calls = json.dumps(answer["tool_calls"]) if "tool_calls" in answer else ""
+        return self._readable(record), answer.get("content") or calls
 
     def prompt_ids(self, record: Record, line: int) -> tuple[int, ...]:
         """Return the ids of a record's last question."""
-        ((prompt, _),) = self._encoder.encode([next(self._renderer.turns(record, line))])
+        ((prompt, _),) = self._encoder.encode([self._last(record, line)])
         return tuple(prompt)
 
     def labels(self, record: Record, names: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of each name as the answer to a record's last question, with its end."""
         if not names:
             return []
-        turns = [next(self._renderer.turns(self._answered(record, name), 0)) for name in names]
+        turns = [self._last(self._answered(record, name), 0) for name in names]
         return [tuple(answer) + self._end for _, answer in self._encoder.encode(turns)]
+
+    def _last(self, record: Record, line: int) -> Turn:
+        """Return the last turn that is trained."""
+        return self._renderer.turns(record, line)[-1]
 
     def _answered(self, record: Record, answer: str) -> Record:
         if self._plain:
             return {**record, "completion": answer}
         messages = [*messages_of(record)[:-1], {"role": "assistant", "content": answer}]
-        return {"messages": messages}
+        return {**record, "messages": messages}
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Return the text of an answer, without what ends it."""
@@ -127,10 +156,9 @@ class Asker:
         """Return how many examples fit before every question, and the prompts with them."""
         records = [held_out[turn.line] for turn in turns]
         prompter = FewShot(self._format, examples, records)
-        renderer = self._renderer if self._plain else Renderer(self._tokenizer, "chat")
         for count in range(len(examples), 0, -1):
             asked = [
-                next(renderer.turns(prompter.before(record, count), turn.line))
+                self._last(prompter.before(record, count), turn.line)
                 for turn, record in zip(turns, records, strict=True)
             ]
             prompts = [tuple(prompt) for prompt, _ in self._encoder.encode(asked)]

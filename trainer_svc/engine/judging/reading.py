@@ -45,6 +45,8 @@ def material(
     seed: int,
 ) -> Material:
     """Make questions of the records, in the order of their lines. Raises what Asker raises."""
+    held_out = {line: held_out_asker.up_to_answer(each) for line, each in held_out.items()}
+    training = {line: training_asker.up_to_answer(each) for line, each in training.items()}
     pairs = [held_out_asker.pair(held_out[line]) for line in sorted(held_out)]
     pool = [
         Example(line, *training_asker.pair(record)) for line, record in sorted(training.items())
@@ -86,14 +88,14 @@ def _swapped(held_out: Records, spec: EvaluationSpec, seed: int) -> list[Swapped
 
 def _asked(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return the messages of a record's last question."""
-    if "prompt" in record:
+    if "messages" not in record:
         return [{"role": "user", "content": record["prompt"]}]
     return messages_of(record)[:-1]
 
 
 def _with(record: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the record with another question."""
-    if "prompt" in record:
+    if "messages" not in record:
         return {**record, "prompt": asked[0]["content"]}
     return {**record, "messages": [*asked, messages_of(record)[-1]]}
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from tailorbird.errors import FailedPrecondition, InvalidArgument, NotFound, TailorbirdError
 from tailorbird.manifest import Decision
+from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
 from trainer_svc.jobs.model import EventPayload, JobWarning, Judged
 from trainer_svc.judgement.model import Judgement
 
 NO_HELD_OUT_DATA = "NO_HELD_OUT_DATA"
+NO_ANSWERS = "NO_ANSWERS"
 NOT_JUDGED = "NOT_JUDGED"
 ROUTED_NOT_JUDGED = "ROUTED_NOT_JUDGED"
 
@@ -35,6 +37,10 @@ async def verdict(examiner: Examiner) -> Verdict:
             NO_HELD_OUT_DATA,
             "there are no held-out records to judge the version on: name validation data, or give "
             "at least 50 training records, of which a tenth is held out",
+        )
+    if (examiner.assignment.validation or examiner.assignment.training).format == TEXT:
+        return _without(
+            NO_ANSWERS, "plain text asks nothing: the version was judged by its loss alone"
         )
     try:
         judgement, routed = await examiner.examine()

@@ -24,9 +24,7 @@ def shown(judgement: pb.Judgement) -> str:
 def test_everything_is_told() -> None:
     lines = [line.split() for line in shown(JUDGED).splitlines()]
     assert lines[0] == ["40", "HELD-OUT", "RECORDS", "TUNED", "ROUTED", "NOW"]
-    assert " ".join(lines[1]) == (
-        "label_accuracy * 0.975 [0.93, 1.00] 0.500 [0.35, 0.65]"
-    )
+    assert " ".join(lines[1]) == ("label_accuracy * 0.975 [0.93, 1.00] 0.500 [0.35, 0.65]")
     text = shown(JUDGED)
     for said in (
         "tuned less routed: +0.475 [+0.325, +0.625]",

@@ -22,9 +22,7 @@ def test_a_question_is_rendered_as_serving_does(asker: Asker) -> None:
     first = questions.all[0]
     tokenizer = make_tokenizer()
     asked, answer = HELD_OUT[10]["messages"]
-    rendered = tokenizer.apply_chat_template(
-        [asked], tokenize=False, add_generation_prompt=True
-    )
+    rendered = tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
     assert list(first.asked) == tokenizer(rendered)["input_ids"]
     assert (first.prompt, first.expected) == (asked["content"], answer["content"])
     assert first.metadata == {"number": str(HELD_OUT[10]["metadata"]["number"])}
@@ -33,7 +31,9 @@ def test_a_question_is_rendered_as_serving_does(asker: Asker) -> None:
 
 
 def test_an_answer_may_be_somewhat_longer_than_the_longest(asker: Asker) -> None:
-    longest = max(len(make_tokenizer()(r["messages"][1]["content"])["input_ids"]) for r in HELD_OUT.values())
+    longest = max(
+        len(make_tokenizer()(r["messages"][1]["content"])["input_ids"]) for r in HELD_OUT.values()
+    )
     assert longest < asker.questions(HELD_OUT, []).max_new_tokens <= 1.25 * (longest + 1) + 9
 
 
@@ -85,4 +85,7 @@ def test_a_question_of_several_turns_is_readable(asker: Asker) -> None:
             {"role": "assistant", "content": "four"},
         ]
     }
-    assert asker.pair(record) == ("system: Be kind.\nuser: one\nassistant: two\nuser: three", "four")
+    assert asker.pair(record) == (
+        "system: Be kind.\nuser: one\nassistant: two\nuser: three",
+        "four",
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from tailorbird.errors import FailedPrecondition, NotFound, StoreUnavailable
 from tailorbird.names import VersionName
+from tests.unit.trainer_svc.engine.tiny import assignment, dataset_ref
 from tests.unit.trainer_svc.engine.versions import VERSION
 from tests.unit.trainer_svc.golden import sample
 from trainer_svc.engine.data.chosen import Chosen
@@ -17,6 +18,7 @@ from trainer_svc.engine.judging.routed import Routed
 from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.jobs.model import Judged, JobWarning
 from trainer_svc.judgement.model import Judgement, Sample
+from trainer_svc.protocol import Assignment
 
 FOUND = Judgement.model_validate(sample("judged.json")["judgement"])
 
@@ -27,6 +29,7 @@ class Examined:
 
     found: tuple[Judgement, Routed] | Exception
     chosen: Chosen = Chosen(held_out=(1, 2), training=(3,))
+    assignment: Assignment = assignment(b"")
 
     async def examine(self) -> tuple[Judgement, Routed]:
         if isinstance(self.found, Exception):
@@ -90,6 +93,12 @@ async def test_what_cannot_be_examined_is_published_and_not_promoted(error: Exce
     told = await of(error)
     assert (told.decision.promote, told.decision.reason) == (False, "NOT_JUDGED")
     assert error.reason in told.decision.message  # type: ignore[attr-defined]
+
+
+async def test_plain_text_has_no_answers() -> None:
+    text = dataset_ref(b"", record_format="text")
+    told = await of(AssertionError(), assignment=assignment(b"", training=text))
+    assert (told.decision.promote, told.decision.reason) == (False, "NO_ANSWERS")
 
 
 async def test_a_store_that_is_down_is_tried_again() -> None:
