@@ -136,7 +136,8 @@ class Reader:
     def _batches(self, numbers: Sequence[int], most: int) -> Sequence[Sequence[Alike]]:
         """Cut prompts into batches of `most` rows at most, about as many for each lane."""
         groups = alike(self._prompts, numbers, share=self._cached and self.bank.base.packs)
-        most = min(most, -(-len(numbers) // self.bank.lanes))
+        each_lane = -(-len(numbers) // (most * self.bank.lanes))
+        most = -(-len(numbers) // (each_lane * self.bank.lanes))
         if not self._packed:
             return [[each] for group in groups for each in self._of_one_length(group, most)]
         batches: list[list[Alike]] = [[]]
