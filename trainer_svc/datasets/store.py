@@ -1,9 +1,10 @@
 """Datasets: spooled to disk as they arrive, every line read, then stored whole or not at all.
 
 tenants/{tenant}/datasets/{dataset}/data-{sha256}.jsonl   the bytes
+tenants/{tenant}/datasets/{dataset}/index-{sha256}-{format}.bin   its records' digests: see `index.py`
 tenants/{tenant}/datasets/{dataset}/meta.json             written last: the dataset's existence
 
-The data's key holds its digest, so that two uploads under one name can never mix.
+The keys hold the data's digest, so that two uploads under one name can never mix.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ from tailorbird.errors import (
 from tailorbird.local_disk import is_disk_full
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObjectExists, ObjectStore
+from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
+from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.lines import BadLines, Lines
 from trainer_svc.datasets.records import DatasetFormat, ignored_keys, parse_upload
+from trainer_svc.datasets.report.building import ReportBuilder
+from trainer_svc.datasets.report.model import DatasetReport
 from trainer_svc.record import Record
 
 _MAX_IGNORED_KEYS = 32
 _MAX_META_BYTES = 2**20
+_COMPARISONS = 2
+"""Comparisons of two datasets at once: each may take 200 MiB and a second or two."""
 
 
 class Dataset(Record):
@@ -50,11 +57,18 @@ class Dataset(Record):
     sha256: str
     create_time: datetime
     ignored_fields: tuple[str, ...]
+    report: DatasetReport | None = None
+    """None of datasets that an earlier release stored: these have no digest index, either."""
 
     @property
     def data_key(self) -> str:
         """Key of the bytes in the object store."""
         return f"{self.name}/data-{self.sha256}.jsonl"
+
+    @property
+    def index_key(self) -> str:
+        """Key of the digest index in the object store: of these bytes, read as this format."""
+        return f"{self.name}/index-{self.sha256}-{self.format}.bin"
 
 
 class DatasetStore:
@@ -70,6 +84,7 @@ class DatasetStore:
         self._spool_dir = spool_dir
         self._max_bytes = max_bytes
         self._max_record_bytes = max_record_bytes
+        self._comparing = asyncio.Semaphore(_COMPARISONS)
         spool_dir.mkdir(parents=True, exist_ok=True)
         for leftover in spool_dir.iterdir():
             leftover.unlink()
@@ -97,7 +112,8 @@ class DatasetStore:
                 self._check_size(spool.size + len(chunk))
                 await asyncio.to_thread(spool.feed, chunk)
             dataset = await asyncio.to_thread(spool.finish, name, size_bytes)
-            return await self._publish(name, dataset, Path(file.name))
+            index = await asyncio.to_thread(spool.report.index_file)
+            return await self._publish(name, dataset, Path(file.name), index)
 
     async def get(self, name: DatasetName) -> Dataset:
         """Return a dataset; NotFound if there is none."""
@@ -110,17 +126,45 @@ class DatasetStore:
         except ValidationError as error:
             raise DataCorrupt(f"{name}/meta.json is not a dataset's record") from error
 
-    async def _publish(self, name: DatasetName, dataset: Dataset, path: Path) -> Dataset:
+    async def index(self, dataset: Dataset) -> RecordIndex | None:
+        """Return a dataset's digests, or None if its release stored none that this one reads.
+
+        Raises DataCorrupt (INDEX_INVALID, INDEX_MISSING) and StoreUnavailable.
+        """
+        if dataset.report is None:
+            return None
+        try:
+            data = await self._store.get(dataset.index_key, MAX_INDEX_BYTES)
+        except NotFound as error:
+            raise DataCorrupt(
+                f"{dataset.index_key} is gone", reason="INDEX_MISSING", name=dataset.index_key
+            ) from error
+        return await asyncio.to_thread(read_index, data, dataset.index_key)
+
+    async def leakage(self, training: Dataset, validation: Dataset) -> Leakage | None:
+        """Compare two datasets by their digests; None if one has none. Raises what `index` does."""
+        async with self._comparing:
+            known, asked = await self.index(training), await self.index(validation)
+            if known is None or asked is None:
+                return None
+            return await asyncio.to_thread(leakage, known, asked)
+
+    async def _publish(
+        self, name: DatasetName, dataset: Dataset, path: Path, index: bytes
+    ) -> Dataset:
         existing = await self._find(name)
         if existing is None:
             meta = dataset.model_dump_json().encode()
             await self._store.upload(dataset.data_key, path)
+            await self._store.put(dataset.index_key, index)
             try:
                 await self._store.create(f"{name}/meta.json", meta)
             except ObjectExists:
                 existing = await self.get(name)
-                if existing.sha256 != dataset.sha256:
+                if existing.data_key != dataset.data_key:
                     await self._store.delete(dataset.data_key)
+                if existing.index_key != dataset.index_key:
+                    await self._store.delete(dataset.index_key)
             else:
                 return dataset
         if (existing.sha256, existing.format) != (dataset.sha256, dataset.format):
@@ -174,6 +218,7 @@ class _Spool:
         self._records = 0
         self._named = self._format = format_
         self._ignored: set[str] = set()
+        self.report = ReportBuilder()
 
     def feed(self, chunk: bytes) -> None:
         self._file.write(chunk)
@@ -203,6 +248,7 @@ class _Spool:
             sha256=self._sha256.hexdigest(),
             create_time=datetime.now(UTC),
             ignored_fields=tuple(sorted(self._ignored)[:_MAX_IGNORED_KEYS]),
+            report=self.report.finish(),
         )
 
     def _read(self, line: int, data: bytes | None) -> None:
@@ -214,6 +260,7 @@ class _Spool:
         except InvalidRecord as error:
             self._bad.add(error)
             return
+        self.report.add(line, format_, record)
         if len(self._ignored) < _MAX_IGNORED_KEYS:
             self._ignored |= {key[:64] for key in ignored_keys(format_, record)}
 

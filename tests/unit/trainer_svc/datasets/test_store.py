@@ -12,6 +12,7 @@ import pytest
 
 from tailorbird.errors import (
     AlreadyExists,
+    DataCorrupt,
     InvalidArgument,
     InvalidRecords,
     NotFound,
@@ -19,6 +20,7 @@ from tailorbird.errors import (
 )
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
+from trainer_svc.datasets.digests import record_digest
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import DatasetStore
 
@@ -220,3 +222,73 @@ async def test_the_format_of_a_file_is_that_of_its_first_good_record(
     with pytest.raises(InvalidRecords) as caught:
         await datasets.upload(NAME, None, chunks(b"oops\n", text, RECORD, text))
     assert [field for field, _ in caught.value.violations] == ["line 1", "line 3"]
+
+
+async def test_an_upload_has_a_report_and_an_index_beside_its_data(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    data = RECORD + b"\n" + RECORD
+    dataset = await datasets.upload(NAME, None, chunks(data[:30], data[30:]))
+    assert dataset.report is not None
+    assert [(p.line, p.copy_of) for p in dataset.report.duplicates.pairs] == [(3, 1)]
+    found = await datasets.index(await datasets.get(NAME))
+    assert found is not None
+    digest = record_digest(dataset.format, json.loads(RECORD))
+    assert found.lines_of(digest.record) == [1, 3]
+    assert sorted([info.key async for info in store.objects(str(NAME))]) == [
+        f"{NAME}/data-{dataset.sha256}.jsonl",
+        f"{NAME}/index-{dataset.sha256}-prompt_completion.bin",
+        f"{NAME}/meta.json",
+    ]
+
+
+async def test_who_comes_second_takes_the_index_along(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    await asyncio.gather(
+        datasets.upload(NAME, None, chunks(RECORD)),
+        datasets.upload(NAME, None, chunks(RECORD * 2)),
+        return_exceptions=True,
+    )
+    stored = [info.key async for info in store.objects(str(NAME))]
+    dataset = await datasets.get(NAME)
+    assert sorted(stored) == [dataset.data_key, dataset.index_key, f"{NAME}/meta.json"]
+
+
+async def test_what_an_earlier_release_stored_is_read_and_has_neither(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    new = await datasets.upload(DatasetName("acme", "new"), None, chunks(RECORD))
+    meta = new.model_dump(mode="json", exclude={"report"}) | {"name": str(NAME)}
+    await store.put(f"{NAME}/meta.json", json.dumps(meta).encode())
+    old = await datasets.get(NAME)
+    assert old.report is None
+    assert await datasets.index(old) is None
+    assert await datasets.leakage(old, new) is None
+    assert await datasets.leakage(new, old) is None
+
+
+async def test_two_datasets_are_compared(datasets: DatasetStore) -> None:
+    other = json.dumps({"prompt": "z", "completion": "b"}).encode() + b"\n"
+    training = await datasets.upload(NAME, None, chunks(RECORD))
+    validation = await datasets.upload(DatasetName("acme", "held"), None, chunks(other, RECORD))
+    found = await datasets.leakage(training, validation)
+    assert found is not None
+    assert [(p.line, p.copy_of) for p in found.pairs] == [(2, 1)]
+    assert found.compared == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"), [(b"TBINDEX", "INDEX_INVALID"), (None, "INDEX_MISSING")]
+)
+async def test_a_damaged_index_is_told(
+    datasets: DatasetStore, store: ObstoreStore, left: bytes | None, reason: str
+) -> None:
+    dataset = await datasets.upload(NAME, None, chunks(RECORD))
+    if left is None:
+        await store.delete(dataset.index_key)
+    else:
+        await store.put(dataset.index_key, left)
+    with pytest.raises(DataCorrupt, match=dataset.index_key) as caught:
+        await datasets.leakage(dataset, dataset)
+    assert caught.value.reason == reason

@@ -1,0 +1,80 @@
+"""What a record asks and answers, whatever its format, and what it is compared by. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from trainer_svc.datasets.records import DatasetFormat
+
+_LONGEST_RUN = 30
+"""Combining marks in a row that text is normalised with: UAX #15's Stream-Safe Text Format. No
+language has as many, and Python sorts a run in the square of its length."""
+
+
+class Content(NamedTuple):
+    """The messages before the answer, each a role and a text, in order; and the answer."""
+
+    prompt: tuple[tuple[str, str], ...]
+    answer: str
+
+    @property
+    def prompt_characters(self) -> int:
+        """Characters of all the prompt's texts."""
+        return sum(len(text) for _, text in self.prompt)
+
+    @property
+    def question(self) -> str:
+        """The prompt's last text, or ""."""
+        return self.prompt[-1][1] if self.prompt else ""
+
+
+def content(format_: DatasetFormat, record: Mapping[str, Any]) -> Content:
+    """Return what a record that `parse_record` accepts asks, and its last answer.
+
+    A prompt and an instruction are a chat of one user message, as the engine renders the latter.
+    """
+    match format_:
+        case DatasetFormat.CHAT:
+            *before, last = record["messages"]
+            return Content(tuple((m["role"], _text(m)) for m in before), _text(last))
+        case DatasetFormat.PROMPT_COMPLETION:
+            return Content((("user", record["prompt"]),), record["completion"])
+        case DatasetFormat.INSTRUCTION:
+            parts = (record["instruction"], record.get("input"))
+            return Content((("user", "\n\n".join(filter(None, parts))),), record["output"])
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """Return a message's text, and as JSON whatever else of it is learned."""
+    text = message.get("content") or ""
+    rest = {key: message[key] for key in sorted(message.keys() - {"role", "content", "weight"})}
+    return text + json.dumps(rest, sort_keys=True) if rest else text
+
+
+def normalised(text: str) -> str:
+    """Return `text` in Unicode's form NFC, without white space at its ends.
+
+    A text with more than 30 combining marks in a row is only trimmed.
+    """
+    text = text.strip()
+    if text.isascii() or _run().search(text):
+        return text
+    return unicodedata.normalize("NFC", text)
+
+
+@cache
+def _run() -> re.Pattern[str]:
+    """Return what finds a run that is too long; a fifth of a second, spent for the first text."""
+    # What begins with a combining mark when decomposed is sorted with the marks, too.
+    marks = "".join(
+        character
+        for character in map(chr, range(sys.maxunicode + 1))
+        if unicodedata.combining(unicodedata.normalize("NFD", character)[0])
+    )
+    return re.compile(f"[{re.escape(marks)}]{{{_LONGEST_RUN + 1}}}")
