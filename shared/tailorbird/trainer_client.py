@@ -100,8 +100,12 @@ class TrainerClient:
         job_id: str = "",
         request_id: str = "",
         validate_only: bool = False,
+        warned: Callable[[dataset_pb2.DataWarning], None] | None = None,
     ) -> job_pb2.Job:
-        """Ask for a job. The same `request_id` again returns the job that exists."""
+        """Ask for a job. The same `request_id` again returns the job that exists.
+
+        `warned` hears of each fault in the data that does not keep the job from being made.
+        """
         request = tuning.CreateJobRequest(
             parent=parent,
             job=job_pb2.Job(spec=spec),
@@ -109,7 +113,11 @@ class TrainerClient:
             request_id=request_id,
             validate_only=validate_only,
         )
-        return self._connection.call(self._stub.CreateJob, request).job
+        response = self._connection.call(self._stub.CreateJob, request)
+        if warned is not None:
+            for warning in response.warnings:
+                warned(warning)
+        return response.job
 
     def get_job(self, name: str) -> job_pb2.Job:
         """Return one job."""

@@ -27,6 +27,7 @@ from trainer_svc.jobs.model import (
     Job,
     JobError,
     JobState,
+    JobWarning,
     Left,
     StateChanged,
     StepProgress,
@@ -88,6 +89,19 @@ async def test_unknown_jobs_are_not_found(store: JobStore) -> None:
         await store.get(JobName("acme", "none"))
     with pytest.raises(NotFound):
         await store.last_sequence(JobName("acme", "none"))
+
+
+async def test_a_job_s_history_may_begin_with_warnings_and_has_them_once(store: JobStore) -> None:
+    warnings = [JobWarning(reason=reason, message="mind") for reason in ("ONE", "TWO")]
+    job = await store.create(make_job(), "r1", DIGEST, warnings)
+    assert await store.create(make_job("two"), "r1", DIGEST, warnings) == job
+    found = await store.events(job.name, 0, 10)
+    assert [event.sequence for event in found] == [1, 2, 3]
+    assert [event.payload for event in found] == [StateChanged(state=JobState.QUEUED), *warnings]
+    assert await store.last_sequence(job.name) == 3
+    lease = await claimed(store)
+    assert (await store.events(job.name, 3, 10))[0].sequence == 4
+    assert lease.job == job.name
 
 
 async def test_one_request_makes_one_job(store: JobStore) -> None:

@@ -45,6 +45,10 @@ class Script:
         self.files: dict[str, bytes] = {}
         """What ImportAdapter was sent."""
         self.job = job_pb2.Job(name="tenants/acme/jobs/one", state=job_pb2.JOB_STATE_RUNNING)
+        self.warnings: list[dataset_pb2.DataWarning] = []
+        """What CreateJob says of the data."""
+        self.report: dataset_pb2.DatasetReport | None = None
+        """What GetDataset and UploadDataset say of it."""
         self.engine: tuning_pb.Engine | None = None
         """What GetTrainerInfo says of the workers."""
         self.text = ["Good ", "morning."]
@@ -88,6 +92,7 @@ class Tuning(tuning_grpc.TuningServiceServicer):
                 format=dataset_pb2.DATASET_FORMAT_CHAT,
                 record_count=3,
                 size_bytes=self.script.received,
+                report=self.script.report,
             )
         )
 
@@ -95,14 +100,15 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self, request: tuning_pb.GetDatasetRequest, context: Context
     ) -> tuning_pb.GetDatasetResponse:
         self.script.heard(request, context)
-        return tuning_pb.GetDatasetResponse(dataset=dataset_pb2.Dataset(name=request.name))
+        dataset = dataset_pb2.Dataset(name=request.name, report=self.script.report)
+        return tuning_pb.GetDatasetResponse(dataset=dataset)
 
     def CreateJob(
         self, request: tuning_pb.CreateJobRequest, context: Context
     ) -> tuning_pb.CreateJobResponse:
         self.script.heard(request, context)
         self.script.job.spec.CopyFrom(request.job.spec)
-        return tuning_pb.CreateJobResponse(job=self.script.job)
+        return tuning_pb.CreateJobResponse(job=self.script.job, warnings=self.script.warnings)
 
     def GetJob(
         self, request: tuning_pb.GetJobRequest, context: Context

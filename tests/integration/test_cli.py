@@ -79,6 +79,89 @@ def test_datasets(run: Run, script: Script, tmp_path: Path) -> None:
     assert shown["name"] == "tenants/acme/datasets/chats"
 
 
+MIND = dataset_pb2.DataWarning(reason="DUPLICATE_RECORDS", message="5 of 99: line 9 is 1")
+_Report = dataset_pb2.DatasetReport
+
+
+def test_a_dataset_s_report_is_shown_with_its_warnings_first(
+    run: Run, script: Script, tmp_path: Path
+) -> None:
+    script.report = _Report(
+        records=1200,
+        compared_records=1100,
+        warnings=[MIND],
+        prompts=_Report.Lengths(
+            total=9000,
+            median=7,
+            longest=40,
+            bins=[
+                _Report.Bin(at_least=0, below=16, records=1199),
+                _Report.Bin(at_least=32, below=64, records=1),
+            ],
+        ),
+        answers=_Report.Lengths(bins=[_Report.Bin(at_least=2**20, records=1200)]),
+        duplicates=_Report.Duplicates(surplus=5),
+        near_duplicates=_Report.NearDuplicates(compared=1000, found=2),
+        contradictions=_Report.Contradictions(records=4),
+        short_answers=_Report.ShortAnswers(records=3),
+        labels=[_Report.Label(label="y\u00e9s\x1b[2J\u202e", records=7)],
+        languages=_Report.Languages(
+            sampled=256, languages=[_Report.Language(code="en", records=250)]
+        ),
+        scripts=[_Report.Script(script="Latin", letters=8000)],
+    )
+    path = tmp_path / "chats.jsonl"
+    path.write_text("{}\n")
+    shown = run("datasets", "get", "chats").out
+    uploaded = run("datasets", "upload", str(path), "--id", "chats").out
+    assert uploaded.splitlines()[0] == shown.splitlines()[0]
+    assert uploaded.splitlines()[-4:] == shown.splitlines()[-4:]
+    assert shown.splitlines()[0] == "warning: DUPLICATE_RECORDS: 5 of 99: line 9 is 1"
+    said = dict(line.split("  ", 1) for line in shown.splitlines()[1:] if "  " in line)
+    said = {name.strip(): value.strip() for name, value in said.items()}
+    assert said["prompts"] == "9,000 characters; median 7, longest 40"
+    assert said["duplicates"] == "5 of 1,100"
+    assert said["near-duplicates"] == "2 of 1,000"
+    assert said["contradictory"] == "4 of 1,100"
+    assert said["short answers"] == "3 of 1,200"
+    # What a terminal would act on is not sent to it.
+    assert said["labels"] == "y\u00e9s\\x1b[2J\\u202e 7"
+    assert said["languages"] == "en 250 of 256 looked at"
+    assert said["scripts"] == "Latin 8,000"
+    assert [said[one].split() for one in ("0 to 15", "32 to 63", "1,048,576 or more")] == [
+        ["1,199", "0"],
+        ["1", "0"],
+        ["0", "1,200"],
+    ]
+    assert json.loads(run("datasets", "get", "chats", "--json").out)["report"]["records"] == "1200"
+
+
+@pytest.mark.parametrize("more", [(), ("--validate-only",), ("--json",)])
+def test_a_job_s_data_is_warned_of(run: Run, script: Script, more: tuple[str, ...]) -> None:
+    script.warnings = [MIND]
+    ran = run("jobs", "create", "--adapter", "support", "--data", "chats", *more)
+    assert ran.err == "warning: DUPLICATE_RECORDS: 5 of 99: line 9 is 1\n"
+
+
+def test_who_watches_is_warned_once(run: Run, script: Script) -> None:
+    script.warnings = [MIND]
+    warning = job_pb2.JobEvent.Warning(reason=MIND.reason, message=MIND.message)
+    script.events = [
+        job_pb2.JobEvent(sequence=1, warning=warning),
+        state(2, job_pb2.JOB_STATE_CANCELLED),
+    ]
+    ran = run("jobs", "create", "--adapter", "support", "--data", "chats", "--watch")
+    assert (ran.out + ran.err).count("DUPLICATE_RECORDS: 5 of 99: line 9 is 1") == 1
+
+
+def test_limits_of_the_data_are_asked_for(run: Run, script: Script) -> None:
+    limits = ("--data-limit", "leakage=0", "--data-limit", "exact-duplicates=0.05")
+    assert run("jobs", "create", "--adapter", "a", "--data", "b", *limits).status == 0
+    assert script.requests[0].job.spec.data_limits == job_pb2.DataLimits(
+        max_leakage=0, max_exact_duplicates=0.05
+    )
+
+
 def test_a_token_from_a_file_has_a_line_s_end(
     run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +431,9 @@ def test_bad_lines_have_a_line_each(run: Run, script: Script, tmp_path: Path) ->
     [
         ("jobs", "create"),
         ("jobs", "list", "--state", "lost"),
+        ("jobs", "create", "--adapter", "a", "--data", "b", "--data-limit", "leaks=0"),
+        ("jobs", "create", "--adapter", "a", "--data", "b", "--data-limit", "leakage=none"),
+        ("jobs", "create", "--adapter", "a", "--data", "b", "--data-limit", "leakage"),
         ("datasets", "upload", "/none.jsonl", "--id", "x"),
         ("generate", "hello"),
         ("generate", "--base", "--adapter", "support", "hello"),

@@ -312,6 +312,13 @@ HYPER = "hyperparameters"
         ({"adapter": "tenants/globex/adapters/x"}, "adapter", "is not of tenants/acme"),
         ({"training_dataset": "tenants/globex/datasets/x"}, "training_dataset", "is not of"),
         ({"validation_dataset": f"{ACME}/datasets/chats"}, "validation_dataset", "another dataset"),
+        ({"data_limits": {"max_leakage": -0.1}}, "data_limits.max_leakage", "-0.1 is not at least"),
+        ({"data_limits": {"max_label_share": 1.5}}, "data_limits.max_label_share", "at most 1"),
+        (
+            {"data_limits": {"max_contradictions": float("nan")}},
+            "data_limits.max_contradictions",
+            "nan",
+        ),
         ({"promotion_policy": 77}, "promotion_policy", "77 is not a policy"),
         ({"data": {"too_long": 77}}, "data.too_long", "77 is not such a rule"),
         (

@@ -14,10 +14,9 @@ from tailorbird.names import AdapterName, DatasetName, TenantName, VersionName
 from tailorbird.rpc.paging import page_position
 from tailorbird.rpc.status import stored_status
 from tailorbird.servable import LINEAR_MODULES
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
+from tailorbird.tuning.v1 import job_pb2, tuning_service_pb2
 from trainer_svc.api.convert_evaluation import evaluation_from_proto, evaluation_to_proto
-from trainer_svc.datasets.records import DatasetFormat
-from trainer_svc.datasets.store import Dataset
+from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.jobs import model
 from trainer_svc.protocol import Ready
 
@@ -26,15 +25,6 @@ _MAX_TARGETS = 64
 
 _Number = TypeVar("_Number", int, float)
 
-_FORMATS = {
-    DatasetFormat.CHAT: dataset_pb2.DATASET_FORMAT_CHAT,
-    DatasetFormat.PROMPT_COMPLETION: dataset_pb2.DATASET_FORMAT_PROMPT_COMPLETION,
-    DatasetFormat.INSTRUCTION: dataset_pb2.DATASET_FORMAT_INSTRUCTION,
-    DatasetFormat.TEXT: dataset_pb2.DATASET_FORMAT_TEXT,
-}
-_NAMED_FORMATS = {value: format_ for format_, value in _FORMATS.items()} | {
-    dataset_pb2.DATASET_FORMAT_UNSPECIFIED: None
-}
 _TOO_LONG = {
     job_pb2.TOO_LONG_UNSPECIFIED: model.TooLong.DROP,
     job_pb2.TOO_LONG_TRUNCATE: model.TooLong.TRUNCATE,
@@ -90,6 +80,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         evaluation=judged,
         labels=_labels(spec.labels),
         data=_data_policy(spec.data),
+        data_limits=_data_limits(spec.data_limits, at + "data_limits."),
     )
 
 
@@ -140,6 +131,11 @@ def _hyperparameters(given: job_pb2.Hyperparameters, at: str) -> model.Hyperpara
         checkpoint_interval=whole("checkpoint_interval", 1, most),
         early_stopping_patience=whole("early_stopping_patience", 0, 1000),
     )
+
+
+def _data_limits(given: job_pb2.DataLimits, at: str) -> DataLimits:
+    asked = {field.name: value for field, value in given.ListFields()}
+    return DataLimits(**{field: _within(at + field, asked[field], 0, 1) for field in asked})
 
 
 def _version(name: str, at: str) -> str:
@@ -227,26 +223,6 @@ def position_from_token(parent: TenantName, token: str) -> tuple[datetime, str] 
         raise InvalidArgument("page_token", "not a next_page_token of this method") from error
 
 
-def format_from_proto(value: dataset_pb2.DatasetFormat.ValueType) -> DatasetFormat | None:
-    """Return the format that an upload names, or None if it names none."""
-    if value not in _NAMED_FORMATS:
-        raise InvalidArgument("header.format", f"{value} is not a format")
-    return _NAMED_FORMATS[value]
-
-
-def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
-    """Return the message for a dataset."""
-    return dataset_pb2.Dataset(
-        name=dataset.name,
-        format=_FORMATS[dataset.format],
-        record_count=dataset.record_count,
-        size_bytes=dataset.size_bytes,
-        sha256=dataset.sha256,
-        create_time=timestamp(dataset.create_time),
-        ignored_fields=dataset.ignored_fields,
-    )
-
-
 def base_to_proto(
     base: BaseModelFiles, ranks: list[int], ready: Ready | None
 ) -> tuning_service_pb2.BaseModel:
@@ -315,6 +291,9 @@ def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
         message.validation_dataset = spec.validation_dataset
     if spec.validation_fraction is not None:
         message.validation_fraction = spec.validation_fraction
+    if spec.data_limits.any_set:
+        limits = spec.data_limits.model_dump(exclude_none=True)
+        message.data_limits.CopyFrom(job_pb2.DataLimits(**limits))
     return message
 
 

@@ -18,6 +18,11 @@ from tailorbird.rpc.paging import page_size, page_token
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from trainer_svc.api import convert
+from trainer_svc.api.convert_datasets import (
+    dataset_to_proto,
+    format_from_proto,
+    warnings_to_proto,
+)
 from trainer_svc.api.convert_events import event_to_proto
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.service import TuningService
@@ -65,11 +70,11 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         name = DatasetName(tenant.tenant, check_id("header.dataset_id", header.dataset_id))
         size = header.size_bytes if header.HasField("size_bytes") else None
-        format_ = convert.format_from_proto(header.format)
+        format_ = format_from_proto(header.format)
         dataset = await self._datasets.upload(name, size, _chunks(request_iterator), format_)
         self._metrics.datasets.inc()
         self._metrics.dataset_bytes.inc(dataset.size_bytes)
-        return pb.UploadDatasetResponse(dataset=convert.dataset_to_proto(dataset))
+        return pb.UploadDatasetResponse(dataset=dataset_to_proto(dataset))
 
     async def GetDataset(
         self, request: pb.GetDatasetRequest, context: _Context
@@ -78,7 +83,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         name = DatasetName.parse(request.name)
         current_caller().check(name)
         dataset = await self._datasets.get(name)
-        return pb.GetDatasetResponse(dataset=convert.dataset_to_proto(dataset))
+        return pb.GetDatasetResponse(dataset=dataset_to_proto(dataset))
 
     async def CreateJob(
         self, request: pb.CreateJobRequest, context: _Context
@@ -90,7 +95,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             check_id("job_id", request.job_id)
         if len(request.request_id) > _MAX_REQUEST_ID:
             raise InvalidArgument("request_id", f"longer than {_MAX_REQUEST_ID} characters")
-        job = await self._service.create_job(
+        job, warnings = await self._service.create_job(
             tenant,
             convert.spec_from_proto(request.job.spec),
             convert.lora_from_proto(request.job.spec.lora),
@@ -98,7 +103,9 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             request_id=request.request_id,
             validate_only=request.validate_only,
         )
-        return pb.CreateJobResponse(job=convert.job_to_proto(job))
+        return pb.CreateJobResponse(
+            job=convert.job_to_proto(job), warnings=warnings_to_proto(warnings)
+        )
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:
         """See tuning_service.proto."""

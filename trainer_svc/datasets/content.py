@@ -48,6 +48,8 @@ def content(format_: DatasetFormat, record: Mapping[str, Any]) -> Content:
         case DatasetFormat.INSTRUCTION:
             parts = (record["instruction"], record.get("input"))
             return Content((("user", "\n\n".join(filter(None, parts))),), record["output"])
+        case DatasetFormat.TEXT:
+            return Content((), record["text"])
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tailorbird.names import AdapterName, JobName
+from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.judgement.model import EvaluationSpec, Judgement
 from trainer_svc.record import Record
 
@@ -184,6 +185,7 @@ class JobSpec(Record):
     evaluation: EvaluationSpec = EvaluationSpec()
     labels: dict[str, str] = Field(default_factory=dict)
     data: DataPolicy = DataPolicy()
+    data_limits: DataLimits = DataLimits()
 
     @property
     def adapter_name(self) -> AdapterName:

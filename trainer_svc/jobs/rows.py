@@ -73,8 +73,8 @@ def _consequence(progress: Progress, payload: EventPayload) -> tuple[Progress, d
             return progress, {}
 
 
-def begun(job: Job, request_id: str, request_sha256: str) -> dict[str, Any]:
-    """Return the columns of a job that its first event has just begun."""
+def begun(job: Job, request_id: str, request_sha256: str, last: int) -> dict[str, Any]:
+    """Return the columns of a job that its first `last` events have just begun."""
     return {
         "tenant": job.name.tenant,
         "job": job.name.job,
@@ -90,7 +90,7 @@ def begun(job: Job, request_id: str, request_sha256: str) -> dict[str, Any]:
         "version": "",
         "promoted": False,
         "promotion_refusal": "",
-        "last_sequence": 1,
+        "last_sequence": last,
     }
 
 

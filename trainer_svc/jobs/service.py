@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import AlreadyExists, InvalidArgument, NotFound
@@ -17,6 +17,7 @@ from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, Vers
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import Dataset
+from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.model import (
     TERMINAL,
     AskedLora,
@@ -24,6 +25,7 @@ from trainer_svc.jobs.model import (
     JobEvent,
     JobSpec,
     JobState,
+    JobWarning,
     Left,
     StateChanged,
     Unknown,
@@ -38,7 +40,9 @@ _POLL_SECONDS = 1.0
 class Jobs(Protocol):
     """The job store, as far as callers reach into it."""
 
-    async def create(self, job: Job, request_id: str, request_sha256: str) -> Job: ...
+    async def create(
+        self, job: Job, request_id: str, request_sha256: str, warnings: Sequence[JobWarning]
+    ) -> Job: ...
 
     async def find_request(
         self, tenant: str, request_id: str, request_sha256: str
@@ -67,8 +71,15 @@ class Jobs(Protocol):
     async def request_resume(self, name: JobName) -> Job: ...
 
 
-class Datasets(Protocol):
-    """Where a job's data is looked up."""
+class Accepted(NamedTuple):
+    """A job, and what it was warned of when this call made it."""
+
+    job: Job
+    warnings: tuple[JobWarning, ...] = ()
+
+
+class Datasets(Compared, Protocol):
+    """Where a job's data is looked up and compared."""
 
     async def get(self, name: DatasetName) -> Dataset: ...
 
@@ -125,19 +136,20 @@ class TuningService:
         job_id: str,
         request_id: str,
         validate_only: bool,
-    ) -> Job:
+    ) -> Accepted:
         """Accept a job, durably, or return the one that the same request made before.
 
         `lora` is what the caller said of it; `spec.lora` has the defaults, which give way to what
         `spec.from_version` has. Raises InvalidArgument, NotFound (a dataset, the version),
         AlreadyExists, FailedPrecondition (serving has another base model, or can load none of its
-        adapters), DataCorrupt (the version), StoreUnavailable.
+        adapters; the data has more of a fault than `spec.data_limits`), DataCorrupt (the version, a
+        dataset's digests), StoreUnavailable.
         """
         request = _request_sha256(job_id, spec, lora)
         if request_id:
             made = await self._jobs.find_request(tenant.tenant, request_id, request)
             if made is not None:
-                return made
+                return Accepted(made)
         spec = await self._checked(tenant, spec, lora)
         job = Job(
             name=JobName(tenant.tenant, job_id or _new_id(spec.adapter_name)),
@@ -145,12 +157,14 @@ class TuningService:
             state=JobState.QUEUED,
             create_time=datetime.now(UTC),
         )
+        data = await self._data(tenant, spec)
+        warnings = await check_data(self._datasets, spec.data_limits, *data)
         if validate_only:
             await self._check_new(job.name)
-            return job
-        job = await self._jobs.create(job, request_id, request)
+            return Accepted(job, warnings)
+        made = await self._jobs.create(job, request_id, request, warnings)
         self._queue.wake()
-        return job
+        return Accepted(made, warnings if made == job else ())
 
     async def get_job(self, name: JobName) -> Job:
         """Return a job; NotFound if there is none."""
@@ -247,24 +261,24 @@ class TuningService:
                 "job.spec.hyperparameters.max_sequence_length",
                 f"{length} is more than the base model's {base.max_sequence_length}",
             )
-        for field, name in (
-            ("adapter", spec.adapter_name),
-            ("training_dataset", DatasetName.parse(spec.training_dataset)),
-            ("validation_dataset", _dataset_name(spec.validation_dataset)),
-        ):
-            if name is None:
-                continue
-            if name.tenant != tenant.tenant:
-                raise InvalidArgument(
-                    f"job.spec.{field}", f"{name} is not of {tenant}", reason="WRONG_TENANT"
-                )
-            if isinstance(name, DatasetName):
-                await self._datasets.get(name)
+        _check_tenant("adapter", spec.adapter_name, tenant)
+        return spec.model_copy(update={"base_model": base.name, "base_model_digest": base.digest})
+
+    async def _data(self, tenant: TenantName, spec: JobSpec) -> tuple[Dataset, Dataset | None]:
+        """Return the training and the validation dataset."""
+        name = DatasetName.parse(spec.training_dataset)
+        _check_tenant("training_dataset", name, tenant)
+        training = await self._datasets.get(name)
+        if spec.validation_dataset is None:
+            return training, None
+        name = DatasetName.parse(spec.validation_dataset)
+        _check_tenant("validation_dataset", name, tenant)
+        validation = await self._datasets.get(name)
         if spec.validation_dataset == spec.training_dataset:
             raise InvalidArgument(
                 "job.spec.validation_dataset", "must be another dataset than training_dataset"
             )
-        return spec.model_copy(update={"base_model": base.name, "base_model_digest": base.digest})
+        return training, validation
 
     async def _parent(self, tenant: TenantName, version: str) -> AdapterManifest:
         return await read_parent(self._registry, tenant, VersionName.parse(version))
@@ -285,8 +299,11 @@ def _request_sha256(job_id: str, spec: JobSpec, lora: AskedLora) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def _dataset_name(name: str | None) -> DatasetName | None:
-    return DatasetName.parse(name) if name else None
+def _check_tenant(field: str, name: AdapterName | DatasetName, tenant: TenantName) -> None:
+    if name.tenant != tenant.tenant:
+        raise InvalidArgument(
+            f"job.spec.{field}", f"{name} is not of {tenant}", reason="WRONG_TENANT"
+        )
 
 
 def _new_id(adapter: AdapterName) -> str:

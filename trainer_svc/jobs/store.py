@@ -5,7 +5,7 @@ What callers do stands first; what only a lease holder may do goes through `_hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +33,7 @@ from trainer_svc.jobs.model import (
     JobError,
     JobEvent,
     JobState,
+    JobWarning,
     Left,
     Published,
     StateChanged,
@@ -66,16 +67,20 @@ class JobStore:
         self._database = database
         self._feed = feed
 
-    async def create(self, job: Job, request_id: str, request_sha256: str) -> Job:
+    async def create(
+        self, job: Job, request_id: str, request_sha256: str, warnings: Sequence[JobWarning] = ()
+    ) -> Job:
         """Store a new job, or return the one that the same request made before.
 
-        AlreadyExists if the request id came with another request, or the name is taken.
+        A new job's history begins with its state and these warnings. AlreadyExists if the request
+        id came with another request, or the name is taken.
         """
-        values = begun(job, request_id, request_sha256)
+        first: list[EventPayload] = [StateChanged(state=job.state), *warnings]
+        values = begun(job, request_id, request_sha256, len(first))
         try:
             async with self._database.write() as connection:
                 await connection.execute(sa.insert(jobs).values(values))
-                await insert_events(connection, job.name, 0, [StateChanged(state=job.state)])
+                await insert_events(connection, job.name, 0, first)
         except IntegrityError:
             if request_id and (
                 made := await self.find_request(job.name.tenant, request_id, request_sha256)

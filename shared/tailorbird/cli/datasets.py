@@ -10,7 +10,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
-from tailorbird.cli.output import errors, print_facts, print_json, size, when
+from tailorbird.cli.data_report import print_report, print_warnings
+from tailorbird.cli.output import errors, out, print_facts, print_json, size, when
 from tailorbird.client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2
 
@@ -72,7 +73,7 @@ def get(
     tenant: TenantOption = None,
     json: AsJson = False,
 ) -> None:
-    """Show a dataset's record."""
+    """Show a dataset's record and the report on its data."""
     _show(trainer.get_dataset(full_name(name, "datasets", tenant)), json)
 
 
@@ -80,6 +81,7 @@ def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
     if json:
         print_json(dataset)
         return
+    print_warnings(dataset.report.warnings, out)
     print_facts(
         [
             ("name", dataset.name),
@@ -91,6 +93,8 @@ def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
             ("created", when(dataset.create_time)),
         ]
     )
+    if dataset.HasField("report"):
+        print_report(dataset.report)
 
 
 def format_name(value: dataset_pb2.DatasetFormat.ValueType) -> str:

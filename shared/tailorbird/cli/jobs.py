@@ -9,11 +9,12 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.data_report import print_warnings
 from tailorbird.cli.names import version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
 from tailorbird.cli.watch import JobBars, outcome, state_name
 from tailorbird.client import CallError, TrainerClient
-from tailorbird.tuning.v1 import job_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 
 app = typer.Typer(help="Fine-tune: start jobs and follow them.", no_args_is_help=True)
 
@@ -82,6 +83,13 @@ def create(
         int | None, typer.Option(help="Stop after so many evaluations without a better loss.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order and initialisation.")] = None,
+    data_limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Refuse data with more of a fault than this share: leakage=0, exact-duplicates,"
+            " near-duplicates, contradictions or label-share. May be given several times."
+        ),
+    ] = None,
     policy: Annotated[
         Policy, typer.Option(help="Whether the route moves.")
     ] = Policy.AUTO_IF_BETTER,
@@ -121,11 +129,22 @@ def create(
         ),
     )
     _set_validation(spec, validation, tenant)
+    for limit in data_limit or ():
+        _set_limit(spec.data_limits, limit)
     # The job belongs to the tenant of its adapter.
     parent = "/".join(spec.adapter.split("/")[:2])
+    warnings: list[dataset_pb2.DataWarning] = []
     job = trainer.create_job(
-        parent, spec, job_id=job_id, request_id=request_id, validate_only=validate_only
+        parent,
+        spec,
+        job_id=job_id,
+        request_id=request_id,
+        validate_only=validate_only,
+        warned=warnings.append,
     )
+    if validate_only or not watch:
+        # Who watches reads them in the job's history.
+        print_warnings(warnings, errors)
     if validate_only:
         out.print("the job would be accepted")
     elif watch:
@@ -142,6 +161,21 @@ def _set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str |
         spec.validation_fraction = float(validation)
     except ValueError:
         spec.validation_dataset = full_name(validation, "datasets", tenant)
+
+
+def _set_limit(limits: job_pb2.DataLimits, given: str) -> None:
+    name, _, share = given.partition("=")
+    field = f"max_{name.replace('-', '_')}"
+    try:
+        setattr(limits, field, float(share))
+    except (AttributeError, ValueError) as error:
+        known = ", ".join(
+            one.name.removeprefix("max_").replace("_", "-") for one in limits.DESCRIPTOR.fields
+        )
+        raise typer.BadParameter(
+            f"{given!r}: a share of one of {known} is expected, like leakage=0",
+            param_hint="--data-limit",
+        ) from error
 
 
 @app.command()

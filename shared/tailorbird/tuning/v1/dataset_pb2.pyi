@@ -71,6 +71,7 @@ class Dataset(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     IGNORED_FIELDS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/datasets/{dataset}"""
     format: Global___DatasetFormat.ValueType
@@ -91,6 +92,12 @@ class Dataset(_message.Message):
         at most 16 strings, numbers or booleans by names of at most 64 characters, is not among them.
         """
 
+    @_builtins.property
+    def report(self) -> Global___DatasetReport:
+        """What the file's records are like, looked at while it was uploaded. Unset for datasets that an
+        earlier release stored: upload them again under another name to have it.
+        """
+
     def __init__(
         self,
         *,
@@ -101,11 +108,469 @@ class Dataset(_message.Message):
         sha256: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         ignored_fields: _abc.Iterable[_builtins.str] | None = ...,
+        report: Global___DatasetReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "format", b"format", "ignored_fields", b"ignored_fields", "name", b"name", "record_count", b"record_count", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "format", b"format", "ignored_fields", b"ignored_fields", "name", b"name", "record_count", b"record_count", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
+
+@_typing.final
+class DatasetReport(_message.Message):
+    """What a dataset's records are like. Lines are counted from 1, characters are Unicode code points.
+    Lists are cut where it is said, the counts beside them are not; all together is below 64 KiB. A
+    record's prompt is all that stands before its last answer. Two texts are the same if they are equal
+    in Unicode's form NFC and without white space at their ends.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Lengths(_message.Message):
+        """How long one text a record is, in characters."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TOTAL_FIELD_NUMBER: _builtins.int
+        MEDIAN_FIELD_NUMBER: _builtins.int
+        LONGEST_FIELD_NUMBER: _builtins.int
+        BINS_FIELD_NUMBER: _builtins.int
+        total: _builtins.int
+        """All of them together."""
+        median: _builtins.int
+        """Half of the first 1,048,576 are as long or longer."""
+        longest: _builtins.int
+        """The longest."""
+        @_builtins.property
+        def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Bin]:
+            """How many are how long: the bins that are not empty, from the shortest on."""
+
+        def __init__(
+            self,
+            *,
+            total: _builtins.int = ...,
+            median: _builtins.int = ...,
+            longest: _builtins.int = ...,
+            bins: _abc.Iterable[Global___DatasetReport.Bin] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "longest", b"longest", "median", b"median", "total", b"total"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Bin(_message.Message):
+        """Texts within one range of lengths."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AT_LEAST_FIELD_NUMBER: _builtins.int
+        BELOW_FIELD_NUMBER: _builtins.int
+        RECORDS_FIELD_NUMBER: _builtins.int
+        at_least: _builtins.int
+        """Characters that each has at least."""
+        below: _builtins.int
+        """Characters that each has fewer than. Unset in the last bin, which has no end."""
+        records: _builtins.int
+        """Records with such a text."""
+        def __init__(
+            self,
+            *,
+            at_least: _builtins.int = ...,
+            below: _builtins.int | None = ...,
+            records: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "below", b"below"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "at_least", b"at_least", "below", b"below", "records", b"records"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__below: _TypeAlias = _typing.Literal["below"]  # noqa: Y015
+        _WhichOneofArgType__below: _TypeAlias = _typing.Literal["_below", b"_below"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__below) -> _WhichOneofReturnType__below | None: ...
+
+    @_typing.final
+    class Duplicates(_message.Message):
+        """Records with the prompt and the answer of an earlier one."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SURPLUS_FIELD_NUMBER: _builtins.int
+        PAIRS_FIELD_NUMBER: _builtins.int
+        surplus: _builtins.int
+        """How many; the earliest of each kind is not counted."""
+        @_builtins.property
+        def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Pair]:
+            """The first 100, with the line of the earliest."""
+
+        def __init__(
+            self,
+            *,
+            surplus: _builtins.int = ...,
+            pairs: _abc.Iterable[Global___DatasetReport.Pair] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs", "surplus", b"surplus"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Pair(_message.Message):
+        """A record and an earlier one."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        LINE_FIELD_NUMBER: _builtins.int
+        EARLIER_LINE_FIELD_NUMBER: _builtins.int
+        SIMILARITY_FIELD_NUMBER: _builtins.int
+        line: _builtins.int
+        """The record's line."""
+        earlier_line: _builtins.int
+        """The earlier one's line."""
+        similarity: _builtins.float
+        """For near-duplicates: their estimated similarity, from 0.8 to 1, give or take 0.04. 1 for copies."""
+        def __init__(
+            self,
+            *,
+            line: _builtins.int = ...,
+            earlier_line: _builtins.int = ...,
+            similarity: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier_line", b"earlier_line", "line", b"line", "similarity", b"similarity"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class NearDuplicates(_message.Message):
+        """Records that are almost as an earlier one: of the sequences of five characters that one of both
+        has, without case and punctuation, 80% are in both (Jaccard similarity, estimated by MinHash).
+        What more than half of the first 256 records share is left out of the comparison.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        COMPARED_FIELD_NUMBER: _builtins.int
+        FOUND_FIELD_NUMBER: _builtins.int
+        PAIRS_FIELD_NUMBER: _builtins.int
+        compared: _builtins.int
+        """Records looked at: the first 10,000 different ones."""
+        found: _builtins.int
+        """How many of them are near to an earlier one."""
+        @_builtins.property
+        def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Pair]:
+            """The first 20."""
+
+        def __init__(
+            self,
+            *,
+            compared: _builtins.int = ...,
+            found: _builtins.int = ...,
+            pairs: _abc.Iterable[Global___DatasetReport.Pair] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "found", b"found", "pairs", b"pairs"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Contradictions(_message.Message):
+        """Prompts with several answers."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        QUESTIONS_FIELD_NUMBER: _builtins.int
+        RECORDS_FIELD_NUMBER: _builtins.int
+        EXAMPLES_FIELD_NUMBER: _builtins.int
+        questions: _builtins.int
+        """Prompts with two or more different answers."""
+        records: _builtins.int
+        """Records that have such a prompt."""
+        @_builtins.property
+        def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Contradiction]:
+            """The first 20 prompts."""
+
+        def __init__(
+            self,
+            *,
+            questions: _builtins.int = ...,
+            records: _builtins.int = ...,
+            examples: _abc.Iterable[Global___DatasetReport.Contradiction] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "questions", b"questions", "records", b"records"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Contradiction(_message.Message):
+        """One prompt with several answers."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ANSWERS_FIELD_NUMBER: _builtins.int
+        LINES_FIELD_NUMBER: _builtins.int
+        answers: _builtins.int
+        """Different answers to it."""
+        @_builtins.property
+        def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """Lines of the first 5 of them."""
+
+        def __init__(
+            self,
+            *,
+            answers: _builtins.int = ...,
+            lines: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "lines", b"lines"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ShortAnswers(_message.Message):
+        """Answers of 1 or 2 characters where half of all have more than 20, and they are no classes."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RECORDS_FIELD_NUMBER: _builtins.int
+        LINES_FIELD_NUMBER: _builtins.int
+        records: _builtins.int
+        """How many."""
+        @_builtins.property
+        def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """The first 100 lines."""
+
+        def __init__(
+            self,
+            *,
+            records: _builtins.int = ...,
+            lines: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "records", b"records"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Label(_message.Message):
+        """One class of answers."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        LABEL_FIELD_NUMBER: _builtins.int
+        RECORDS_FIELD_NUMBER: _builtins.int
+        label: _builtins.str
+        """The answer."""
+        records: _builtins.int
+        """Records that have it."""
+        def __init__(
+            self,
+            *,
+            label: _builtins.str = ...,
+            records: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "records", b"records"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Languages(_message.Message):
+        """The languages of a sample of records, by their last question and their answer."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SAMPLED_FIELD_NUMBER: _builtins.int
+        LANGUAGES_FIELD_NUMBER: _builtins.int
+        sampled: _builtins.int
+        """Records in the sample: 256, or all if there are fewer."""
+        @_builtins.property
+        def languages(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Language]:
+            """The most frequent first; at most 20."""
+
+        def __init__(
+            self,
+            *,
+            sampled: _builtins.int = ...,
+            languages: _abc.Iterable[Global___DatasetReport.Language] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["languages", b"languages", "sampled", b"sampled"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Language(_message.Message):
+        """A language of the sample."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CODE_FIELD_NUMBER: _builtins.int
+        RECORDS_FIELD_NUMBER: _builtins.int
+        code: _builtins.str
+        """ISO 639-1 code, or "und" for what cannot be told: too short, or no language's words."""
+        records: _builtins.int
+        """Records of the sample."""
+        def __init__(
+            self,
+            *,
+            code: _builtins.str = ...,
+            records: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "records", b"records"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Script(_message.Message):
+        """Letters of one script."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SCRIPT_FIELD_NUMBER: _builtins.int
+        LETTERS_FIELD_NUMBER: _builtins.int
+        script: _builtins.str
+        """As Unicode's character names begin: "Latin", "Hebrew"; "Han" for Chinese characters."""
+        letters: _builtins.int
+        """Letters that were seen."""
+        def __init__(
+            self,
+            *,
+            script: _builtins.str = ...,
+            letters: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters", "script", b"script"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    COMPARED_RECORDS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    NEAR_DUPLICATES_FIELD_NUMBER: _builtins.int
+    CONTRADICTIONS_FIELD_NUMBER: _builtins.int
+    SHORT_ANSWERS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    LANGUAGES_FIELD_NUMBER: _builtins.int
+    SCRIPTS_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    """Records of the dataset."""
+    compared_records: _builtins.int
+    """Records looked at for duplicates and contradictions: the first 1,048,576."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataWarning]:
+        """What a person should know of the data, the same as jobs are warned of by default; empty if it is
+        clean.
+        """
+
+    @_builtins.property
+    def prompts(self) -> Global___DatasetReport.Lengths:
+        """Lengths of the prompts, all messages of one together."""
+
+    @_builtins.property
+    def answers(self) -> Global___DatasetReport.Lengths:
+        """Lengths of the answers."""
+
+    @_builtins.property
+    def duplicates(self) -> Global___DatasetReport.Duplicates:
+        """Records with the prompt and the answer of an earlier one."""
+
+    @_builtins.property
+    def near_duplicates(self) -> Global___DatasetReport.NearDuplicates:
+        """Records that are almost as an earlier one."""
+
+    @_builtins.property
+    def contradictions(self) -> Global___DatasetReport.Contradictions:
+        """Prompts with several answers."""
+
+    @_builtins.property
+    def short_answers(self) -> Global___DatasetReport.ShortAnswers:
+        """Answers that are much shorter than the others."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Label]:
+        """The classes that the answers form, the largest first; empty where they form none. They do if
+        there are at most 20 different answers, each of at most 64 characters, and at least 5 records for
+        each on average.
+        """
+
+    @_builtins.property
+    def languages(self) -> Global___DatasetReport.Languages:
+        """The languages of a sample."""
+
+    @_builtins.property
+    def scripts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetReport.Script]:
+        """Letters by script, the most frequent first, at most 20 scripts, of the first 300 characters of
+        each record's last question and of its answer.
+        """
+
+    def __init__(
+        self,
+        *,
+        records: _builtins.int = ...,
+        compared_records: _builtins.int = ...,
+        warnings: _abc.Iterable[Global___DataWarning] | None = ...,
+        prompts: Global___DatasetReport.Lengths | None = ...,
+        answers: Global___DatasetReport.Lengths | None = ...,
+        duplicates: Global___DatasetReport.Duplicates | None = ...,
+        near_duplicates: Global___DatasetReport.NearDuplicates | None = ...,
+        contradictions: Global___DatasetReport.Contradictions | None = ...,
+        short_answers: Global___DatasetReport.ShortAnswers | None = ...,
+        labels: _abc.Iterable[Global___DatasetReport.Label] | None = ...,
+        languages: Global___DatasetReport.Languages | None = ...,
+        scripts: _abc.Iterable[Global___DatasetReport.Script] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "contradictions", b"contradictions", "duplicates", b"duplicates", "languages", b"languages", "near_duplicates", b"near_duplicates", "prompts", b"prompts", "short_answers", b"short_answers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "compared_records", b"compared_records", "contradictions", b"contradictions", "duplicates", b"duplicates", "labels", b"labels", "languages", b"languages", "near_duplicates", b"near_duplicates", "prompts", b"prompts", "records", b"records", "scripts", b"scripts", "short_answers", b"short_answers", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetReport: _TypeAlias = DatasetReport  # noqa: Y015
+
+@_typing.final
+class DataWarning(_message.Message):
+    """Something about data that a person should know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """UPPER_SNAKE, stable: DUPLICATE_RECORDS, NEAR_DUPLICATE_RECORDS, CONTRADICTORY_ANSWERS,
+    SHORT_ANSWERS, LABEL_IMBALANCE; of a job also VALIDATION_LEAKAGE, and DATA_NOT_CHECKED for a
+    dataset without a report.
+    """
+    message: _builtins.str
+    """For a person: how many records, and the first lines."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataWarning: _TypeAlias = DataWarning  # noqa: Y015

@@ -566,6 +566,7 @@ class JobSpec(_message.Message):
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    DATA_LIMITS_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Base model, by the name GetTrainerInfo lists. Empty: that of from_version, or the first listed."""
     training_dataset: _builtins.str
@@ -612,6 +613,12 @@ class JobSpec(_message.Message):
     def data(self) -> Global___DataPolicy:
         """What is done with the data. Unset: every default."""
 
+    @_builtins.property
+    def data_limits(self) -> Global___DataLimits:
+        """The most that the job takes of each fault of its data. Unset: it is warned of faults, and takes
+        them all.
+        """
+
     def __init__(
         self,
         *,
@@ -628,16 +635,91 @@ class JobSpec(_message.Message):
         from_version: _builtins.str = ...,
         evaluation: Global___EvaluationConfig | None = ...,
         data: Global___DataPolicy | None = ...,
+        data_limits: Global___DataLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_limits", b"data_limits", "evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "data", b"data", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "data", b"data", "data_limits", b"data_limits", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_dataset", "validation_fraction"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_validation) -> _WhichOneofReturnType_validation | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class DataLimits(_message.Message):
+    """The most that a job takes of each fault of its data, as a fraction in [0, 1]; the data's reports are
+    held against it when the job is created, with validate_only too. What is above its limit is
+    FAILED_PRECONDITION with DATA_LIMIT_EXCEEDED, which names the limit, the value and the first lines.
+    Of a fault whose limit is unset the job is warned, where it is above what is said below; one that
+    has a limit and is within it is not warned of. A limit on data without a report is
+    FAILED_PRECONDITION with DATA_NOT_CHECKED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_LEAKAGE_FIELD_NUMBER: _builtins.int
+    MAX_EXACT_DUPLICATES_FIELD_NUMBER: _builtins.int
+    MAX_NEAR_DUPLICATES_FIELD_NUMBER: _builtins.int
+    MAX_CONTRADICTIONS_FIELD_NUMBER: _builtins.int
+    MAX_LABEL_SHARE_FIELD_NUMBER: _builtins.int
+    max_leakage: _builtins.float
+    """Validation records whose prompt is also in the training data, of all validation records (of either
+    dataset the first 1,048,576 records are compared). Needs validation_dataset to have any meaning.
+    Unset: VALIDATION_LEAKAGE above 0.
+    """
+    max_exact_duplicates: _builtins.float
+    """Training records that repeat an earlier one, of all (DatasetReport.duplicates). Unset:
+    DUPLICATE_RECORDS above 0.01.
+    """
+    max_near_duplicates: _builtins.float
+    """Training records that are almost as an earlier one, of those looked at
+    (DatasetReport.near_duplicates). Unset: NEAR_DUPLICATE_RECORDS above 0.01.
+    """
+    max_contradictions: _builtins.float
+    """Training records whose prompt has several answers, of all (DatasetReport.contradictions). Unset:
+    CONTRADICTORY_ANSWERS above 0.
+    """
+    max_label_share: _builtins.float
+    """Training records that the largest class of answers has, of all (DatasetReport.labels); 0 where
+    answers form no classes. Unset: LABEL_IMBALANCE above 0.9.
+    """
+    def __init__(
+        self,
+        *,
+        max_leakage: _builtins.float | None = ...,
+        max_exact_duplicates: _builtins.float | None = ...,
+        max_near_duplicates: _builtins.float | None = ...,
+        max_contradictions: _builtins.float | None = ...,
+        max_label_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_contradictions", b"_max_contradictions", "_max_exact_duplicates", b"_max_exact_duplicates", "_max_label_share", b"_max_label_share", "_max_leakage", b"_max_leakage", "_max_near_duplicates", b"_max_near_duplicates", "max_contradictions", b"max_contradictions", "max_exact_duplicates", b"max_exact_duplicates", "max_label_share", b"max_label_share", "max_leakage", b"max_leakage", "max_near_duplicates", b"max_near_duplicates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_contradictions", b"_max_contradictions", "_max_exact_duplicates", b"_max_exact_duplicates", "_max_label_share", b"_max_label_share", "_max_leakage", b"_max_leakage", "_max_near_duplicates", b"_max_near_duplicates", "max_contradictions", b"max_contradictions", "max_exact_duplicates", b"max_exact_duplicates", "max_label_share", b"max_label_share", "max_leakage", b"max_leakage", "max_near_duplicates", b"max_near_duplicates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_contradictions: _TypeAlias = _typing.Literal["max_contradictions"]  # noqa: Y015
+    _WhichOneofArgType__max_contradictions: _TypeAlias = _typing.Literal["_max_contradictions", b"_max_contradictions"]  # noqa: Y015
+    _WhichOneofReturnType__max_exact_duplicates: _TypeAlias = _typing.Literal["max_exact_duplicates"]  # noqa: Y015
+    _WhichOneofArgType__max_exact_duplicates: _TypeAlias = _typing.Literal["_max_exact_duplicates", b"_max_exact_duplicates"]  # noqa: Y015
+    _WhichOneofReturnType__max_label_share: _TypeAlias = _typing.Literal["max_label_share"]  # noqa: Y015
+    _WhichOneofArgType__max_label_share: _TypeAlias = _typing.Literal["_max_label_share", b"_max_label_share"]  # noqa: Y015
+    _WhichOneofReturnType__max_leakage: _TypeAlias = _typing.Literal["max_leakage"]  # noqa: Y015
+    _WhichOneofArgType__max_leakage: _TypeAlias = _typing.Literal["_max_leakage", b"_max_leakage"]  # noqa: Y015
+    _WhichOneofReturnType__max_near_duplicates: _TypeAlias = _typing.Literal["max_near_duplicates"]  # noqa: Y015
+    _WhichOneofArgType__max_near_duplicates: _TypeAlias = _typing.Literal["_max_near_duplicates", b"_max_near_duplicates"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_contradictions) -> _WhichOneofReturnType__max_contradictions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_exact_duplicates) -> _WhichOneofReturnType__max_exact_duplicates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_label_share) -> _WhichOneofReturnType__max_label_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leakage) -> _WhichOneofReturnType__max_leakage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_near_duplicates) -> _WhichOneofReturnType__max_near_duplicates | None: ...
+
+Global___DataLimits: _TypeAlias = DataLimits  # noqa: Y015
 
 @_typing.final
 class JobProgress(_message.Message):

@@ -27,7 +27,7 @@ from tailorbird.tuning.v1 import dataset_pb2 as tailorbird_dot_tuning_dot_v1_dot
 from tailorbird.tuning.v1 import job_pb2 as tailorbird_dot_tuning_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tailorbird/tuning/v1/tuning_service.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\"tailorbird/tuning/v1/dataset.proto\x1a\x1etailorbird/tuning/v1/job.proto\"o\n\x14UploadDatasetRequest\x12;\n\x06header\x18\x01 \x01(\x0b\x32).tailorbird.tuning.v1.UploadDatasetHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xae\x01\n\x13UploadDatasetHeader\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\ndataset_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x39\n\x06\x66ormat\x18\x04 \x01(\x0e\x32#.tailorbird.tuning.v1.DatasetFormatB\x04\xe2\x41\x01\x01\x42\r\n\x0b_size_bytes\"G\n\x15UploadDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tailorbird.tuning.v1.Dataset\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x12GetDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tailorbird.tuning.v1.Dataset\"\xa3\x01\n\x10\x43reateJobRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03job\x18\x02 \x01(\x0b\x32\x19.tailorbird.tuning.v1.JobB\x04\xe2\x41\x01\x02\x12\x14\n\x06job_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\";\n\x11\x43reateJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"8\n\x0eGetJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"\xa6\x01\n\x0fListJobsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x33\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tailorbird.tuning.v1.JobStateB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x61\x64\x61pter\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.tailorbird.tuning.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\";\n\x11\x43\x61ncelJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"%\n\x0fPauseJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\":\n\x10PauseJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"&\n\x10ResumeJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\";\n\x11ResumeJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"C\n\x0fWatchJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"A\n\x10WatchJobResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.tailorbird.tuning.v1.JobEvent\"\x17\n\x15GetTrainerInfoRequest\"\xe5\x01\n\x16GetTrainerInfoResponse\x12\x34\n\x0b\x62\x61se_models\x18\x01 \x03(\x0b\x32\x1f.tailorbird.tuning.v1.BaseModel\x12\r\n\x05ranks\x18\x02 \x03(\x05\x12\x19\n\x11max_dataset_bytes\x18\x03 \x01(\x03\x12\x18\n\x10max_record_bytes\x18\x04 \x01(\x03\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x17\n\x0fservice_version\x18\x07 \x01(\t\x12\x17\n\x0fjobs_per_worker\x18\x08 \x01(\x05\"t\n\x06\x45ngine\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x15\n\rcompute_dtype\x18\x02 \x01(\t\x12\x11\n\tattention\x18\x03 \x01(\t\x12\x11\n\toptimizer\x18\x04 \x01(\t\x12\x1e\n\x16gradient_checkpointing\x18\x05 \x01(\x08\"\x99\x01\n\tBaseModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1b\n\x13max_sequence_length\x18\x03 \x01(\x05\x12\r\n\x05ranks\x18\x04 \x03(\x05\x12\x14\n\x0cweight_bytes\x18\x05 \x01(\x03\x12,\n\x06\x65ngine\x18\x06 \x01(\x0b\x32\x1c.tailorbird.tuning.v1.Engine2\xcb\x07\n\rTuningService\x12j\n\rUploadDataset\x12*.tailorbird.tuning.v1.UploadDatasetRequest\x1a+.tailorbird.tuning.v1.UploadDatasetResponse(\x01\x12_\n\nGetDataset\x12\'.tailorbird.tuning.v1.GetDatasetRequest\x1a(.tailorbird.tuning.v1.GetDatasetResponse\x12\\\n\tCreateJob\x12&.tailorbird.tuning.v1.CreateJobRequest\x1a\'.tailorbird.tuning.v1.CreateJobResponse\x12S\n\x06GetJob\x12#.tailorbird.tuning.v1.GetJobRequest\x1a$.tailorbird.tuning.v1.GetJobResponse\x12Y\n\x08ListJobs\x12%.tailorbird.tuning.v1.ListJobsRequest\x1a&.tailorbird.tuning.v1.ListJobsResponse\x12\\\n\tCancelJob\x12&.tailorbird.tuning.v1.CancelJobRequest\x1a\'.tailorbird.tuning.v1.CancelJobResponse\x12Y\n\x08PauseJob\x12%.tailorbird.tuning.v1.PauseJobRequest\x1a&.tailorbird.tuning.v1.PauseJobResponse\x12\\\n\tResumeJob\x12&.tailorbird.tuning.v1.ResumeJobRequest\x1a\'.tailorbird.tuning.v1.ResumeJobResponse\x12[\n\x08WatchJob\x12%.tailorbird.tuning.v1.WatchJobRequest\x1a&.tailorbird.tuning.v1.WatchJobResponse0\x01\x12k\n\x0eGetTrainerInfo\x12+.tailorbird.tuning.v1.GetTrainerInfoRequest\x1a,.tailorbird.tuning.v1.GetTrainerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tailorbird/tuning/v1/tuning_service.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\"tailorbird/tuning/v1/dataset.proto\x1a\x1etailorbird/tuning/v1/job.proto\"o\n\x14UploadDatasetRequest\x12;\n\x06header\x18\x01 \x01(\x0b\x32).tailorbird.tuning.v1.UploadDatasetHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xae\x01\n\x13UploadDatasetHeader\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\ndataset_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x39\n\x06\x66ormat\x18\x04 \x01(\x0e\x32#.tailorbird.tuning.v1.DatasetFormatB\x04\xe2\x41\x01\x01\x42\r\n\x0b_size_bytes\"G\n\x15UploadDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tailorbird.tuning.v1.Dataset\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x12GetDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.tailorbird.tuning.v1.Dataset\"\xa3\x01\n\x10\x43reateJobRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03job\x18\x02 \x01(\x0b\x32\x19.tailorbird.tuning.v1.JobB\x04\xe2\x41\x01\x02\x12\x14\n\x06job_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"p\n\x11\x43reateJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\x12\x33\n\x08warnings\x18\x02 \x03(\x0b\x32!.tailorbird.tuning.v1.DataWarning\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"8\n\x0eGetJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"\xa6\x01\n\x0fListJobsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x33\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tailorbird.tuning.v1.JobStateB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x61\x64\x61pter\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.tailorbird.tuning.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\";\n\x11\x43\x61ncelJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"%\n\x0fPauseJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\":\n\x10PauseJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"&\n\x10ResumeJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\";\n\x11ResumeJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.tailorbird.tuning.v1.Job\"C\n\x0fWatchJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"A\n\x10WatchJobResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.tailorbird.tuning.v1.JobEvent\"\x17\n\x15GetTrainerInfoRequest\"\xe5\x01\n\x16GetTrainerInfoResponse\x12\x34\n\x0b\x62\x61se_models\x18\x01 \x03(\x0b\x32\x1f.tailorbird.tuning.v1.BaseModel\x12\r\n\x05ranks\x18\x02 \x03(\x05\x12\x19\n\x11max_dataset_bytes\x18\x03 \x01(\x03\x12\x18\n\x10max_record_bytes\x18\x04 \x01(\x03\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x17\n\x0fservice_version\x18\x07 \x01(\t\x12\x17\n\x0fjobs_per_worker\x18\x08 \x01(\x05\"t\n\x06\x45ngine\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x15\n\rcompute_dtype\x18\x02 \x01(\t\x12\x11\n\tattention\x18\x03 \x01(\t\x12\x11\n\toptimizer\x18\x04 \x01(\t\x12\x1e\n\x16gradient_checkpointing\x18\x05 \x01(\x08\"\x99\x01\n\tBaseModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1b\n\x13max_sequence_length\x18\x03 \x01(\x05\x12\r\n\x05ranks\x18\x04 \x03(\x05\x12\x14\n\x0cweight_bytes\x18\x05 \x01(\x03\x12,\n\x06\x65ngine\x18\x06 \x01(\x0b\x32\x1c.tailorbird.tuning.v1.Engine2\xcb\x07\n\rTuningService\x12j\n\rUploadDataset\x12*.tailorbird.tuning.v1.UploadDatasetRequest\x1a+.tailorbird.tuning.v1.UploadDatasetResponse(\x01\x12_\n\nGetDataset\x12\'.tailorbird.tuning.v1.GetDatasetRequest\x1a(.tailorbird.tuning.v1.GetDatasetResponse\x12\\\n\tCreateJob\x12&.tailorbird.tuning.v1.CreateJobRequest\x1a\'.tailorbird.tuning.v1.CreateJobResponse\x12S\n\x06GetJob\x12#.tailorbird.tuning.v1.GetJobRequest\x1a$.tailorbird.tuning.v1.GetJobResponse\x12Y\n\x08ListJobs\x12%.tailorbird.tuning.v1.ListJobsRequest\x1a&.tailorbird.tuning.v1.ListJobsResponse\x12\\\n\tCancelJob\x12&.tailorbird.tuning.v1.CancelJobRequest\x1a\'.tailorbird.tuning.v1.CancelJobResponse\x12Y\n\x08PauseJob\x12%.tailorbird.tuning.v1.PauseJobRequest\x1a&.tailorbird.tuning.v1.PauseJobResponse\x12\\\n\tResumeJob\x12&.tailorbird.tuning.v1.ResumeJobRequest\x1a\'.tailorbird.tuning.v1.ResumeJobResponse\x12[\n\x08WatchJob\x12%.tailorbird.tuning.v1.WatchJobRequest\x1a&.tailorbird.tuning.v1.WatchJobResponse0\x01\x12k\n\x0eGetTrainerInfo\x12+.tailorbird.tuning.v1.GetTrainerInfoRequest\x1a,.tailorbird.tuning.v1.GetTrainerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -89,39 +89,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEJOBREQUEST']._serialized_start=643
   _globals['_CREATEJOBREQUEST']._serialized_end=806
   _globals['_CREATEJOBRESPONSE']._serialized_start=808
-  _globals['_CREATEJOBRESPONSE']._serialized_end=867
-  _globals['_GETJOBREQUEST']._serialized_start=869
-  _globals['_GETJOBREQUEST']._serialized_end=904
-  _globals['_GETJOBRESPONSE']._serialized_start=906
-  _globals['_GETJOBRESPONSE']._serialized_end=962
-  _globals['_LISTJOBSREQUEST']._serialized_start=965
-  _globals['_LISTJOBSREQUEST']._serialized_end=1131
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1133
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1217
-  _globals['_CANCELJOBREQUEST']._serialized_start=1219
-  _globals['_CANCELJOBREQUEST']._serialized_end=1257
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1259
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1318
-  _globals['_PAUSEJOBREQUEST']._serialized_start=1320
-  _globals['_PAUSEJOBREQUEST']._serialized_end=1357
-  _globals['_PAUSEJOBRESPONSE']._serialized_start=1359
-  _globals['_PAUSEJOBRESPONSE']._serialized_end=1417
-  _globals['_RESUMEJOBREQUEST']._serialized_start=1419
-  _globals['_RESUMEJOBREQUEST']._serialized_end=1457
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=1459
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=1518
-  _globals['_WATCHJOBREQUEST']._serialized_start=1520
-  _globals['_WATCHJOBREQUEST']._serialized_end=1587
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1589
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1654
-  _globals['_GETTRAINERINFOREQUEST']._serialized_start=1656
-  _globals['_GETTRAINERINFOREQUEST']._serialized_end=1679
-  _globals['_GETTRAINERINFORESPONSE']._serialized_start=1682
-  _globals['_GETTRAINERINFORESPONSE']._serialized_end=1911
-  _globals['_ENGINE']._serialized_start=1913
-  _globals['_ENGINE']._serialized_end=2029
-  _globals['_BASEMODEL']._serialized_start=2032
-  _globals['_BASEMODEL']._serialized_end=2185
-  _globals['_TUNINGSERVICE']._serialized_start=2188
-  _globals['_TUNINGSERVICE']._serialized_end=3159
+  _globals['_CREATEJOBRESPONSE']._serialized_end=920
+  _globals['_GETJOBREQUEST']._serialized_start=922
+  _globals['_GETJOBREQUEST']._serialized_end=957
+  _globals['_GETJOBRESPONSE']._serialized_start=959
+  _globals['_GETJOBRESPONSE']._serialized_end=1015
+  _globals['_LISTJOBSREQUEST']._serialized_start=1018
+  _globals['_LISTJOBSREQUEST']._serialized_end=1184
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1186
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1270
+  _globals['_CANCELJOBREQUEST']._serialized_start=1272
+  _globals['_CANCELJOBREQUEST']._serialized_end=1310
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1312
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1371
+  _globals['_PAUSEJOBREQUEST']._serialized_start=1373
+  _globals['_PAUSEJOBREQUEST']._serialized_end=1410
+  _globals['_PAUSEJOBRESPONSE']._serialized_start=1412
+  _globals['_PAUSEJOBRESPONSE']._serialized_end=1470
+  _globals['_RESUMEJOBREQUEST']._serialized_start=1472
+  _globals['_RESUMEJOBREQUEST']._serialized_end=1510
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=1512
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=1571
+  _globals['_WATCHJOBREQUEST']._serialized_start=1573
+  _globals['_WATCHJOBREQUEST']._serialized_end=1640
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1642
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1707
+  _globals['_GETTRAINERINFOREQUEST']._serialized_start=1709
+  _globals['_GETTRAINERINFOREQUEST']._serialized_end=1732
+  _globals['_GETTRAINERINFORESPONSE']._serialized_start=1735
+  _globals['_GETTRAINERINFORESPONSE']._serialized_end=1964
+  _globals['_ENGINE']._serialized_start=1966
+  _globals['_ENGINE']._serialized_end=2082
+  _globals['_BASEMODEL']._serialized_start=2085
+  _globals['_BASEMODEL']._serialized_end=2238
+  _globals['_TUNINGSERVICE']._serialized_start=2241
+  _globals['_TUNINGSERVICE']._serialized_end=3212
 # @@protoc_insertion_point(module_scope)

@@ -17,7 +17,7 @@ from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, tra
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine.result.report import Report
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.model import Hyperparameters, Judged, JobWarning, Prepared
+from trainer_svc.jobs.model import Hyperparameters, JobWarning, Judged, Prepared
 from trainer_svc.judgement.model import Candidate, EvaluationSpec
 from trainer_svc.protocol import (
     Assignment,

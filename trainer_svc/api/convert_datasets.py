@@ -1,0 +1,116 @@
+"""A dataset and its report as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tailorbird.errors import InvalidArgument
+from tailorbird.tuning.v1 import dataset_pb2
+from trainer_svc.api.convert import timestamp
+from trainer_svc.datasets.records import DatasetFormat
+from trainer_svc.datasets.report import model
+from trainer_svc.datasets.report.limits import DataLimits, findings, to_tell
+from trainer_svc.datasets.store import Dataset
+from trainer_svc.jobs.model import JobWarning
+
+_Report = dataset_pb2.DatasetReport
+
+_FORMATS = {
+    DatasetFormat.CHAT: dataset_pb2.DATASET_FORMAT_CHAT,
+    DatasetFormat.PROMPT_COMPLETION: dataset_pb2.DATASET_FORMAT_PROMPT_COMPLETION,
+    DatasetFormat.INSTRUCTION: dataset_pb2.DATASET_FORMAT_INSTRUCTION,
+    DatasetFormat.TEXT: dataset_pb2.DATASET_FORMAT_TEXT,
+}
+_NAMED_FORMATS = {value: format_ for format_, value in _FORMATS.items()} | {
+    dataset_pb2.DATASET_FORMAT_UNSPECIFIED: None
+}
+
+
+def format_from_proto(value: dataset_pb2.DatasetFormat.ValueType) -> DatasetFormat | None:
+    """Return the format that an upload names, or None if it names none."""
+    if value not in _NAMED_FORMATS:
+        raise InvalidArgument("header.format", f"{value} is not a format")
+    return _NAMED_FORMATS[value]
+
+
+def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
+    """Return the message for a dataset."""
+    return dataset_pb2.Dataset(
+        name=dataset.name,
+        format=_FORMATS[dataset.format],
+        record_count=dataset.record_count,
+        size_bytes=dataset.size_bytes,
+        sha256=dataset.sha256,
+        create_time=timestamp(dataset.create_time),
+        ignored_fields=dataset.ignored_fields,
+        report=None if dataset.report is None else report_to_proto(dataset.report),
+    )
+
+
+def report_to_proto(report: model.DatasetReport) -> dataset_pb2.DatasetReport:
+    """Return the message for a report, with what it is warned of by default."""
+    return _Report(
+        records=report.records,
+        compared_records=report.compared,
+        warnings=[
+            dataset_pb2.DataWarning(reason=one.reason, message=one.message)
+            for one in to_tell(findings(report), DataLimits())
+        ],
+        prompts=_lengths(report.prompts),
+        answers=_lengths(report.answers),
+        duplicates=_Report.Duplicates(
+            surplus=report.duplicates.surplus,
+            pairs=[
+                _Report.Pair(line=pair.line, earlier_line=pair.copy_of, similarity=1)
+                for pair in report.duplicates.pairs
+            ],
+        ),
+        near_duplicates=_near(report.near_duplicates),
+        contradictions=_contradictions(report.contradictions),
+        short_answers=_Report.ShortAnswers(**report.short_answers.model_dump()),
+        labels=[_Report.Label(label=one.label, records=one.records) for one in report.labels],
+        languages=_languages(report.languages),
+        scripts=[_Report.Script(script=s.script, letters=s.letters) for s in report.scripts],
+    )
+
+
+def warnings_to_proto(warnings: Iterable[JobWarning]) -> list[dataset_pb2.DataWarning]:
+    """Return the messages for what a job's data is warned of."""
+    return [dataset_pb2.DataWarning(reason=one.reason, message=one.message) for one in warnings]
+
+
+def _lengths(lengths: model.Lengths) -> dataset_pb2.DatasetReport.Lengths:
+    return _Report.Lengths(
+        total=lengths.total,
+        median=lengths.median,
+        longest=lengths.longest,
+        bins=[_Report.Bin(**one.model_dump(exclude_none=True)) for one in lengths.bins],
+    )
+
+
+def _near(near: model.NearDuplicates) -> dataset_pb2.DatasetReport.NearDuplicates:
+    return _Report.NearDuplicates(
+        compared=near.compared,
+        found=near.found,
+        pairs=[
+            _Report.Pair(line=pair.line, earlier_line=pair.near_to, similarity=pair.similarity)
+            for pair in near.pairs
+        ],
+    )
+
+
+def _contradictions(found: model.Contradictions) -> dataset_pb2.DatasetReport.Contradictions:
+    return _Report.Contradictions(
+        questions=found.questions,
+        records=found.records,
+        examples=[_Report.Contradiction(**one.model_dump()) for one in found.examples],
+    )
+
+
+def _languages(languages: model.Languages) -> dataset_pb2.DatasetReport.Languages:
+    return _Report.Languages(
+        sampled=languages.sampled,
+        languages=[
+            _Report.Language(code=one.language, records=one.records) for one in languages.counts
+        ],
+    )
