@@ -1,8 +1,8 @@
 """Datasets: spooled to disk as they arrive, every line read, then stored whole or not at all.
 
-tenants/{tenant}/datasets/{dataset}/data-{sha256}.jsonl   the bytes
-tenants/{tenant}/datasets/{dataset}/index-{sha256}-{format}.bin   its records' digests: see `index.py`
-tenants/{tenant}/datasets/{dataset}/meta.json             written last: the dataset's existence
+tenants/{tenant}/datasets/{dataset}/data-{sha256}.jsonl            the bytes
+tenants/{tenant}/datasets/{dataset}/index-{sha256}-{format}.bin    digests: see `index.py`
+tenants/{tenant}/datasets/{dataset}/meta.json                      written last: its existence
 
 The keys hold the data's digest, so that two uploads under one name can never mix.
 """

@@ -90,21 +90,30 @@ def prepared(
 def split(
     dataset: TokenDataset, report: DataReport, fraction: float, seed: int
 ) -> tuple[TokenDataset, TokenDataset, DataReport, DataReport]:
-    """Hold out `fraction` of the records, at least one on each side.
+    """Hold out `fraction` of the different records, at least one on each side.
 
-    Returns views of the training and validation examples and their reports; what is left out is in
-    the training's. FailedPrecondition (NO_TRAINABLE_RECORDS) if there are fewer than two records.
+    Copies of a record, whose tokens are the same, are on one side; those of one that is repeated
+    more often than there are to be held out are trained on. Returns views of the training and
+    validation examples and their reports; what is left out is in the training's.
+    FailedPrecondition (NO_TRAINABLE_RECORDS) if there are fewer than two different records.
     """
-    lines = np.unique(dataset.lines)
-    if len(lines) < 2:
+    found = np.fromiter(dataset.digests(), dtype=[("line", "<i8"), ("digest", "S16")])
+    # By the first line of each, so that without copies the draw is one of lines.
+    _, first, record, copies = np.unique(
+        found["digest"], return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(first) < 2:
         raise FailedPrecondition(
-            "job.spec.validation_fraction needs at least two records that can be trained on",
+            "job.spec.validation_fraction needs at least two different records that can be trained"
+            " on",
             reason="NO_TRAINABLE_RECORDS",
         )
-    count = min(max(round(len(lines) * fraction), 1), len(lines) - 1)
+    few = copies <= max(round(len(found) * fraction), 1)
+    drawn_from = np.sort(first[few] if few.any() else first)
+    count = min(max(round(len(drawn_from) * fraction), 1), len(first) - 1)
     draw = random.Random(f"validation:{seed}")  # noqa: S311
-    held = lines[draw.sample(range(len(lines)), count)]
-    held_out = np.isin(dataset.lines, held)
+    held = drawn_from[draw.sample(range(len(drawn_from)), count)]
+    held_out = np.isin(dataset.lines, found["line"][np.isin(first[record], held)])
     training, validation = dataset.where(~held_out), dataset.where(held_out)
     return (
         training,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 from typing import overload
 
@@ -78,6 +80,20 @@ class TokenDataset(Sequence[Example]):
     def where(self, chosen: npt.NDArray[np.bool_]) -> TokenDataset:
         """Return the view of the examples that are true in `chosen`, [examples]."""
         return self._view(self.rows[chosen])
+
+    def digests(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each line and 16 bytes of what is trained of it, ids and mask, of all its examples.
+
+        Lines come in their order. Two have the same digest if they are copies.
+        """
+        for line, rows in groupby(map(np.void.item, self.rows), key=lambda row: row[1]):
+            digest = blake2b(digest_size=16)
+            for start, _, length, _ in rows:
+                tokens = slice(start, start + length)
+                digest.update(length.to_bytes(8, "little"))
+                digest.update(self._token_ids[tokens].tobytes())
+                digest.update(self._trained[tokens].tobytes())
+            yield line, digest.digest()
 
     def _view(self, rows: Rows) -> TokenDataset:
         return TokenDataset(self._token_ids, self._trained, rows, self._held)

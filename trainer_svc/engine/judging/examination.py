@@ -24,9 +24,8 @@ from trainer_svc.engine.parent import Shapes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import LoraSpec
 from trainer_svc.judgement.judge import Evidence, judge_answers
-from trainer_svc.judgement.model import Candidate, Judgement
+from trainer_svc.judgement.model import Answer, Candidate, HeldOut, Judgement
 from trainer_svc.judgement.safety import SafetyScreen
-from trainer_svc.judgement.scoring import Answer, HeldOut
 from trainer_svc.protocol import Assignment, DatasetRef
 
 T = TypeVar("T")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -303,11 +304,60 @@ def test_the_split_is_seeded_and_never_empty(
     assert [e.line for e in again[1]] == [e.line for e in validation]
 
 
-def test_one_record_cannot_be_split(tmp_path: Path) -> None:
-    examples, report = read(tmp_path, chats(1))
-    with pytest.raises(FailedPrecondition) as caught:
+@pytest.mark.parametrize("copies", [1, 3])
+def test_one_record_cannot_be_split(tmp_path: Path, copies: int) -> None:
+    examples, report = read(tmp_path, chats(1) * copies)
+    with pytest.raises(FailedPrecondition, match="two different records") as caught:
         split(examples, report, 0.5, seed=0)
     assert caught.value.reason == "NO_TRAINABLE_RECORDS"
+
+
+def different(count: int) -> list[dict[str, Any]]:
+    return [chat(f"order {number}?", "on its way") for number in range(count)]
+
+
+def test_without_copies_the_lines_themselves_are_drawn(tmp_path: Path) -> None:
+    """As earlier releases drew them: a job that goes on validates on what it had held out."""
+    examples, report = read(tmp_path, different(20))
+    _, validation, _, _ = split(examples, report, 0.25, seed=3)
+    drawn = random.Random("validation:3").sample(range(20), 5)
+    assert [example.line for example in validation] == sorted(line + 1 for line in drawn)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_a_record_are_on_one_side(tmp_path: Path, seed: int) -> None:
+    records = different(20)
+    examples, report = read(tmp_path, records + records[:10] + records[5:10])
+    training, validation, trained, held_out = split(examples, report, 0.3, seed=seed)
+    sides = [{text(example) for example in side} for side in (training, validation)]
+    assert len(sides[0]) + len(sides[1]) == 20
+    assert len(sides[1]) == 6
+    assert not sides[0] & sides[1]
+    assert trained.kept + held_out.kept == 35
+
+
+def test_records_that_differ_in_what_is_trained_are_no_copies(tmp_path: Path) -> None:
+    pairs = [{"prompt": "12", "completion": "3"}, {"prompt": "1", "completion": "23"}]
+    examples, report = read(tmp_path, pairs, "prompt_completion")
+    assert [example.token_ids.tolist() for example in examples[:1]] == [
+        example.token_ids.tolist() for example in examples[1:]
+    ]
+    training, validation, _, _ = split(examples, report, 0.5, seed=0)
+    assert (len(training), len(validation)) == (1, 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_repeated_more_often_than_is_held_out_is_trained_on(
+    tmp_path: Path, seed: int
+) -> None:
+    records = different(11)
+    examples, report = read(tmp_path, records[:1] * 40 + records[1:])
+    training, validation, _, _ = split(examples, report, 0.2, seed=seed)
+    assert (len(training), len(validation)) == (48, 2)
+    # With no other record there is no choice.
+    examples, report = read(tmp_path, records[:1] * 20 + records[1:2] * 20)
+    training, validation, _, _ = split(examples, report, 0.2, seed=seed)
+    assert (len(training), len(validation)) == (20, 20)
 
 
 @pytest.mark.parametrize("tenant", ["support", "invoices"])

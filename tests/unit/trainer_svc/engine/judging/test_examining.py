@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ async def route(working: Working, generation: int = 3) -> None:
         versions=(RoutedVersion(version=version.version),),
         reason="promote",
         actor="somebody",
-        create_time="2026-01-02T03:04:05Z",  # type: ignore[arg-type]
+        create_time=datetime(2026, 1, 2, tzinfo=UTC),
         nonce="theirs",
     )
     await AdapterRegistry(working.store).append_route(version.adapter_name, head)

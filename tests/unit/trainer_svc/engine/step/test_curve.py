@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from trainer_svc.engine.step.curve import Curve
 
 
@@ -20,7 +22,7 @@ def test_a_long_run_is_thinned_evenly() -> None:
     curve = run(10_000)
     steps = [step for step, _, _ in curve.training]
     assert 128 <= len(steps) <= 256
-    assert {later - step for step, later in zip(steps, steps[1:], strict=False)} == {curve.stride}
+    assert {later - step for step, later in pairwise(steps)} == {curve.stride}
     assert steps[-1] > 10_000 - 2 * curve.stride
 
 
