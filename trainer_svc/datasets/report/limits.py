@@ -126,7 +126,7 @@ def _of(count: int, total: int) -> str:
 
 def _lines(lines: tuple[int, ...]) -> str:
     shown = ", ".join(map(str, lines[:_SHOWN]))
-    return f"lines {shown}{', …' if len(lines) > _SHOWN else ''}"
+    return f"line{'s' * (len(lines) > 1)} {shown}{', …' if len(lines) > _SHOWN else ''}"
 
 
 def _pairs(pairs: tuple[LinePair, ...], word: str) -> str:
