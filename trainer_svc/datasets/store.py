@@ -42,7 +42,7 @@ from trainer_svc.record import Record
 _MAX_IGNORED_KEYS = 32
 _MAX_META_BYTES = 2**20
 _COMPARISONS = 2
-"""Comparisons of two datasets at once: each may take 200 MiB and a second or two."""
+"""Comparisons of two datasets at once: each takes up to 300 MiB, and two seconds of a core."""
 
 
 class Dataset(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tailorbird.errors import (
 )
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
+from trainer_svc.datasets import store as store_module
 from trainer_svc.datasets.digests import record_digest
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import DatasetStore
@@ -292,3 +294,28 @@ async def test_a_damaged_index_is_told(
     with pytest.raises(DataCorrupt, match=dataset.index_key) as caught:
         await datasets.leakage(dataset, dataset)
     assert caught.value.reason == reason
+
+
+async def test_only_two_comparisons_have_memory_at_once(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = await datasets.upload(NAME, None, chunks(RECORD))
+    loop, begun, go_on = asyncio.get_running_loop(), asyncio.Semaphore(0), threading.Event()
+    running: list[int] = []
+
+    def compared(*_: object) -> None:
+        running.append(1)
+        loop.call_soon_threadsafe(begun.release)
+        go_on.wait(30)
+        running.pop()
+
+    monkeypatch.setattr(store_module, "leakage", compared)
+    all_five = [asyncio.create_task(datasets.leakage(dataset, dataset)) for _ in range(5)]
+    await begun.acquire()
+    await begun.acquire()
+    # A third would read its index while these two wait.
+    await datasets.index(dataset)
+    await datasets.index(dataset)
+    assert len(running) == 2
+    go_on.set()
+    assert await asyncio.gather(*all_five) == [None] * 5
