@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailorbird.errors import NotFound
+from tailorbird.errors import FailedPrecondition, NotFound
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.base import Base
 from trainer_svc.engine.data.cache import DatasetCache
@@ -92,10 +92,8 @@ class Preparer:
         self, assignment: Assignment, training: Read, validation: Read | None
     ) -> Preparation:
         asked, seed = assignment.hyperparameters, assignment.hyperparameters.seed or 0
-        fraction = _held_out_fraction(assignment, training[1].kept)
-        if validation is None and fraction is not None:
-            kept, held, kept_report, held_report = split(*training, fraction, seed)
-            training, validation = (kept, kept_report), (held, held_report)
+        if validation is None:
+            training, validation = _held_out(assignment, training, seed)
         choice = resolve(
             asked,
             training[0].lengths,
@@ -142,13 +140,22 @@ class Preparer:
             path.unlink()
 
 
-def _held_out_fraction(assignment: Assignment, records: int) -> float | None:
-    """Return the share of the training records to hold out, or None."""
-    if assignment.validation_fraction is not None or not assignment.hold_out:
-        return assignment.validation_fraction
-    if records < _ENOUGH_RECORDS:
-        return None
-    return min(max(records * _HELD_OUT, _LEAST_HELD_OUT), _MOST_HELD_OUT) / records
+def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, Read | None]:
+    """Split the training records where that is asked for, or needed and possible."""
+    fraction = assignment.validation_fraction
+    records = training[1].kept
+    if fraction is None and assignment.hold_out and records >= _ENOUGH_RECORDS:
+        fraction = min(max(records * _HELD_OUT, _LEAST_HELD_OUT), _MOST_HELD_OUT) / records
+    if fraction is None:
+        return training, None
+    try:
+        kept, held, kept_report, held_report = split(*training, fraction, seed)
+    except FailedPrecondition:
+        if assignment.validation_fraction is None:
+            # Nobody asked for it: records that are all the same have none to spare.
+            return training, None
+        raise
+    return (kept, kept_report), (held, held_report)
 
 
 def _of_base(base: Base) -> Sequence[JobWarning]:

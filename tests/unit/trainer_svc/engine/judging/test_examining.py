@@ -153,6 +153,12 @@ async def test_too_few_records_are_all_trained_on(working: Working) -> None:
     assert "NO_HELD_OUT_DATA" in [each.reason for each in warnings]
 
 
+async def test_records_that_are_all_the_same_have_none_to_spare(working: Working) -> None:
+    job = await start(working, jsonl(chats(1) * 60))
+    prepared = await working.until(Prepared, job.lease)
+    assert (prepared.training.kept, prepared.validation) == (60, None)
+
+
 async def test_a_job_that_is_not_to_be_judged_is_not(working: Working) -> None:
     job = await start(
         working,
