@@ -6,7 +6,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
@@ -16,6 +16,8 @@ from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import InvalidArgument
 from tailorbird.local_disk import locked_folder, shared_filesystem
 from tailorbird.object_store import open_store
+from tailorbird.personal_data.loading import load_scanner, scan_options
+from tailorbird.personal_data.modes import Mode
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.edge import open_edge
 from tailorbird.rpc.server import RpcServer, stop_signal
@@ -25,6 +27,7 @@ from tailorbird.tuning.v1 import tuning_service_pb2
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import add_TuningServiceServicer_to_server
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels, with_further
+from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import LocalExecutor
@@ -38,6 +41,9 @@ from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import WorkerSettings
 from trainer_svc.served import ServingLimits
 from trainer_svc.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from tailorbird.personal_data.scanner import Scanner
 
 _log = structlog.get_logger(__name__)
 
@@ -103,8 +109,14 @@ async def _started(
     metrics = TrainerMetrics(registry)
     feed = Feed()
     jobs = JobStore(database, feed)
+    policy = _personal_data_policy(settings)
+    await asyncio.to_thread(policy.load)
     datasets = DatasetStore(
-        object_store, data_dir / "uploads", settings.max_dataset_bytes, settings.max_record_bytes
+        object_store,
+        data_dir / "uploads",
+        settings.max_dataset_bytes,
+        settings.max_record_bytes,
+        policy,
     )
     executor = LocalExecutor({base.digest: _worker_settings(settings, base) for base in bases.all})
     adapters = AdapterRegistry(object_store)
@@ -154,6 +166,22 @@ def _loaded_bases(settings: TrainerSettings, cache: Path) -> BaseModels:
         expected_digest=settings.base_model_digest,
     )
     return with_further(default, settings.more_base_models, cache, settings.base_memory_gib)
+
+
+def _personal_data_policy(settings: TrainerSettings) -> PersonalDataPolicy:
+    def scanner() -> Scanner:
+        options = scan_options(
+            settings.personal_data_kinds,
+            settings.personal_data_min_score,
+            settings.patterns_by_kind,
+            settings.personal_data_spacy_model,
+        )
+        try:
+            return load_scanner(options)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"personal_data_{error.field}", error.description) from error
+
+    return PersonalDataPolicy(Mode(settings.personal_data), scanner)
 
 
 def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerSettings:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import NoDecode
 
-from tailorbird.settings import CommonSettings, Port, Rank
+from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.personal_data.loading import MISSING, scan_options
+from tailorbird.settings import CommonSettings, Port, Rank, wrong_setting
 
 
 def _parsed(value: Any) -> Any:
@@ -21,6 +24,12 @@ def _parsed(value: Any) -> Any:
         return json.loads(value)
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from error
+
+
+def _members(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(member.strip() for member in value.split(",") if member.strip())
 
 
 class FurtherBase(BaseModel):
@@ -81,6 +90,24 @@ class TrainerSettings(CommonSettings):
     """Longest line of a dataset accepted."""
     max_lora_rank: Rank = 64
     """Largest rank accepted while no serving replica has written its profile."""
+    personal_data: Literal["off", "scan", "substitute", "redact", "refuse"] = "off"
+    """What is done about personal data in every upload; a caller may ask for more, never for less.
+
+    Needs the extra `privacy`, unless off. docs/personal_data.md says what each does.
+    """
+    personal_data_kinds: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_members), Field(max_length=64)
+    ] = ()
+    """Kinds to look for, with commas between, beside personal_data_patterns' own. Empty: all."""
+    personal_data_patterns: Annotated[str, Field(max_length=65536)] = ""
+    """Further patterns: kind=regular expression, one a line, at most 32. Case does not count.
+
+    One of a kind that is known, such as medical_record, takes the place of its own.
+    """
+    personal_data_min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Score from 0 to 1 below which a finding does not count."""
+    personal_data_spacy_model: str = ""
+    """A spaCy pipeline's folder or package, which finds names and places. Empty: none are found."""
     progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds between two progress events of a job, at least."""
     safety_lists: Path | None = None
@@ -90,6 +117,32 @@ class TrainerSettings(CommonSettings):
     """
     max_worker_losses: Annotated[int, Field(ge=1)] = 3
     """A job whose worker process, or that of its data, died this often in a row fails."""
+
+    @model_validator(mode="after")
+    def _personal_data_can_be_found(self) -> Self:
+        own = self.personal_data_patterns or self.personal_data_kinds
+        if self.personal_data == "off" and not own:
+            return self
+        try:
+            scan_options(
+                self.personal_data_kinds,
+                self.personal_data_min_score,
+                self.patterns_by_kind,
+                self.personal_data_spacy_model,
+            )
+        except InvalidArgument as error:
+            raise wrong_setting(f"personal_data_{error.field}", error.description) from error
+        except FailedPrecondition as error:
+            raise wrong_setting("personal_data", error.message) from error
+        if find_spec("presidio_analyzer") is None:
+            raise wrong_setting("personal_data", f"{self.personal_data!r} {MISSING}")
+        return self
+
+    @property
+    def patterns_by_kind(self) -> dict[str, str]:
+        """`personal_data_patterns`, without its blank lines."""
+        lines = [each for each in self.personal_data_patterns.splitlines() if each.strip()]
+        return {kind.strip(): regex for kind, _, regex in (line.partition("=") for line in lines)}
 
     @property
     def database(self) -> str:

@@ -8,7 +8,8 @@ TailorbirdError
 ├── NotFound             no such thing, or not the caller's to know of
 ├── AlreadyExists        the name is taken by something else
 ├── FailedPrecondition   the request is right, the state is not
-│   └── AdapterRefused   a version fails a check and is not served
+│   ├── AdapterRefused   a version fails a check and is not served
+│   └── PatternTimedOut  a pattern for personal data takes too long on a text
 ├── Aborted              what was under way was ended from outside
 │   └── Conflict         somebody else was faster
 │       └── LeaseLost    the job is another holder's now
@@ -158,6 +159,20 @@ class AdapterRefused(FailedPrecondition):
     ) -> None:
         super().__init__(message[:_MAX_REFUSAL_CHARS], reason=reason, **metadata)
         self.retryable = retryable
+
+
+class PatternTimedOut(FailedPrecondition):
+    """The pattern for personal data of `kind` did not end within `seconds` on one text."""
+
+    default_reason = "PATTERN_TIMED_OUT"
+
+    def __init__(self, kind: str, seconds: float) -> None:
+        super().__init__(
+            f"the pattern for {kind} did not end within {seconds:g} s on one text: it backtracks"
+            " too much, and the operator should write it otherwise",
+            kind=kind,
+            seconds=f"{seconds:g}",
+        )
 
 
 class Aborted(TailorbirdError):

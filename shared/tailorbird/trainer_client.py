@@ -63,17 +63,25 @@ class TrainerClient:
         dataset_id: str,
         path: Path,
         *,
+        personal_data: dataset_pb2.PersonalDataMode.ValueType = (
+            dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
+        ),
         sent: Callable[[int], None] | None = None,
         format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
     ) -> dataset_pb2.Dataset:
         """Upload a JSONL file of any size in bounded memory; `sent` hears the bytes sent so far.
 
         Every record must be of `format`, or where it is unspecified of the first one's.
+        `personal_data` is what is done about it; UNSPECIFIED leaves it to the trainer's operator.
         Raises OSError if the file cannot be opened.
         """
         with path.open("rb") as file:
             header = tuning.UploadDatasetHeader(
-                parent=parent, dataset_id=dataset_id, size_bytes=path.stat().st_size, format=format
+                parent=parent,
+                dataset_id=dataset_id,
+                size_bytes=path.stat().st_size,
+                format=format,
+                personal_data=personal_data,
             )
 
             def requests() -> Iterator[tuning.UploadDatasetRequest]:

@@ -27,6 +27,9 @@ CONFIGURED = [setting for name, model in MODELS.items() for setting in settings_
 
 # What JSON schema does not say of a value.
 SAMPLES: dict[str, Any] = {
+    "personalDataKinds": ["email", "phone"],
+    "personalDataPatterns": "ticket=T-[0-9]{4,9}\ncase=(?P<value>\\d+), of",
+    "personalDataSpacyModel": "en_core_web_sm",
     "toolCallParser": "llama3_json",
     "importPrefixes": ["s3://models/of/{tenant}/", "gs://more/{tenant}/adapters/"],
     "warm": [

@@ -162,6 +162,21 @@ def test_limits_of_the_data_are_asked_for(run: Run, script: Script) -> None:
     )
 
 
+def test_an_upload_says_what_personal_data_was_found(
+    run: Run, script: Script, tmp_path: Path
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("{}\n")
+    upload = ("datasets", "upload", str(path), "--id", "chats")
+    assert "personal data" not in run(*upload).out
+    assert script.requests[-1].personal_data == dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
+    ran = run(*upload, "--personal-data", "substitute")
+    assert script.requests[-1].personal_data == dataset_pb2.PERSONAL_DATA_MODE_SUBSTITUTE
+    assert "email 2 (in 1 records; substitute)" in ran.out
+    assert "none found (in 0 records; scan)" in run(*upload, "--personal-data", "scan").out
+    assert run(*upload, "--personal-data", "hide").status == 2
+
+
 def test_a_token_from_a_file_has_a_line_s_end(
     run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.call_error import CallError
@@ -56,6 +59,7 @@ OTHER = BaseModelFiles(
     "other", Path("/nowhere"), f"sha256:{'3' * 64}", f"sha256:{'2' * 64}", 256, 64, "Arch", 7
 )
 LIMIT = 300 * 2**20
+ADDRESS = "jane.roe@web.de"
 
 
 @dataclass
@@ -115,6 +119,56 @@ async def upload(trainer: Trainer, *chunks: bytes, dataset: str = "chats", **hea
             yield pb.UploadDatasetRequest(chunk=chunk)
 
     return (await trainer.stub.UploadDataset(messages())).dataset
+
+
+async def test_an_upload_is_rid_of_personal_data_and_says_how_much(trainer: Trainer) -> None:
+    record = {
+        "messages": [
+            {"role": "user", "content": f"I am {ADDRESS}"},
+            {"role": "assistant", "content": f"Hello, {ADDRESS}, born 3 May 1984"},
+        ]
+    }
+    data = json.dumps(record).encode()
+    with capture_logs() as logs:
+        made = await upload(trainer, data, personal_data=dataset_pb2.PERSONAL_DATA_MODE_SUBSTITUTE)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await upload(
+                trainer, data, dataset="b", personal_data=dataset_pb2.PERSONAL_DATA_MODE_REFUSE
+            )
+    report = made.personal_data
+    assert report.mode == dataset_pb2.PERSONAL_DATA_MODE_SUBSTITUTE
+    assert report.record_count == 1
+    kinds = [(each.kind, each.count, list(each.lines)) for each in report.kinds]
+    assert kinds == [("date_of_birth", 1, [1]), ("email", 2, [1])]
+    assert made.source_sha256 == hashlib.sha256(data).hexdigest() != made.sha256
+    got = await trainer.stub.GetDataset(pb.GetDatasetRequest(name=made.name))
+    assert got.dataset == made
+    stored = await trainer.store.get(f"{made.name}/data-{made.sha256}.jsonl")
+    assert ADDRESS.encode() not in stored
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(refused.value) == "PERSONAL_DATA_FOUND"
+    field, told = violation(refused.value)
+    assert field == "chunk"
+    assert told == "personal data in 1 records: email 2× (lines 1); date_of_birth 1× (lines 1)"
+    assert ADDRESS not in repr(refused.value) + repr(logs) + str(made)
+
+
+async def test_a_mode_that_is_none_is_refused(trainer: Trainer) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await upload(trainer, RECORD, personal_data=99)
+    assert violation(refused.value) == ("header.personal_data", "99 is not a mode")
+
+
+async def test_a_trainer_without_the_extra_says_what_to_install(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tailorbird.personal_data.scanner", None)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await upload(trainer, RECORD, personal_data=dataset_pb2.PERSONAL_DATA_MODE_SCAN)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason_of(refused.value) == "PRIVACY_EXTRA_MISSING"
+    assert "pip install 'tailorbird[privacy]'" in str(refused.value.details())
+    assert not (await upload(trainer, RECORD)).HasField("personal_data")
 
 
 def spec(**fields: Any) -> job_pb2.JobSpec:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tailorbird.errors import InvalidArgument
+from tailorbird.personal_data.modes import Mode
 from tailorbird.tuning.v1 import dataset_pb2
 from trainer_svc.api.convert import timestamp
+from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report import model
 from trainer_svc.datasets.report.limits import DataLimits, findings, to_tell
-from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs.model import JobWarning
 
 _Report = dataset_pb2.DatasetReport
+
+_MODE = "PERSONAL_DATA_MODE_"
 
 _FORMATS = {
     DatasetFormat.CHAT: dataset_pb2.DATASET_FORMAT_CHAT,
@@ -33,6 +37,15 @@ def format_from_proto(value: dataset_pb2.DatasetFormat.ValueType) -> DatasetForm
     return _NAMED_FORMATS[value]
 
 
+def personal_data_mode(mode: dataset_pb2.PersonalDataMode.ValueType) -> Mode | None:
+    """Return what is asked to be done about personal data; None: the operator's setting."""
+    if mode == dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED:
+        return None
+    if mode not in dataset_pb2.PersonalDataMode.values():
+        raise InvalidArgument("header.personal_data", f"{mode} is not a mode")
+    return Mode(dataset_pb2.PersonalDataMode.Name(mode).removeprefix(_MODE).lower())
+
+
 def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
     """Return the message for a dataset."""
     return dataset_pb2.Dataset(
@@ -44,6 +57,24 @@ def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
         create_time=timestamp(dataset.create_time),
         ignored_fields=dataset.ignored_fields,
         report=None if dataset.report is None else report_to_proto(dataset.report),
+        source_sha256=dataset.source_sha256 or dataset.sha256,
+        personal_data=_personal_data_to_proto(dataset.personal_data),
+    )
+
+
+def _personal_data_to_proto(
+    report: PersonalDataReport | None,
+) -> dataset_pb2.PersonalDataReport | None:
+    if report is None:
+        return None
+    kinds = [
+        dataset_pb2.PersonalDataKind(kind=kind, count=count, lines=report.lines.get(kind, ()))
+        for kind, count in report.counts.items()
+    ]
+    return dataset_pb2.PersonalDataReport(
+        mode=dataset_pb2.PersonalDataMode.Value(f"{_MODE}{report.mode.upper()}"),
+        record_count=report.records,
+        kinds=kinds,
     )
 
 

@@ -21,6 +21,7 @@ from trainer_svc.api import convert
 from trainer_svc.api.convert_datasets import (
     dataset_to_proto,
     format_from_proto,
+    personal_data_mode,
     warnings_to_proto,
 )
 from trainer_svc.api.convert_events import event_to_proto
@@ -70,8 +71,13 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         name = DatasetName(tenant.tenant, check_id("header.dataset_id", header.dataset_id))
         size = header.size_bytes if header.HasField("size_bytes") else None
-        format_ = format_from_proto(header.format)
-        dataset = await self._datasets.upload(name, size, _chunks(request_iterator), format_)
+        dataset = await self._datasets.upload(
+            name,
+            size,
+            _chunks(request_iterator),
+            format_from_proto(header.format),
+            personal_data_mode(header.personal_data),
+        )
         self._metrics.datasets.inc()
         self._metrics.dataset_bytes.inc(dataset.size_bytes)
         return pb.UploadDatasetResponse(dataset=dataset_to_proto(dataset))

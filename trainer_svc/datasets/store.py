@@ -10,65 +10,41 @@ The keys hold the data's digest, so that two uploads under one name can never mi
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import ParamSpec, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from tailorbird.errors import (
     AlreadyExists,
     DataCorrupt,
     InvalidArgument,
-    InvalidRecord,
     NotFound,
     ResourceExhausted,
 )
 from tailorbird.local_disk import is_disk_full
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObjectExists, ObjectStore
+from tailorbird.personal_data.loading import load_scanner, scan_options
+from tailorbird.personal_data.modes import Mode
+from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
-from trainer_svc.datasets.lines import BadLines, Lines
-from trainer_svc.datasets.records import DatasetFormat, ignored_keys, parse_upload
-from trainer_svc.datasets.report.building import ReportBuilder
-from trainer_svc.datasets.report.model import DatasetReport
-from trainer_svc.record import Record
+from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.records import DatasetFormat
+from trainer_svc.datasets.spool import Spool
 
-_MAX_IGNORED_KEYS = 32
 _MAX_META_BYTES = 2**20
 _COMPARISONS = 2
 """Comparisons of two datasets at once: each takes up to 300 MiB, and two seconds of a core."""
+_PART_BYTES = 256 * 2**10
 
-
-class Dataset(Record):
-    """A stored dataset; see `tailorbird.tuning.v1.Dataset`. Fields of a newer writer are kept."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    format: DatasetFormat
-    record_count: int
-    size_bytes: int
-    sha256: str
-    create_time: datetime
-    ignored_fields: tuple[str, ...]
-    report: DatasetReport | None = None
-    """None of datasets that an earlier release stored: these have no digest index, either."""
-
-    @property
-    def data_key(self) -> str:
-        """Key of the bytes in the object store."""
-        return f"{self.name}/data-{self.sha256}.jsonl"
-
-    @property
-    def index_key(self) -> str:
-        """Key of the digest index in the object store: of these bytes, read as this format."""
-        return f"{self.name}/index-{self.sha256}-{self.format}.bin"
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class DatasetStore:
@@ -78,8 +54,14 @@ class DatasetStore:
     """
 
     def __init__(
-        self, store: ObjectStore, spool_dir: Path, max_bytes: int, max_record_bytes: int
+        self,
+        store: ObjectStore,
+        spool_dir: Path,
+        max_bytes: int,
+        max_record_bytes: int,
+        policy: PersonalDataPolicy | None = None,
     ) -> None:
+        self._policy = policy or PersonalDataPolicy(Mode.OFF, lambda: load_scanner(scan_options()))
         self._store = store
         self._spool_dir = spool_dir
         self._max_bytes = max_bytes
@@ -95,23 +77,29 @@ class DatasetStore:
         size_bytes: int | None,
         chunks: AsyncIterator[bytes],
         format_: DatasetFormat | None = None,
+        personal_data: Mode | None = None,
     ) -> Dataset:
         """Store what `chunks` hold under `name`; nothing is stored if this raises.
 
         Every record must be of `format_`, or where it is None of the first one's. Raises
         InvalidRecords with the first 100 bad lines, InvalidArgument for an empty, oversized or
         truncated file, AlreadyExists if other bytes have the name, or the same as another format.
+        `personal_data` is what is asked to be done about it, None for the operator's; see
+        `personal_data.py` for what that raises.
         """
+        mode = self._policy.chosen(personal_data)
         if size_bytes is not None and size_bytes < 0:
             raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
         self._check_size(size_bytes or 0)
         # Closing the file writes what is buffered: a full disk may show only then.
         with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
-            spool = _Spool(file, self._max_record_bytes, format_)
+            scan = await self._work(mode, self._policy.scan, mode, str(name))
+            spool = Spool(file, self._max_record_bytes, format_, scan)
             async for chunk in chunks:
                 self._check_size(spool.size + len(chunk))
-                await asyncio.to_thread(spool.feed, chunk)
-            dataset = await asyncio.to_thread(spool.finish, name, size_bytes)
+                for part in _parts(chunk):
+                    await self._work(mode, spool.feed, part)
+            dataset = await self._work(mode, spool.finish, name, size_bytes)
             index = await asyncio.to_thread(spool.report.index_file)
             return await self._publish(name, dataset, Path(file.name), index)
 
@@ -149,6 +137,15 @@ class DatasetStore:
                 return None
             return await asyncio.to_thread(leakage, known, asked)
 
+    async def _work(
+        self, mode: Mode, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Run `do` in a thread: that of scans, unless nothing is looked for."""
+        if mode is Mode.OFF:
+            return await asyncio.to_thread(do, *args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._policy.thread, partial(do, *args, **kwargs))
+
     async def _publish(
         self, name: DatasetName, dataset: Dataset, path: Path, index: bytes
     ) -> Dataset:
@@ -167,9 +164,10 @@ class DatasetStore:
                     await self._store.delete(dataset.index_key)
             else:
                 return dataset
-        if (existing.sha256, existing.format) != (dataset.sha256, dataset.format):
+        if not existing.is_same_upload(dataset):
             raise AlreadyExists(
-                f"{name} exists with other content ({existing.format}, sha256 {existing.sha256})",
+                f"{name} exists with other content ({existing.format}, sha256 {existing.sha256},"
+                f" personal data: {existing.personal_data_mode})",
                 reason="DATASET_EXISTS",
                 name=name,
             )
@@ -191,6 +189,12 @@ class DatasetStore:
             )
 
 
+def _parts(chunk: bytes) -> Iterator[bytes]:
+    """Cut a chunk, so that uploads that are scanned take turns often."""
+    for at in range(0, len(chunk), _PART_BYTES):
+        yield chunk[at : at + _PART_BYTES]
+
+
 @contextmanager
 def _full_disk_told() -> Iterator[None]:
     try:
@@ -201,81 +205,3 @@ def _full_disk_told() -> Iterator[None]:
         raise ResourceExhausted(
             "the trainer's disk is full", reason="DISK_FULL", retry_after=60
         ) from error
-
-
-class _Spool:
-    """Writes bytes to a file while it reads every line of them, in bounded memory."""
-
-    def __init__(
-        self, file: IO[bytes], max_record_bytes: int, format_: DatasetFormat | None
-    ) -> None:
-        self.size = 0
-        self._file = file
-        self._max_record_bytes = max_record_bytes
-        self._sha256 = hashlib.sha256()
-        self._lines = Lines(max_record_bytes)
-        self._bad = BadLines()
-        self._records = 0
-        self._named = self._format = format_
-        self._ignored: set[str] = set()
-        self.report = ReportBuilder()
-
-    def feed(self, chunk: bytes) -> None:
-        self._file.write(chunk)
-        self._sha256.update(chunk)
-        self.size += len(chunk)
-        for line, data in self._lines.feed(chunk):
-            self._read(line, data)
-
-    def finish(self, name: DatasetName, size_bytes: int | None) -> Dataset:
-        if size_bytes is not None and size_bytes != self.size:
-            raise InvalidArgument(
-                "header.size_bytes",
-                f"{size_bytes} bytes were announced and {self.size} came",
-                reason="UPLOAD_TRUNCATED",
-            )
-        for line, data in self._lines.end():
-            self._read(line, data)
-        self._bad.check(self._records)
-        if not self._records or self._format is None:
-            raise InvalidArgument("chunk", "the file has no records", reason="DATASET_EMPTY")
-        self._file.flush()
-        return Dataset(
-            name=str(name),
-            format=self._format,
-            record_count=self._records,
-            size_bytes=self.size,
-            sha256=self._sha256.hexdigest(),
-            create_time=datetime.now(UTC),
-            ignored_fields=tuple(sorted(self._ignored)[:_MAX_IGNORED_KEYS]),
-            report=self.report.finish(),
-        )
-
-    def _read(self, line: int, data: bytes | None) -> None:
-        if data is not None and not data.strip():
-            return
-        self._records += 1
-        try:
-            format_, record = self._parse(line, data)
-        except InvalidRecord as error:
-            self._bad.add(error)
-            return
-        self.report.add(line, format_, record)
-        if len(self._ignored) < _MAX_IGNORED_KEYS:
-            self._ignored |= {key[:64] for key in ignored_keys(format_, record)}
-
-    def _parse(self, line: int, data: bytes | None) -> tuple[DatasetFormat, Mapping[str, Any]]:
-        if data is None:
-            raise InvalidRecord(
-                line, f"longer than {self._max_record_bytes} bytes", reason="RECORD_TOO_LONG"
-            )
-        format_, record = parse_upload(line, data, self._format)
-        self._format = self._format or format_
-        if format_ is not self._format:
-            why = (
-                f"where header.format names {self._named}"
-                if self._named
-                else f"in a file whose first record is {self._format}: one format a file"
-            )
-            raise InvalidRecord(line, f"{format_} {why}", reason="MIXED_FORMATS")
-        return format_, record

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tailorbird.errors import FailedPrecondition
+from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.leakage import Leakage
 from trainer_svc.datasets.report.limits import (
     DataLimits,
@@ -14,7 +15,6 @@ from trainer_svc.datasets.report.limits import (
     leak,
     to_tell,
 )
-from trainer_svc.datasets.store import Dataset
 from trainer_svc.jobs.model import JobWarning
 
 _FIELD = "job.spec.data_limits"

@@ -16,7 +16,7 @@ from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, VersionName
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
-from trainer_svc.datasets.store import Dataset
+from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.model import (
     TERMINAL,

@@ -13,7 +13,10 @@ from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, w
 from tailorbird.cli.data_report import print_report, print_warnings
 from tailorbird.cli.output import errors, out, print_facts, print_json, size, when
 from tailorbird.client import TrainerClient
+from tailorbird.personal_data.modes import Mode
 from tailorbird.tuning.v1 import dataset_pb2
+
+_MODE = "PERSONAL_DATA_MODE_"
 
 app = typer.Typer(help="Upload training data and look it up.", no_args_is_help=True)
 
@@ -40,6 +43,10 @@ def upload(
     format_: Annotated[
         Format | None, typer.Option("--format", help="The records' format; else the first one's.")
     ] = None,
+    personal_data: Annotated[
+        Mode | None,
+        typer.Option(help="What is done about personal data. Without it, what the trainer does."),
+    ] = None,
     tenant: TenantOption = None,
     json: AsJson = False,
 ) -> None:
@@ -59,6 +66,9 @@ def upload(
             parent_of(tenant),
             dataset_id,
             file,
+            personal_data=dataset_pb2.PersonalDataMode.Value(
+                _MODE + (personal_data.upper() if personal_data else "UNSPECIFIED")
+            ),
             sent=lambda total: progress.update(task, completed=total),
             format=dataset_pb2.DatasetFormat.Value(named),
         )
@@ -90,11 +100,21 @@ def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
             ("format", format_name(dataset.format)),
             ("sha256", dataset.sha256),
             ("not read", ", ".join(dataset.ignored_fields)),
+            ("personal data", _personal_data(dataset)),
             ("created", when(dataset.create_time)),
         ]
     )
     if dataset.HasField("report"):
         print_report(dataset.report)
+
+
+def _personal_data(dataset: dataset_pb2.Dataset) -> str:
+    if not dataset.HasField("personal_data"):
+        return ""
+    report = dataset.personal_data
+    mode = dataset_pb2.PersonalDataMode.Name(report.mode).removeprefix(_MODE).lower()
+    counts = ", ".join(f"{each.kind} {each.count:,}" for each in report.kinds) or "none found"
+    return f"{counts} (in {report.record_count:,} records; {mode})"
 
 
 def format_name(value: dataset_pb2.DatasetFormat.ValueType) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from tailorbird.base_model import BaseModelFiles
-from trainer_svc.app import _worker_settings
+from tailorbird.errors import InvalidArgument
+from tailorbird.failed_start import wrong_settings
+from trainer_svc.app import _personal_data_policy, _worker_settings
 from trainer_svc.settings import TrainerSettings
 
 
@@ -51,3 +54,72 @@ def test_tokenised_datasets_lie_where_no_worker_empties_them(
     assert worker.cache_bytes == 7
     assert cache.is_relative_to(tmp_path)
     assert not cache.is_relative_to(worker.scratch_dir)
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("TAILORBIRD_BASE_MODEL", "demo")
+    return monkeypatch
+
+
+def test_patterns_for_personal_data_are_read_line_by_line(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("TAILORBIRD_PERSONAL_DATA", "redact")
+    environ.setenv("TAILORBIRD_PERSONAL_DATA_KINDS", "email, phone")
+    environ.setenv("TAILORBIRD_PERSONAL_DATA_PATTERNS", "ticket=T-[0-9]{4,9}\n\ncase=a=b\n")
+    settings = TrainerSettings()
+    assert settings.personal_data_kinds == ("email", "phone")
+    assert settings.patterns_by_kind == {"ticket": "T-[0-9]{4,9}", "case": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("PATTERNS", "ticket=(a", "ticket: not a regular expression: .* at position 2"),
+        ("PATTERNS", "ticket", "ticket: 0 characters"),
+        ("KINDS", "email,emial", "'emial' is not one of email"),
+        ("KINDS", "person", "'person' needs spacy_model"),
+        ("MIN_SCORE", "1.5", "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_setting_for_personal_data_stops_the_start(
+    environ: pytest.MonkeyPatch, setting: str, value: str, message: str
+) -> None:
+    environ.setenv(f"TAILORBIRD_PERSONAL_DATA_{setting}", value)
+    with pytest.raises(ValidationError, match=message) as told:
+        TrainerSettings()
+    ((name, _),) = wrong_settings(told.value)
+    assert name == f"personal_data_{setting.lower()}"
+
+
+@pytest.mark.parametrize("mode", ["scan", "substitute", "redact", "refuse"])
+def test_without_the_extra_only_off_starts(environ: pytest.MonkeyPatch, mode: str) -> None:
+    environ.setattr("trainer_svc.settings.find_spec", lambda _: None)
+    assert TrainerSettings().personal_data == "off"
+    environ.setenv("TAILORBIRD_PERSONAL_DATA", mode)
+    with pytest.raises(ValidationError) as told:
+        TrainerSettings()
+    ((name, problem),) = wrong_settings(told.value)
+    assert name == "personal_data"
+    assert (
+        problem
+        == f"'{mode}' needs Presidio, which is not installed: pip install 'tailorbird[privacy]'"
+    )
+
+
+def test_options_that_need_the_extra_name_the_setting(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("TAILORBIRD_PERSONAL_DATA", "scan")
+    environ.setitem(sys.modules, "tailorbird.personal_data.options", None)
+    with pytest.raises(ValidationError, match="pip install") as told:
+        TrainerSettings()
+    ((name, _),) = wrong_settings(told.value)
+    assert name == "personal_data"
+
+
+def test_a_spacy_model_that_is_none_stops_the_start(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environ.setenv("TAILORBIRD_PERSONAL_DATA", "scan")
+    environ.setenv("TAILORBIRD_PERSONAL_DATA_SPACY_MODEL", str(tmp_path))
+    with pytest.raises(InvalidArgument, match="is no spaCy pipeline") as told:
+        _personal_data_policy(TrainerSettings()).load()
+    assert told.value.field == "personal_data_spacy_model"

@@ -26,13 +26,25 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tailorbird/tuning/v1/dataset.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x02\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x39\n\x06\x66ormat\x18\x02 \x01(\x0e\x32#.tailorbird.tuning.v1.DatasetFormatB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crecord_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eignored_fields\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x39\n\x06report\x18\x0c \x01(\x0b\x32#.tailorbird.tuning.v1.DatasetReportB\x04\xe2\x41\x01\x03\"\xc3\x0c\n\rDatasetReport\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x18\n\x10\x63ompared_records\x18\x02 \x01(\x03\x12\x33\n\x08warnings\x18\x03 \x03(\x0b\x32!.tailorbird.tuning.v1.DataWarning\x12<\n\x07prompts\x18\x04 \x01(\x0b\x32+.tailorbird.tuning.v1.DatasetReport.Lengths\x12<\n\x07\x61nswers\x18\x05 \x01(\x0b\x32+.tailorbird.tuning.v1.DatasetReport.Lengths\x12\x42\n\nduplicates\x18\x06 \x01(\x0b\x32..tailorbird.tuning.v1.DatasetReport.Duplicates\x12K\n\x0fnear_duplicates\x18\x07 \x01(\x0b\x32\x32.tailorbird.tuning.v1.DatasetReport.NearDuplicates\x12J\n\x0e\x63ontradictions\x18\x08 \x01(\x0b\x32\x32.tailorbird.tuning.v1.DatasetReport.Contradictions\x12G\n\rshort_answers\x18\t \x01(\x0b\x32\x30.tailorbird.tuning.v1.DatasetReport.ShortAnswers\x12\x39\n\x06labels\x18\n \x03(\x0b\x32).tailorbird.tuning.v1.DatasetReport.Label\x12@\n\tlanguages\x18\x0b \x01(\x0b\x32-.tailorbird.tuning.v1.DatasetReport.Languages\x12;\n\x07scripts\x18\x0c \x03(\x0b\x32*.tailorbird.tuning.v1.DatasetReport.Script\x1ap\n\x07Lengths\x12\r\n\x05total\x18\x01 \x01(\x03\x12\x0e\n\x06median\x18\x02 \x01(\x03\x12\x0f\n\x07longest\x18\x03 \x01(\x03\x12\x35\n\x04\x62ins\x18\x04 \x03(\x0b\x32\'.tailorbird.tuning.v1.DatasetReport.Bin\x1a\x46\n\x03\x42in\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x03\x12\x12\n\x05\x62\x65low\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07records\x18\x03 \x01(\x03\x42\x08\n\x06_below\x1aV\n\nDuplicates\x12\x0f\n\x07surplus\x18\x01 \x01(\x03\x12\x37\n\x05pairs\x18\x02 \x03(\x0b\x32(.tailorbird.tuning.v1.DatasetReport.Pair\x1a>\n\x04Pair\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x14\n\x0c\x65\x61rlier_line\x18\x02 \x01(\x03\x12\x12\n\nsimilarity\x18\x03 \x01(\x01\x1aj\n\x0eNearDuplicates\x12\x10\n\x08\x63ompared\x18\x01 \x01(\x03\x12\r\n\x05\x66ound\x18\x02 \x01(\x03\x12\x37\n\x05pairs\x18\x03 \x03(\x0b\x32(.tailorbird.tuning.v1.DatasetReport.Pair\x1ay\n\x0e\x43ontradictions\x12\x11\n\tquestions\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x43\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\x31.tailorbird.tuning.v1.DatasetReport.Contradiction\x1a/\n\rContradiction\x12\x0f\n\x07\x61nswers\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x03(\x03\x1a.\n\x0cShortAnswers\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x03(\x03\x1a\'\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x03\x1a]\n\tLanguages\x12\x0f\n\x07sampled\x18\x01 \x01(\x03\x12?\n\tlanguages\x18\x02 \x03(\x0b\x32,.tailorbird.tuning.v1.DatasetReport.Language\x1a)\n\x08Language\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x03\x1a)\n\x06Script\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0f\n\x07letters\x18\x02 \x01(\x03\".\n\x0b\x44\x61taWarning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xa7\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TASET_FORMAT_CHAT\x10\x01\x12$\n DATASET_FORMAT_PROMPT_COMPLETION\x10\x02\x12\x1e\n\x1a\x44\x41TASET_FORMAT_INSTRUCTION\x10\x03\x12\x17\n\x13\x44\x41TASET_FORMAT_TEXT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tailorbird/tuning/v1/dataset.proto\x12\x14tailorbird.tuning.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x01\n\x12PersonalDataReport\x12:\n\x04mode\x18\x01 \x01(\x0e\x32&.tailorbird.tuning.v1.PersonalDataModeB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crecord_count\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12;\n\x05kinds\x18\x03 \x03(\x0b\x32&.tailorbird.tuning.v1.PersonalDataKindB\x04\xe2\x41\x01\x03\"P\n\x10PersonalDataKind\x12\x12\n\x04kind\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x63ount\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05lines\x18\x03 \x03(\x03\x42\x04\xe2\x41\x01\x03\"\x98\x03\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x39\n\x06\x66ormat\x18\x02 \x01(\x0e\x32#.tailorbird.tuning.v1.DatasetFormatB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crecord_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eignored_fields\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x39\n\x06report\x18\x0c \x01(\x0b\x32#.tailorbird.tuning.v1.DatasetReportB\x04\xe2\x41\x01\x03\x12\x1b\n\rsource_sha256\x18\x14 \x01(\tB\x04\xe2\x41\x01\x03\x12\x45\n\rpersonal_data\x18\x15 \x01(\x0b\x32(.tailorbird.tuning.v1.PersonalDataReportB\x04\xe2\x41\x01\x03\"\xc3\x0c\n\rDatasetReport\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\x18\n\x10\x63ompared_records\x18\x02 \x01(\x03\x12\x33\n\x08warnings\x18\x03 \x03(\x0b\x32!.tailorbird.tuning.v1.DataWarning\x12<\n\x07prompts\x18\x04 \x01(\x0b\x32+.tailorbird.tuning.v1.DatasetReport.Lengths\x12<\n\x07\x61nswers\x18\x05 \x01(\x0b\x32+.tailorbird.tuning.v1.DatasetReport.Lengths\x12\x42\n\nduplicates\x18\x06 \x01(\x0b\x32..tailorbird.tuning.v1.DatasetReport.Duplicates\x12K\n\x0fnear_duplicates\x18\x07 \x01(\x0b\x32\x32.tailorbird.tuning.v1.DatasetReport.NearDuplicates\x12J\n\x0e\x63ontradictions\x18\x08 \x01(\x0b\x32\x32.tailorbird.tuning.v1.DatasetReport.Contradictions\x12G\n\rshort_answers\x18\t \x01(\x0b\x32\x30.tailorbird.tuning.v1.DatasetReport.ShortAnswers\x12\x39\n\x06labels\x18\n \x03(\x0b\x32).tailorbird.tuning.v1.DatasetReport.Label\x12@\n\tlanguages\x18\x0b \x01(\x0b\x32-.tailorbird.tuning.v1.DatasetReport.Languages\x12;\n\x07scripts\x18\x0c \x03(\x0b\x32*.tailorbird.tuning.v1.DatasetReport.Script\x1ap\n\x07Lengths\x12\r\n\x05total\x18\x01 \x01(\x03\x12\x0e\n\x06median\x18\x02 \x01(\x03\x12\x0f\n\x07longest\x18\x03 \x01(\x03\x12\x35\n\x04\x62ins\x18\x04 \x03(\x0b\x32\'.tailorbird.tuning.v1.DatasetReport.Bin\x1a\x46\n\x03\x42in\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x03\x12\x12\n\x05\x62\x65low\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07records\x18\x03 \x01(\x03\x42\x08\n\x06_below\x1aV\n\nDuplicates\x12\x0f\n\x07surplus\x18\x01 \x01(\x03\x12\x37\n\x05pairs\x18\x02 \x03(\x0b\x32(.tailorbird.tuning.v1.DatasetReport.Pair\x1a>\n\x04Pair\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x14\n\x0c\x65\x61rlier_line\x18\x02 \x01(\x03\x12\x12\n\nsimilarity\x18\x03 \x01(\x01\x1aj\n\x0eNearDuplicates\x12\x10\n\x08\x63ompared\x18\x01 \x01(\x03\x12\r\n\x05\x66ound\x18\x02 \x01(\x03\x12\x37\n\x05pairs\x18\x03 \x03(\x0b\x32(.tailorbird.tuning.v1.DatasetReport.Pair\x1ay\n\x0e\x43ontradictions\x12\x11\n\tquestions\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x43\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\x31.tailorbird.tuning.v1.DatasetReport.Contradiction\x1a/\n\rContradiction\x12\x0f\n\x07\x61nswers\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x03(\x03\x1a.\n\x0cShortAnswers\x12\x0f\n\x07records\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x03(\x03\x1a\'\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x03\x1a]\n\tLanguages\x12\x0f\n\x07sampled\x18\x01 \x01(\x03\x12?\n\tlanguages\x18\x02 \x03(\x0b\x32,.tailorbird.tuning.v1.DatasetReport.Language\x1a)\n\x08Language\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x03\x1a)\n\x06Script\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0f\n\x07letters\x18\x02 \x01(\x03\".\n\x0b\x44\x61taWarning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xa7\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TASET_FORMAT_CHAT\x10\x01\x12$\n DATASET_FORMAT_PROMPT_COMPLETION\x10\x02\x12\x1e\n\x1a\x44\x41TASET_FORMAT_INSTRUCTION\x10\x03\x12\x17\n\x13\x44\x41TASET_FORMAT_TEXT\x10\x04*\xd0\x01\n\x10PersonalDataMode\x12\"\n\x1ePERSONAL_DATA_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PERSONAL_DATA_MODE_OFF\x10\x01\x12\x1b\n\x17PERSONAL_DATA_MODE_SCAN\x10\x02\x12!\n\x1dPERSONAL_DATA_MODE_SUBSTITUTE\x10\x03\x12\x1d\n\x19PERSONAL_DATA_MODE_REDACT\x10\x04\x12\x1d\n\x19PERSONAL_DATA_MODE_REFUSE\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tailorbird.tuning.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PERSONALDATAREPORT'].fields_by_name['mode']._loaded_options = None
+  _globals['_PERSONALDATAREPORT'].fields_by_name['mode']._serialized_options = b'\342A\001\003'
+  _globals['_PERSONALDATAREPORT'].fields_by_name['record_count']._loaded_options = None
+  _globals['_PERSONALDATAREPORT'].fields_by_name['record_count']._serialized_options = b'\342A\001\003'
+  _globals['_PERSONALDATAREPORT'].fields_by_name['kinds']._loaded_options = None
+  _globals['_PERSONALDATAREPORT'].fields_by_name['kinds']._serialized_options = b'\342A\001\003'
+  _globals['_PERSONALDATAKIND'].fields_by_name['kind']._loaded_options = None
+  _globals['_PERSONALDATAKIND'].fields_by_name['kind']._serialized_options = b'\342A\001\003'
+  _globals['_PERSONALDATAKIND'].fields_by_name['count']._loaded_options = None
+  _globals['_PERSONALDATAKIND'].fields_by_name['count']._serialized_options = b'\342A\001\003'
+  _globals['_PERSONALDATAKIND'].fields_by_name['lines']._loaded_options = None
+  _globals['_PERSONALDATAKIND'].fields_by_name['lines']._serialized_options = b'\342A\001\003'
   _globals['_DATASET'].fields_by_name['name']._loaded_options = None
   _globals['_DATASET'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_DATASET'].fields_by_name['format']._loaded_options = None
@@ -49,36 +61,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASET'].fields_by_name['ignored_fields']._serialized_options = b'\342A\001\003'
   _globals['_DATASET'].fields_by_name['report']._loaded_options = None
   _globals['_DATASET'].fields_by_name['report']._serialized_options = b'\342A\001\003'
-  _globals['_DATASETFORMAT']._serialized_start=2092
-  _globals['_DATASETFORMAT']._serialized_end=2259
-  _globals['_DATASET']._serialized_start=127
-  _globals['_DATASET']._serialized_end=435
-  _globals['_DATASETREPORT']._serialized_start=438
-  _globals['_DATASETREPORT']._serialized_end=2041
-  _globals['_DATASETREPORT_LENGTHS']._serialized_start=1155
-  _globals['_DATASETREPORT_LENGTHS']._serialized_end=1267
-  _globals['_DATASETREPORT_BIN']._serialized_start=1269
-  _globals['_DATASETREPORT_BIN']._serialized_end=1339
-  _globals['_DATASETREPORT_DUPLICATES']._serialized_start=1341
-  _globals['_DATASETREPORT_DUPLICATES']._serialized_end=1427
-  _globals['_DATASETREPORT_PAIR']._serialized_start=1429
-  _globals['_DATASETREPORT_PAIR']._serialized_end=1491
-  _globals['_DATASETREPORT_NEARDUPLICATES']._serialized_start=1493
-  _globals['_DATASETREPORT_NEARDUPLICATES']._serialized_end=1599
-  _globals['_DATASETREPORT_CONTRADICTIONS']._serialized_start=1601
-  _globals['_DATASETREPORT_CONTRADICTIONS']._serialized_end=1722
-  _globals['_DATASETREPORT_CONTRADICTION']._serialized_start=1724
-  _globals['_DATASETREPORT_CONTRADICTION']._serialized_end=1771
-  _globals['_DATASETREPORT_SHORTANSWERS']._serialized_start=1773
-  _globals['_DATASETREPORT_SHORTANSWERS']._serialized_end=1819
-  _globals['_DATASETREPORT_LABEL']._serialized_start=1821
-  _globals['_DATASETREPORT_LABEL']._serialized_end=1860
-  _globals['_DATASETREPORT_LANGUAGES']._serialized_start=1862
-  _globals['_DATASETREPORT_LANGUAGES']._serialized_end=1955
-  _globals['_DATASETREPORT_LANGUAGE']._serialized_start=1957
-  _globals['_DATASETREPORT_LANGUAGE']._serialized_end=1998
-  _globals['_DATASETREPORT_SCRIPT']._serialized_start=2000
-  _globals['_DATASETREPORT_SCRIPT']._serialized_end=2041
-  _globals['_DATAWARNING']._serialized_start=2043
-  _globals['_DATAWARNING']._serialized_end=2089
+  _globals['_DATASET'].fields_by_name['source_sha256']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['source_sha256']._serialized_options = b'\342A\001\003'
+  _globals['_DATASET'].fields_by_name['personal_data']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['personal_data']._serialized_options = b'\342A\001\003'
+  _globals['_DATASETFORMAT']._serialized_start=2446
+  _globals['_DATASETFORMAT']._serialized_end=2613
+  _globals['_PERSONALDATAMODE']._serialized_start=2616
+  _globals['_PERSONALDATAMODE']._serialized_end=2824
+  _globals['_PERSONALDATAREPORT']._serialized_start=127
+  _globals['_PERSONALDATAREPORT']._serialized_end=296
+  _globals['_PERSONALDATAKIND']._serialized_start=298
+  _globals['_PERSONALDATAKIND']._serialized_end=378
+  _globals['_DATASET']._serialized_start=381
+  _globals['_DATASET']._serialized_end=789
+  _globals['_DATASETREPORT']._serialized_start=792
+  _globals['_DATASETREPORT']._serialized_end=2395
+  _globals['_DATASETREPORT_LENGTHS']._serialized_start=1509
+  _globals['_DATASETREPORT_LENGTHS']._serialized_end=1621
+  _globals['_DATASETREPORT_BIN']._serialized_start=1623
+  _globals['_DATASETREPORT_BIN']._serialized_end=1693
+  _globals['_DATASETREPORT_DUPLICATES']._serialized_start=1695
+  _globals['_DATASETREPORT_DUPLICATES']._serialized_end=1781
+  _globals['_DATASETREPORT_PAIR']._serialized_start=1783
+  _globals['_DATASETREPORT_PAIR']._serialized_end=1845
+  _globals['_DATASETREPORT_NEARDUPLICATES']._serialized_start=1847
+  _globals['_DATASETREPORT_NEARDUPLICATES']._serialized_end=1953
+  _globals['_DATASETREPORT_CONTRADICTIONS']._serialized_start=1955
+  _globals['_DATASETREPORT_CONTRADICTIONS']._serialized_end=2076
+  _globals['_DATASETREPORT_CONTRADICTION']._serialized_start=2078
+  _globals['_DATASETREPORT_CONTRADICTION']._serialized_end=2125
+  _globals['_DATASETREPORT_SHORTANSWERS']._serialized_start=2127
+  _globals['_DATASETREPORT_SHORTANSWERS']._serialized_end=2173
+  _globals['_DATASETREPORT_LABEL']._serialized_start=2175
+  _globals['_DATASETREPORT_LABEL']._serialized_end=2214
+  _globals['_DATASETREPORT_LANGUAGES']._serialized_start=2216
+  _globals['_DATASETREPORT_LANGUAGES']._serialized_end=2309
+  _globals['_DATASETREPORT_LANGUAGE']._serialized_start=2311
+  _globals['_DATASETREPORT_LANGUAGE']._serialized_end=2352
+  _globals['_DATASETREPORT_SCRIPT']._serialized_start=2354
+  _globals['_DATASETREPORT_SCRIPT']._serialized_end=2395
+  _globals['_DATAWARNING']._serialized_start=2397
+  _globals['_DATAWARNING']._serialized_end=2443
 # @@protoc_insertion_point(module_scope)

@@ -58,6 +58,116 @@ DATASET_FORMAT_TEXT: DatasetFormat.ValueType  # 4
 """{"text": "..."}; all of it is trained."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
+class _PersonalDataMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PersonalDataModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PersonalDataMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PERSONAL_DATA_MODE_UNSPECIFIED: _PersonalDataMode.ValueType  # 0
+    """The operator's setting."""
+    PERSONAL_DATA_MODE_OFF: _PersonalDataMode.ValueType  # 1
+    """Nothing is looked for."""
+    PERSONAL_DATA_MODE_SCAN: _PersonalDataMode.ValueType  # 2
+    """What is found is counted; the file is stored as it came."""
+    PERSONAL_DATA_MODE_SUBSTITUTE: _PersonalDataMode.ValueType  # 3
+    """Stand-ins of the same kind are stored in its place, which reach nobody: the same one for the same
+    value in a record.
+    """
+    PERSONAL_DATA_MODE_REDACT: _PersonalDataMode.ValueType  # 4
+    """Marks like <EMAIL> are stored in its place."""
+    PERSONAL_DATA_MODE_REFUSE: _PersonalDataMode.ValueType  # 5
+    """An upload in which any is found is refused as INVALID_ARGUMENT with PERSONAL_DATA_FOUND, kinds and
+    lines.
+    """
+
+class PersonalDataMode(_PersonalDataMode, metaclass=_PersonalDataModeEnumTypeWrapper):
+    """What is done about personal data in an upload, the weakest first. SUBSTITUTE and REDACT count as
+    equally strict.
+    """
+
+PERSONAL_DATA_MODE_UNSPECIFIED: PersonalDataMode.ValueType  # 0
+"""The operator's setting."""
+PERSONAL_DATA_MODE_OFF: PersonalDataMode.ValueType  # 1
+"""Nothing is looked for."""
+PERSONAL_DATA_MODE_SCAN: PersonalDataMode.ValueType  # 2
+"""What is found is counted; the file is stored as it came."""
+PERSONAL_DATA_MODE_SUBSTITUTE: PersonalDataMode.ValueType  # 3
+"""Stand-ins of the same kind are stored in its place, which reach nobody: the same one for the same
+value in a record.
+"""
+PERSONAL_DATA_MODE_REDACT: PersonalDataMode.ValueType  # 4
+"""Marks like <EMAIL> are stored in its place."""
+PERSONAL_DATA_MODE_REFUSE: PersonalDataMode.ValueType  # 5
+"""An upload in which any is found is refused as INVALID_ARGUMENT with PERSONAL_DATA_FOUND, kinds and
+lines.
+"""
+Global___PersonalDataMode: _TypeAlias = PersonalDataMode  # noqa: Y015
+
+@_typing.final
+class PersonalDataReport(_message.Message):
+    """How much personal data an upload had; never which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    mode: Global___PersonalDataMode.ValueType
+    """What was done about it; never UNSPECIFIED or OFF."""
+    record_count: _builtins.int
+    """Records in which any was found."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___PersonalDataKind]:
+        """What was found, by kind, sorted by its name."""
+
+    def __init__(
+        self,
+        *,
+        mode: Global___PersonalDataMode.ValueType = ...,
+        record_count: _builtins.int = ...,
+        kinds: _abc.Iterable[Global___PersonalDataKind] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "mode", b"mode", "record_count", b"record_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonalDataReport: _TypeAlias = PersonalDataReport  # noqa: Y015
+
+@_typing.final
+class PersonalDataKind(_message.Message):
+    """One kind of personal data in an upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Like email or us_ssn, or what the operator calls a pattern; docs/personal_data.md lists them."""
+    count: _builtins.int
+    """How often it was found. At least 1."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The first 100 lines in which it was found, from 1."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        lines: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonalDataKind: _TypeAlias = PersonalDataKind  # noqa: Y015
+
 @_typing.final
 class Dataset(_message.Message):
     """A validated, immutable JSONL file owned by one tenant."""
@@ -72,6 +182,8 @@ class Dataset(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     IGNORED_FIELDS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    SOURCE_SHA256_FIELD_NUMBER: _builtins.int
+    PERSONAL_DATA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/datasets/{dataset}"""
     format: Global___DatasetFormat.ValueType
@@ -79,9 +191,13 @@ class Dataset(_message.Message):
     record_count: _builtins.int
     """Records in the file; blank lines are not records. At least 1."""
     size_bytes: _builtins.int
-    """Size of the file in bytes."""
+    """Size of the stored file in bytes."""
     sha256: _builtins.str
-    """SHA-256 of the file's bytes, 64 lower-case hex digits."""
+    """SHA-256 of the stored file's bytes, 64 lower-case hex digits."""
+    source_sha256: _builtins.str
+    """SHA-256 of the uploaded bytes, 64 lower-case hex digits: another than sha256 where personal data
+    was replaced.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the upload was accepted."""
@@ -98,6 +214,10 @@ class Dataset(_message.Message):
         earlier release stored: upload them again under another name to have it.
         """
 
+    @_builtins.property
+    def personal_data(self) -> Global___PersonalDataReport:
+        """What personal data was found. Unset: none was looked for."""
+
     def __init__(
         self,
         *,
@@ -109,10 +229,12 @@ class Dataset(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         ignored_fields: _abc.Iterable[_builtins.str] | None = ...,
         report: Global___DatasetReport | None = ...,
+        source_sha256: _builtins.str = ...,
+        personal_data: Global___PersonalDataReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "personal_data", b"personal_data", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "format", b"format", "ignored_fields", b"ignored_fields", "name", b"name", "record_count", b"record_count", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "format", b"format", "ignored_fields", b"ignored_fields", "name", b"name", "personal_data", b"personal_data", "record_count", b"record_count", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

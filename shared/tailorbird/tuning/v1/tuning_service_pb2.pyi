@@ -60,6 +60,7 @@ class UploadDatasetHeader(_message.Message):
     DATASET_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    PERSONAL_DATA_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """tenants/{tenant}"""
     dataset_id: _builtins.str
@@ -72,6 +73,11 @@ class UploadDatasetHeader(_message.Message):
     """The format of every record. A line of another one is a bad line, by MIXED_FORMATS. Unset: that of
     the first record.
     """
+    personal_data: _dataset_pb2.PersonalDataMode.ValueType
+    """What is done about personal data. Unset: the operator's setting. INVALID_ARGUMENT with
+    PERSONAL_DATA_MODE_TOO_WEAK if it is less than that; FAILED_PRECONDITION with
+    PRIVACY_EXTRA_MISSING if the trainer has nothing to look with.
+    """
     def __init__(
         self,
         *,
@@ -79,10 +85,11 @@ class UploadDatasetHeader(_message.Message):
         dataset_id: _builtins.str = ...,
         size_bytes: _builtins.int | None = ...,
         format: _dataset_pb2.DatasetFormat.ValueType = ...,
+        personal_data: _dataset_pb2.PersonalDataMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "dataset_id", b"dataset_id", "format", b"format", "parent", b"parent", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "dataset_id", b"dataset_id", "format", b"format", "parent", b"parent", "personal_data", b"personal_data", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
     _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015

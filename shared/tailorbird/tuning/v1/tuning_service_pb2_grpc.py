@@ -100,9 +100,10 @@ class TuningServiceServicer:
     def UploadDataset(self, request_iterator, context):
         """Stores a JSONL file after reading every line of it. The first message is the header, the rest
         are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
-        all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
-        lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
-        the dataset; other bytes are ALREADY_EXISTS.
+        all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100
+        bad lines, whose field is "line 17", the message says how many there are. The same bytes under the
+        same name again return the dataset, where the same is done about personal data or comes to the
+        same; whatever else is ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

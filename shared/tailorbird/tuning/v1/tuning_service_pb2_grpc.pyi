@@ -40,9 +40,10 @@ class TuningServiceStub:
     UploadDataset: _grpc.StreamUnaryMultiCallable[_tuning_service_pb2.UploadDatasetRequest, _tuning_service_pb2.UploadDatasetResponse]
     """Stores a JSONL file after reading every line of it. The first message is the header, the rest
     are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
-    all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
-    lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
-    the dataset; other bytes are ALREADY_EXISTS.
+    all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100
+    bad lines, whose field is "line 17", the message says how many there are. The same bytes under the
+    same name again return the dataset, where the same is done about personal data or comes to the
+    same; whatever else is ALREADY_EXISTS.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]
     """Returns one dataset's record."""
@@ -88,9 +89,10 @@ class TuningServiceAsyncStub(TuningServiceStub):
     UploadDataset: _aio.StreamUnaryMultiCallable[_tuning_service_pb2.UploadDatasetRequest, _tuning_service_pb2.UploadDatasetResponse]  # type: ignore[assignment]
     """Stores a JSONL file after reading every line of it. The first message is the header, the rest
     are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
-    all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
-    lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
-    the dataset; other bytes are ALREADY_EXISTS.
+    all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100
+    bad lines, whose field is "line 17", the message says how many there are. The same bytes under the
+    same name again return the dataset, where the same is done about personal data or comes to the
+    same; whatever else is ALREADY_EXISTS.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Returns one dataset's record."""
@@ -139,9 +141,10 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tuning_service_pb2.UploadDatasetResponse, _abc.Awaitable[_tuning_service_pb2.UploadDatasetResponse]]:
         """Stores a JSONL file after reading every line of it. The first message is the header, the rest
         are chunks. A line that is not a record of a known format ends the call with INVALID_ARGUMENT once
-        all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100 bad
-        lines, whose field is "line 17", the message says how many there are. The same bytes under the same name again return
-        the dataset; other bytes are ALREADY_EXISTS.
+        all lines are read, and nothing is stored: BadRequest has a violation for each of the first 100
+        bad lines, whose field is "line 17", the message says how many there are. The same bytes under the
+        same name again return the dataset, where the same is done about personal data or comes to the
+        same; whatever else is ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod

@@ -21,6 +21,8 @@ from trainer_svc.judgement.model import Judgement, Sample
 from trainer_svc.protocol import Assignment
 
 FOUND = Judgement.model_validate(sample("judged.json")["judgement"])
+CHOSEN = Chosen(held_out=(1, 2), training=(3,))
+ASSIGNED = assignment(b"")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Examined:
     """An examiner that has found this out."""
 
     found: tuple[Judgement, Routed] | Exception
-    chosen: Chosen = Chosen(held_out=(1, 2), training=(3,))
-    assignment: Assignment = assignment(b"")
+    chosen: Chosen = CHOSEN
+    assignment: Assignment = ASSIGNED
 
     async def examine(self) -> tuple[Judgement, Routed]:
         if isinstance(self.found, Exception):

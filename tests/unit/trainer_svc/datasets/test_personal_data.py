@@ -1,0 +1,340 @@
+"""Uploads in which personal data is counted, replaced or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tailorbird.errors import AlreadyExists, FailedPrecondition, InvalidArgument, InvalidRecords
+from tailorbird.names import DatasetName
+from tailorbird.object_store import ObstoreStore, open_store
+from tailorbird.personal_data.loading import load_scanner, scan_options
+from tailorbird.personal_data.modes import Mode
+from tailorbird.personal_data.options import ScanOptions
+from tailorbird.personal_data.scanner import Scanner
+from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.record_texts import as_line, put_texts, record_texts
+from trainer_svc.datasets.store import DatasetStore
+
+NAME = DatasetName("acme", "chats")
+PLAIN = b'{"prompt":"a",   "completion": "b\\u00e9"}'
+PLANTED = ("jane.roe@web.de", "4111 1111 1111 1111", "1984-05-03", "(415) 555-2671")
+
+
+def chat(**further: Any) -> bytes:
+    record = {
+        "messages": [
+            {"role": "user", "content": f"I am {PLANTED[0]}, card {PLANTED[1]}"},
+            {"role": "assistant", "content": f"Thanks, {PLANTED[0]}!"},
+        ],
+        **further,
+    }
+    return json.dumps(record).encode()
+
+
+@pytest.fixture(scope="module")
+def scanner() -> Scanner:
+    return load_scanner(scan_options())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObstoreStore:
+    return open_store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def datasets(store: ObstoreStore, tmp_path: Path, scanner: Scanner) -> DatasetStore:
+    return with_least(Mode.OFF, store, tmp_path, scanner)
+
+
+def with_least(
+    least: Mode, store: ObstoreStore, folder: Path, scanner: Scanner, limit: int = 2**20
+) -> DatasetStore:
+    policy = PersonalDataPolicy(least, lambda: scanner)
+    return DatasetStore(store, folder / "spool", 2**20, limit, policy)
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def stored(store: ObstoreStore, dataset: Dataset) -> bytes:
+    data = await store.get(dataset.data_key)
+    assert hashlib.sha256(data).hexdigest() == dataset.sha256
+    assert len(data) == dataset.size_bytes
+    return data
+
+
+@pytest.mark.parametrize("mode", [Mode.SUBSTITUTE, Mode.REDACT])
+async def test_what_is_stored_holds_none_of_it(
+    datasets: DatasetStore, store: ObstoreStore, mode: Mode
+) -> None:
+    metadata = {"dob": PLANTED[2], "n": 7, "kind": "chat"}
+    source = chat(metadata=metadata, ours={"phones": [PLANTED[3]]}) + b"\r\n\n" + chat()
+    with capture_logs() as logs:
+        dataset = await datasets.upload(
+            NAME, None, chunks(source[:40], source[40:]), personal_data=mode
+        )
+    data = await stored(store, dataset)
+    for planted in PLANTED:
+        assert planted.encode() not in data
+        assert planted not in dataset.model_dump_json() + repr(dataset) + repr(logs)
+    first, blank, second = data.split(b"\n")
+    assert first.endswith(b"\r")
+    assert blank == b""
+    record = json.loads(first)
+    assert record["metadata"]["n"] == 7
+    assert record["metadata"]["kind"] == "chat"
+    if mode is Mode.REDACT:
+        assert record["messages"][0]["content"] == "I am <EMAIL>, card <CREDIT_CARD>"
+        assert record["metadata"]["dob"] == "<DATE_OF_BIRTH>"
+        assert record["ours"]["phones"] == ["<PHONE>"]
+    else:
+        address = record["messages"][0]["content"].split()[2].rstrip(",")
+        assert address.partition("@")[2] in ("example.com", "example.org", "example.net")
+        assert record["messages"][1]["content"] == f"Thanks, {address}!"
+        assert address not in json.loads(second)["messages"][0]["content"]
+    assert dataset.source_sha256 == hashlib.sha256(source).hexdigest()
+    report = dataset.personal_data
+    assert report is not None
+    assert (report.mode, report.records) == (mode, 2)
+    assert report.counts == {"credit_card": 2, "date_of_birth": 1, "email": 4, "phone": 1}
+    assert report.lines["email"] == (1, 3)
+    assert report.lines["phone"] == (1,)
+    assert await datasets.get(NAME) == dataset
+
+
+async def test_records_without_findings_keep_their_bytes(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    source = PLAIN + b"\n \n" + PLAIN + b"  \n"
+    dataset = await datasets.upload(NAME, len(source), chunks(source), personal_data=Mode.REDACT)
+    assert await stored(store, dataset) == source
+    assert dataset.sha256 == dataset.source_sha256
+    assert dataset.personal_data is not None
+    assert dataset.personal_data.counts == {}
+
+
+async def test_scanning_counts_and_stores_the_bytes(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    source = chat().replace(b'": ', b'" :  ')
+    dataset = await datasets.upload(NAME, None, chunks(source), personal_data=Mode.SCAN)
+    assert await stored(store, dataset) == source
+    assert dataset.personal_data is not None
+    assert dataset.personal_data.counts == {"credit_card": 1, "email": 2}
+
+
+async def test_of_each_kind_the_first_hundred_lines_are_told(datasets: DatasetStore) -> None:
+    dataset = await datasets.upload(
+        NAME, None, chunks((chat() + b"\n") * 120), personal_data=Mode.SCAN
+    )
+    assert dataset.personal_data is not None
+    assert dataset.personal_data.records == 120
+    assert dataset.personal_data.lines["email"] == tuple(range(1, 101))
+
+
+async def test_refusing_tells_lines_and_kinds_and_stores_nothing(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    source = b"\n".join([b"", *[chat()] * 7])
+    with pytest.raises(InvalidArgument) as told:
+        await datasets.upload(NAME, None, chunks(source), personal_data=Mode.REFUSE)
+    assert told.value.reason == "PERSONAL_DATA_FOUND"
+    assert told.value.description == (
+        "personal data in 7 records: email 14× (lines 2, 3, 4, 5, 6, …);"
+        " credit_card 7× (lines 2, 3, 4, 5, 6, …)"
+    )
+    for planted in PLANTED:
+        assert planted not in repr(told.value) + str(told.value.metadata)
+    assert [info.key async for info in store.objects("tenants")] == []
+    dataset = await datasets.upload(NAME, None, chunks(PLAIN), personal_data=Mode.REFUSE)
+    assert await stored(store, dataset) == PLAIN
+
+
+async def test_a_refusal_of_many_kinds_is_cut(store: ObstoreStore, tmp_path: Path) -> None:
+    scanner = load_scanner(
+        ScanOptions(
+            kinds=("email",), patterns={f"kind_{at:02}_{'x' * 30}": f"v{at}" for at in range(30)}
+        )
+    )
+    record = json.dumps({"prompt": " ".join(f"v{at}" for at in range(30)), "completion": "b"})
+    refusing = with_least(Mode.REFUSE, store, tmp_path, scanner)
+    with pytest.raises(InvalidArgument) as told:
+        await refusing.upload(NAME, None, chunks(record.encode()))
+    assert told.value.description.endswith("; and more")
+    assert len(told.value.description.encode()) < 512
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+async def test_the_same_upload_again_returns_the_dataset(
+    datasets: DatasetStore, mode: Mode
+) -> None:
+    source = chat() if mode is not Mode.REFUSE else PLAIN
+    first = await datasets.upload(NAME, None, chunks(source), personal_data=mode)
+    assert await datasets.upload(NAME, None, chunks(source), personal_data=mode) == first
+
+
+async def test_the_same_upload_is_known_when_the_rules_have_changed(
+    datasets: DatasetStore, store: ObstoreStore, tmp_path: Path
+) -> None:
+    first = await datasets.upload(NAME, None, chunks(chat()), personal_data=Mode.REDACT)
+    later = with_least(Mode.REDACT, store, tmp_path, load_scanner(scan_options(kinds=("email",))))
+    assert await later.upload(NAME, None, chunks(chat())) == first
+
+
+async def test_another_mode_that_stores_other_bytes_is_another_upload(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    raw = await datasets.upload(NAME, None, chunks(chat()), personal_data=Mode.OFF)
+    assert await datasets.upload(NAME, None, chunks(chat()), personal_data=Mode.SCAN) == raw
+    with pytest.raises(AlreadyExists, match="personal data: off"):
+        await datasets.upload(NAME, None, chunks(chat()), personal_data=Mode.REDACT)
+    assert await stored(store, raw) == chat()
+
+
+async def test_two_uploads_at_once_are_one(datasets: DatasetStore, store: ObstoreStore) -> None:
+    both = await asyncio.gather(
+        *(
+            datasets.upload(NAME, None, chunks(chat()), personal_data=Mode.SUBSTITUTE)
+            for _ in range(2)
+        )
+    )
+    assert both[0].sha256 == both[1].sha256
+    await stored(store, both[0])
+
+
+async def test_what_an_earlier_release_stored_is_known_again(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    new = await datasets.upload(NAME, None, chunks(PLAIN))
+    old = new.model_dump(mode="json", exclude={"source_sha256", "personal_data"})
+    await store.delete(f"{NAME}/meta.json")
+    await store.create(f"{NAME}/meta.json", json.dumps(old).encode())
+    again = await datasets.upload(NAME, None, chunks(PLAIN))
+    assert (again.sha256, again.source_sha256) == (new.sha256, "")
+    with pytest.raises(AlreadyExists):
+        await datasets.upload(NAME, None, chunks(PLAIN + b"\n"))
+
+
+async def test_the_operator_s_mode_is_the_least(
+    store: ObstoreStore, tmp_path: Path, scanner: Scanner
+) -> None:
+    redacting = with_least(Mode.REDACT, store, tmp_path, scanner)
+    for asked in (Mode.OFF, Mode.SCAN):
+        with pytest.raises(InvalidArgument, match=f"{asked} is less than redact") as told:
+            await redacting.upload(NAME, None, chunks(chat()), personal_data=asked)
+        assert told.value.field == "header.personal_data"
+        assert told.value.reason == "PERSONAL_DATA_MODE_TOO_WEAK"
+    dataset = await redacting.upload(NAME, None, chunks(chat()))
+    assert b"<EMAIL>" in await stored(store, dataset)
+    with pytest.raises(InvalidArgument, match="personal data in 1 records"):
+        await redacting.upload(
+            DatasetName("acme", "b"), None, chunks(chat()), personal_data=Mode.REFUSE
+        )
+    other = await redacting.upload(
+        DatasetName("acme", "c"), None, chunks(chat()), personal_data=Mode.SUBSTITUTE
+    )
+    assert b"@example." in await stored(store, other)
+
+
+async def test_a_scanner_is_made_once_and_only_when_it_is_needed(
+    store: ObstoreStore, tmp_path: Path, scanner: Scanner
+) -> None:
+    made: list[int] = []
+
+    def make() -> Scanner:
+        made.append(1)
+        return scanner
+
+    policy = PersonalDataPolicy(Mode.OFF, make)
+    policy.load()
+    datasets = DatasetStore(store, tmp_path / "spool", 2**20, 2**20, policy)
+    await datasets.upload(NAME, None, chunks(PLAIN))
+    assert made == []
+    for name in ("b", "c"):
+        await datasets.upload(
+            DatasetName("acme", name), None, chunks(PLAIN), personal_data=Mode.SCAN
+        )
+    assert made == [1]
+    PersonalDataPolicy(Mode.SCAN, make).load()
+    assert made == [1, 1]
+
+
+async def test_a_pattern_that_explodes_fails_the_upload_with_its_line(
+    store: ObstoreStore, tmp_path: Path
+) -> None:
+    scanner = load_scanner(
+        ScanOptions(kinds=("iban",), patterns={"ticket": "(a|aa)+$"}, pattern_seconds=0.05)
+    )
+    record = json.dumps({"prompt": "a" * 60 + "b", "completion": "b"}).encode()
+    scanning = with_least(Mode.SCAN, store, tmp_path, scanner)
+    with pytest.raises(FailedPrecondition, match="line 2: the pattern for ticket") as told:
+        await scanning.upload(NAME, None, chunks(PLAIN + b"\n" + record))
+    assert told.value.reason == "PATTERN_TIMED_OUT"
+    assert told.value.metadata["kind"] == "ticket"
+    assert [info.key async for info in store.objects("tenants")] == []
+
+
+async def test_a_bad_line_is_told_as_ever(
+    datasets: DatasetStore,
+) -> None:
+    with pytest.raises(InvalidRecords, match="line 2: not JSON"):
+        await datasets.upload(NAME, None, chunks(PLAIN + b"\n{"), personal_data=Mode.REDACT)
+
+
+def test_every_text_of_a_record_is_read_in_order() -> None:
+    record = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "one"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"function": {"name": "f", "arguments": '{"to": "two"}'}}],
+            },
+        ],
+        "metadata": {"customer_phone": "three", "list": ["four", 5, {"deep": "six"}]},
+    }
+    texts = record_texts(record)
+    assert [each.text for each in texts] == [
+        "user", "text", "one", "assistant", "f", '{"to": "two"}', "three", "four", "six"
+    ]  # fmt: skip
+    assert [each.label for each in texts if each.label] == ["customer_phone", "list", "deep"]
+    put_texts(record, [each.text.upper() for each in texts])
+    assert [each.text for each in record_texts(record)] == [each.text.upper() for each in texts]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), values), st.sampled_from([b"", b"\r", b"  "]))
+def test_putting_the_same_texts_back_changes_nothing(record: dict[str, Any], end: bytes) -> None:
+    before = json.dumps(record)
+    put_texts(record, [each.text for each in record_texts(record)])
+    line = as_line(record, b"{}" + end)
+    assert json.dumps(json.loads(line)) == before
+    assert line.endswith(b"}" + end)
+
+
+def test_a_deep_record_and_half_a_surrogate_pair_are_no_trouble() -> None:
+    deep: Any = "a"
+    for _ in range(900):
+        deep = [deep]
+    record = {"text": "b", "deep": deep, "half": "\ud800"}
+    assert [each.text for each in record_texts(record)] == ["b", "a", "\ud800"]
+    assert json.loads(as_line(record, b"")) == record
