@@ -15,6 +15,9 @@ from trainer_svc.engine.data.token_files import Piece
 _BATCH_CHARS = 2**16
 """Text that is tokenised at once: enough to hide the cost of a call, little in memory."""
 
+_SILENT_CHARS = 2**10
+"""What a record without a trained turn counts, so that a file of them is read in batches too."""
+
 _PROMPTS_CHARS = 2**25
 """Prompts of one record before its last, together: the template renders each from the start, so
 that they grow with the square of the turns. 100 turns in 128,000 tokens are about as much."""
@@ -196,7 +199,7 @@ def _length(turn: Encoded) -> int:
 
 
 def _chars(turn: Turn | None) -> int:
-    return 0 if turn is None else len(turn.prompt) + len(turn.answer)
+    return _SILENT_CHARS if turn is None else len(turn.prompt) + len(turn.answer)
 
 
 def _size(pieces: Sequence[Piece]) -> int:

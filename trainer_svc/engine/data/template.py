@@ -87,8 +87,11 @@ class Renderer:
             return Turns([0], lambda _: Turn(line, prompt, answer))
         if self._format == "instruction":
             record = as_chat(record)
-        chat = _Chat(self._tokenizer, self._special, record, line)
-        trained = [place for place, one in enumerate(record["messages"]) if is_trained(one)]
+        messages = record["messages"]
+        trained = [place for place, one in enumerate(messages) if is_trained(one)]
+        # What follows the last answer is never rendered, and however long it is, not held.
+        end = trained[-1] + 1 if trained else 0
+        chat = _Chat(self._tokenizer, self._special, {**record, "messages": messages[:end]}, line)
         return Turns(trained, chat.turn)
 
 

@@ -130,6 +130,11 @@ BIG = json.dumps({"a": "x" * 131_072})
             chat(ASK, calling({**call(), "function": {**call()["function"], "x": 1}})),
             "tool_calls[0].function.x: not supported",
         ),
+        (chat(ASK, calling({**call(), "\ud800": 1})), "tool_calls[0].key 4: half a surrogate pair"),
+        (
+            chat(ASK, ANSWER, tools=[tool(**{"\ud800": 1})]),
+            "tools[0].function.key 2: half a surrogate pair",
+        ),
         (chat(ASK, ANSWER, tools={}), "tools: a list is expected, not an object"),
         (chat(ASK, ANSWER, tools=["find"]), "tools[0]: an object is expected, not a string"),
         (chat(ASK, ANSWER, tools=[{"name": "find"}]), "tools[0].name: not supported"),

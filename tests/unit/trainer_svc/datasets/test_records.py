@@ -154,6 +154,8 @@ def test_a_question_of_white_space_is_a_question() -> None:
         (line({"prompt": "", "completion": "x"}), "prompt: empty"),
         (line({"prompt": "x", "completion": None}), "completion: a string is expected, not null"),
         (line({"prompt": "x", "completion": " \n"}), "completion: only white space"),
+        (line({"instruction": "", "output": "x"}), "instruction: empty"),
+        (line({"instruction": ["x"], "output": "x"}), "instruction: a string is expected"),
         (line({"instruction": "x", "output": "\t"}), "output: only white space"),
         (
             line({"messages": [CHAT["messages"][0], {"role": "assistant", "content": " "}]}),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.unit.trainer_svc.engine.data import tokenizers_of
 from tests.unit.trainer_svc.engine.data.tool_templates import BARE, TAGGED
 from trainer_svc.datasets.records import DatasetFormat, parse_record
 from trainer_svc.engine.data.sequences import Sequencer
+from trainer_svc.engine.data.template import Renderer
 from trainer_svc.engine.data.token_files import Piece
 
 DEMO_BASE = Path(__file__).parents[5] / "examples" / "demo_base"
@@ -152,6 +155,30 @@ def test_records_between_those_that_train_nothing_keep_their_lines() -> None:
         (1, 0), (2, 1), (3, 0), (4, 1), (5, 0),
     ]  # fmt: skip
     assert not any(one.too_long for one in found)
+
+
+def test_a_file_of_records_that_train_nothing_is_read_in_batches() -> None:
+    asked = itertools.count(1)
+    records = ((next(asked), chat(ASK, {**ANSWER, "weight": 0})) for _ in range(10_000))
+    next(Sequencer(demo(), "chat", 4096).sequences(records))
+    assert next(asked) < 100
+
+
+def test_what_follows_the_last_trained_answer_is_not_held() -> None:
+    class Text(str):
+        """Can be watched."""
+
+        __slots__ = ("__weakref__",)
+
+    for trained in (0, 1):
+        tail = Text("x" * 2**20)
+        watched = weakref.ref(tail)
+        record = chat(ASK, {**ANSWER, "weight": trained}, {"role": "user", "content": tail})
+        record["messages"].append({**ANSWER, "weight": 0})
+        turns = Renderer(demo(), "chat").turns(record, 1)
+        assert len(turns) == trained
+        del record, tail
+        assert watched() is None
 
 
 SILENT = (
