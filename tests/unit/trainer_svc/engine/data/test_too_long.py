@@ -214,3 +214,14 @@ def test_many_turns_past_the_cut_are_not_all_rendered() -> None:
     # The last turn, a search by halves, and the turns that fit: two renderings each.
     assert len(rendered) < 2 * (1 + 10 + 12)
     assert len(checked) >= 9
+
+
+def test_no_turn_is_taken_where_the_first_ones_do_not_fit() -> None:
+    last_alone = make_tokenizer(
+        "{% set asked = (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}"
+        "<|user|>{{ asked.content }}<|end|><|assistant|>"
+        "{% if not add_generation_prompt %}{{ messages[-1].content }}<|end|>{% endif %}"
+    )
+    record = chat("x" * 90, "a", "y" * 90, "b", "c", "d")
+    sequencer = Sequencer(last_alone, "chat", 64, truncate=True)
+    assert list(sequencer.sequences([(1, record)])) == [(1, [], True)]
