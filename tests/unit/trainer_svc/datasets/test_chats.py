@@ -132,7 +132,7 @@ BIG = json.dumps({"a": "x" * 131_072})
         ),
         (chat(ASK, calling({**call(), "\ud800": 1})), "tool_calls[0].key 4: half a surrogate pair"),
         (
-            chat(ASK, ANSWER, tools=[tool(**{"\ud800": 1})]),
+            chat(ASK, ANSWER, tools=[tool("find", **{"\ud800": 1})]),
             "tools[0].function.key 2: half a surrogate pair",
         ),
         (chat(ASK, ANSWER, tools={}), "tools: a list is expected, not an object"),
