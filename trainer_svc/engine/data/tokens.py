@@ -88,7 +88,7 @@ class TokenDataset(Sequence[Example]):
         """
         for line, rows in groupby(map(np.void.item, self.rows), key=lambda row: row[1]):
             digest = blake2b(digest_size=16)
-            for start, _, length, _ in rows:
+            for start, _, length, *_ in rows:
                 tokens = slice(start, start + length)
                 digest.update(length.to_bytes(8, "little"))
                 digest.update(self._token_ids[tokens].tobytes())
