@@ -24,6 +24,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_CARD = "README.md"
 REPORT = "report.json"
+REPORT_PAGE = "report.html"
 
 RANKS = (8, 16, 32, 64, 128)
 """LoRA ranks that training offers. Serving loads any rank up to its cap."""
@@ -35,7 +36,7 @@ MAX_PROBES_BYTES = 2**20
 """Some twenty times what training writes: four sequences of 128 tokens."""
 
 MAX_REPORT_BYTES = 2**20
-"""Of a judgement at most a quarter; the rest are curves and counts."""
+"""Of report.json and of report.html. A judgement takes at most a quarter of the first."""
 
 _MAX_FAULT_CHARS = 200
 _MAX_FAULTS = 64

@@ -1,4 +1,4 @@
-"""A trained adapter's files: PEFT's own format, the certificate, the model card; and their upload.
+"""A trained adapter's files: PEFT's own format, the certificate, what is told of it; their upload.
 
 Every tensor is in the base checkpoint's own precision, under the names PEFT and vLLM load.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import peft
 from safetensors.torch import save
 
 from tailorbird import __version__
@@ -21,6 +23,7 @@ from tailorbird.manifest import (
     MODEL_CARD,
     PROBES,
     REPORT,
+    REPORT_PAGE,
     AdapterManifest,
     Decision,
     EvaluationSummary,
@@ -30,13 +33,15 @@ from tailorbird.manifest import (
 from tailorbird.names import VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
 from trainer_svc.engine.result.judging import Judged
-from trainer_svc.engine.result.report import Report
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import DataReport, Hyperparameters
+from trainer_svc.jobs.model import DataReport
 from trainer_svc.judgement.model import Judgement
 from trainer_svc.protocol import Assignment, WorkerSettings
+from trainer_svc.report.card import model_card
+from trainer_svc.report.model import Lengths, Report
+from trainer_svc.report.page import report_page
 
-FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES, MODEL_CARD, REPORT)
+FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES, MODEL_CARD, REPORT, REPORT_PAGE)
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,10 @@ def build_package(
         tensors={name: tuple(tensor.shape) for name, tensor in judged.tensors.items()},
         evaluation=result.evaluation,
     )
-    card = _model_card(package, result.run.hyperparameters, assignment, settings)
-    (folder / MODEL_CARD).write_text(card, "utf-8")
-    (folder / REPORT).write_bytes(_report(result, assignment, settings).to_json())
+    report = _report(result, package, assignment, settings)
+    (folder / REPORT).write_bytes(report.to_json())
+    (folder / REPORT_PAGE).write_text(report_page(report), "utf-8")
+    (folder / MODEL_CARD).write_text(model_card(report, peft.__version__), "utf-8")
     return package
 
 
@@ -128,18 +134,27 @@ def _lineage(assignment: Assignment) -> Lineage:
     )
 
 
-def _report(result: Result, assignment: Assignment, settings: WorkerSettings) -> Report:
+def _report(
+    result: Result, package: Package, assignment: Assignment, settings: WorkerSettings
+) -> Report:
     state = result.run.state
     return Report(
         create_time=datetime.now(UTC),
+        adapter=assignment.adapter,
         base_model=settings.base_model_name,
+        base_model_digest=settings.base_model_digest,
+        target_modules=package.target_modules,
+        trainable_parameters=sum(math.prod(shape) for shape in package.tensors.values()),
+        tokens=state.tokens,
         lora=assignment.lora,
         hyperparameters=result.run.hyperparameters,
         lineage=_lineage(assignment),
         training_data=result.training_data,
         validation_data=result.validation_data,
+        lengths=Lengths.of(result.run.plan.lengths),
         training_curve=state.curve.training,
         validation_curve=state.curve.validation,
+        throughput=state.curve.throughput,
         best_step=state.best_step,
         evaluation=result.evaluation,
         judgement=result.judgement,
@@ -159,36 +174,3 @@ async def upload(store: ObjectStore, package: Package, version: VersionName) -> 
         except ObjectExists:
             if await store.get(key) != data:
                 raise Conflict(f"{key} was written by somebody else", key=key) from None
-
-
-def _model_card(
-    package: Package, hyper: Hyperparameters, assignment: Assignment, settings: WorkerSettings
-) -> str:
-    lora, score = assignment.lora, package.evaluation
-    rows = {
-        "Base model": f"{settings.base_model_name} (`{settings.base_model_digest}`)",
-        "Job": f"`{assignment.lease.job}`",
-        "Training data": f"`{assignment.training.name}` (sha256 `{assignment.training.sha256}`)",
-        "Rank, alpha": f"{lora.rank}, {lora.alpha:g}" + (" (rsLoRA)" if lora.use_rslora else ""),
-        "Layers": ", ".join(package.target_modules),
-        "Steps": f"{score.steps} ({hyper.epochs} epochs, {hyper.batch_tokens} tokens a step)",
-        "Learning rate": f"{hyper.learning_rate:.3g}",
-        "Seed": str(hyper.seed),
-        "Training loss": f"{score.training_loss:.4f} nats per token",
-        "Validation loss": _loss(score.validation_loss),
-        "Validation loss of the base": _loss(score.base_validation_loss),
-    }
-    if assignment.from_version:
-        rows["Trained on from"] = f"`{assignment.from_version}`"
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return (
-        f"---\nbase_model: {json.dumps(settings.base_model_name)}\nlibrary_name: peft\n"
-        f"tags: [lora, tailorbird]\n---\n\n# {assignment.adapter}\n\n"
-        f"A LoRA adapter, made by Tailorbird {__version__}. "
-        "`probes.json` holds what a forward pass with it must give.\n\n"
-        f"| | |\n|---|---|\n{table}\n"
-    )
-
-
-def _loss(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f} nats per token"

@@ -1,4 +1,4 @@
-"""How a run went: its losses, thinned to a bounded size, and the gap between the two."""
+"""How a run went: losses and speed, thinned to a bounded size, and the gap between the losses."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Curve(BaseModel):
     """(step, loss, learning rate)"""
     validation: tuple[tuple[int, float], ...] = ()
     """(step, loss)"""
+    throughput: tuple[tuple[int, float], ...] = ()
+    """(step, tokens per second since the point before)"""
     recent_loss: float = 0.0
     """Summed over the steps since the last evaluation."""
     recent_steps: int = 0
@@ -48,6 +50,13 @@ class Curve(BaseModel):
             kept = {points[0], best, points[-1], *points[::2]}
             points = tuple(point for point in points if point in kept)
         return self.model_copy(update={"validation": points, "recent_loss": 0.0, "recent_steps": 0})
+
+    def paced(self, step: int, tokens_per_second: float) -> Curve:
+        """Add how fast the steps up to this one were."""
+        points = (*self.throughput, (step, tokens_per_second))
+        if len(points) > _MOST_POINTS:
+            points = points[::2]
+        return self.model_copy(update={"throughput": points})
 
     @property
     def recent(self) -> float | None:

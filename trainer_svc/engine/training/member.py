@@ -160,6 +160,7 @@ class Place:
         if passed < self._progress_interval and 1 < state.step < total:
             return
         speed = (state.tokens - self._reported_tokens) / max(passed, 1e-6)
+        state.curve = state.curve.paced(state.step, speed)
         tokens_left = state.tokens / state.step * (total - state.step)
         self._member.report(
             StepProgress(

@@ -16,7 +16,7 @@ from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
-from trainer_svc.engine.result.report import Report
+from trainer_svc.report.model import Report
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import Hyperparameters, JobWarning, Judged, Prepared
 from trainer_svc.judgement.model import Candidate, EvaluationSpec

@@ -1,0 +1,18 @@
+"""The templates are in the wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hatchling.builders.wheel import WheelBuilder
+
+import trainer_svc.report
+
+ROOT = Path(trainer_svc.report.__file__).parents[2]
+
+
+def test_a_wheel_carries_the_templates() -> None:
+    templates = {path.name for path in (ROOT / "trainer_svc/report/templates").iterdir()}
+    assert {"page.html.j2", "page.css", "card.md.j2"} <= templates
+    carried = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {f"trainer_svc/report/templates/{name}" for name in templates} <= carried
