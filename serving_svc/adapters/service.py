@@ -128,6 +128,18 @@ class Adapters:
             return replace(found, report=await self._registry.report(name, manifest))
         return found
 
+    async def get_report(self, name: VersionName, file: str) -> bytes:
+        """Return a version's REPORT or REPORT_PAGE, as it was published.
+
+        Raises NotFound (also REPORT_NOT_FOUND: it has none), and DataCorrupt if its manifest or the
+        report cannot be read.
+        """
+        manifest = await self._registry.stored_manifest(name)
+        content = await self._registry.report_file(name, manifest, file)
+        if content is None:
+            raise NotFound(f"{file} of {name}", reason="REPORT_NOT_FOUND")
+        return content
+
     async def promote(self, version: VersionName, actor: str) -> Route:
         """Route the adapter to `version` after the gate; return the newest route.
 

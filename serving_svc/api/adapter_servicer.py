@@ -40,6 +40,9 @@ class Adapters(Protocol):
     async def get_version(self, name: VersionName) -> PublishedVersion:
         """Return a version."""
 
+    async def get_report(self, name: VersionName, file: str) -> bytes:
+        """Return a version's report.json or report.html."""
+
     async def promote(self, version: VersionName, actor: str) -> Route:
         """Route the adapter to `version`; return the newest route."""
 
@@ -130,6 +133,15 @@ class AdapterServicer(pb_grpc.AdapterServiceServicer):
         current_caller().check(name)
         found = await self._adapters.get_version(name)
         return pb.GetVersionResponse(version=convert.version(found))
+
+    async def GetVersionReport(
+        self, request: pb.GetVersionReportRequest, context: _Context
+    ) -> pb.GetVersionReportResponse:
+        """See the proto."""
+        name, file = convert.report_request(request)
+        current_caller().check(name)
+        content = await self._adapters.get_report(name, file)
+        return convert.report(file, content)
 
     async def Promote(self, request: pb.PromoteRequest, context: _Context) -> pb.PromoteResponse:
         """See the proto."""

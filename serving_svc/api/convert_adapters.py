@@ -12,7 +12,7 @@ from serving_svc.adapters.paging import Page
 from serving_svc.api.views import AdapterState, PublishedVersion, Refusal, Resident
 from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.errors import DataCorrupt, InvalidArgument
-from tailorbird.manifest import AdapterManifest
+from tailorbird.manifest import REPORT, REPORT_PAGE, AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.registry import MAX_ROUTED_VERSIONS, MAX_WEIGHT, Route, RoutedVersion
 from tailorbird.rpc.judgement import judgement_to_proto
@@ -20,6 +20,12 @@ from tailorbird.rpc.judgement import judgement_to_proto
 _MAX_CHUNK_BYTES = 3 * 2**20
 _MAX_URI_CHARS = 2048
 
+_REPORTS = {
+    pb.GetVersionReportRequest.FORMAT_UNSPECIFIED: REPORT_PAGE,
+    pb.GetVersionReportRequest.FORMAT_HTML: REPORT_PAGE,
+    pb.GetVersionReportRequest.FORMAT_JSON: REPORT,
+}
+_CONTENT_TYPES = {REPORT_PAGE: "text/html; charset=utf-8", REPORT: "application/json"}
 _TIERS = {"disk": pb.ResidentVersion.TIER_DISK, "engine": pb.ResidentVersion.TIER_ENGINE}
 
 
@@ -39,6 +45,15 @@ def residency_page(message: pb.ListResidencyRequest) -> tuple[TenantName, Page]:
     """Read a request for what this replica holds of a tenant's versions."""
     tenant = TenantName.parse(message.parent)
     return tenant, Page.parse(f"{tenant}/adapters", message.page_size, message.page_token)
+
+
+def report_request(message: pb.GetVersionReportRequest) -> tuple[VersionName, str]:
+    """Read a request for a version's report: of which version, and which of its files."""
+    name = VersionName.parse(message.name)
+    if message.format not in _REPORTS:
+        known = ", ".join(pb.GetVersionReportRequest.Format.keys())
+        raise InvalidArgument("format", f"{message.format} is none of {known}")
+    return name, _REPORTS[message.format]
 
 
 def rollback_request(message: pb.RollbackRequest) -> tuple[AdapterName, VersionName | None]:
@@ -163,6 +178,11 @@ def version(published: PublishedVersion) -> pb.Version:
         with suppress(DataCorrupt):
             message.judgement.CopyFrom(judgement_to_proto(published.report["judgement"]))
     return message
+
+
+def report(file: str, content: bytes) -> pb.GetVersionReportResponse:
+    """Write a version's report."""
+    return pb.GetVersionReportResponse(content_type=_CONTENT_TYPES[file], content=content)
 
 
 def imported(name: VersionName, manifest: AdapterManifest) -> pb.Version:

@@ -174,22 +174,33 @@ class AdapterRegistry:
     ) -> dict[str, Any] | None:
         """Return the version's report.json, or None if it was published without one.
 
+        Raises DataCorrupt (REPORT_INVALID) if it is none, or not the file that the manifest names.
+        """
+        data = await self.report_file(version, manifest, REPORT)
+        if data is None:
+            return None
+        with suppress(ValueError, RecursionError):
+            if isinstance(found := json.loads(data), dict):
+                return found
+        raise DataCorrupt(f"{REPORT} of {version} is no report", reason="REPORT_INVALID")
+
+    async def report_file(
+        self, version: VersionName, manifest: AdapterManifest, name: str
+    ) -> bytes | None:
+        """Return `name`, REPORT or REPORT_PAGE, or None if the version was published without it.
+
         Raises DataCorrupt (REPORT_INVALID) if it is not the file that the manifest names.
         """
-        entry = manifest.files.get(REPORT)
+        entry = manifest.files.get(name)
         if entry is None:
             return None
         try:
-            data = await self.store.get(f"{version}/{REPORT}", MAX_REPORT_BYTES)
-            if hashlib.sha256(data).hexdigest() == entry.sha256 and isinstance(
-                found := json.loads(data), dict
-            ):
-                return found
-        except (NotFound, DataCorrupt, ValueError, RecursionError) as error:
-            _log.warning("report cannot be read", version=str(version), error=str(error))
-        raise DataCorrupt(
-            f"{REPORT} of {version} is not what was published", reason="REPORT_INVALID"
-        )
+            data = await self.store.get(f"{version}/{name}", MAX_REPORT_BYTES)
+            if hashlib.sha256(data).hexdigest() == entry.sha256:
+                return data
+        except (NotFound, DataCorrupt) as error:
+            _log.warning("report cannot be read", version=str(version), error=error.message)
+        raise DataCorrupt(f"{name} of {version} is not what was published", reason="REPORT_INVALID")
 
     async def check_present(self, version: VersionName) -> None:
         """Raise NotFound if the version is not published (VERSION_NOT_FOUND) or VERSION_DELETED.

@@ -91,6 +91,12 @@ class ServingClient:
         request = adapters.GetVersionRequest(name=name)
         return self._connection.call(self._adapters.GetVersion, request).version
 
+    def get_version_report(self, name: str, *, json: bool = False) -> bytes:
+        """Return a version's report: the page for people in UTF-8, or the JSON for programs."""
+        kind = adapters.GetVersionReportRequest
+        request = kind(name=name, format=kind.FORMAT_JSON if json else kind.FORMAT_HTML)
+        return self._connection.call(self._adapters.GetVersionReport, request).content
+
     def promote(self, version: str) -> adapters.Route:
         """Route an adapter to one of its versions, named in full."""
         request = adapters.PromoteRequest(name=version)

@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
+from tailorbird.adapters.v1 import judgement_pb2
 from tailorbird.errors import NotFound, TailorbirdError, Unavailable
 from tailorbird.metadata import WATCHING
 from tailorbird.rpc.status import to_status
@@ -24,6 +25,11 @@ from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
 Context = Any
 ADAPTER = "tenants/acme/adapters/support"
 VERSIONS = [f"{ADAPTER}/versions/2026112{day}T100000-job-1" for day in (2, 1)]
+JUDGEMENT = judgement_pb2.Judgement(
+    records=20,
+    primary_metric="exact_match",
+    decision=judgement_pb2.Judgement.Decision(reason="SLICE_WORSE", message="worse in German"),
+)
 
 
 class Script:
@@ -271,7 +277,21 @@ class Adapters(adapters_grpc.AdapterServiceServicer):
         self, request: adapters_pb.GetVersionRequest, context: Context
     ) -> adapters_pb.GetVersionResponse:
         self.script.heard(request, context)
-        return adapters_pb.GetVersionResponse(version=_version(request.name))
+        version = _version(request.name)
+        if request.name == VERSIONS[0]:
+            version.files.add(path="report.html")
+            version.judgement.CopyFrom(JUDGEMENT)
+        return adapters_pb.GetVersionResponse(version=version)
+
+    def GetVersionReport(
+        self, request: adapters_pb.GetVersionReportRequest, context: Context
+    ) -> adapters_pb.GetVersionReportResponse:
+        self.script.heard(request, context)
+        as_json = request.format == adapters_pb.GetVersionReportRequest.FORMAT_JSON
+        return adapters_pb.GetVersionReportResponse(
+            content_type="application/json" if as_json else "text/html; charset=utf-8",
+            content=b'{"best_step": 7}' if as_json else b"<!DOCTYPE html><p>report</p>",
+        )
 
     def Promote(
         self, request: adapters_pb.PromoteRequest, context: Context

@@ -139,6 +139,7 @@ async def test_an_import_is_of_a_uri_or_of_files(stub: Any, use_cases: UseCases)
         ("GetAdapter", pb.GetAdapterRequest(name=FOREIGN)),
         ("ListVersions", pb.ListVersionsRequest(parent=FOREIGN)),
         ("GetVersion", pb.GetVersionRequest(name=FOREIGN_VERSION)),
+        ("GetVersionReport", pb.GetVersionReportRequest(name=FOREIGN_VERSION)),
         ("Promote", pb.PromoteRequest(name=FOREIGN_VERSION)),
         ("Rollback", pb.RollbackRequest(name=FOREIGN)),
         (

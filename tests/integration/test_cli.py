@@ -278,6 +278,53 @@ def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
     assert kinds == ["PauseJobRequest", "ResumeJobRequest"]
 
 
+def test_a_report_is_summarised_where_no_page_is_asked_for(run: Run, script: Script) -> None:
+    ran = run("adapters", "report", VERSIONS[0])
+    assert "20 HELD-OUT RECORDS" in ran.out
+    assert "SLICE_WORSE: worse in German" in ran.out
+    assert "--open" in ran.out
+    ran = run("adapters", "report", VERSIONS[1])
+    assert f"{VERSIONS[1]} was not judged" in ran.out
+    assert "--open" not in ran.out
+
+
+def test_a_report_is_written_to_a_file(run: Run, tmp_path: Path) -> None:
+    page, figures = tmp_path / "report.html", tmp_path / "report.json"
+    ran = run("adapters", "report", VERSIONS[0], "--out", str(page))
+    assert (ran.status, ran.out.strip()) == (0, str(page))
+    assert page.read_bytes().startswith(b"<!DOCTYPE html>")
+    ran = run("adapters", "report", VERSIONS[0], "--json", "--out", str(figures))
+    assert (ran.out.strip(), json.loads(figures.read_text())) == (str(figures), {"best_step": 7})
+    assert json.loads(run("adapters", "report", VERSIONS[0], "--json").out) == {"best_step": 7}
+    ran = run("adapters", "report", VERSIONS[0], "--out", str(tmp_path / "none" / "report.html"))
+    assert (ran.status, "No such file" in ran.err) == (1, True)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_report_opens_in_the_browser(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    opened: list[str] = []
+
+    def browse(address: str) -> bool:
+        opened.append(address)
+        return found
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ran = run(
+        "adapters", "report", VERSIONS[0].rpartition("/")[2], "--adapter", "support", "--open"
+    )
+    (path,) = tmp_path.iterdir()
+    assert (ran.status, ran.out.strip(), opened) == (0, str(path), [path.as_uri()])
+    assert ("no browser" in ran.err) is not found
+    assert path.read_bytes().startswith(b"<!DOCTYPE html>")
+    assert path.suffix == ".html"
+    assert path.stat().st_mode & 0o077 == 0
+    ran = run("adapters", "report", VERSIONS[0], "--open", "--json")
+    assert (ran.status, "--open" in ran.err) == (2, True)
+
+
 def test_adapters(run: Run, script: Script) -> None:
     latest = VERSIONS[0].rpartition("/")[2]
     assert ADAPTER in run("adapters", "list").out

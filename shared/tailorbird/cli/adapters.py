@@ -1,4 +1,4 @@
-"""`tailorbird adapters`: list, get, versions, version; the rest is in `routes` and `residency`."""
+"""`tailorbird adapters`: list, get, versions, version; see also `report`, `routes`, `residency`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, w
 from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.names import AdapterArgument, OfAdapter, VersionArgument, version_name
 from tailorbird.cli.output import last_part, out, print_facts, print_json, print_rows, size, when
+from tailorbird.cli.report import report
 from tailorbird.cli.residency import why_refused
 from tailorbird.cli.routes import shares
 from tailorbird.client import ServingClient
@@ -127,6 +128,7 @@ def version(
         out.print(judgement_lines(found.judgement))
 
 
+app.command("report")(report)
 app.command("promote")(routes.promote)
 app.command("rollback")(routes.rollback)
 app.add_typer(routes.route_app, name="route")

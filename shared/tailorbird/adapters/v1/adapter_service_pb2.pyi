@@ -586,6 +586,81 @@ class GetVersionResponse(_message.Message):
 Global___GetVersionResponse: _TypeAlias = GetVersionResponse  # noqa: Y015
 
 @_typing.final
+class GetVersionReportRequest(_message.Message):
+    """Asks for a version's report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Format:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetVersionReportRequest._Format.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FORMAT_UNSPECIFIED: GetVersionReportRequest._Format.ValueType  # 0
+        """FORMAT_HTML."""
+        FORMAT_HTML: GetVersionReportRequest._Format.ValueType  # 1
+        """A page for people, whole in itself: it runs no script and fetches nothing."""
+        FORMAT_JSON: GetVersionReportRequest._Format.ValueType  # 2
+        """The figures, for programs."""
+
+    class Format(_Format, metaclass=_FormatEnumTypeWrapper):
+        """What a report can be had as."""
+
+    FORMAT_UNSPECIFIED: GetVersionReportRequest.Format.ValueType  # 0
+    """FORMAT_HTML."""
+    FORMAT_HTML: GetVersionReportRequest.Format.ValueType  # 1
+    """A page for people, whole in itself: it runs no script and fetches nothing."""
+    FORMAT_JSON: GetVersionReportRequest.Format.ValueType  # 2
+    """The figures, for programs."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    format: Global___GetVersionReportRequest.Format.ValueType
+    """What to return it as. Unspecified: FORMAT_HTML."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        format: Global___GetVersionReportRequest.Format.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVersionReportRequest: _TypeAlias = GetVersionReportRequest  # noqa: Y015
+
+@_typing.final
+class GetVersionReportResponse(_message.Message):
+    """A version's report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content_type: _builtins.str
+    """"text/html; charset=utf-8" or "application/json"."""
+    content: _builtins.bytes
+    """The report, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        content_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_type", b"content_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVersionReportResponse: _TypeAlias = GetVersionReportResponse  # noqa: Y015
+
+@_typing.final
 class PromoteRequest(_message.Message):
     """Asks for a version to be routed."""
 

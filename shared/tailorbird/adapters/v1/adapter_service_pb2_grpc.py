@@ -57,6 +57,11 @@ class AdapterServiceStub:
                 request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionResponse.FromString,
                 _registered_method=True)
+        self.GetVersionReport = channel.unary_unary(
+                '/tailorbird.adapters.v1.AdapterService/GetVersionReport',
+                request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionReportRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionReportResponse.FromString,
+                _registered_method=True)
         self.Promote = channel.unary_unary(
                 '/tailorbird.adapters.v1.AdapterService/Promote',
                 request_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.PromoteRequest.SerializeToString,
@@ -123,6 +128,15 @@ class AdapterServiceServicer:
 
     def GetVersion(self, request, context):
         """Returns one version: what it is, where it came from, how it did.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVersionReport(self, request, context):
+        """Returns a version's report, byte for byte as it was published. NOT_FOUND (REPORT_NOT_FOUND) for a
+        version that was published without one: an import, or of an earlier release. DATA_LOSS
+        (REPORT_INVALID) when what is stored is not what was published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +219,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.GetVersion,
                     request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionRequest.FromString,
                     response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionResponse.SerializeToString,
+            ),
+            'GetVersionReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVersionReport,
+                    request_deserializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionReportRequest.FromString,
+                    response_serializer=tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionReportResponse.SerializeToString,
             ),
             'Promote': grpc.unary_unary_rpc_method_handler(
                     servicer.Promote,
@@ -353,6 +372,33 @@ class AdapterService:
             '/tailorbird.adapters.v1.AdapterService/GetVersion',
             tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionRequest.SerializeToString,
             tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVersionReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.adapters.v1.AdapterService/GetVersionReport',
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionReportRequest.SerializeToString,
+            tailorbird_dot_adapters_dot_v1_dot_adapter__service__pb2.GetVersionReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,11 @@ class AdapterServiceStub:
     """Lists an adapter's published versions, newest first."""
     GetVersion: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.GetVersionRequest, _adapter_service_pb2.GetVersionResponse]
     """Returns one version: what it is, where it came from, how it did."""
+    GetVersionReport: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.GetVersionReportRequest, _adapter_service_pb2.GetVersionReportResponse]
+    """Returns a version's report, byte for byte as it was published. NOT_FOUND (REPORT_NOT_FOUND) for a
+    version that was published without one: an import, or of an earlier release. DATA_LOSS
+    (REPORT_INVALID) when what is stored is not what was published.
+    """
     Promote: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.PromoteRequest, _adapter_service_pb2.PromoteResponse]
     """Routes an adapter to a version, after this replica has fetched it, checked it, loaded it and
     replayed its probes. In effect on this replica when the call returns, on others within 3 s.
@@ -84,6 +89,11 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Lists an adapter's published versions, newest first."""
     GetVersion: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.GetVersionRequest, _adapter_service_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Returns one version: what it is, where it came from, how it did."""
+    GetVersionReport: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.GetVersionReportRequest, _adapter_service_pb2.GetVersionReportResponse]  # type: ignore[assignment]
+    """Returns a version's report, byte for byte as it was published. NOT_FOUND (REPORT_NOT_FOUND) for a
+    version that was published without one: an import, or of an earlier release. DATA_LOSS
+    (REPORT_INVALID) when what is stored is not what was published.
+    """
     Promote: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PromoteRequest, _adapter_service_pb2.PromoteResponse]  # type: ignore[assignment]
     """Routes an adapter to a version, after this replica has fetched it, checked it, loaded it and
     replayed its probes. In effect on this replica when the call returns, on others within 3 s.
@@ -145,6 +155,17 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.GetVersionResponse, _abc.Awaitable[_adapter_service_pb2.GetVersionResponse]]:
         """Returns one version: what it is, where it came from, how it did."""
+
+    @_abc_1.abstractmethod
+    def GetVersionReport(
+        self,
+        request: _adapter_service_pb2.GetVersionReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.GetVersionReportResponse, _abc.Awaitable[_adapter_service_pb2.GetVersionReportResponse]]:
+        """Returns a version's report, byte for byte as it was published. NOT_FOUND (REPORT_NOT_FOUND) for a
+        version that was published without one: an import, or of an earlier release. DATA_LOSS
+        (REPORT_INVALID) when what is stored is not what was published.
+        """
 
     @_abc_1.abstractmethod
     def Promote(

@@ -1,0 +1,73 @@
+"""`tailorbird adapters report`: how a version was trained, and what was found out about it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from tailorbird.cli.connect import TenantOption, with_serving
+from tailorbird.cli.judgement import judgement_lines
+from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
+from tailorbird.cli.output import errors, last_part, out
+from tailorbird.client import ServingClient
+
+
+@with_serving
+def report(
+    serving: ServingClient,
+    name: VersionArgument,
+    adapter: OfAdapter = None,
+    browse: Annotated[
+        bool, typer.Option("--open", help="Open the report's page in the browser.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write the page to, or the JSON.", dir_okay=False),
+    ] = None,
+    tenant: TenantOption = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="The report as JSON instead of as a page.")
+    ] = False,
+) -> None:
+    """Show what was found out about a version: here in short, or in full as a page."""
+    if browse and json:
+        raise typer.BadParameter("--open shows the page, and --json is none: give one of them")
+    full = version_name(name, adapter, tenant)
+    if not (browse or json or to):
+        _summarise(serving, full)
+        return
+    content = serving.get_version_report(full, json=json)
+    if json and to is None:
+        print(content.decode())
+        return
+    path = _written(content, to, last_part(full)).absolute()
+    out.print(Text(str(path)))
+    if browse and not webbrowser.open(path.as_uri()):
+        errors.print("no browser was found; open the file with one")
+
+
+def _summarise(serving: ServingClient, name: str) -> None:
+    version = serving.get_version(name)
+    if version.HasField("judgement"):
+        out.print(judgement_lines(version.judgement))
+    else:
+        out.print(Text(f"{name} was not judged on held-out records"))
+    if any(file.path == "report.html" for file in version.files):
+        out.print("--open shows the whole report in a browser, --out FILE keeps it")
+
+
+def _written(content: bytes, to: Path | None, version: str) -> Path:
+    """Write the report to a file, for the caller's eyes alone where it is a temporary one."""
+    if to is not None:
+        to.write_bytes(content)
+        return to
+    number, path = tempfile.mkstemp(prefix=f"{version}-", suffix=".html")
+    with os.fdopen(number, "wb") as file:
+        file.write(content)
+    return Path(path)
