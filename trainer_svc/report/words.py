@@ -15,8 +15,8 @@ _CANDIDATES = {
 }
 _AS_WRITTEN = {"f1": "F1", "json": "JSON", "rouge": "ROUGE", "l": "L", "id": "ID"}
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_LEAST_PLAIN = 1e-3
-"""Numbers below this one are said with a power of ten."""
+_LEAST_PLAIN, _MOST_PLAIN = 1e-3, 1e15
+"""Numbers beyond these are said with a power of ten."""
 
 
 def candidate_name(candidate: Candidate) -> str:
@@ -36,14 +36,12 @@ def number(value: float) -> str:
     """Say a number to four digits; whole ones in full, by thousands."""
     if not math.isfinite(value):
         return str(value)
-    if value == int(value):
-        return f"{int(value):,}"
-    if abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    if abs(value) < _LEAST_PLAIN:
+    if value and not _LEAST_PLAIN <= abs(value) < _MOST_PLAIN:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         power = str(int(exponent)).translate(_SUPERSCRIPT)
         return f"{mantissa.rstrip('0').rstrip('.')} × 10{power}".replace("-", "−")
+    if value == int(value) or abs(value) >= 10_000:
+        return f"{value:,.0f}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
 
 

@@ -12,7 +12,7 @@ from tailorbird.manifest import MAX_REPORT_BYTES, Decision
 from tests.unit.trainer_svc.report.hostile import TEXTS, with_text
 from tests.unit.trainer_svc.report.outline import Element, outline
 from tests.unit.trainer_svc.report.reports import full_report, largest_report, minimal_report
-from trainer_svc.judgement.model import Candidate
+from trainer_svc.judgement.model import Candidate, Interval
 from trainer_svc.report.page import report_page
 from trainer_svc.report.printable import printable
 
@@ -134,6 +134,17 @@ def test_a_refusal_is_told_with_its_reason(reason: str, judged: bool, said: str)
     assert said in text
     assert reason in text
     assert "see there" in text
+
+
+def test_a_slice_that_lost_by_the_whole_interval_is_marked() -> None:
+    assert FULL.judgement is not None
+    first, second, *rest = FULL.judgement.slices
+    lost = first.model_copy(update={"drop": Interval(value=0.2, low=0.05, high=0.3)})
+    perhaps = second.model_copy(update={"drop": Interval(value=0.2, low=-0.05, high=0.3)})
+    judgement = FULL.judgement.model_copy(update={"slices": (lost, perhaps, *rest)})
+    page = outline(report_page(FULL.model_copy(update={"judgement": judgement})))
+    worse = [cell.everything() for cell in page.all("td") if "worse" in cell.attributes.values()]
+    assert worse == ["▼ +0.200 +0.050 to +0.300"]
 
 
 def test_pictures_and_tables_can_be_read_without_seeing_them() -> None:

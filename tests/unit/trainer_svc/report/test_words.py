@@ -24,6 +24,8 @@ from trainer_svc.report.model import Lengths
         (-2e-5, "−2 × 10⁻⁵"),
         (-1.5, "−1.5"),
         (12345.6, "12,346"),
+        (-12345.0, "−12,345"),
+        (2.5e99, "2.5 × 10⁹⁹"),
         (math.inf, "inf"),
         (math.nan, "nan"),
     ],
