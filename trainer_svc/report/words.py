@@ -60,9 +60,9 @@ def loss(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else number(value)
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Say how many there are."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def counted(count: int, one: str) -> str:
+    """Say how many there are of what is called `one`."""
+    return f"{count:,} {one if count == 1 else one + 's'}"
 
 
 def last_part(name: str) -> str:
