@@ -120,6 +120,13 @@ def test_one_point_makes_no_curve() -> None:
     assert loss_chart(one) is None
 
 
+def test_a_curve_of_validation_alone_is_drawn() -> None:
+    chart = loss_chart(FULL.model_copy(update={"training_curve": ()}))
+    assert chart is not None
+    assert [line.name for line in chart.lines] == ["Validation"]
+    assert chart.summary.startswith("validation loss from 2.871 to")
+
+
 def test_a_best_step_that_was_thinned_away_is_not_marked() -> None:
     chart = loss_chart(FULL.model_copy(update={"best_step": 169}))
     assert chart is not None

@@ -109,6 +109,7 @@ def test_what_a_report_lacks_is_not_on_its_page() -> None:
     )
     page = outline(report_page(FULL.model_copy(update={"judgement": fewer})))
     assert ids(page) == ["evaluation", "training", "data", "lineage"]
+    assert len(page.all("section")[0].all("svg")) == len(fewer.candidates[0].metrics)
 
 
 @pytest.mark.parametrize(

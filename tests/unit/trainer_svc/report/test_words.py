@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_svc.report import words
@@ -70,6 +70,7 @@ def test_ticks_are_round() -> None:
     assert labels == ["−0.2", "−0.1", "0", "0.1", "0.2", "0.3"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(), min_size=1), st.none() | st.just(0.0))
 def test_every_value_has_a_place(values: list[float], low: float | None) -> None:
     scale = scale_of(values, 10.0, 110.0, low=low)
@@ -82,6 +83,7 @@ def test_every_value_has_a_place(values: list[float], low: float | None) -> None
             assert 10.0 <= scale.at(value) <= 110.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=200))
 def test_every_length_is_in_one_bin(lengths: list[int]) -> None:
     found = Lengths.of(np.array(lengths, dtype=np.int64))
