@@ -16,7 +16,6 @@ from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
-from trainer_svc.report.model import Report
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import Hyperparameters, JobWarning, Judged, Prepared
 from trainer_svc.judgement.model import Candidate, EvaluationSpec
@@ -30,6 +29,7 @@ from trainer_svc.protocol import (
     Upload,
     Uploaded,
 )
+from trainer_svc.report.model import Report
 
 DATA = jsonl(chats(60))
 SHORT = Hyperparameters(epochs=1, batch_tokens=256, checkpoint_interval=100)
