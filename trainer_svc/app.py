@@ -27,6 +27,7 @@ from tailorbird.tuning.v1 import tuning_service_pb2
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import add_TuningServiceServicer_to_server
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels, with_further
+from trainer_svc.datasets.general import read_general
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
@@ -198,11 +199,20 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         scratch_dir=str(settings.data_dir.resolve() / "scratch"),
         cache_dir=str(settings.data_dir.resolve() / "cache" / "datasets"),
         cache_bytes=settings.dataset_cache_bytes,
+        general_data=_general_data(settings.general_data),
         safety_lists=_safety_lists(settings.safety_lists),
         progress_interval=settings.progress_interval,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
+
+
+def _general_data(path: Path | None) -> str:
+    """Return where the file is; InvalidArgument if a worker could not read it."""
+    if path is None:
+        return ""
+    read_general(path)
+    return str(path.resolve())
 
 
 def _safety_lists(path: Path | None) -> str:

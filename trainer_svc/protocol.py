@@ -67,6 +67,8 @@ class WorkerSettings(Record):
     """Folder of tokenised datasets, for all workers of the machine; it outlives them."""
     cache_bytes: int
     """Bytes that it may hold; what is in use may be more."""
+    general_data: str = ""
+    """Path of the file that `read_general` reads; "": none."""
     safety_lists: str = ""
     """Words and patterns by category, as `SafetyScreen` reads them; "": none."""
     progress_interval: float

@@ -110,6 +110,11 @@ class TrainerSettings(CommonSettings):
     """A spaCy pipeline's folder or package, which finds names and places. Empty: none are found."""
     progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds between two progress events of a job, at least."""
+    general_data: Path | None = None
+    """JSONL file of general texts and questions that a tuned version must still know.
+
+    See docs/evaluation.md. None: what is left of the base's general ability is not measured.
+    """
     safety_lists: Path | None = None
     """JSON file of words and patterns by category that data and answers are screened for.
 

@@ -106,6 +106,7 @@ class TrainerRound:
 
     def _create_job(self, pod: Pod) -> str:
         spec = job_pb2.JobSpec(
+            promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
             training_dataset=f"tenants/{_TENANT}/datasets/support",
             adapter=_ADAPTER,
             lora=job_pb2.LoraConfig(rank=8),

@@ -6,7 +6,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from examples.demo.tenants import INVOICES, SUPPORT, Tenant
+from examples.demo.tenants import EXAMPLES, INVOICES, SUPPORT, Tenant
 from tailorbird.cli.services import Plan, Services
 from tailorbird.cli.tokens import add_token
 from tailorbird.client import CallError, ServingClient, TrainerClient
@@ -32,6 +32,7 @@ class Stage:
             trainer_metrics_port=ports[1],
             serving_port=ports[2],
             serving_metrics_port=ports[3],
+            own={"trainer": {"TAILORBIRD_GENERAL_DATA": str(EXAMPLES / "general.jsonl")}},
         )
         self.services = Services(self.plan)
         self._running = ExitStack()

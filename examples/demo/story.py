@@ -33,7 +33,7 @@ from tailorbird.tuning.v1 import job_pb2
 TUNED_AT_LEAST, BASE_BELOW = 0.75, 0.1
 _SIGNED_AT_LEAST = 0.9
 _PATIENCE = 10.0
-_ALWAYS = job_pb2.PROMOTION_POLICY_ALWAYS
+_AUTO = job_pb2.PROMOTION_POLICY_AUTO_IF_BETTER
 _MANUAL = job_pb2.PROMOTION_POLICY_MANUAL
 
 
@@ -44,6 +44,7 @@ def tell(stage: Stage, report: Report) -> None:
     *first, second = _create_jobs(stage, report)
     _follow(stage, report, first)
     _serving_up(stage, report)
+    _judged(stage, report)
     _compare(stage, report)
     _keep_apart(stage, report)
     version = _review(stage, report, second)
@@ -100,15 +101,15 @@ def _create_jobs(stage: Stage, report: Report) -> list[_Job]:
     report.step("Three fine-tuning jobs at once")
     jobs = []
     for tenant, stem, policy, label in (
-        (SUPPORT, FIRST, _ALWAYS, "support"),
-        (INVOICES, FIRST, _ALWAYS, "invoices"),
+        (SUPPORT, FIRST, _AUTO, "support"),
+        (INVOICES, FIRST, _AUTO, "invoices"),
         (SUPPORT, SECOND, _MANUAL, "support v2"),
     ):
         report.command(
             f"tailorbird jobs create --tenant {tenant.id} --adapter {tenant.folder} --data {stem} "
             f"--validation {VALIDATION:g} --epochs {tenant.epochs} "
             f"--learning-rate {LEARNING_RATE:g} --batch-tokens {BATCH_TOKENS} "
-            f"--policy {'manual' if policy == _MANUAL else 'always'}"
+            f"--policy {'manual' if policy == _MANUAL else 'auto-if-better'}"
         )
         spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy)
         name = stage.trainer(tenant).create_job(tenant.name, spec).name
@@ -129,7 +130,7 @@ def _follow(stage: Stage, report: Report, jobs: Sequence[_Job]) -> list[JobView]
         report.say(f"{job.label}: {outcome(view)}")
         report.check(
             f"{job.tenant.id}'s job publishes {job.stem}",
-            view.succeeded and view.promoted is (job.policy == _ALWAYS),
+            view.succeeded and view.promoted is (job.policy == _AUTO),
             outcome(view),
         )
     return views
@@ -144,6 +145,30 @@ def _serving_up(stage: Stage, report: Report) -> None:
         f"{info.base_model} in {info.dtype}, {info.adapter_slots} adapters at once, "
         f"rank up to {info.max_lora_rank}, {info.max_model_len} tokens"
     )
+
+
+def _judged(stage: Stage, report: Report) -> None:
+    """Show what the trainer found out, by which the versions were promoted, and their reports."""
+    report.step("What the trainer found out before it promoted them")
+    rows = []
+    for tenant in TENANTS:
+        serving = stage.serving(tenant)
+        name = serving.get_adapter(tenant.adapter).route.version
+        found = serving.get_version(name).judgement
+        metric = found.primary_metric
+        shares = {each.candidate: each.metrics[metric].value for each in found.candidates}
+        few = f"{shares['few_shot']:.2f} ({found.few_shot_examples} examples)"
+        rows.append([tenant.id, metric, f"{shares['base']:.2f}", few, f"{shares['tuned']:.2f}"])
+        page = stage.plan.data_dir / f"report-{tenant.folder}.html"
+        page.write_bytes(serving.get_version_report(name))
+        report.command(f"tailorbird adapters report {name} --open")
+        report.say(f"  {page} ({size(page.stat().st_size)})")
+        report.check(
+            f"{tenant.id}'s version beat the base and a few-shot prompt",
+            found.decision.promote and found.few_shot_examples > 0,
+            found.decision.message,
+        )
+    report.table(["TENANT", "METRIC", "BASE", "FEW-SHOT", "TUNED"], rows)
 
 
 def _compare(stage: Stage, report: Report) -> None:

@@ -138,6 +138,7 @@ def peaks_of(folder: Path, base: Path, size: int) -> Peaks:
         stub = pb_grpc.TuningServiceStub(channel)
         dataset = stub.UploadDataset(uploaded(size // len(CHUNK))).dataset
         spec = job_pb2.JobSpec(
+            promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
             training_dataset=dataset.name,
             adapter="tenants/acme/adapters/large",
             hyperparameters=job_pb2.Hyperparameters(epochs=1, batch_tokens=1024),

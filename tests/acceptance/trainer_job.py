@@ -40,6 +40,7 @@ def start_job(address: str, *, batch_tokens: int = 256, checkpoint_interval: int
         ]
         stub.UploadDataset(iter(messages))
         spec = job_pb2.JobSpec(
+            promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
             training_dataset=f"{ACME}/datasets/chats",
             adapter=f"{ACME}/adapters/voice",
             validation_fraction=0.1,

@@ -116,6 +116,7 @@ def test_the_trainer_trains_in_a_pod(tmp_path: Path) -> None:
         ) as client:
             client.upload_dataset(ACME, "chats", chats(tmp_path / "chats.jsonl"))
             spec = job_pb2.JobSpec(
+                promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
                 training_dataset=f"{ACME}/datasets/chats",
                 adapter=f"{ACME}/adapters/voice",
                 lora=job_pb2.LoraConfig(rank=8),

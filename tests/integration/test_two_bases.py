@@ -35,6 +35,7 @@ def bases(tmp_path: Path) -> dict[str, Path]:
 
 def job(client: TrainerClient, base: str, adapter: str) -> str:
     spec = job_pb2.JobSpec(
+        promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
         base_model=base,
         training_dataset=f"{ACME}/datasets/chats",
         adapter=f"{ACME}/adapters/{adapter}",

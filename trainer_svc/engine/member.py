@@ -26,7 +26,7 @@ from tailorbird.names import AdapterName, JobName
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.elsewhere import finished, in_thread, stoppable
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
-from trainer_svc.engine.judging.examination import Examiner
+from trainer_svc.engine.judging.examination import Examiner, References
 from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
 from trainer_svc.engine.parent import begin_with, check_manifest, fetch_weights
@@ -39,7 +39,6 @@ from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.member import Ending, Member
 from trainer_svc.jobs.model import EventPayload, JobError, Resumed
-from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import (
     Assignment,
     Cancel,
@@ -69,7 +68,7 @@ class Tools:
     steps: StepThread
     store: ObjectStore
     preparer: Preparer
-    screen: SafetyScreen | None
+    references: References
     send: Callable[[Record], None]
 
 
@@ -210,6 +209,8 @@ class JobTask:
         """
         await self._check_version(checkpoints)
         data = await self._tools.preparer.prepare(self._assignment, self._folder)
+        if self._is_judged(data):
+            await self._examiner(data).check()
         run = await self.on_step_thread(lambda: self._begun(data))
         resumed = await self._resume(run, checkpoints)
         weights = None if resumed else await self._weights(run)
@@ -291,24 +292,27 @@ class JobTask:
 
     async def _examine(self, data: Preparation) -> Verdict | None:
         """Have the held-out records answered, where any are asked for."""
-        if not self._assignment.evaluation.max_records:
+        if not self._is_judged(data):
             return None
-        if not (data.chosen.held_out or self._assignment.hold_out):
-            return None
-        found = await verdict(
-            Examiner(
-                bank=self._tools.bank,
-                store=self._tools.store,
-                device=self,
-                assignment=self._assignment,
-                chosen=data.chosen,
-                screen=self._tools.screen,
-                folder=self._folder,
-                micro_tokens=MICRO_TOKENS,
-            )
-        )
+        found = await verdict(self._examiner(data))
         self._report(found.event)
         return found
+
+    def _is_judged(self, data: Preparation) -> bool:
+        asked = bool(data.chosen.held_out) or self._assignment.hold_out
+        return asked and self._assignment.evaluation.max_records > 0
+
+    def _examiner(self, data: Preparation) -> Examiner:
+        return Examiner(
+            bank=self._tools.bank,
+            store=self._tools.store,
+            device=self,
+            assignment=self._assignment,
+            chosen=data.chosen,
+            references=self._tools.references,
+            folder=self._folder,
+            micro_tokens=MICRO_TOKENS,
+        )
 
     async def _detach(self) -> None:
         await self.on_step_thread(lambda: self._tools.bank.detach(self._job))

@@ -142,14 +142,14 @@ class Preparer:
 
 def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, Read | None]:
     """Split the training records where that is asked for, or needed and possible."""
-    fraction = assignment.validation_fraction
+    fraction, least = assignment.validation_fraction, 1
     records = training[1].kept
     if fraction is None and assignment.hold_out and records >= _ENOUGH_RECORDS:
-        fraction = min(max(records * _HELD_OUT, _LEAST_HELD_OUT), _MOST_HELD_OUT) / records
+        fraction, least = min(_HELD_OUT, _MOST_HELD_OUT / records), _LEAST_HELD_OUT
     if fraction is None:
         return training, None
     try:
-        kept, held, kept_report, held_report = split(*training, fraction, seed)
+        kept, held, kept_report, held_report = split(*training, fraction, seed, least=least)
     except FailedPrecondition:
         if assignment.validation_fraction is None:
             # Nobody asked for it: records that are all the same have none to spare.

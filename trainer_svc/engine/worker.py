@@ -9,7 +9,10 @@ from pathlib import Path
 import structlog
 
 from tailorbird.object_store import ObjectStore
+from trainer_svc.datasets.general import read_general
 from trainer_svc.engine.data.cache import DatasetCache
+from trainer_svc.engine.judging.examination import References
+from trainer_svc.engine.judging.general import General
 from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.member import JobTask, Tools
 from trainer_svc.engine.preparation import Preparer
@@ -36,8 +39,8 @@ class Worker:
     ) -> None:
         cache = DatasetCache(Path(settings.cache_dir), settings.cache_bytes)
         preparer = Preparer(bank.base, store, cache)
-        screen = _screen(settings.safety_lists)
-        self._tools = Tools(settings, bank, steps, store, preparer, screen, send)
+        references = References(_general(settings, bank), _screen(settings))
+        self._tools = Tools(settings, bank, steps, store, preparer, references, send)
         self._leases: dict[LeaseKey, JobTask] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The newest lease of each job; it began when those before it had ended."""
@@ -81,6 +84,13 @@ class Worker:
                 del self._tasks[task.lease.job]
 
 
-def _screen(lists: str) -> SafetyScreen | None:
+def _general(settings: WorkerSettings, bank: AdapterBank) -> General | None:
+    """Return the operator's general data. The service has read it at its start."""
+    path = settings.general_data
+    return General(read_general(Path(path)), bank.base) if path else None
+
+
+def _screen(settings: WorkerSettings) -> SafetyScreen | None:
     """Return what the operator's lists look for. The service has checked them at its start."""
+    lists = settings.safety_lists
     return SafetyScreen.parse(lists, "safety_lists") if lists else None

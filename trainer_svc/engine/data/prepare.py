@@ -88,9 +88,9 @@ def prepared(
 
 
 def split(
-    dataset: TokenDataset, report: DataReport, fraction: float, seed: int
+    dataset: TokenDataset, report: DataReport, fraction: float, seed: int, *, least: int = 1
 ) -> tuple[TokenDataset, TokenDataset, DataReport, DataReport]:
-    """Hold out `fraction` of the different records, at least one on each side.
+    """Hold out `fraction` of the different records, at least `least`, and leave at least one.
 
     Copies of a record, whose tokens are the same, are on one side; those of one that is repeated
     more often than there are to be held out are trained on. Returns views of the training and
@@ -110,7 +110,7 @@ def split(
         )
     few = copies <= max(round(len(found) * fraction), 1)
     drawn_from = np.sort(first[few] if few.any() else first)
-    count = min(max(round(len(drawn_from) * fraction), 1), len(first) - 1)
+    count = min(max(round(len(drawn_from) * fraction), least), len(drawn_from), len(first) - 1)
     draw = random.Random(f"validation:{seed}")  # noqa: S311
     held = drawn_from[draw.sample(range(len(drawn_from)), count)]
     held_out = np.isin(dataset.lines, found["line"][np.isin(first[record], held)])

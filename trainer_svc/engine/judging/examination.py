@@ -17,14 +17,16 @@ from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.likelihood import score
 from trainer_svc.engine.generation.prompts import Generated, Prompt
+from trainer_svc.engine.judging.general import General
 from trainer_svc.engine.judging.questions import Asker
 from trainer_svc.engine.judging.reading import Material, Records, material
 from trainer_svc.engine.judging.routed import Routed, attach, routed_version
 from trainer_svc.engine.parent import Shapes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import LoraSpec
+from trainer_svc.judgement.check import check_answers
 from trainer_svc.judgement.judge import Evidence, judge_answers
-from trainer_svc.judgement.model import Answer, Candidate, HeldOut, Judgement
+from trainer_svc.judgement.model import Answer, Candidate, HeldOut, Judgement, Retention
 from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import Assignment, DatasetRef
 
@@ -42,12 +44,21 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True)
+class References:
+    """What the operator holds every version against; either may be missing."""
+
+    general: General | None
+    screen: SafetyScreen | None
+
+
+@dataclass(frozen=True)
 class Answers:
     """What all candidates gave, each in the order of the questions."""
 
     generated: Mapping[Candidate, Sequence[Generated]]
     swapped: Sequence[Generated]
     label_logprobs: Mapping[Candidate, npt.NDArray[np.float64]]
+    retention: Retention | None
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,29 @@ class Examiner:
     device: Device
     assignment: Assignment
     chosen: Chosen
-    screen: SafetyScreen | None
+    references: References
     folder: Path
     micro_tokens: int
+
+    async def check(self) -> None:
+        """Raise InvalidArgument if the answers have not what the job names to be judged by.
+
+        That is its primary metric, or a schema which none of them meets; before anything is
+        trained. Raises also what reading the records does.
+        """
+        spec = self.assignment.evaluation
+        if not self.chosen.held_out or not (spec.primary_metric or spec.json_schema):
+            return
+        held_out, training = await self._records()
+        asker = self._asker(self.assignment.validation or self.assignment.training)
+        shown = self._asker(self.assignment.training)
+
+        def checked() -> None:
+            pairs = [asker.pair(asker.up_to_answer(each)) for each in held_out.values()]
+            answers = [shown.pair(shown.up_to_answer(each))[1] for each in training.values()]
+            check_answers(spec, [one for one, _ in pairs], [one for _, one in pairs], answers)
+
+        await in_thread(lambda _: checked())
 
     async def examine(self) -> tuple[Judgement, Routed]:
         """Return the judgement, and where the adapter's traffic went when it was made.
@@ -92,18 +123,22 @@ class Examiner:
     def _seed(self) -> int:
         return self.assignment.hyperparameters.seed or 0
 
-    async def _material(self) -> Material:
+    async def _records(self) -> tuple[Records, Records]:
+        """Return the held-out records and those to draw examples from."""
         assignment, chosen = self.assignment, self.chosen
-        held_out: Records
-        training: Records
-        if assignment.validation is None:
-            lines = tuple(sorted({*chosen.training, *chosen.held_out}))
-            every = await self._read(assignment.training, lines)
-            held_out = {line: every[line] for line in chosen.held_out}
-            training = {line: every[line] for line in chosen.training}
-        else:
+        if assignment.validation is not None:
             held_out = await self._read(assignment.validation, chosen.held_out)
-            training = await self._read(assignment.training, chosen.training)
+            return held_out, await self._read(assignment.training, chosen.training)
+        lines = tuple(sorted({*chosen.training, *chosen.held_out}))
+        every = await self._read(assignment.training, lines)
+        return (
+            {line: every[line] for line in chosen.held_out},
+            {line: every[line] for line in chosen.training},
+        )
+
+    async def _material(self) -> Material:
+        assignment = self.assignment
+        held_out, training = await self._records()
         return await in_thread(
             lambda _: material(
                 held_out,
@@ -111,7 +146,7 @@ class Examiner:
                 self._asker(assignment.validation or assignment.training),
                 self._asker(assignment.training),
                 assignment.evaluation,
-                self.screen,
+                self.references.screen,
                 self._seed,
             )
         )
@@ -161,6 +196,11 @@ class Examiner:
                     self.bank, prompts, found.label_ids, micro_tokens=self.micro_tokens
                 )
                 logprobs[candidate] = scores.double().numpy()
+        retention: Retention | None = None
+        if self.references.general is not None:
+            retention = yield from self.references.general.retention(
+                self.bank, job, self.micro_tokens
+            )
         return Answers(
             generated={
                 candidate: generated[place * count : (place + 1) * count]
@@ -168,6 +208,7 @@ class Examiner:
             },
             swapped=generated[len(asked) * count :],
             label_logprobs=logprobs,
+            retention=retention,
         )
 
     def _judged(self, found: Material, answers: Answers, routed: Routed) -> Judgement:
@@ -186,7 +227,8 @@ class Examiner:
             labels=found.labels,
             swapped_prompts=found.swapped,
             swapped_answers=said(answers.swapped),
-            screen=self.screen,
+            retention=answers.retention,
+            screen=self.references.screen,
             data_findings=found.findings,
             few_shot_examples=found.questions.examples,
             few_shot_reason=found.few_shot_reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,13 @@ from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.model import Hyperparameters, JobWarning, Judged, Prepared
+from trainer_svc.jobs.model import (
+    Hyperparameters,
+    JobWarning,
+    Judged,
+    Prepared,
+    StepProgress,
+)
 from trainer_svc.judgement.model import Candidate, EvaluationSpec
 from trainer_svc.protocol import (
     Assignment,
@@ -79,9 +86,11 @@ async def test_a_tenth_is_held_out_and_answered_by_all(working: Working) -> None
     judged = await working.until(Judged, job.lease)
     prepared = await working.until(Prepared, job.lease)
     assert prepared.validation is not None
-    assert (prepared.training.kept, prepared.validation.kept) == (50, 10)
+    # Copies of a record are on one side.
+    assert prepared.training.kept + prepared.validation.kept == 60
+    assert 10 <= prepared.validation.kept <= 12
     found = judged.judgement
-    assert found.records == 10
+    assert found.records == prepared.validation.kept
     assert [each.candidate for each in found.candidates] == ["tuned", "base", "few_shot"]
     assert found.few_shot_examples > 0
     assert found.samples == ()
@@ -190,7 +199,7 @@ async def test_words_are_swapped_and_slices_told_where_they_are_asked_for(
     job = await start(working, jsonl(records), evaluation=spec)
     found = (await working.until(Judged, job.lease)).judgement
     assert found.counterfactuals is not None
-    assert found.counterfactuals.pairs == 10
+    assert found.counterfactuals.pairs == found.records
     assert {each.value for each in found.slices} == {"north", "south"}
 
 
@@ -207,16 +216,31 @@ async def test_labels_are_scored_by_their_likelihood(working: Working) -> None:
         assert 0 <= each.calibration_error <= 1
 
 
-async def test_a_metric_that_the_answers_do_not_have_is_told_and_the_version_published(
-    working: Working,
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (EvaluationSpec(primary_metric="label_accuracy"), "METRIC_NOT_APPLICABLE"),
+        (EvaluationSpec(primary_metric="field_accuracy"), "METRIC_NOT_APPLICABLE"),
+    ],
+)
+async def test_a_metric_that_the_answers_do_not_have_fails_before_training(
+    working: Working, spec: EvaluationSpec, reason: str
 ) -> None:
-    job = await start(working, evaluation=EvaluationSpec(primary_metric="label_accuracy"))
-    done, report = await uploaded(working, job)
-    decision = done.manifest.evaluation.decision
-    assert decision is not None
-    assert (decision.promote, decision.reason) == (False, "NOT_JUDGED")
-    assert "label_accuracy" in decision.message
-    assert report.judgement is None
+    job = await start(working, evaluation=spec)
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == (reason, False)
+    assert spec.primary_metric in failed.error.message
+    assert not any(isinstance(each, StepProgress | Prepared) for each in working.of(job.lease))
+
+
+async def test_a_schema_that_no_answer_meets_fails_before_training(working: Working) -> None:
+    records = chats(60)
+    for number, record in enumerate(records):
+        record["messages"][1]["content"] = json.dumps({"number": number})
+    schema = json.dumps({"type": "object", "required": ["price"]})
+    job = await start(working, jsonl(records), evaluation=EvaluationSpec(json_schema=schema))
+    failed = await working.until(Failed, job.lease)
+    assert failed.error.reason == "SCHEMA_MET_BY_NONE"
 
 
 async def test_a_store_that_is_down_fails_the_attempt_and_leaves_nothing(
