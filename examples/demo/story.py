@@ -19,6 +19,8 @@ from examples.demo.tenants import (
     FIRST,
     INVOICES,
     LEARNING_RATE,
+    MAX_FORGOTTEN,
+    MAX_RETENTION_LOSS,
     SECOND,
     SUPPORT,
     VALIDATION,
@@ -109,6 +111,7 @@ def _create_jobs(stage: Stage, report: Report) -> list[_Job]:
             f"tailorbird jobs create --tenant {tenant.id} --adapter {tenant.folder} --data {stem} "
             f"--validation {VALIDATION:g} --epochs {tenant.epochs} "
             f"--learning-rate {LEARNING_RATE:g} --batch-tokens {BATCH_TOKENS} "
+            f"--max-retention-loss {MAX_RETENTION_LOSS:g} --max-forgotten {MAX_FORGOTTEN:g} "
             f"--policy {'manual' if policy == _MANUAL else 'auto-if-better'}"
         )
         spec = tenant.job_spec(f"{tenant.name}/datasets/{stem}", policy)

@@ -14,7 +14,7 @@ from typing import Any
 from .corpus import Corpus
 
 SEED = 1701
-QUESTIONS, TEXTS = 80, 60
+QUESTIONS, TEXTS = 80, 40
 _TEXT_CHARS = 600
 _DOCUMENTS = ("README.md", "bench/README.md", "docs/deploy.md", "examples/demo/README.md")
 
@@ -33,7 +33,7 @@ def _paragraphs() -> list[str]:
     root = Path(__file__).resolve().parents[2]
     texts = (root.joinpath(name).read_text("utf-8") for name in _DOCUMENTS)
     paragraphs = (part.strip()[:_TEXT_CHARS] for text in texts for part in text.split("\n\n"))
-    return [part for part in paragraphs if len(part) > 150 and part[0].isalpha()]
+    return [part for part in paragraphs if len(part) > 100 and part[0].isalpha()]
 
 
 def main() -> None:

@@ -108,7 +108,6 @@ def test_a_job_is_trained_in_one_and_its_adapter_served_in_the_other(
             job = trainer.create_job(
                 "tenants/wrenfield",
                 job_pb2.JobSpec(
-                    promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
                     training_dataset=dataset.name,
                     adapter=ADAPTER,
                     hyperparameters=job_pb2.Hyperparameters(epochs=1),

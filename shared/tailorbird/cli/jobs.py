@@ -93,6 +93,22 @@ def create(
     policy: Annotated[
         Policy, typer.Option(help="Whether the route moves.")
     ] = Policy.AUTO_IF_BETTER,
+    metric: Annotated[
+        str, typer.Option(help="The metric that decides; else by the kind of the answers.")
+    ] = "",
+    slice_: Annotated[
+        list[str] | None,
+        typer.Option("--slice", help="Tell figures apart by this metadata field; may be repeated."),
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(help="Examples of the few-shot prompt, at most 8; 0: none.")
+    ] = None,
+    max_retention_loss: Annotated[
+        float | None, typer.Option(help="Nats that the loss on general texts may rise.")
+    ] = None,
+    max_forgotten: Annotated[
+        float | None, typer.Option(help="Share of general questions that may be forgotten.")
+    ] = None,
     exclusive: Annotated[
         bool, typer.Option("--exclusive", help="Train next to no other job.")
     ] = False,
@@ -123,6 +139,13 @@ def create(
         isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
         from_version=version_name(from_version, adapter, tenant) if from_version else "",
+        evaluation=job_pb2.EvaluationConfig(
+            primary_metric=metric,
+            slice_fields=slice_,
+            few_shot_examples=few_shot,
+            max_retention_loss=max_retention_loss,
+            max_forgotten=max_forgotten,
+        ),
         data=job_pb2.DataPolicy(
             too_long=job_pb2.TooLong.Value(f"TOO_LONG_{too_long.name}"),
             max_too_long_fraction=max_too_long,

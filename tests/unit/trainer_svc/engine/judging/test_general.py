@@ -72,7 +72,7 @@ def test_what_the_base_never_knew_is_not_forgotten(bank: AdapterBank, adapter: s
 def test_what_the_base_knows_may_be_forgotten(
     bank: AdapterBank, adapter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of four questions the base answers three right, and the adapter one of these, and the fourth."""
+    """The base answers three of four questions right, the adapter one of these and the fourth."""
     tokenizer = bank.base.tokenizer
     right = tuple(tokenizer("?")["input_ids"])
     wrong = tuple(tokenizer("no")["input_ids"])
