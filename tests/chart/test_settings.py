@@ -30,6 +30,8 @@ SAMPLES: dict[str, Any] = {
     "personalDataKinds": ["email", "phone"],
     "personalDataPatterns": "ticket=T-[0-9]{4,9}\ncase=(?P<value>\\d+), of",
     "personalDataSpacyModel": "en_core_web_sm",
+    "generalData": "/data/general.jsonl",
+    "safetyLists": "/data/safety.json",
     "toolCallParser": "llama3_json",
     "importPrefixes": ["s3://models/of/{tenant}/", "gs://more/{tenant}/adapters/"],
     "warm": [
