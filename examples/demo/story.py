@@ -162,7 +162,8 @@ def _judged(stage: Stage, report: Report) -> None:
         shares = {each.candidate: each.metrics[metric].value for each in found.candidates}
         few = f"{shares['few_shot']:.2f} ({found.few_shot_examples} examples)"
         rows.append([tenant.id, metric, f"{shares['base']:.2f}", few, f"{shares['tuned']:.2f}"])
-        page = stage.plan.data_dir / f"report-{tenant.folder}.html"
+        # Beside the run's folder, which goes when all is well.
+        page = stage.plan.data_dir.parent / f"report-{tenant.folder}.html"
         page.write_bytes(serving.get_version_report(name))
         report.command(f"tailorbird adapters report {name} --open")
         report.say(f"  {page} ({size(page.stat().st_size)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -84,7 +85,8 @@ def test_a_value_reaches_its_setting(setting: Setting, monkeypatch: pytest.Monke
 
     read_back = getattr(read(setting.service, variables, monkeypatch), setting.name)
 
-    assert (list(read_back) if isinstance(value, list) else read_back) == value
+    plain = str(read_back) if isinstance(read_back, Path) else read_back
+    assert (list(plain) if isinstance(value, list) else plain) == value
     assert f"{setting.name.upper()}={setting.path}" in variables[KEYS].split(",")
     other = next(name for name in MODELS if name != setting.service)
     before = render(without)

@@ -19,8 +19,7 @@ from trainer_svc.datasets.content import Content
 from trainer_svc.datasets.report.model import NearDuplicates, NearPair
 
 NEAR_SIMILARITY = 0.8
-"""Templated chats of different customers reach 0.54 (examples/); a text of 200 characters with one
-of its words changed has about 0.9."""
+"""Templated chats of different customers reach 0.53 (examples/)."""
 
 _MAX_RECORDS = 10_000
 _CHARACTERS = 2000
