@@ -18,12 +18,10 @@ from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.dispatch.backoff import insist
 from trainer_svc.jobs.fence import Lease
 from trainer_svc.jobs.model import TERMINAL, Job, JobState, Left, PromotionPolicy
-from trainer_svc.jobs.publication import Publication, publish
+from trainer_svc.jobs.publication import BASE_CHANGED, Publication, publish
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 
-BASE_CHANGED = "BASE_CHANGED"
-"""Why a version is not promoted: the adapter's traffic goes to versions of another base."""
 NOT_JUDGED = "NOT_JUDGED"
 """Why a version is not promoted: its worker, of an earlier release, judged nothing."""
 

@@ -28,6 +28,7 @@ from trainer_svc.protocol import Ready, Unusable
 
 if TYPE_CHECKING:
     from trainer_svc.engine.base import Base
+    from trainer_svc.engine.judging.references import References
     from trainer_svc.engine.step.bank import AdapterBank
 
 _THREADS = 256
@@ -52,6 +53,7 @@ def main(fd: int) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from trainer_svc.engine.base import limit_memory, load_base
+    from trainer_svc.engine.judging.references import references
 
     disable_progress_bar()
     torch.set_num_threads(settings.threads)
@@ -64,13 +66,14 @@ def main(fd: int) -> None:
             get_logger(__name__).warning(
                 "records of the base are run one by one", why=base.why_alone
             )
+        against = references(settings, base)
     except Exception as error:
         channel.send_last(Unusable(error=_told(error)))
         sys.exit(1)
-    asyncio.run(_serve(channel, base))
+    asyncio.run(_serve(channel, base, against))
 
 
-async def _serve(channel: Channel, base: Base) -> None:
+async def _serve(channel: Channel, base: Base, against: References) -> None:
     """Serve for ever. The process ends rather than live on without commands or steps."""
     import torch
 
@@ -89,7 +92,7 @@ async def _serve(channel: Channel, base: Base) -> None:
         )
         steps = StepThread(bank, progress_interval=settings.progress_interval)
         store = open_store(settings.object_store)
-        worker = Worker(settings, bank, steps, store, channel.send)
+        worker = Worker(settings, bank, steps, store, channel.send, against)
         channel.send(_ready(settings.device, bank))
         serving = asyncio.create_task(worker.serve(channel.inbox.get))
         ended = asyncio.create_task(asyncio.to_thread(steps.wait))

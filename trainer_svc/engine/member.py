@@ -26,7 +26,8 @@ from tailorbird.names import AdapterName, JobName
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.elsewhere import finished, in_thread, stoppable
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
-from trainer_svc.engine.judging.examination import Examiner, References
+from trainer_svc.engine.judging.examination import Examiner
+from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
 from trainer_svc.engine.parent import begin_with, check_manifest, fetch_weights

@@ -9,15 +9,12 @@ from pathlib import Path
 import structlog
 
 from tailorbird.object_store import ObjectStore
-from trainer_svc.datasets.general import read_general
 from trainer_svc.engine.data.cache import DatasetCache
-from trainer_svc.engine.judging.examination import References
-from trainer_svc.engine.judging.general import General
+from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.member import JobTask, Tools
 from trainer_svc.engine.preparation import Preparer
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import Cancel, LeaseKey, Start, Suspend, Upload, WorkerSettings
 from trainer_svc.record import Record
 
@@ -36,11 +33,12 @@ class Worker:
         steps: StepThread,
         store: ObjectStore,
         send: Callable[[Record], None],
+        references: References | None = None,
     ) -> None:
         cache = DatasetCache(Path(settings.cache_dir), settings.cache_bytes)
         preparer = Preparer(bank.base, store, cache)
-        references = References(_general(settings, bank), _screen(settings))
-        self._tools = Tools(settings, bank, steps, store, preparer, references, send)
+        against = references or References()
+        self._tools = Tools(settings, bank, steps, store, preparer, against, send)
         self._leases: dict[LeaseKey, JobTask] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The newest lease of each job; it began when those before it had ended."""
@@ -82,15 +80,3 @@ class Worker:
             del self._leases[task.lease]
             if self._tasks[task.lease.job] is asyncio.current_task():
                 del self._tasks[task.lease.job]
-
-
-def _general(settings: WorkerSettings, bank: AdapterBank) -> General | None:
-    """Return the operator's general data. The service has read it at its start."""
-    path = settings.general_data
-    return General(read_general(Path(path)), bank.base) if path else None
-
-
-def _screen(settings: WorkerSettings) -> SafetyScreen | None:
-    """Return what the operator's lists look for. The service has checked them at its start."""
-    lists = settings.safety_lists
-    return SafetyScreen.parse(lists, "safety_lists") if lists else None

@@ -12,6 +12,9 @@ from tailorbird.names import AdapterName, JobName, VersionName
 from tailorbird.registry import AdapterRegistry, Route, RouteConflict
 from trainer_svc.record import Record
 
+BASE_CHANGED = "BASE_CHANGED"
+"""Why a version is not promoted: the adapter's traffic goes to versions of another base."""
+
 _log = structlog.get_logger(__name__)
 
 

@@ -17,9 +17,9 @@ from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.likelihood import score
 from trainer_svc.engine.generation.prompts import Generated, Prompt
-from trainer_svc.engine.judging.general import General
 from trainer_svc.engine.judging.questions import Asker
 from trainer_svc.engine.judging.reading import Material, Records, material
+from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.judging.routed import Routed, attach, routed_version
 from trainer_svc.engine.parent import Shapes
 from trainer_svc.engine.step.bank import AdapterBank
@@ -27,7 +27,6 @@ from trainer_svc.jobs.model import LoraSpec
 from trainer_svc.judgement.check import check_answers
 from trainer_svc.judgement.judge import Evidence, judge_answers
 from trainer_svc.judgement.model import Answer, Candidate, HeldOut, Judgement, Retention
-from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import Assignment, DatasetRef
 
 T = TypeVar("T")
@@ -41,14 +40,6 @@ class Device(Protocol):
 
     async def pieces(self, work: Generator[None, None, T]) -> T:
         """Run `work` piece by piece, under a share of the device."""
-
-
-@dataclass(frozen=True)
-class References:
-    """What the operator holds every version against; either may be missing."""
-
-    general: General | None
-    screen: SafetyScreen | None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tailorbird.registry import AdapterRegistry
 from trainer_svc.engine.parent import Shapes, fetch_weights
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import LoraSpec
+from trainer_svc.jobs.publication import BASE_CHANGED
 from trainer_svc.protocol import Assignment
 
 
@@ -29,6 +30,8 @@ class Routed:
     lora: LoraSpec | None = None
     weights: dict[str, torch.Tensor] | None = None
     refusal: str = ""
+    reason: str = "ROUTED_NOT_JUDGED"
+    """With a refusal: why nothing takes its place by itself."""
 
 
 async def routed_version(
@@ -50,7 +53,8 @@ async def routed_version(
     try:
         manifest = await registry.manifest(version)
         if manifest.base_model_digest != assignment.base_model_digest:
-            return Routed(head.generation, version, refusal=f"{version} is of another base")
+            why = f"{version} is of another base"
+            return Routed(head.generation, version, refusal=why, reason=BASE_CHANGED)
         lora = LoraSpec(
             rank=manifest.rank,
             alpha=manifest.alpha,

@@ -15,7 +15,6 @@ from trainer_svc.judgement.model import Judgement
 NO_HELD_OUT_DATA = "NO_HELD_OUT_DATA"
 NO_ANSWERS = "NO_ANSWERS"
 NOT_JUDGED = "NOT_JUDGED"
-ROUTED_NOT_JUDGED = "ROUTED_NOT_JUDGED"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ def _beside(judgement: Judgement, routed: Routed) -> Judgement:
     note = f"the routed version was not asked: {routed.refusal}"
     decision = judgement.decision
     if decision.promote:
-        refused = {"promote": False, "reason": ROUTED_NOT_JUDGED, "message": note}
-        decision = decision.model_copy(update={**refused, "reasons": (ROUTED_NOT_JUDGED,)})
+        refused = {"promote": False, "reason": routed.reason, "message": note}
+        decision = decision.model_copy(update={**refused, "reasons": (routed.reason,)})
     return judgement.model_copy(update={"notes": (*judgement.notes, note), "decision": decision})
 
 

@@ -59,12 +59,13 @@ async def test_samples_stand_in_the_report_alone() -> None:
     assert told.event.judgement == FOUND
 
 
-async def test_nothing_takes_the_place_of_a_version_that_was_not_asked() -> None:
-    routed = Routed(7, VersionName.parse(VERSION), refusal="it is broken")
+@pytest.mark.parametrize("reason", ["ROUTED_NOT_JUDGED", "BASE_CHANGED"])
+async def test_nothing_takes_the_place_of_a_version_that_was_not_asked(reason: str) -> None:
+    routed = Routed(7, VersionName.parse(VERSION), refusal="it is broken", reason=reason)
     told = await of((FOUND, routed))
-    assert (told.decision.promote, told.decision.reason) == (False, "ROUTED_NOT_JUDGED")
+    assert (told.decision.promote, told.decision.reason) == (False, reason)
     assert told.judgement is not None
-    assert told.judgement.decision.reasons == ("ROUTED_NOT_JUDGED",)
+    assert told.judgement.decision.reasons == (reason,)
     assert told.judgement.notes[-1] == told.decision.message
 
 
