@@ -223,7 +223,10 @@ def _safety_lists(path: Path | None) -> str:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument("safety_lists", f"{path} cannot be read: {error}") from error
-    SafetyScreen.parse(text, "safety_lists")
+    try:
+        SafetyScreen.parse(text, str(path))
+    except InvalidArgument as error:
+        raise InvalidArgument("safety_lists", error.message) from error
     return text
 
 

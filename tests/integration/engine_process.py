@@ -19,7 +19,13 @@ R = TypeVar("R", bound=Record)
 
 class WorkerProcess:
     def __init__(
-        self, base: Path, store: Path, scratch: Path, *, gradient_checkpointing: bool = False
+        self,
+        base: Path,
+        store: Path,
+        scratch: Path,
+        *,
+        gradient_checkpointing: bool = False,
+        general_data: str = "",
     ) -> None:
         files = load_base_model(str(base), scratch / "cache", "tiny-llama")
         self.settings = WorkerSettings(
@@ -35,6 +41,7 @@ class WorkerProcess:
             cache_bytes=2**30,
             progress_interval=0.0,
             gradient_checkpointing=gradient_checkpointing,
+            general_data=general_data,
         )
         ours, theirs = socket.socketpair()
         with theirs:

@@ -24,6 +24,7 @@ from trainer_svc.jobs.model import (
     Evaluation,
     Hyperparameters,
     JobWarning,
+    Judged,
     LoraSpec,
     Prepared,
     Resumed,
@@ -42,6 +43,7 @@ from trainer_svc.protocol import (
     Suspend,
     Suspended,
     Trained,
+    Unusable,
     Upload,
     Uploaded,
 )
@@ -91,6 +93,28 @@ def test_a_worker_says_what_it_has_chosen(
 def upload(worker: WorkerProcess, job: Assignment, version: str) -> Uploaded:
     worker.send(Upload(lease=job.lease, version=version))
     return worker.until(Uploaded)[1]
+
+
+def test_a_worker_without_what_versions_are_held_against_does_not_start(
+    base: Path, store: Path, tmp_path: Path
+) -> None:
+    with WorkerProcess(base, store, tmp_path, general_data=str(tmp_path / "gone")) as worker:
+        said = worker.next()
+    assert isinstance(said, Unusable)
+    assert "gone cannot be read" in said.error.message
+
+
+def test_what_an_adapter_leaves_of_the_base_is_told(
+    base: Path, store: Path, tmp_path: Path
+) -> None:
+    general = tmp_path / "general.jsonl"
+    general.write_bytes(jsonl([{"text": "the order is on its way to the customer"}, *chats(3)]))
+    with WorkerProcess(base, store, tmp_path / "scratch", general_data=str(general)) as worker:
+        job = assignment(DATA, "kept")
+        worker.send(Start(assignment=job))
+        _, judged = worker.until(Judged)
+    assert judged.judgement.retention is not None
+    assert judged.judgement.retention.texts == 1
 
 
 def test_a_job_from_start_to_uploaded(worker: WorkerProcess, base: Path, store: Path) -> None:

@@ -121,6 +121,24 @@ def database_without_driver(folder: Path) -> Environment:
     return {"TAILORBIRD_DATABASE_URL": "mysql://me:secret@127.0.0.1:1/jobs"}
 
 
+def no_general_data(folder: Path) -> Environment:
+    return {"TAILORBIRD_GENERAL_DATA": str(folder / "none.jsonl")}
+
+
+def broken_general_data(folder: Path) -> Environment:
+    (folder / "general.jsonl").write_text('{"text": "a"}\n[]\n')
+    return {"TAILORBIRD_GENERAL_DATA": str(folder / "general.jsonl")}
+
+
+def no_safety_lists(folder: Path) -> Environment:
+    return {"TAILORBIRD_SAFETY_LISTS": str(folder / "none.json")}
+
+
+def broken_safety_lists(folder: Path) -> Environment:
+    (folder / "safety.json").write_text('{"violence": {"patterns": ["("]}}')
+    return {"TAILORBIRD_SAFETY_LISTS": str(folder / "safety.json")}
+
+
 BOTH: list[tuple[Callable[[Path], Environment], str]] = [
     (store_away, "OBJECT_STORE"),
     (no_tokens, "TOKENS_FILE"),
@@ -145,6 +163,10 @@ TRAINERS: list[tuple[Callable[[Path], Environment], str]] = [
     (address_of_another_machine, "HOST"),
     (database_away, "DATABASE_URL"),
     (database_without_driver, "DATABASE_URL"),
+    (no_general_data, "GENERAL_DATA"),
+    (broken_general_data, "GENERAL_DATA"),
+    (no_safety_lists, "SAFETY_LISTS"),
+    (broken_safety_lists, "SAFETY_LISTS"),
 ]
 CASES = [
     *(("trainer_svc", *case) for case in [*BOTH, *TRAINERS]),
