@@ -72,7 +72,12 @@ def asked(lock: str) -> list[Requirement]:
         return [Requirement(one) for one in _pyproject()["build-system"]["requires"]]
     project = _pyproject()["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["service"], *extras[SERVICES[lock]]]
+    lines = [
+        *project["dependencies"],
+        *extras["service"],
+        *extras["privacy"],
+        *extras[SERVICES[lock]],
+    ]
     return [one for one in map(Requirement, lines) if one.name != "tailorbird"]
 
 
