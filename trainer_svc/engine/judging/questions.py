@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailorbird.errors import FailedPrecondition
 from trainer_svc.datasets.chats import is_trained
 from trainer_svc.engine.data.encoding import Encoder
 from trainer_svc.engine.data.template import (
@@ -46,10 +47,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """What all candidates are asked. `examples` is how many stand before each question `shown`."""
+    """What all candidates are asked. `examples` is how many stand before each question `shown`.
+
+    `refusal` says why there are none although there is room.
+    """
 
     all: tuple[Question, ...]
     examples: int
+    refusal: str
     max_new_tokens: int
     stop_ids: frozenset[int]
 
@@ -91,7 +96,12 @@ class Asker:
         encoded = self._encoder.encode(turns)
         longest = max((len(answer) for _, answer in encoded), default=0)
         most = min(math.ceil(_SLACK * longest) + _MORE_TOKENS, _MOST_TOKENS)
-        count, shown = self._shown(turns, held_out, examples, self._context - most)
+        refusal = ""
+        try:
+            count, shown = self._shown(turns, held_out, examples, self._context - most)
+        except FailedPrecondition as error:
+            # Of a template that takes no examples, the other candidates are asked all the same.
+            count, shown, refusal = 0, [()] * len(turns), error.message
         return Questions(
             all=tuple(
                 Question(
@@ -105,6 +115,7 @@ class Asker:
                 for turn, (prompt, answer), with_examples in zip(turns, encoded, shown, strict=True)
             ),
             examples=count,
+            refusal=refusal,
             max_new_tokens=most,
             stop_ids=self._stops(encoded),
         )

@@ -67,7 +67,8 @@ def material(
     return Material(
         questions=questions,
         training_answers=answers,
-        few_shot_reason=few_shot_reason(spec.few_shot_examples, len(examples), questions.examples),
+        few_shot_reason=questions.refusal
+        or few_shot_reason(spec.few_shot_examples, len(examples), questions.examples),
         labels=labels,
         label_ids=held_out_asker.labels(held_out[min(held_out)], labels),
         swapped=swapped,

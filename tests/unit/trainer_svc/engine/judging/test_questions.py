@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trainer_svc.engine.tiny import CONTEXT, chats, make_tokenizer
+from tests.unit.trainer_svc.engine.tiny import CHAT_TEMPLATE, CONTEXT, chats, make_tokenizer
 from trainer_svc.engine.judging.questions import Asker
 
 HELD_OUT = dict(enumerate(chats(6), start=10))
@@ -89,3 +89,14 @@ def test_a_question_of_several_turns_is_readable(asker: Asker) -> None:
         "system: Be kind.\nuser: one\nassistant: two\nuser: three",
         "four",
     )
+
+
+def test_a_template_that_takes_no_examples_is_asked_without() -> None:
+    tokenizer = make_tokenizer(
+        "{% if messages | length > 2 %}{{ raise_exception('one question, one answer') }}{% endif %}"
+        + CHAT_TEMPLATE
+    )
+    questions = Asker(tokenizer, "chat", CONTEXT).questions(HELD_OUT, chats(2, seed=1))
+    assert questions.examples == 0
+    assert "one question, one answer" in questions.refusal
+    assert len(questions.all) == len(HELD_OUT)
