@@ -139,7 +139,7 @@ async def test_a_limit_is_kept_in_the_job_s_spec_and_silences_its_warning(
 async def test_a_damaged_index_is_data_loss(trainer: Trainer) -> None:
     await put(trainer)
     dataset = (await trainer.stub.GetDataset(pb.GetDatasetRequest(name=HELD))).dataset
-    await trainer.store.put(f"{HELD}/index-{dataset.sha256}.bin", b"damaged")
+    await trainer.store.put(f"{HELD}/index-{dataset.sha256}-prompt_completion.bin", b"damaged")
     error = await refused(trainer, spec(validation_dataset=HELD))
     assert error.code() is grpc.StatusCode.DATA_LOSS
     assert reason_of(error) == "INDEX_INVALID"
