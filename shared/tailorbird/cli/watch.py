@@ -132,6 +132,7 @@ class JobBars:
             if kind == "warning":
                 self._say(label, f"warning: {event.warning.reason}: {event.warning.message}")
             elif kind == "judged":
+                self._say(label, "judged:")
                 self._progress.console.print(judgement_lines(event.judged))
             elif kind == "prepared":
                 for sentence in left_out(event.prepared):

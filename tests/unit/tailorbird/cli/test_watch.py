@@ -74,7 +74,7 @@ def test_what_was_found_out_is_shown_and_why_the_route_stayed() -> None:
             state(3, job_pb2.JOB_STATE_SUCCEEDED),
         ]
     )
-    assert "40 HELD-OUT RECORDS" in text
+    assert text.startswith("acme  judged:\n40 HELD-OUT RECORDS")
     assert outcome(view) == "published 20261122T100000-job-1, not promoted: FORGOTTEN"
 
 
