@@ -282,7 +282,9 @@ async def test_an_upload_cut_half_way_leaves_nothing(trainer: Trainer) -> None:
 
 async def test_a_job_runs_and_is_watched(trainer: Trainer) -> None:
     await upload(trainer, RECORD)
-    job = await create(trainer, spec(labels={"team": "a"}), job_id="first")
+    always = job_pb2.PROMOTION_POLICY_ALWAYS
+    asked = spec(labels={"team": "a"}, promotion_policy=always)
+    job = await create(trainer, asked, job_id="first")
     assert (job.name, job.state) == (f"{ACME}/jobs/first", job_pb2.JOB_STATE_QUEUED)
     assert job.spec.base_model == "base"
     assert (job.spec.lora.rank, job.spec.lora.alpha) == (16, 32)
