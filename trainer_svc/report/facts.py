@@ -19,6 +19,7 @@ _COUNTS = {
     "kept": "Kept",
     "dropped_too_long": "Dropped: too long",
     "dropped_nothing_to_train": "Dropped: nothing to train",
+    "truncated": "Cut at the longest length",
     "trained_tokens": "Tokens that are trained",
     "masked_tokens": "Tokens that are read only",
 }

@@ -19,7 +19,7 @@ FULL = full_report()
 class LaterReport(DataReport):
     """As a later release may have it."""
 
-    truncated: int = 0
+    shortened: int = 0
     redacted: dict[str, int] = Field(default_factory=dict)
     redacted_lines: tuple[int, ...] = ()
 
@@ -27,7 +27,7 @@ class LaterReport(DataReport):
 def test_a_later_releases_counts_are_shown_as_well() -> None:
     later = LaterReport(
         **FULL.training_data.model_dump(),
-        truncated=3,
+        shortened=3,
         redacted={"EMAIL": 1200, "IBAN": 2},
         redacted_lines=tuple(range(1, 31)),
     )
@@ -39,7 +39,7 @@ def test_a_later_releases_counts_are_shown_as_well() -> None:
         "Tokens that are trained",
         "Tokens that are read only",
         "Dropped lines",
-        "Truncated",
+        "Shortened",
         "Redacted · EMAIL",
         "Redacted · IBAN",
         "Redacted lines",
