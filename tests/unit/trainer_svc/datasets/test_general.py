@@ -19,14 +19,14 @@ CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "co
 
 def written(tmp_path: Path, *records: Any) -> Path:
     path = tmp_path / "general.jsonl"
-    path.write_text("\n".join(map(json.dumps, records)), "utf-8")
+    path.write_text("\n\n".join(map(json.dumps, records)), "utf-8")
     return path
 
 
 def test_texts_and_questions_are_told_apart(tmp_path: Path) -> None:
     data = read_general(written(tmp_path, TEXT, ASKED, TEXT))
     assert data.texts == ("The rain in Spain.",) * 2
-    assert data.questions == {2: ASKED}
+    assert data.questions == {3: ASKED}
     assert data.format is DatasetFormat.PROMPT_COMPLETION
 
 
@@ -37,8 +37,8 @@ def test_texts_alone_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "why"),
     [
-        ((ASKED, CHAT), "prompt_completion .line 1., chat .line 2."),
-        ((TEXT, 3), "line 2: a JSON object is expected"),
+        ((ASKED, CHAT), "prompt_completion .line 1., chat .line 3."),
+        ((TEXT, 3), "line 3: a JSON object is expected"),
         ((), "0 records"),
         ((TEXT,) * 1001, "1001 records; 1 to 1000"),
         (({"text": "x" * 2**22},), "at most 4194304"),
