@@ -10,9 +10,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import NotFound
+from tailorbird.errors import InvalidArgument, NotFound
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.chosen import Chosen, read_records
+from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.likelihood import score
@@ -80,10 +81,15 @@ class Examiner:
         held_out, training = await self._records()
         asker = self._asker(self.assignment.validation or self.assignment.training)
         shown = self._asker(self.assignment.training)
+        if asker.kind == TEXT:
+            raise InvalidArgument(
+                "job.spec.evaluation", "plain text has no answers that a metric could measure"
+            )
 
         def checked() -> None:
             pairs = [asker.pair(asker.up_to_answer(each)) for each in held_out.values()]
-            answers = [shown.pair(shown.up_to_answer(each))[1] for each in training.values()]
+            alike = training.values() if shown.kind == asker.kind else ()
+            answers = [shown.pair(shown.up_to_answer(each))[1] for each in alike]
             check_answers(spec, [one for one, _ in pairs], [one for _, one in pairs], answers)
 
         await in_thread(lambda _: checked())

@@ -12,6 +12,7 @@ from tailorbird.errors import FailedPrecondition
 from trainer_svc.datasets.chats import is_trained
 from trainer_svc.engine.data.encoding import Encoder
 from trainer_svc.engine.data.template import (
+    PLAIN,
     PROMPT_COMPLETION,
     Renderer,
     Turn,
@@ -68,6 +69,8 @@ class Asker:
     def __init__(self, tokenizer: Any, record_format: str, context: int) -> None:
         self._tokenizer = tokenizer
         self._format = record_format
+        self.kind = record_format if record_format in PLAIN else "chat"
+        """Records of one kind may stand before each other's questions."""
         self._plain = record_format == PROMPT_COMPLETION
         self._renderer = Renderer(tokenizer, record_format if self._plain else "chat")
         self._encoder = Encoder(tokenizer, special_tokens=self._plain)

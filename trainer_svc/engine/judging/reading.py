@@ -17,6 +17,8 @@ from trainer_svc.judgement.safety import SafetyScreen
 
 Records = Mapping[int, Mapping[str, Any]]
 
+_UNLIKE = "the training data is of another format than the validation data"
+
 
 @dataclass(frozen=True)
 class Material:
@@ -46,7 +48,13 @@ def material(
 ) -> Material:
     """Make questions of the records, in the order of their lines. Raises what Asker raises."""
     held_out = {line: held_out_asker.up_to_answer(each) for line, each in held_out.items()}
-    training = {line: training_asker.up_to_answer(each) for line, each in training.items()}
+    # Examples of another kind than the questions are none, and plain text has no answers.
+    alike = training_asker.kind == held_out_asker.kind
+    training = (
+        {line: training_asker.up_to_answer(each) for line, each in training.items()}
+        if alike
+        else {}
+    )
     pairs = [held_out_asker.pair(held_out[line]) for line in sorted(held_out)]
     pool = [
         Example(line, *training_asker.pair(record)) for line, record in sorted(training.items())
@@ -67,7 +75,8 @@ def material(
     return Material(
         questions=questions,
         training_answers=answers,
-        few_shot_reason=questions.refusal
+        few_shot_reason=("" if alike else _UNLIKE)
+        or questions.refusal
         or few_shot_reason(spec.few_shot_examples, len(examples), questions.examples),
         labels=labels,
         label_ids=held_out_asker.labels(held_out[min(held_out)], labels),

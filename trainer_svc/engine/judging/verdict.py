@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tailorbird.errors import FailedPrecondition, InvalidArgument, NotFound, TailorbirdError
+import structlog
+
+from tailorbird.errors import (
+    DataCorrupt,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    TailorbirdError,
+)
 from tailorbird.manifest import Decision
 from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
 from trainer_svc.jobs.model import EventPayload, JobWarning, Judged
 from trainer_svc.judgement.model import Judgement
+
+log = structlog.get_logger(__name__)
 
 NO_HELD_OUT_DATA = "NO_HELD_OUT_DATA"
 NO_ANSWERS = "NO_ANSWERS"
@@ -29,7 +39,7 @@ class Verdict:
 async def verdict(examiner: Examiner) -> Verdict:
     """Examine, and decide. What cannot be examined is not promoted, and is no failure of the job.
 
-    Raises StoreUnavailable and DataCorrupt.
+    Raises what may be over soon: StoreUnavailable, Unavailable, Aborted, OSError.
     """
     if not examiner.chosen.held_out:
         return _without(
@@ -43,8 +53,14 @@ async def verdict(examiner: Examiner) -> Verdict:
         )
     try:
         judgement, routed = await examiner.examine()
-    except (FailedPrecondition, InvalidArgument, NotFound) as error:
+    except (FailedPrecondition, InvalidArgument, NotFound, DataCorrupt) as error:
         return _without(NOT_JUDGED, f"the version could not be judged: {_said(error)}")
+    except (TailorbirdError, OSError):
+        raise
+    except Exception:
+        # What is trained is not lost for a fault of the judge.
+        log.exception("an examination failed", job=examiner.assignment.lease.job)
+        return _without(NOT_JUDGED, "the version could not be judged: the trainer's log says why")
     judgement = _beside(judgement, routed)
     found = judgement.decision
     decision = Decision(

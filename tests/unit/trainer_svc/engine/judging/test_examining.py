@@ -189,6 +189,39 @@ async def test_validation_data_of_its_own_is_answered(working: Working) -> None:
     assert found.records == 11
 
 
+@pytest.mark.parametrize("training", ["text", "prompt_completion"])
+async def test_validation_data_of_another_kind_is_answered_without_examples(
+    working: Working, training: str
+) -> None:
+    held_out = jsonl(chats(12, seed=9))
+    ref = dataset_ref(held_out, "held")
+    await working.store.seed(ref.key, held_out)
+    records = [
+        {"text": f"the order {n}"} if training == "text" else {"prompt": f"{n}?", "completion": "y"}
+        for n in range(60)
+    ]
+    data = jsonl(records)
+    job = await start(
+        working,
+        data,
+        training=dataset_ref(data, record_format=training),
+        validation=ref,
+        evaluation=EvaluationSpec(primary_metric="exact_match"),
+    )
+    found = (await working.until(Judged, job.lease)).judgement
+    assert found.few_shot_examples == 0
+    assert "another format" in found.few_shot_reason
+
+
+async def test_a_metric_for_plain_text_fails_before_training(working: Working) -> None:
+    data = jsonl([{"text": f"the order {number}"} for number in range(60)])
+    ref = dataset_ref(data, record_format="text")
+    spec = EvaluationSpec(primary_metric="exact_match")
+    job = await start(working, data, training=ref, evaluation=spec)
+    failed = await working.until(Failed, job.lease)
+    assert "plain text has no answers" in failed.error.message
+
+
 async def test_words_are_swapped_and_slices_told_where_they_are_asked_for(
     working: Working,
 ) -> None:

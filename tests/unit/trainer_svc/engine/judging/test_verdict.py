@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from tailorbird.errors import FailedPrecondition, NotFound, StoreUnavailable
+from tailorbird.errors import DataCorrupt, FailedPrecondition, NotFound, StoreUnavailable
 from tailorbird.names import VersionName
 from tests.unit.trainer_svc.engine.tiny import assignment, dataset_ref
 from tests.unit.trainer_svc.engine.versions import VERSION
@@ -90,6 +90,7 @@ async def test_without_records_there_is_nothing_to_decide_by() -> None:
     [
         FailedPrecondition("too long", reason="OUT_OF_MEMORY"),
         NotFound("tenants/acme/datasets/chats", reason="DATASET_NOT_FOUND"),
+        DataCorrupt("no line 7", reason="DATASET_CORRUPT"),
     ],
 )
 async def test_what_cannot_be_examined_is_published_and_not_promoted(error: Exception) -> None:
@@ -102,6 +103,11 @@ async def test_plain_text_has_no_answers() -> None:
     text = dataset_ref(b"", record_format="text")
     told = await of(AssertionError(), assignment=assignment(b"", training=text))
     assert (told.decision.promote, told.decision.reason) == (False, "NO_ANSWERS")
+
+
+async def test_a_fault_of_the_judge_loses_nothing_that_was_trained() -> None:
+    told = await of(KeyError("instruction"))
+    assert (told.decision.promote, told.decision.reason) == (False, "NOT_JUDGED")
 
 
 async def test_a_store_that_is_down_is_tried_again() -> None:
