@@ -37,6 +37,7 @@ from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
+from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import WorkerSettings
@@ -144,6 +145,7 @@ async def _started(
     service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
     servicer = TuningServicer(
         service,
+        SweepService(service),
         datasets,
         metrics,
         server.endless,

@@ -1,6 +1,7 @@
 """Where a job's checkpoints lie in the object store, and how they go. No torch here.
 
-tenants/{tenant}/jobs/{job}/checkpoints/{step:08d}/...   manifest.json last
+tenants/{tenant}/jobs/{job}/checkpoints/{step:08d}/...                     manifest.json last
+tenants/{tenant}/jobs/{job}/checkpoints/trial-{trial:02d}/{step:08d}/...   of a sweep's trial
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ def checkpoints_prefix(job: JobName) -> str:
     return f"{job}/checkpoints"
 
 
-def checkpoint_prefix(job: JobName, step: int) -> str:
-    """Return the folder of the checkpoint after `step` steps."""
-    return f"{checkpoints_prefix(job)}/{step:08d}"
+def trial_prefix(job: JobName, trial: int) -> str:
+    """Return the folder of all checkpoints of one trial of a sweep."""
+    return f"{checkpoints_prefix(job)}/trial-{trial:02d}"
 
 
 async def delete_checkpoints(store: ObjectStore, job: JobName) -> None:

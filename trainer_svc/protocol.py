@@ -28,6 +28,7 @@ from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
 from trainer_svc.jobs.model import DataPolicy, EventPayload, Hyperparameters, JobError, LoraSpec
+from trainer_svc.jobs.sweep import SweepResults, SweepSpec
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.record import Record
 
@@ -86,6 +87,15 @@ class DatasetRef(Record):
     format: Literal["chat", "prompt_completion", "instruction", "text"]
 
 
+class SweepAssignment(Record):
+    """The trials of a job that is a sweep, and how far they came under earlier leases."""
+
+    spec: SweepSpec
+    results: SweepResults
+    at_once: int
+    """Trials that may be attached to the base at a time."""
+
+
 class Assignment(Record):
     """One job for a worker, under one lease."""
 
@@ -107,6 +117,8 @@ class Assignment(Record):
     hold_out: bool = False
     """Hold some training records out where there is no validation data and they are enough."""
     data: DataPolicy = DataPolicy()
+    sweep: SweepAssignment | None = None
+    """Its trials, if it is a sweep; `lora` and `hyperparameters` are what they have in common."""
 
 
 class Start(Record):

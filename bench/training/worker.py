@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bench.serving.processes import BenchFailed, Process
 from bench.training.environment import common_environment
 from bench.training.memory import peak_mib
 from bench.training.sizes import Lora
 from tailorbird.base_model import load_base_model
-from trainer_svc.jobs.model import Hyperparameters, LoraSpec, Prepared
+from trainer_svc.jobs.model import Evaluation, Hyperparameters, LoraSpec, Prepared
 from trainer_svc.protocol import (
     REPORT,
     Assignment,
@@ -34,6 +35,14 @@ from trainer_svc.record import Record
 
 _TENANT = "tenants/bench"
 _REPORT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What jobs came to: the tokens they have, and each one's last validation loss."""
+
+    tokens: int
+    validation_losses: dict[str, float]
 
 
 class TrainingWorker:
@@ -77,8 +86,20 @@ class TrainingWorker:
 
         `at_once` jobs are handed over at a time. BenchFailed if one fails.
         """
-        waiting = [self._assignment(job, path, batch_tokens) for job, path in datasets.items()]
+        hyperparameters = Hyperparameters(
+            learning_rate=1e-4, epochs=1, batch_tokens=batch_tokens, seed=0
+        )
+        jobs = [
+            self.assignment(job, path, hyperparameters=hyperparameters)
+            for job, path in datasets.items()
+        ]
+        return self.run(jobs, at_once).tokens
+
+    def run(self, jobs: Sequence[Assignment], at_once: int) -> Ran:
+        """Train these until all wait for a version, `at_once` at a time; BenchFailed."""
+        waiting = list(jobs)
         left, tokens = len(waiting), 0
+        losses: dict[str, float] = {}
         for assignment in waiting[:at_once]:
             self._send(Start(assignment=assignment))
         del waiting[:at_once]
@@ -87,6 +108,8 @@ class TrainingWorker:
             if isinstance(report, Reported) and isinstance(report.event, Prepared):
                 data = report.event.training
                 tokens += data.trained_tokens + data.masked_tokens
+            elif isinstance(report, Reported) and isinstance(report.event, Evaluation):
+                losses[report.lease.job] = report.event.validation_loss
             elif isinstance(report, Trained):
                 left -= 1
                 self._send(Cancel(lease=report.lease))
@@ -94,35 +117,35 @@ class TrainingWorker:
                 self._send(Start(assignment=waiting.pop(0)))
             elif isinstance(report, Failed | Unusable):
                 raise BenchFailed(f"our worker: {report.error.reason}: {report.error.message}")
-        return tokens
+        return Ran(tokens, losses)
 
     def peak_mib(self) -> float:
         """Return the most memory it held since its start."""
         return peak_mib(self._process.pid)
 
-    def _assignment(self, job: str, path: Path, batch_tokens: int) -> Assignment:
+    def assignment(self, job: str, path: Path, **changes: Any) -> Assignment:
+        """Store a dataset for a job of this id, and return the job."""
         data = path.read_bytes()
         name = f"{_TENANT}/datasets/{job}"
         key = f"{name}/data.jsonl"
         (self._store / key).parent.mkdir(parents=True)
         (self._store / key).write_bytes(data)
         lora = Lora()
-        return Assignment(
-            lease=LeaseKey(job=f"{_TENANT}/jobs/{job}", epoch=1),
-            base_model_digest=self._digest,
-            adapter=f"{_TENANT}/adapters/{job}",
-            training=DatasetRef(
+        given: dict[str, Any] = {
+            "lease": LeaseKey(job=f"{_TENANT}/jobs/{job}", epoch=1),
+            "base_model_digest": self._digest,
+            "adapter": f"{_TENANT}/adapters/{job}",
+            "training": DatasetRef(
                 name=name, key=key, sha256=hashlib.sha256(data).hexdigest(), format="chat"
             ),
-            validation=None,
-            validation_fraction=None,
-            lora=LoraSpec(rank=lora.rank, alpha=lora.alpha),
-            hyperparameters=Hyperparameters(
-                learning_rate=1e-4, epochs=1, batch_tokens=batch_tokens, seed=0
-            ),
-            spec_sha256=hashlib.sha256(job.encode()).hexdigest(),
-            parent_version="",
-        )
+            "validation": None,
+            "validation_fraction": None,
+            "lora": LoraSpec(rank=lora.rank, alpha=lora.alpha),
+            "hyperparameters": Hyperparameters(),
+            "spec_sha256": hashlib.sha256(job.encode()).hexdigest(),
+            "parent_version": "",
+        }
+        return Assignment(**{**given, **changes})
 
     def _next(self) -> Record:
         try:

@@ -2,6 +2,7 @@
 
 tenants/{tenant}                                        TenantName
 tenants/{tenant}/jobs/{job}                             JobName
+tenants/{tenant}/sweeps/{sweep}                         SweepName
 tenants/{tenant}/datasets/{dataset}                     DatasetName
 tenants/{tenant}/adapters/{adapter}                     AdapterName
 tenants/{tenant}/adapters/{adapter}/versions/{version}  VersionName
@@ -79,6 +80,28 @@ class JobName:
 
     def __str__(self) -> str:
         return f"tenants/{self.tenant}/jobs/{self.job}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SweepName:
+    """tenants/{tenant}/sweeps/{sweep}; the job that carries it out has the same id."""
+
+    tenant: str
+    sweep: str
+
+    @classmethod
+    def parse(cls, value: str, field: str = "name") -> SweepName:
+        """Parse `value`; InvalidArgument names `field`."""
+        pattern = rf"tenants/({_ID})/sweeps/({_ID})"
+        return cls(*_match(field, value, pattern, "tenants/{tenant}/sweeps/{sweep}"))
+
+    @property
+    def job_name(self) -> JobName:
+        """The job that carries the sweep out."""
+        return JobName(self.tenant, self.sweep)
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/sweeps/{self.sweep}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

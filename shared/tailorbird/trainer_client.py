@@ -12,7 +12,7 @@ import grpc
 
 from tailorbird.call_error import CallError
 from tailorbird.connection import Connection
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
 
@@ -180,6 +180,48 @@ class TrainerClient:
                 if not _away(error) or absence.too_long():
                     raise
             absence.sleep()
+
+    def create_sweep(
+        self,
+        parent: str,
+        sweep: sweep_pb2.Sweep,
+        *,
+        sweep_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+        warned: Callable[[dataset_pb2.DataWarning], None] | None = None,
+    ) -> sweep_pb2.Sweep:
+        """Ask for a sweep. The same `request_id` again returns the sweep that exists.
+
+        `warned` hears of each fault in the data that does not keep the sweep from being made.
+        """
+        request = tuning.CreateSweepRequest(
+            parent=parent,
+            sweep=sweep,
+            sweep_id=sweep_id,
+            request_id=request_id,
+            validate_only=validate_only,
+        )
+        response = self._connection.call(self._stub.CreateSweep, request)
+        if warned is not None:
+            for warning in response.warnings:
+                warned(warning)
+        return response.sweep
+
+    def get_sweep(self, name: str) -> sweep_pb2.Sweep:
+        """Return one sweep with its trials' figures; its job's events say when they change."""
+        return self._connection.call(self._stub.GetSweep, tuning.GetSweepRequest(name=name)).sweep
+
+    def list_sweeps(self, parent: str) -> Iterator[sweep_pb2.Sweep]:
+        """Yield a tenant's sweeps, newest first; pages are fetched as they are needed."""
+        request = tuning.ListSweepsRequest(parent=parent)
+        for page in self._connection.pages(self._stub.ListSweeps, request):
+            yield from page.sweeps
+
+    def cancel_sweep(self, name: str) -> sweep_pb2.Sweep:
+        """Ask for a sweep to be stopped with all its trials."""
+        request = tuning.CancelSweepRequest(name=name)
+        return self._connection.call(self._stub.CancelSweep, request).sweep
 
     def trainer_info(self) -> tuning.GetTrainerInfoResponse:
         """Return what this trainer offers."""

@@ -18,7 +18,7 @@ from tailorbird.metadata import WATCHING
 from tailorbird.rpc.status import to_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as serving_grpc
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning_pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
 
@@ -52,9 +52,12 @@ class Script:
         """What ImportAdapter was sent."""
         self.job = job_pb2.Job(name="tenants/acme/jobs/one", state=job_pb2.JOB_STATE_RUNNING)
         self.warnings: list[dataset_pb2.DataWarning] = []
-        """What CreateJob says of the data."""
+        """What CreateJob and CreateSweep say of the data."""
         self.report: dataset_pb2.DatasetReport | None = None
         """What GetDataset and UploadDataset say of it."""
+        self.sweep = sweep_pb2.Sweep(
+            name="tenants/acme/sweeps/rates", job="tenants/acme/jobs/rates"
+        )
         self.engine: tuning_pb.Engine | None = None
         """What GetTrainerInfo says of the workers."""
         self.text = ["Good ", "morning."]
@@ -162,6 +165,32 @@ class Tuning(tuning_grpc.TuningServiceServicer):
     ) -> tuning_pb.ResumeJobResponse:
         self.script.heard(request, context)
         return tuning_pb.ResumeJobResponse(job=self.script.job)
+
+    def CreateSweep(
+        self, request: tuning_pb.CreateSweepRequest, context: Context
+    ) -> tuning_pb.CreateSweepResponse:
+        self.script.heard(request, context)
+        return tuning_pb.CreateSweepResponse(sweep=self.script.sweep, warnings=self.script.warnings)
+
+    def GetSweep(
+        self, request: tuning_pb.GetSweepRequest, context: Context
+    ) -> tuning_pb.GetSweepResponse:
+        self.script.heard(request, context)
+        return tuning_pb.GetSweepResponse(sweep=self.script.sweep)
+
+    def ListSweeps(
+        self, request: tuning_pb.ListSweepsRequest, context: Context
+    ) -> tuning_pb.ListSweepsResponse:
+        """Two pages of one sweep."""
+        self.script.heard(request, context)
+        token = "" if request.page_token else "more"
+        return tuning_pb.ListSweepsResponse(sweeps=[self.script.sweep], next_page_token=token)
+
+    def CancelSweep(
+        self, request: tuning_pb.CancelSweepRequest, context: Context
+    ) -> tuning_pb.CancelSweepResponse:
+        self.script.heard(request, context)
+        return tuning_pb.CancelSweepResponse(sweep=self.script.sweep)
 
     def WatchJob(
         self, request: tuning_pb.WatchJobRequest, context: Context

@@ -44,6 +44,7 @@ from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.model import DataPolicy, JobEvent, TooLong, Unknown
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
+from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import Ready, Suspend
 from trainer_svc.served import ServingLimits
@@ -94,7 +95,7 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
     server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
     servicer = TuningServicer(
-        service, datasets, metrics, server.endless,
+        service, SweepService(service), datasets, metrics, server.endless,
         max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, jobs_per_worker=4, device="cpu",
         ready=ready,
     )  # fmt: skip

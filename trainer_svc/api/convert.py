@@ -49,7 +49,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
     at = "job.spec."
     fraction = None
     if spec.HasField("validation_fraction"):
-        fraction = _within(
+        fraction = within(
             at + "validation_fraction", spec.validation_fraction, 0, 0.5, open_low=True
         )
     validation = None
@@ -89,7 +89,7 @@ def lora_from_proto(lora: job_pb2.LoraConfig) -> model.AskedLora:
     at = "job.spec.lora."
     alpha = None
     if lora.HasField("alpha"):
-        alpha = _within(at + "alpha", lora.alpha, 0, 1024, open_low=True)
+        alpha = within(at + "alpha", lora.alpha, 0, 1024, open_low=True)
     if len(lora.target_modules) > _MAX_TARGETS:
         raise InvalidArgument(at + "target_modules", f"more than {_MAX_TARGETS} names")
     for index, target in enumerate(lora.target_modules):
@@ -103,7 +103,7 @@ def lora_from_proto(lora: job_pb2.LoraConfig) -> model.AskedLora:
         alpha=alpha,
         target_modules=tuple(sorted(set(lora.target_modules))),
         use_rslora=lora.use_rslora,
-        dropout=_within(at + "dropout", lora.dropout, 0, 1, open_high=True),
+        dropout=within(at + "dropout", lora.dropout, 0, 1, open_high=True),
     )
 
 
@@ -111,12 +111,12 @@ def _hyperparameters(given: job_pb2.Hyperparameters, at: str) -> model.Hyperpara
     def number(field: str, low: float, high: float, *, open_low: bool = False) -> float | None:
         if not given.HasField(field):  # type: ignore[arg-type]
             return None
-        return _within(at + field, float(getattr(given, field)), low, high, open_low=open_low)
+        return within(at + field, float(getattr(given, field)), low, high, open_low=open_low)
 
     def whole(field: str, low: int, high: int) -> int | None:
         if not given.HasField(field):  # type: ignore[arg-type]
             return None
-        return _within(at + field, int(getattr(given, field)), low, high)
+        return within(at + field, int(getattr(given, field)), low, high)
 
     most = 2**31 - 1
     return model.Hyperparameters(
@@ -135,7 +135,7 @@ def _hyperparameters(given: job_pb2.Hyperparameters, at: str) -> model.Hyperpara
 
 def _data_limits(given: job_pb2.DataLimits, at: str) -> DataLimits:
     asked = {field.name: value for field, value in given.ListFields()}
-    return DataLimits(**{field: _within(at + field, asked[field], 0, 1) for field in asked})
+    return DataLimits(**{field: within(at + field, asked[field], 0, 1) for field in asked})
 
 
 def _version(name: str, at: str) -> str:
@@ -160,7 +160,7 @@ def _data_policy(policy: job_pb2.DataPolicy) -> model.DataPolicy:
         raise InvalidArgument(at + "too_long", f"{policy.too_long} is not such a rule")
     most = model.USUAL_TOO_LONG_FRACTION
     if policy.HasField("max_too_long_fraction"):
-        most = _within(at + "max_too_long_fraction", policy.max_too_long_fraction, 0, 1)
+        most = within(at + "max_too_long_fraction", policy.max_too_long_fraction, 0, 1)
     return model.DataPolicy(too_long=_TOO_LONG[policy.too_long], max_too_long_fraction=most)
 
 
@@ -178,7 +178,7 @@ def _labels(labels: object) -> dict[str, str]:
     return given
 
 
-def _within(
+def within(
     field: str,
     value: _Number,
     low: float,
@@ -187,6 +187,7 @@ def _within(
     open_low: bool = False,
     open_high: bool = False,
 ) -> _Number:
+    """Return a value that lies within its limits; InvalidArgument names the field and them."""
     inside = (low < value if open_low else low <= value) and (
         value < high if open_high else value <= high
     )
@@ -244,7 +245,7 @@ def job_to_proto(job: model.Job) -> job_pb2.Job:
     """Return the message for a job."""
     message = job_pb2.Job(
         name=str(job.name),
-        spec=_spec_to_proto(job.spec),
+        spec=spec_to_proto(job.spec),
         state=state_to_proto(job.state),
         create_time=timestamp(job.create_time),
         version=job.version,
@@ -252,6 +253,7 @@ def job_to_proto(job: model.Job) -> job_pb2.Job:
         promotion_refusal=job.promotion_refusal,
         lease_epoch=job.lease_epoch,
         pause_requested=job.pause_requested,
+        sweep=str(job.sweep_name or ""),
     )
     if job.error is not None:
         message.error.CopyFrom(
@@ -270,7 +272,8 @@ def job_to_proto(job: model.Job) -> job_pb2.Job:
     return message
 
 
-def _spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
+def spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
+    """Return the message for a specification; a sweep's trials are told of elsewhere."""
     message = job_pb2.JobSpec(
         base_model=spec.base_model,
         training_dataset=spec.training_dataset,

@@ -9,6 +9,7 @@ from tailorbird.rpc.status import stored_status
 from tailorbird.tuning.v1 import job_pb2
 from trainer_svc.api.convert import hyperparameters_to_proto, state_to_proto, timestamp
 from trainer_svc.jobs import model
+from trainer_svc.jobs.sweep import RungDecided, TrialReached
 from trainer_svc.record import Record
 
 
@@ -36,6 +37,10 @@ def event_to_proto(event: model.JobEvent) -> job_pb2.JobEvent:
             message.resumed.CopyFrom(job_pb2.JobEvent.Resumed(**_fields(resumed)))
         case model.Published() as published:
             message.published.CopyFrom(job_pb2.JobEvent.Published(**_fields(published)))
+        case TrialReached() as reached:
+            message.trial_reached.CopyFrom(job_pb2.JobEvent.TrialReached(**_fields(reached)))
+        case RungDecided() as decided:
+            message.rung_decided.CopyFrom(job_pb2.JobEvent.RungDecided(**_fields(decided)))
         case model.JobWarning() as warning:
             message.warning.CopyFrom(job_pb2.JobEvent.Warning(**_fields(warning)))
     return message

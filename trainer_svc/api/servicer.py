@@ -11,7 +11,14 @@ import grpc
 from tailorbird import __version__
 from tailorbird.errors import InvalidArgument
 from tailorbird.metadata import WATCHING
-from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, check_id
+from tailorbird.names import (
+    AdapterName,
+    DatasetName,
+    JobName,
+    SweepName,
+    TenantName,
+    check_id,
+)
 from tailorbird.rpc.auth import current_caller
 from tailorbird.rpc.endless import EndlessCalls
 from tailorbird.rpc.paging import page_size, page_token
@@ -25,8 +32,10 @@ from trainer_svc.api.convert_datasets import (
     warnings_to_proto,
 )
 from trainer_svc.api.convert_events import event_to_proto
+from trainer_svc.api.convert_sweeps import asked_from_proto, of_sweep, sweep_to_proto
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.service import TuningService
+from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import Ready
 
@@ -40,6 +49,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
     def __init__(
         self,
         service: TuningService,
+        sweeps: SweepService,
         datasets: DatasetStore,
         metrics: TrainerMetrics,
         endless: EndlessCalls,
@@ -52,6 +62,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         ready: Mapping[str, Ready],
     ) -> None:
         self._service = service
+        self._sweeps = sweeps
         self._datasets = datasets
         self._metrics = metrics
         self._endless = endless
@@ -97,10 +108,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         """See tuning_service.proto."""
         tenant = TenantName.parse(request.parent)
         current_caller().check(tenant)
-        if request.job_id:
-            check_id("job_id", request.job_id)
-        if len(request.request_id) > _MAX_REQUEST_ID:
-            raise InvalidArgument("request_id", f"longer than {_MAX_REQUEST_ID} characters")
+        _check_ids("job_id", request.job_id, request.request_id)
         job, warnings = await self._service.create_job(
             tenant,
             convert.spec_from_proto(request.job.spec),
@@ -174,6 +182,57 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             async for event in events:
                 await context.write(pb.WatchJobResponse(event=event_to_proto(event)))
 
+    async def CreateSweep(
+        self, request: pb.CreateSweepRequest, context: _Context
+    ) -> pb.CreateSweepResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        _check_ids("sweep_id", request.sweep_id, request.request_id)
+        with of_sweep():
+            job, warnings = await self._sweeps.create(
+                tenant,
+                convert.spec_from_proto(request.sweep.spec),
+                convert.lora_from_proto(request.sweep.spec.lora),
+                asked_from_proto(request.sweep),
+                sweep_id=request.sweep_id,
+                request_id=request.request_id,
+                validate_only=request.validate_only,
+            )
+        return pb.CreateSweepResponse(
+            sweep=sweep_to_proto(job), warnings=warnings_to_proto(warnings)
+        )
+
+    async def GetSweep(self, request: pb.GetSweepRequest, context: _Context) -> pb.GetSweepResponse:
+        """See tuning_service.proto."""
+        name = SweepName.parse(request.name)
+        current_caller().check(name)
+        return pb.GetSweepResponse(sweep=sweep_to_proto(await self._sweeps.get(name)))
+
+    async def ListSweeps(
+        self, request: pb.ListSweepsRequest, context: _Context
+    ) -> pb.ListSweepsResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        jobs, more = await self._sweeps.list(
+            tenant,
+            limit=page_size(request.page_size),
+            after=convert.position_from_token(tenant, request.page_token),
+        )
+        return pb.ListSweepsResponse(
+            sweeps=[sweep_to_proto(job) for job in jobs],
+            next_page_token=page_token(tenant, convert.position_of(jobs[-1])) if more else "",
+        )
+
+    async def CancelSweep(
+        self, request: pb.CancelSweepRequest, context: _Context
+    ) -> pb.CancelSweepResponse:
+        """See tuning_service.proto."""
+        name = SweepName.parse(request.name)
+        current_caller().check(name)
+        return pb.CancelSweepResponse(sweep=sweep_to_proto(await self._sweeps.cancel(name)))
+
     async def GetTrainerInfo(
         self, request: pb.GetTrainerInfoRequest, context: _Context
     ) -> pb.GetTrainerInfoResponse:
@@ -192,6 +251,14 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             device=self._device,
             service_version=__version__,
         )
+
+
+def _check_ids(field: str, chosen: str, request_id: str) -> None:
+    """Hold the id that a caller chose, if it did, and the request's to their rules."""
+    if chosen:
+        check_id(field, chosen)
+    if len(request_id) > _MAX_REQUEST_ID:
+        raise InvalidArgument("request_id", f"longer than {_MAX_REQUEST_ID} characters")
 
 
 async def _header(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.UploadDatasetHeader:

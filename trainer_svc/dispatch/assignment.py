@@ -9,7 +9,8 @@ from tailorbird.registry import AdapterRegistry
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.fence import Lease
 from trainer_svc.jobs.model import Job, PromotionPolicy
-from trainer_svc.protocol import Assignment, DatasetRef, LeaseKey
+from trainer_svc.jobs.sweep import SweepResults
+from trainer_svc.protocol import Assignment, DatasetRef, LeaseKey, SweepAssignment
 
 
 class Assignments:
@@ -25,8 +26,11 @@ class Assignments:
         self._registry = registry
         self._base_of = base_of
 
-    async def of(self, lease: Lease, job: Job) -> Assignment:
-        """Return a job's assignment; NotFound for a dataset that is gone, StoreUnavailable."""
+    async def of(self, lease: Lease, job: Job, at_once: int) -> Assignment:
+        """Return a job's assignment; NotFound for a dataset that is gone, StoreUnavailable.
+
+        `at_once`: trials of a sweep that train at a time.
+        """
         spec = job.spec
         training = await self._dataset(spec.training_dataset)
         validation = spec.validation_dataset
@@ -43,8 +47,10 @@ class Assignments:
             parent_version=spec.from_version or await self._routed(spec.adapter_name),
             from_version=spec.from_version,
             evaluation=spec.evaluation,
-            hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER,
+            hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER
+            or spec.sweep is not None,
             data=spec.data,
+            sweep=_sweep(job, at_once),
         )
 
     async def _routed(self, adapter: AdapterName) -> str:
@@ -56,6 +62,13 @@ class Assignments:
         return DatasetRef(
             name=name, key=dataset.data_key, sha256=dataset.sha256, format=dataset.format.value
         )
+
+
+def _sweep(job: Job, at_once: int) -> SweepAssignment | None:
+    if job.spec.sweep is None:
+        return None
+    results = job.sweep or SweepResults.begun(job.spec.sweep)
+    return SweepAssignment(spec=job.spec.sweep, results=results, at_once=at_once)
 
 
 def key_of(lease: Lease) -> LeaseKey:

@@ -27,7 +27,7 @@ from trainer_svc.dispatch.backoff import Pauses, insist, pause_after
 from trainer_svc.dispatch.executor import Executor
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.place import Place
-from trainer_svc.dispatch.placement import Look, Placement, Rules
+from trainer_svc.dispatch.placement import Look, Placement, Rules, slots_of
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.dispatch.runner import Ending, Runner
 from trainer_svc.dispatch.waiting import first, wait
@@ -84,14 +84,14 @@ class Dispatcher:
             wake=self.wake,
         )
         self._assignments = Assignments(datasets, registry, self._workers.base_of)
-        rules = Rules(
+        self._rules = Rules(
             jobs_per_worker=jobs_per_worker,
             must_be_alone=self._must_be_alone,
             base_of=self._workers.base_of,
             refused=self._workers.refused,
             sizes=self._workers.sizes,
         )
-        self._placement = Placement(rules)
+        self._placement = Placement(self._rules)
         self._runners: dict[JobName, Runner] = {}
         self._finishing: set[JobName] = set()
         self._left_over = False
@@ -262,7 +262,13 @@ class Dispatcher:
         return job.spec.isolation is Isolation.EXCLUSIVE or self._losses.suspects(job.name)
 
     def _begin(self, group: asyncio.TaskGroup, place: Place, lease: Lease, job: Job) -> None:
-        inbox = place.take(key_of(lease), alone=self._must_be_alone(job))
+        key, slots = key_of(lease), slots_of(job, place, self._rules)
+        inbox = place.take(key, alone=self._must_be_alone(job), slots=slots)
+
+        def halved(trials: int) -> None:
+            place.shrink(key, trials)
+            self.wake()
+
         runner = Runner(
             lease,
             job,
@@ -273,6 +279,8 @@ class Dispatcher:
             self._publisher,
             self._losses,
             self._metrics,
+            at_once=slots,
+            halved=halved,
             suspended=self._stop.is_set(),
         )
         self._runners[job.name] = runner

@@ -38,16 +38,18 @@ class Place:
         self.idle = asyncio.Event()
         self.idle.set()
         self._inboxes: dict[LeaseKey, Inbox] = {}
+        self._slots: dict[LeaseKey, int] = {}
         self._lost: WorkerLost | None = None
 
     @property
     def count(self) -> int:
-        """Leases here."""
-        return len(self._inboxes)
+        """Adapters that are trained here: one for a job, several for a sweep."""
+        return sum(self._slots.values())
 
-    def take(self, lease: LeaseKey, *, alone: bool) -> Inbox:
-        """Add a lease; if the worker is lost by now, its inbox says so."""
+    def take(self, lease: LeaseKey, *, alone: bool, slots: int = 1) -> Inbox:
+        """Add a lease of so many adapters; if the worker is lost by now, its inbox says so."""
         inbox = self._inboxes[lease] = Inbox()
+        self._slots[lease] = slots
         self.alone = alone
         self.taken += 1
         self.idle.clear()
@@ -55,9 +57,13 @@ class Place:
             inbox.close(self._lost)
         return inbox
 
+    def shrink(self, lease: LeaseKey, slots: int) -> None:
+        """Let a lease have so many adapters from now on, where it had more."""
+        self._slots[lease] = min(self._slots[lease], slots)
+
     def leave(self, lease: LeaseKey) -> None:
         """Remove a lease: what the worker still says of it is dropped."""
-        del self._inboxes[lease]
+        del self._inboxes[lease], self._slots[lease]
         if not self._inboxes:
             self.alone = False
             self.idle_since = time.monotonic()

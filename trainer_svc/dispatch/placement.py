@@ -25,6 +25,19 @@ class Rules:
     """Bytes of each base's weights."""
 
 
+def slots_of(job: Job, place: Place, rules: Rules) -> int:
+    """Return how many of the place's jobs a job counts for: the trials a sweep trains at a time.
+
+    A sweep never waits for more room than a job does: it takes what there is, up to half of a
+    worker that it shares, and its other trials wait for their turn.
+    """
+    if job.sweep is None:
+        return 1
+    limit = rules.jobs_per_worker
+    most = limit if rules.must_be_alone(job) else limit // 2
+    return max(1, min(len(job.sweep.active), most, limit - place.count))
+
+
 class Placement:
     """Jobs share workers that hold their base, the emptiest first, but for those that are alone.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from enum import Enum, auto
 
 import structlog
@@ -35,6 +36,7 @@ from trainer_svc.jobs.model import (
     StepProgress,
 )
 from trainer_svc.jobs.store import JobStore
+from trainer_svc.jobs.sweep import RungDecided
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
@@ -73,7 +75,10 @@ class Ending(Enum):
 
 
 class Runner:
-    """Runs one lease on a worker that may have others; one `suspended` is given back at once."""
+    """Runs one lease on a worker that may have others; one `suspended` is given back at once.
+
+    A sweep trains `at_once` trials at a time; `halved` hears how many are left of them.
+    """
 
     def __init__(
         self,
@@ -87,6 +92,8 @@ class Runner:
         losses: Losses,
         metrics: TrainerMetrics,
         *,
+        at_once: int,
+        halved: Callable[[int], None],
         suspended: bool,
     ) -> None:
         self.lease = lease
@@ -99,6 +106,8 @@ class Runner:
         self._publisher = publisher
         self._losses = losses
         self._metrics = metrics
+        self._at_once = at_once
+        self._halved = halved
         self._state: JobState | None = None
         self._suspended = suspended
         self._step = self._tokens = 0
@@ -155,7 +164,7 @@ class Runner:
     async def _train(self) -> Ending:
         if self._suspended:
             return await self._release()
-        assignment = await self._assignments.of(self.lease, self.job)
+        assignment = await self._assignments.of(self.lease, self.job, self._at_once)
         self._inbox.check_open()
         await self._worker.send(Start(assignment=assignment))
         self._state = JobState.PREPARING
@@ -206,6 +215,8 @@ class Runner:
             self._state = JobState.RUNNING
         else:
             await self._record(event)
+        if isinstance(event, RungDecided) and event.going_on:
+            self._halved(len(event.going_on))
 
     async def _record(self, *events: EventPayload) -> None:
         await insist(lambda: self._jobs.record(self.lease, *events))

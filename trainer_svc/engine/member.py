@@ -11,35 +11,27 @@ import asyncio
 import shutil
 import traceback
 import uuid
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import TypeVar
+from typing import Protocol
 
 import structlog
-import torch
 
-from tailorbird.errors import DataCorrupt, FailedPrecondition
+from tailorbird.errors import FailedPrecondition
 from tailorbird.manifest import AdapterManifest
-from tailorbird.names import AdapterName, JobName
-from tailorbird.object_store import ObjectStore
-from trainer_svc.engine.elsewhere import finished, in_thread, stoppable
+from tailorbird.names import AdapterName
+from trainer_svc.engine.course import Course, Device, Lessee, Tools, TrainedRun
+from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
 from trainer_svc.engine.judging.examination import Examiner
-from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.judging.verdict import Verdict, verdict
-from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
-from trainer_svc.engine.parent import begin_with, check_manifest, fetch_weights
-from trainer_svc.engine.preparation import Preparation, Preparer
-from trainer_svc.engine.result.checkpoint import Checkpoints, MadeFor
-from trainer_svc.engine.result.checkpoint_writer import CheckpointWriter
+from trainer_svc.engine.loop import MICRO_TOKENS
+from trainer_svc.engine.preparation import Preparation
 from trainer_svc.engine.result.judging import Judged, judge
 from trainer_svc.engine.result.package import Package, Result, build_package, describe, upload
-from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
-from trainer_svc.engine.training.member import Ending, Member
-from trainer_svc.jobs.model import EventPayload, JobError, Resumed
+from trainer_svc.engine.sweep.sweeping import Sweeping
+from trainer_svc.engine.training.member import Ending
+from trainer_svc.jobs.model import EventPayload, JobError
 from trainer_svc.protocol import (
     Assignment,
     Cancel,
@@ -51,26 +43,26 @@ from trainer_svc.protocol import (
     Trained,
     Upload,
     Uploaded,
-    WorkerSettings,
 )
 from trainer_svc.record import Record
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Tools:
-    """What all jobs of a worker work with. `send` takes a report, from any thread."""
+class Training(Protocol):
+    """How a job gets to its trained weights: by one run, or by a sweep's."""
 
-    settings: WorkerSettings
-    bank: AdapterBank
-    steps: StepThread
-    store: ObjectStore
-    preparer: Preparer
-    references: References
-    send: Callable[[Record], None]
+    async def trained(self, folder: Path) -> TrainedRun:
+        """Train; `folder` is the job's own."""
+
+    async def written(self) -> None:
+        """Wait until every checkpoint taken so far is written, or could not be."""
+
+    async def stop(self) -> None:
+        """Write no more checkpoints."""
+
+    async def detach(self) -> None:
+        """Take whatever is attached off the base."""
 
 
 class JobTask:
@@ -86,7 +78,8 @@ class JobTask:
         self._folder = Path(tools.settings.scratch_dir) / "jobs" / uuid.uuid4().hex
         self._phases: asyncio.Task[AdapterManifest] | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._writer: CheckpointWriter | None = None
+        self._device = Device(tools.steps)
+        self._training: Training | None = None
         self._version: asyncio.Future[str] | None = None
         self._ending: Ending | None = None
         self._error: JobError | None = None
@@ -118,7 +111,7 @@ class JobTask:
         Without this they stay until a garbage collection. Not before `_clear`: the step thread may
         be in one of the frames until its next boundary, and a frame at work cannot be cleared.
         """
-        phases, self._phases = self._phases, None
+        phases, self._phases, self._training = self._phases, None, None
         if phases is None or phases.cancelled():
             return
         if (error := phases.exception()) is not None:
@@ -148,52 +141,51 @@ class JobTask:
         return None
 
     async def _interrupted(self) -> Record:
-        if self._ending is Ending.SUSPENDED and self._writer is not None:
-            self._saving = asyncio.create_task(self._writer.written())
+        if self._ending is Ending.SUSPENDED and self._training is not None:
+            self._saving = asyncio.create_task(self._training.written())
             await asyncio.wait({self._saving})
         if self._ending is Ending.CANCELLED:
             return Cancelled(lease=self.lease)
         return Suspended(lease=self.lease, error=self._error)
 
     async def _clear(self) -> None:
-        if self._writer is not None:
-            await self._writer.stop()
-        await self._detach()
+        if self._training is not None:
+            await self._training.stop()
+            await self._training.detach()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _through_phases(self) -> AdapterManifest:
-        package = await self._trained_package()
+        package, assignment = await self._trained_package()
         self._version = asyncio.get_running_loop().create_future()
         self._tools.send(Trained(lease=self.lease))
-        name = AdapterName.parse(self._assignment.adapter).version(await self._version)
+        name = AdapterName.parse(assignment.adapter).version(await self._version)
         await upload(self._tools.store, package, name)
-        return await in_thread(
-            lambda _: describe(package, name, self._assignment, self._tools.settings)
-        )
+        return await in_thread(lambda _: describe(package, name, assignment, self._tools.settings))
 
-    async def _trained_package(self) -> Package:
+    async def _trained_package(self) -> tuple[Package, Assignment]:
         """Prepare, train, judge and package. The adapter is off the base after that."""
-        assignment, tools = self._assignment, self._tools
+        tools = self._tools
         self._check_base()
         self._folder.mkdir(parents=True)
-        checkpoints = self._checkpoints()
-        run, data = await self._prepare(checkpoints)
-        await self._train(run, checkpoints)
+        training = self._training = self._way()
+        found = await training.trained(self._folder)
+        data, assignment = found.data, found.assignment
         tools.send(Evaluating(lease=self.lease))
-        judged = await self._judge(run)
-        examined = await self._examine(data)
-        await self._detach()
+        judged = await self._judge(found.run)
+        examined = await self._examine(found)
+        await training.detach()
         result = Result(
-            run=run,
+            run=found.run,
             judged=judged,
             training_data=data.training_report,
             validation_data=data.validation_report,
             judgement=None if examined is None else examined.judgement,
             decision=None if examined is None else examined.decision,
         )
-        return await in_thread(
+        package = await in_thread(
             lambda _: build_package(self._folder / "package", result, assignment, tools.settings)
         )
+        return package, assignment
 
     def _check_base(self) -> None:
         held, asked = self._tools.settings.base_model_digest, self._assignment.base_model_digest
@@ -203,130 +195,50 @@ class JobTask:
                 reason="BASE_MISMATCH",
             )
 
-    async def _prepare(self, checkpoints: Checkpoints) -> tuple[Run, Preparation]:
-        """Read the data, attach the adapter, give it its first weights; report what is chosen.
-
-        Those of a checkpoint go before those of the version that the job trains on from.
-        """
-        await self._check_version(checkpoints)
-        data = await self._tools.preparer.prepare(self._assignment, self._folder)
-        if self._is_judged(data):
-            await self._examiner(data).check()
-        run = await self.on_step_thread(lambda: self._begun(data))
-        resumed = await self._resume(run, checkpoints)
-        weights = None if resumed else await self._weights(run)
-        for event in data.told(run.adapter.size):
-            self._report(event)
-        if resumed or self.lease.epoch > 1:
-            self._report(Resumed(resumed_from_step=run.state.step, lease_epoch=self.lease.epoch))
-        if weights is not None:
-            await self.pieces(
-                begin_with(self._tools.bank, run, weights, MICRO_TOKENS, self._report)
-            )
-        return run, data
-
-    async def _check_version(self, checkpoints: Checkpoints) -> None:
-        """Refuse a version that cannot be trained on before minutes are spent on the data.
-
-        With a checkpoint the job may need it no more.
-        """
-        tools, assignment = self._tools, self._assignment
-        if assignment.from_version and not await checkpoints.any():
-            shapes = await self.on_step_thread(lambda: tools.bank.shapes(assignment.lora))
-            await check_manifest(tools.store, assignment, shapes)
-
-    async def _weights(self, run: Run) -> dict[str, torch.Tensor] | None:
-        if not self._assignment.from_version:
-            return None
-        shapes = {name: tuple(matrix.shape) for name, matrix in run.adapter.parameters.items()}
-        return await fetch_weights(self._tools.store, self._assignment, shapes)
-
-    def _begun(self, data: Preparation) -> Run:
-        chosen, plan = data.choice.hyperparameters, data.choice.plan
-        adapter = self._tools.bank.attach(self._job, self._assignment.lora, seed=chosen.seed or 0)
-        return Run(
-            self._job,
-            adapter,
-            chosen,
-            plan,
-            data.training,
-            data.validation,
-            from_version=self._assignment.from_version,
+    def _way(self) -> Training:
+        assignment, tools = self._assignment, self._tools
+        lessee = Lessee(
+            report=self._report,
+            check=self._check,
+            ending=lambda: self._ending,
+            disk_full=lambda: self._interrupt(Ending.SUSPENDED, disk_full()),
         )
-
-    def _checkpoints(self) -> Checkpoints:
-        settings = self._tools.settings
-        made_for = MadeFor(
-            spec_sha256=self._assignment.spec_sha256,
-            base_model_digest=settings.base_model_digest,
-            chat_template_digest=settings.chat_template_digest,
-        )
-        return Checkpoints(self._tools.store, JobName.parse(self._job), made_for)
-
-    async def _resume(self, run: Run, checkpoints: Checkpoints) -> bool:
-        """Bring the run to its newest checkpoint that fits; False if there is none."""
-        while (found := await checkpoints.restore()) is not None:
-            latest, best = found.latest, found.best
-            try:
-                await self.on_step_thread(lambda: run.restore(latest, best))  # noqa: B023
-            except DataCorrupt as error:
-                log.warning("checkpoint unusable", job=self._job, error=error.message)
-                await checkpoints.discard(latest.step)
-            else:
-                return True
-        return False
-
-    async def _train(self, run: Run, checkpoints: Checkpoints) -> None:
-        def interrupt() -> None:
-            self._tools.steps.interrupt(self._job, self._ending or Ending.CANCELLED)
-
-        self._writer = CheckpointWriter(
-            checkpoints,
-            self._report,
-            lambda: self._interrupt(Ending.SUSPENDED, disk_full()),
-        )
-        member = Member(run, self._report, self._writer.keep, self._writer.busy)
-        await finished(self._tools.steps.join(member), interrupt)
+        if assignment.sweep is not None:
+            return Sweeping(assignment, assignment.sweep, tools, lessee)
+        return Course(assignment.lease.job, assignment, tools, lessee)
 
     async def _judge(self, run: Run) -> Judged:
-        return await self.pieces(judge(self._tools.bank, run, MICRO_TOKENS, self._report))
+        return await self._device.pieces(judge(self._tools.bank, run, MICRO_TOKENS, self._report))
 
-    async def _examine(self, data: Preparation) -> Verdict | None:
+    async def _examine(self, found: TrainedRun) -> Verdict | None:
         """Have the held-out records answered, where any are asked for."""
+        data, assignment = found.data, found.assignment
         if not self._is_judged(data):
             return None
-        found = await verdict(self._examiner(data))
-        self._report(found.event)
-        return found
+        judged = await verdict(self._examiner(data, assignment))
+        self._report(judged.event)
+        return judged
+
+    async def _check(self, data: Preparation) -> None:
+        """Refuse data on which the result could not be judged by what is asked."""
+        if self._is_judged(data):
+            await self._examiner(data, self._assignment).check()
 
     def _is_judged(self, data: Preparation) -> bool:
         asked = bool(data.chosen.held_out) or self._assignment.hold_out
         return asked and self._assignment.evaluation.max_records > 0
 
-    def _examiner(self, data: Preparation) -> Examiner:
+    def _examiner(self, data: Preparation, assignment: Assignment) -> Examiner:
         return Examiner(
             bank=self._tools.bank,
             store=self._tools.store,
-            device=self,
-            assignment=self._assignment,
+            device=self._device,
+            assignment=assignment,
             chosen=data.chosen,
             references=self._tools.references,
             folder=self._folder,
             micro_tokens=MICRO_TOKENS,
         )
-
-    async def _detach(self) -> None:
-        await self.on_step_thread(lambda: self._tools.bank.detach(self._job))
-
-    async def pieces(self, work: Generator[None, None, T]) -> T:
-        """Run `work` on the step thread, piece by piece between the passes of others."""
-        stop = Event()
-        return await finished(self._tools.steps.pieces(stoppable(work, stop)), stop.set)
-
-    async def on_step_thread(self, action: Callable[[], T]) -> T:
-        """Run `action` on the step thread, between two passes."""
-        future = self._tools.steps.call(action)
-        return await finished(future, future.cancel)
 
     def _report(self, event: EventPayload) -> None:
         self._tools.send(Reported(lease=self.lease, event=event))

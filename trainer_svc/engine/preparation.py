@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from trainer_svc.jobs.model import (
     DataPolicy,
     DataReport,
     EventPayload,
+    Hyperparameters,
     JobWarning,
+    LoraSpec,
     Prepared,
     TooLong,
 )
@@ -87,6 +89,17 @@ class Preparer:
         if assignment.validation is not None:
             validation = await self._read(assignment.validation, assignment.data, limit, folder)
         return await in_thread(lambda _: self._chosen(assignment, training, validation))
+
+    def varied(self, data: Preparation, lora: LoraSpec, asked: Hyperparameters) -> Preparation:
+        """Return the same data, trained on in another way. `asked` has the same seed."""
+        choice = resolve(
+            asked,
+            data.choice.plan.lengths,
+            lora=lora,
+            hidden_size=self._base.hidden_size,
+            context=self._base.context,
+        )
+        return replace(data, choice=choice)
 
     def _chosen(
         self, assignment: Assignment, training: Read, validation: Read | None

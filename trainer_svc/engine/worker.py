@@ -9,10 +9,11 @@ from pathlib import Path
 import structlog
 
 from tailorbird.object_store import ObjectStore
+from trainer_svc.engine.course import Tools
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.loop import StepThread
-from trainer_svc.engine.member import JobTask, Tools
+from trainer_svc.engine.member import JobTask
 from trainer_svc.engine.preparation import Preparer
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.protocol import Cancel, LeaseKey, Start, Suspend, Upload, WorkerSettings

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tailorbird.names import AdapterName, JobName
+from tailorbird.names import AdapterName, JobName, SweepName
 from trainer_svc.datasets.report.limits import DataLimits
+from trainer_svc.jobs.sweep import RungDecided, SweepResults, SweepSpec, TrialReached
 from trainer_svc.judgement.model import EvaluationSpec, Judgement
 from trainer_svc.record import Record
 
@@ -33,13 +34,24 @@ class JobState(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
 
     @classmethod
-    def _missing_(cls, _: object) -> JobState:
-        return cls.UNSPECIFIED
+    def _missing_(cls, value: object) -> JobState:
+        return _OF_SWEEP.get(str(value), cls.UNSPECIFIED)
 
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 WAITING = frozenset({JobState.QUEUED, JobState.PAUSED})
+_OF_SWEEP = {f"{state}_SWEEP": state for state in WAITING}
 ACTIVE = frozenset(JobState) - TERMINAL - WAITING - {JobState.UNSPECIFIED}
+
+
+def stored_state(state: JobState, *, sweep: bool) -> str:
+    """Return what the job store has for a state.
+
+    A sweep waits under names of its own: a release that knows of none would take it from the queue
+    for one job, and publish what no caller asked for.
+    """
+    return f"{state}_SWEEP" if sweep and state in WAITING else state.value
+
 
 _FORWARD = {
     JobState.QUEUED: {JobState.PREPARING, JobState.PAUSED},
@@ -183,6 +195,8 @@ class JobSpec(Record):
     from_version: str = ""
     """The version whose weights training begins with; `lora` is of its shape."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    sweep: SweepSpec | None = None
+    """The trials that this is the common part of; None in a job of its own."""
     labels: dict[str, str] = Field(default_factory=dict)
     data: DataPolicy = DataPolicy()
     data_limits: DataLimits = DataLimits()
@@ -345,7 +359,9 @@ EventPayload = Annotated[
     | CheckpointSaved
     | Resumed
     | Published
-    | JobWarning,
+    | JobWarning
+    | TrialReached
+    | RungDecided,
     Field(discriminator="kind"),
 ]
 
@@ -394,6 +410,13 @@ class Job(Record):
     lease_epoch: int = 0
     cancel_requested: bool = False
     pause_requested: bool = False
+    sweep: SweepResults | None = None
+    """How far the trials of a sweep came."""
+
+    @property
+    def sweep_name(self) -> SweepName | None:
+        """The sweep that the job carries out, if it does."""
+        return None if self.spec.sweep is None else SweepName(self.name.tenant, self.name.job)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.names import JobName
 from trainer_svc.jobs.model import Job, JobState
-from trainer_svc.jobs.rows import narrowed, readable
+from trainer_svc.jobs.rows import in_state, narrowed, readable
 from trainer_svc.jobs.tables import jobs
 
 _PAGE = 100
@@ -28,7 +28,7 @@ async def queued(
     """
     order = jobs.c.create_time, jobs.c.job, jobs.c.tenant
     base = sa.tuple_(_of_spec("base_model"), _of_spec("base_model_digest"))
-    query = sa.select(jobs).where(jobs.c.state == JobState.QUEUED)
+    query = sa.select(jobs).where(in_state(JobState.QUEUED))
     query = narrowed(query, None, avoid).order_by(*order).limit(_PAGE)
     page = (await connection.execute(query)).all()
     while page:

@@ -24,7 +24,9 @@ from trainer_svc.jobs.model import (
     StateChanged,
     StepProgress,
     may_follow,
+    stored_state,
 )
+from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
 from trainer_svc.jobs.tables import events, jobs
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +56,20 @@ def consequences(row: sa.Row[Any], payloads: Sequence[EventPayload]) -> dict[str
         values |= changes
     if progress != before:
         values["progress"] = {**(row.progress or {}), **progress.model_dump(mode="json")}
+    if row.sweep is not None and (results := _results(row.sweep, payloads)) is not None:
+        values["sweep"] = results.model_dump(mode="json")
     return values
+
+
+def _results(stored: Any, payloads: Sequence[EventPayload]) -> SweepResults | None:
+    """Return what is known of a sweep's trials after these events; None if they tell nothing."""
+    told = [each for each in payloads if isinstance(each, TrialReached | RungDecided)]
+    if not told:
+        return None
+    results = SweepResults.model_validate(stored)
+    for event in told:
+        results = results.after(event)
+    return results
 
 
 def _consequence(progress: Progress, payload: EventPayload) -> tuple[Progress, dict[str, Any]]:
@@ -82,7 +97,7 @@ def begun(job: Job, request_id: str, request_sha256: str, last: int) -> dict[str
         "request_sha256": request_sha256,
         "spec": job.spec.model_dump(mode="json"),
         "adapter": job.spec.adapter,
-        "state": job.state,
+        "state": stored_state(job.state, sweep=job.sweep is not None),
         "create_time": job.create_time,
         "cancel_requested": False,
         "pause_requested": False,
@@ -91,6 +106,7 @@ def begun(job: Job, request_id: str, request_sha256: str, last: int) -> dict[str
         "promoted": False,
         "promotion_refusal": "",
         "last_sequence": last,
+        "sweep": job.sweep and job.sweep.model_dump(mode="json"),
     }
 
 
@@ -126,10 +142,15 @@ def narrowed(
     return query
 
 
+def in_state(state: JobState) -> sa.ColumnElement[bool]:
+    """Narrow a query to jobs in a state, sweeps or not."""
+    return jobs.c.state.in_({stored_state(state, sweep=sweep) for sweep in (False, True)})
+
+
 async def lock_queued(connection: AsyncConnection, name: JobName) -> sa.Row[Any] | None:
     """Return a job's row, locked, if the job is still queued and nobody else has locked it."""
     query = sa.select(jobs).where(
-        jobs.c.tenant == name.tenant, jobs.c.job == name.job, jobs.c.state == JobState.QUEUED
+        jobs.c.tenant == name.tenant, jobs.c.job == name.job, in_state(JobState.QUEUED)
     )
     locked = await connection.execute(query.with_for_update(skip_locked=True))
     return locked.one_or_none()
@@ -154,6 +175,9 @@ async def apply(
     if payloads:
         await insert_events(connection, name_of(row), row.last_sequence, payloads)
         values = values | {"last_sequence": row.last_sequence + len(payloads)}
+    if "state" in values:
+        state = JobState(values["state"])
+        values = values | {"state": stored_state(state, sweep=row.sweep is not None)}
     if values:
         await connection.execute(update_job(name_of(row)).values(values))
 
@@ -211,6 +235,7 @@ def to_job(row: sa.Row[Any]) -> Job:
             "lease_epoch": row.lease_epoch,
             "cancel_requested": row.cancel_requested,
             "pause_requested": row.pause_requested,
+            "sweep": row.sweep,
         }
     )
 

@@ -58,6 +58,7 @@ class Jobs(Protocol):
         after: tuple[datetime, str] | None,
         state: JobState | None,
         adapter: AdapterName | None,
+        sweeps: bool,
     ) -> list[Job]: ...
 
     async def events(self, name: JobName, after_sequence: int, limit: int) -> list[JobEvent]: ...
@@ -76,6 +77,13 @@ class Accepted(NamedTuple):
 
     job: Job
     warnings: tuple[JobWarning, ...] = ()
+
+
+class JobData(NamedTuple):
+    """The datasets of a job."""
+
+    training: Dataset
+    validation: Dataset | None = None
 
 
 class Datasets(Compared, Protocol):
@@ -146,23 +154,52 @@ class TuningService:
         dataset's digests), StoreUnavailable.
         """
         request = _request_sha256(job_id, spec, lora)
-        if request_id:
-            made = await self._jobs.find_request(tenant.tenant, request_id, request)
-            if made is not None:
-                return Accepted(made)
-        spec = await self._checked(tenant, spec, lora)
+        made = await self.made_before(tenant, request_id, request)
+        if made is not None:
+            return Accepted(made)
+        spec = await self.checked(tenant, spec, lora)
         job = Job(
-            name=JobName(tenant.tenant, job_id or _new_id(spec.adapter_name)),
+            name=self.new_name(tenant, job_id, spec.adapter_name),
             spec=spec,
             state=JobState.QUEUED,
             create_time=datetime.now(UTC),
         )
-        data = await self._data(tenant, spec)
-        warnings = await check_data(self._datasets, spec.data_limits, *data)
+        data = await self.data(tenant, spec)
+        return await self.accept(job, data, request_id, request, validate_only=validate_only)
+
+    async def made_before(
+        self, tenant: TenantName, request_id: str, request_sha256: str
+    ) -> Job | None:
+        """Return the job that the same request made before; None for a request without an id.
+
+        AlreadyExists if the id came with another request.
+        """
+        if not request_id:
+            return None
+        return await self._jobs.find_request(tenant.tenant, request_id, request_sha256)
+
+    def new_name(self, tenant: TenantName, job_id: str, adapter: AdapterName) -> JobName:
+        """Return the name of a new job, with an id of its own where none was asked for."""
+        return JobName(tenant.tenant, job_id or _new_id(adapter))
+
+    async def accept(
+        self,
+        job: Job,
+        data: JobData,
+        request_id: str,
+        request_sha256: str,
+        *,
+        validate_only: bool,
+    ) -> Accepted:
+        """Put a job whose specification is checked into the queue, if its data is within limits.
+
+        Raises AlreadyExists, and what `check_data` does.
+        """
+        warnings = await check_data(self._datasets, job.spec.data_limits, *data)
         if validate_only:
             await self._check_new(job.name)
             return Accepted(job, warnings)
-        made = await self._jobs.create(job, request_id, request, warnings)
+        made = await self._jobs.create(job, request_id, request_sha256, warnings)
         self._queue.wake()
         return Accepted(made, warnings if made == job else ())
 
@@ -176,12 +213,16 @@ class TuningService:
         *,
         limit: int,
         after: tuple[datetime, str] | None,
-        state: JobState | None,
-        adapter: AdapterName | None,
+        state: JobState | None = None,
+        adapter: AdapterName | None = None,
+        sweeps: bool = False,
     ) -> tuple[list[Job], bool]:
-        """Return up to `limit` jobs, newest first, and whether more follow."""
+        """Return up to `limit` jobs, newest first, and whether more follow.
+
+        `sweeps`: only those that carry one out.
+        """
         found = await self._jobs.page(
-            tenant, limit=limit + 1, after=after, state=state, adapter=adapter
+            tenant, limit=limit + 1, after=after, state=state, adapter=adapter, sweeps=sweeps
         )
         return found[:limit], len(found) > limit
 
@@ -238,7 +279,8 @@ class TuningService:
                 if not found:
                     await _wait(changed)
 
-    async def _checked(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
+    async def checked(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
+        """Return a specification with its base and LoRA decided; raises what `create_job` does."""
         base = self._bases.named(spec.base_model)
         if base is None:
             raise InvalidArgument(
@@ -264,13 +306,13 @@ class TuningService:
         _check_tenant("adapter", spec.adapter_name, tenant)
         return spec.model_copy(update={"base_model": base.name, "base_model_digest": base.digest})
 
-    async def _data(self, tenant: TenantName, spec: JobSpec) -> tuple[Dataset, Dataset | None]:
-        """Return the training and the validation dataset."""
+    async def data(self, tenant: TenantName, spec: JobSpec) -> JobData:
+        """Return what a job is trained and validated on; raises what `create_job` does."""
         name = DatasetName.parse(spec.training_dataset)
         _check_tenant("training_dataset", name, tenant)
         training = await self._datasets.get(name)
         if spec.validation_dataset is None:
-            return training, None
+            return JobData(training)
         name = DatasetName.parse(spec.validation_dataset)
         _check_tenant("validation_dataset", name, tenant)
         validation = await self._datasets.get(name)
@@ -278,7 +320,7 @@ class TuningService:
             raise InvalidArgument(
                 "job.spec.validation_dataset", "must be another dataset than training_dataset"
             )
-        return training, validation
+        return JobData(training, validation)
 
     async def _parent(self, tenant: TenantName, version: str) -> AdapterManifest:
         return await read_parent(self._registry, tenant, VersionName.parse(version))

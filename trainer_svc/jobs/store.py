@@ -47,6 +47,7 @@ from trainer_svc.jobs.rows import (
     begun,
     consequences,
     ended,
+    in_state,
     insert_events,
     job_row,
     left_by,
@@ -118,8 +119,12 @@ class JobStore:
         after: tuple[datetime, str] | None = None,
         state: JobState | None = None,
         adapter: AdapterName | None = None,
+        sweeps: bool = False,
     ) -> list[Job]:
-        """Return up to `limit` jobs, newest first, that come after the (create_time, job) given."""
+        """Return up to `limit` jobs, newest first, that come after the (create_time, job) given.
+
+        `sweeps`: only those that carry one out.
+        """
         query = sa.select(jobs).where(jobs.c.tenant == tenant.tenant)
         if after is not None:
             older = sa.tuple_(jobs.c.create_time, jobs.c.job) < sa.tuple_(
@@ -127,7 +132,9 @@ class JobStore:
             )
             query = query.where(older)
         if state is not None:
-            query = query.where(jobs.c.state == state)
+            query = query.where(in_state(state))
+        if sweeps:
+            query = query.where(jobs.c.sweep.is_not(None))
         if adapter is not None:
             query = query.where(jobs.c.adapter == str(adapter))
         query = query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc()).limit(limit)
@@ -160,8 +167,12 @@ class JobStore:
         """Return how many jobs are in each state that is not terminal."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
         async with self._database.read() as connection:
-            found = {JobState(state): count for state, count in await connection.execute(query)}
-        return {state: found.get(state, 0) for state in WAITING | ACTIVE}
+            found = [(JobState(state), count) for state, count in await connection.execute(query)]
+        counted = dict.fromkeys(WAITING | ACTIVE, 0)
+        for state, count in found:
+            if state in counted:
+                counted[state] += count
+        return counted
 
     async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]:
         """Ask for a job to be stopped; one that no worker has is CANCELLED at once.

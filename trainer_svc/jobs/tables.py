@@ -42,6 +42,8 @@ jobs = sa.Table(
     sa.Column("promoted", sa.Boolean, nullable=False),
     sa.Column("promotion_refusal", sa.String(64), nullable=False),
     sa.Column("last_sequence", sa.BigInteger, nullable=False),
+    # What is known of a sweep's trials; NULL for a job of its own.
+    sa.Column("sweep", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("tenant", "request_id"),
     sa.Index(None, "state", "create_time"),
     sa.Index(None, "tenant", "create_time"),

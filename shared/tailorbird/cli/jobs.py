@@ -1,4 +1,4 @@
-"""`tailorbird jobs`: create, get, list, cancel, pause, resume, watch."""
+"""`tailorbird jobs`: create, get, list, cancel, pause, resume, watch; sweep stands apart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from tailorbird.cli import sweeps
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
 from tailorbird.cli.data_report import print_warnings
+from tailorbird.cli.job_options import (
+    DataLimits,
+    FewShot,
+    MaxForgotten,
+    MaxRetentionLoss,
+    MaxTooLong,
+    Metric,
+    Policy,
+    Slices,
+    TooLong,
+    TooLongOption,
+    set_limits,
+    set_validation,
+)
 from tailorbird.cli.names import version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
 from tailorbird.cli.watch import JobBars, outcome, state_name
@@ -17,24 +32,9 @@ from tailorbird.client import CallError, TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 
 app = typer.Typer(help="Fine-tune: start jobs and follow them.", no_args_is_help=True)
+app.add_typer(sweeps.app, name="sweep")
 
 _Job = Annotated[str, typer.Argument(help="A job's name, or its id in the tenant.")]
-
-
-class Policy(StrEnum):
-    """What happens to the route when the version is published."""
-
-    AUTO_IF_BETTER = "auto-if-better"
-    ALWAYS = "always"
-    MANUAL = "manual"
-
-
-class TooLong(StrEnum):
-    """What becomes of a record that is too long."""
-
-    TRUNCATE = "truncate"
-    DROP = "drop"
-    ERROR = "error"
 
 
 class State(StrEnum):
@@ -73,42 +73,21 @@ def create(
     max_sequence_length: Annotated[
         int | None, typer.Option(help="Tokens of a record above which it is too long.")
     ] = None,
-    too_long: Annotated[
-        TooLong, typer.Option(help="What becomes of a record that is too long.")
-    ] = TooLong.DROP,
-    max_too_long: Annotated[
-        float | None, typer.Option(help="Share of records that may be too long; else 0.1.")
-    ] = None,
+    too_long: TooLongOption = TooLong.DROP,
+    max_too_long: MaxTooLong = None,
     early_stopping_patience: Annotated[
         int | None, typer.Option(help="Stop after so many evaluations without a better loss.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order and initialisation.")] = None,
-    data_limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Refuse data with more of a fault than this share: leakage=0, exact-duplicates,"
-            " near-duplicates, contradictions or label-share. May be given several times."
-        ),
-    ] = None,
+    data_limit: DataLimits = None,
     policy: Annotated[
         Policy, typer.Option(help="Whether the route moves.")
     ] = Policy.AUTO_IF_BETTER,
-    metric: Annotated[
-        str, typer.Option(help="The metric that decides; else by the kind of the answers.")
-    ] = "",
-    slice_: Annotated[
-        list[str] | None,
-        typer.Option("--slice", help="Tell figures apart by this metadata field; may be repeated."),
-    ] = None,
-    few_shot: Annotated[
-        int | None, typer.Option(help="Examples of the few-shot prompt, at most 8; 0: none.")
-    ] = None,
-    max_retention_loss: Annotated[
-        float | None, typer.Option(help="Nats that the loss on general texts may rise.")
-    ] = None,
-    max_forgotten: Annotated[
-        float | None, typer.Option(help="Share of general questions that may be forgotten.")
-    ] = None,
+    metric: Metric = "",
+    slice_: Slices = None,
+    few_shot: FewShot = None,
+    max_retention_loss: MaxRetentionLoss = None,
+    max_forgotten: MaxForgotten = None,
     exclusive: Annotated[
         bool, typer.Option("--exclusive", help="Train next to no other job.")
     ] = False,
@@ -151,9 +130,8 @@ def create(
             max_too_long_fraction=max_too_long,
         ),
     )
-    _set_validation(spec, validation, tenant)
-    for limit in data_limit or ():
-        _set_limit(spec.data_limits, limit)
+    set_validation(spec, validation, tenant)
+    set_limits(spec.data_limits, data_limit)
     # The job belongs to the tenant of its adapter.
     parent = "/".join(spec.adapter.split("/")[:2])
     warnings: list[dataset_pb2.DataWarning] = []
@@ -175,30 +153,6 @@ def create(
         _follow(trainer, job.name)
     else:
         _show(job, json)
-
-
-def _set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str | None) -> None:
-    if validation is None:
-        return
-    try:
-        spec.validation_fraction = float(validation)
-    except ValueError:
-        spec.validation_dataset = full_name(validation, "datasets", tenant)
-
-
-def _set_limit(limits: job_pb2.DataLimits, given: str) -> None:
-    name, _, share = given.partition("=")
-    field = f"max_{name.replace('-', '_')}"
-    try:
-        setattr(limits, field, float(share))
-    except (AttributeError, ValueError) as error:
-        known = ", ".join(
-            one.name.removeprefix("max_").replace("_", "-") for one in limits.DESCRIPTOR.fields
-        )
-        raise typer.BadParameter(
-            f"{given!r}: a share of one of {known} is expected, like leakage=0",
-            param_hint="--data-limit",
-        ) from error
 
 
 @app.command()

@@ -12,6 +12,7 @@ from tailorbird.object_store import ObjectStore
 from tests.unit.trainer_svc.values import make_manifest
 from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.jobs.model import DataReport, Hyperparameters, JobError, Prepared, StepProgress
+from trainer_svc.jobs.sweep import TrialReached, rungs
 from trainer_svc.protocol import (
     Assignment,
     Cancel,
@@ -25,6 +26,7 @@ from trainer_svc.protocol import (
     Start,
     Suspend,
     Suspended,
+    SweepAssignment,
     Trained,
     Upload,
     Uploaded,
@@ -74,6 +76,8 @@ def step(number: int, job: str = "") -> StepProgress:
 class ScriptedWorker:
     """Trains each job in four steps; at `hold` it waits, for a command or to `go_on`.
 
+    Of a sweep the trials come to each rung one after the other, the first with the lowest loss.
+
     At `death` it dies. Both are for every job, or only for the one with the id `only`.
     """
 
@@ -114,7 +118,7 @@ class ScriptedWorker:
             case Start(assignment=assignment):
                 assert self.base in {"", assignment.base_model_digest}
                 self._assignments[command.lease] = assignment
-                self._rest[command.lease] = _training(command.lease)
+                self._rest[command.lease] = _training(assignment)
                 self._play(command.lease)
             case Upload(version=version):
                 name = f"{self._assignments[command.lease].adapter}/versions/{version}"
@@ -165,12 +169,36 @@ class ScriptedWorker:
             self.say(report)
 
 
-def _training(lease: LeaseKey) -> Iterator[tuple[str, Report]]:
+def _training(assignment: Assignment) -> Iterator[tuple[str, Report]]:
+    lease = assignment.lease
     yield "prepared", Reported(lease=lease, event=PREPARED)
+    if assignment.sweep is not None:
+        yield from _rungs(lease, assignment.sweep)
     for number in range(1, 5):
         yield f"step-{number}", Reported(lease=lease, event=step(number, lease.job))
     yield "evaluating", Evaluating(lease=lease)
     yield "trained", Trained(lease=lease)
+
+
+def _rungs(lease: LeaseKey, sweep: SweepAssignment) -> Iterator[tuple[str, Report]]:
+    known = sweep.results
+    compared = rungs(len(sweep.spec.trials), sweep.spec.asked.eta)
+    for number, rung in list(enumerate(compared))[known.decided :]:
+        for trial in [each for each in known.active if each not in known.at_rung()]:
+            reached = TrialReached(
+                trial=trial,
+                rung=number,
+                step=rung.step(8),
+                total_steps=8,
+                learning_rate=sweep.spec.trials[trial].learning_rate or 0.5,
+                epochs=sweep.spec.trials[trial].epochs or 2,
+                validation_loss=1.0 + trial / 10 - number / 100,
+            )
+            known = known.after(reached)
+            yield f"reached-{number}-{trial}", Reported(lease=lease, event=reached)
+        decided = known.decide(rung.keep)
+        known = known.after(decided)
+        yield f"decided-{number}", Reported(lease=lease, event=decided)
 
 
 class ScriptedExecutor:

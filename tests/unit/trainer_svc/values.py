@@ -21,6 +21,7 @@ from tailorbird.object_store import ObjectStore
 from tailorbird.profile import ServingProfile
 from trainer_svc.bases import BaseModels
 from trainer_svc.jobs.model import Job, JobSpec, JobState, PromotionPolicy
+from trainer_svc.jobs.sweep import AskedSweep, SearchSpace, SweepResults, SweepSpec, TrialSpec
 
 
 def make_base(name: str = "base", weight_bytes: int = 8) -> BaseModelFiles:
@@ -58,6 +59,18 @@ def make_job(
     return Job(
         name=JobName(tenant, job), spec=spec, state=JobState.QUEUED, create_time=datetime.now(UTC)
     )
+
+
+def make_sweep(sweep: str = "sweep", trials: int = 4) -> Job:
+    """A job that carries out a sweep over learning rates."""
+    job = make_job(sweep)
+    rates = tuple(10.0**-number for number in range(1, trials + 1))
+    tried = SweepSpec(
+        asked=AskedSweep(space=SearchSpace(learning_rates=rates)),
+        trials=tuple(TrialSpec(rank=16, alpha=32, learning_rate=rate) for rate in rates),
+    )
+    spec = job.spec.model_copy(update={"sweep": tried})
+    return job.model_copy(update={"spec": spec, "sweep": SweepResults.begun(tried)})
 
 
 def make_manifest(version: str) -> AdapterManifest:

@@ -70,7 +70,7 @@ def sequence_limit(asked: int | None, context: int) -> int:
 
 def resolve(
     asked: Hyperparameters,
-    lengths: Sequence[int] | npt.NDArray[np.int32],
+    lengths: Sequence[int] | npt.NDArray[np.integer[Any]],
     *,
     lora: LoraSpec,
     hidden_size: int,

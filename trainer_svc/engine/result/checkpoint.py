@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from tailorbird.errors import DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.names import JobName
 from tailorbird.object_store import ObjectStore, delete_folder
-from trainer_svc.checkpoints import CHECKPOINT_MANIFEST, checkpoint_prefix, checkpoints_prefix
+from trainer_svc.checkpoints import CHECKPOINT_MANIFEST, checkpoints_prefix, trial_prefix
 from trainer_svc.engine.step.run import RunState, Snapshot
 
 _KEPT = 2
@@ -62,11 +62,17 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one job. One lease has one of these and one call of it at a time."""
+    """The checkpoints of one job, or of one trial of a sweep.
 
-    def __init__(self, store: ObjectStore, job: JobName, made_for: MadeFor) -> None:
+    One lease has one of these, of each trial, and one call of it at a time.
+    """
+
+    def __init__(
+        self, store: ObjectStore, job: JobName, made_for: MadeFor, *, trial: int | None = None
+    ) -> None:
         self._store = store
         self._job = job
+        self._folder = checkpoints_prefix(job) if trial is None else trial_prefix(job, trial)
         self._made_for = made_for
         self._whole: set[int] = set()
         self._best: int | None = None
@@ -127,8 +133,14 @@ class Checkpoints:
     async def discard(self, step: int) -> None:
         """Delete the checkpoint of this step, which is of no use; StoreUnavailable."""
         self._whole.discard(step)
-        prefix = checkpoint_prefix(self._job, step)
-        await delete_folder(self._store, prefix, first=CHECKPOINT_MANIFEST)
+        await delete_folder(self._store, self._key(step), first=CHECKPOINT_MANIFEST)
+
+    async def delete(self) -> None:
+        """Delete them all: the run is of no use any more; StoreUnavailable."""
+        self._whole.clear()
+        self._best = None
+        for step in await self._steps():
+            await self.discard(step)
 
     async def _remove_part(self, step: int) -> None:
         if step in self._whole:
@@ -169,11 +181,11 @@ class Checkpoints:
         return await asyncio.to_thread(_snapshot, step, files)
 
     async def _steps(self) -> list[int]:
-        folders = await self._store.folders(checkpoints_prefix(self._job))
+        folders = await self._store.folders(self._folder)
         return sorted(int(folder) for folder in folders if folder.isdecimal())
 
-    def _key(self, step: int, name: str) -> str:
-        return f"{checkpoint_prefix(self._job, step)}/{name}"
+    def _key(self, step: int, name: str = "") -> str:
+        return f"{self._folder}/{step:08d}" + (f"/{name}" if name else "")
 
 
 def _files(snapshot: Snapshot) -> dict[str, bytes]:

@@ -114,6 +114,12 @@ class AdapterBank:
         self._adapters.pop(job, None)
         self._stacks.clear()
 
+    def rename(self, job: str, name: str) -> None:
+        """Let the job's adapter be called by another name, which none has."""
+        if name in self._adapters:
+            raise ValueError(f"{name} is attached already")
+        self._adapters[name] = self._adapters.pop(job)
+
     def forward(self, shares: Mapping[str, Share]) -> dict[str, StepLoss]:
         """Run the base once over every job's examples and return each job's loss.
 

@@ -98,6 +98,8 @@ class Run:
         self.from_version = from_version
         """The version whose weights step 0 has, once it has `begun_with` them; else the base."""
         self.state = RunState()
+        self.until: int | None = None
+        """The step at which the run is judged and leaves its steps, to go on later; None: none."""
         self.best: Snapshot | None = None
         """The snapshot with the lowest validation loss, where there is validation data."""
         self._optimizer = Optimizer(
@@ -119,12 +121,17 @@ class Run:
         return self.state.step >= self.plan.total_steps
 
     @property
+    def paused(self) -> bool:
+        """Whether the run leaves its steps here, be it done or not."""
+        return self.done or (self.until is not None and self.state.step >= self.until)
+
+    @property
     def evaluation_due(self) -> bool:
         """Whether the weights as they are now must be judged before the next step."""
         step = self.state.step
         if not self.validation or self.state.evaluated_step == step:
             return False
-        return self.done or step % (self.hyperparameters.evaluation_interval or 1) == 0
+        return self.paused or step % (self.hyperparameters.evaluation_interval or 1) == 0
 
     @property
     def learning_rate(self) -> float:

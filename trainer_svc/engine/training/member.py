@@ -83,10 +83,11 @@ class Place:
             self._evaluating = evaluation(
                 self._bank, self.run.job, self.run.validation, micro_tokens
             )
-        if self._evaluating is not None or not self.run.done:
+        if self._evaluating is not None or not self.run.paused:
             return None
         self._keep_last()
-        self.run.hold_best()
+        if self.run.done:
+            self.run.hold_best()
         return Ending.FINISHED
 
     def evaluate(self) -> None:

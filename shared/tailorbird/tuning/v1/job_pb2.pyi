@@ -782,6 +782,7 @@ class Job(_message.Message):
     PROMOTION_REFUSAL_FIELD_NUMBER: _builtins.int
     LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
+    SWEEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/jobs/{job}"""
     state: Global___JobState.ValueType
@@ -800,6 +801,10 @@ class Job(_message.Message):
     """How often a trainer has taken the job, counted from 1. 0 while it never was."""
     pause_requested: _builtins.bool
     """A caller has asked for a pause that is not in effect yet."""
+    sweep: _builtins.str
+    """tenants/{tenant}/sweeps/{sweep}: the sweep that the job carries out; its `spec` is what the trials
+    have in common, and its steps are those of all of them. Empty for a job of its own.
+    """
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for."""
@@ -847,10 +852,11 @@ class Job(_message.Message):
         promotion_refusal: _builtins.str = ...,
         lease_epoch: _builtins.int = ...,
         pause_requested: _builtins.bool = ...,
+        sweep: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "lease_epoch", b"lease_epoch", "name", b"name", "pause_requested", b"pause_requested", "progress", b"progress", "promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "spec", b"spec", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "lease_epoch", b"lease_epoch", "name", b"name", "pause_requested", b"pause_requested", "progress", b"progress", "promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sweep", b"sweep", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1218,6 +1224,92 @@ class JobEvent(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class TrialReached(_message.Message):
+        """A trial of a sweep has come to a rung, or failed on its way there."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TRIAL_FIELD_NUMBER: _builtins.int
+        RUNG_FIELD_NUMBER: _builtins.int
+        STEP_FIELD_NUMBER: _builtins.int
+        TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+        LEARNING_RATE_FIELD_NUMBER: _builtins.int
+        EPOCHS_FIELD_NUMBER: _builtins.int
+        VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        trial: _builtins.int
+        """Its index in the sweep."""
+        rung: _builtins.int
+        """The rung's, counted from 0."""
+        step: _builtins.int
+        """Steps taken."""
+        total_steps: _builtins.int
+        """Steps of its whole schedule."""
+        learning_rate: _builtins.float
+        """Its peak learning rate."""
+        epochs: _builtins.int
+        """Its passes over the data."""
+        validation_loss: _builtins.float
+        """As Trial.RungResult.validation_loss. Unset when it failed."""
+        reason: _builtins.str
+        """As Trial.stop_reason, when it failed."""
+        message: _builtins.str
+        """As Trial.stop_message, when it failed."""
+        def __init__(
+            self,
+            *,
+            trial: _builtins.int = ...,
+            rung: _builtins.int = ...,
+            step: _builtins.int = ...,
+            total_steps: _builtins.int = ...,
+            learning_rate: _builtins.float = ...,
+            epochs: _builtins.int = ...,
+            validation_loss: _builtins.float | None = ...,
+            reason: _builtins.str = ...,
+            message: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_validation_loss", b"_validation_loss", "validation_loss", b"validation_loss"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation_loss", b"_validation_loss", "epochs", b"epochs", "learning_rate", b"learning_rate", "message", b"message", "reason", b"reason", "rung", b"rung", "step", b"step", "total_steps", b"total_steps", "trial", b"trial", "validation_loss", b"validation_loss"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__validation_loss: _TypeAlias = _typing.Literal["validation_loss"]  # noqa: Y015
+        _WhichOneofArgType__validation_loss: _TypeAlias = _typing.Literal["_validation_loss", b"_validation_loss"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_loss) -> _WhichOneofReturnType__validation_loss | None: ...
+
+    @_typing.final
+    class RungDecided(_message.Message):
+        """It is decided which trials of a sweep go on from a rung."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RUNG_FIELD_NUMBER: _builtins.int
+        GOING_ON_FIELD_NUMBER: _builtins.int
+        STOPPED_FIELD_NUMBER: _builtins.int
+        rung: _builtins.int
+        """The rung's index, counted from 0."""
+        @_builtins.property
+        def going_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """The trials that go on, the best first. At the last rung: the one that is published."""
+
+        @_builtins.property
+        def stopped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """Those that do not, the best first."""
+
+        def __init__(
+            self,
+            *,
+            rung: _builtins.int = ...,
+            going_on: _abc.Iterable[_builtins.int] | None = ...,
+            stopped: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["going_on", b"going_on", "rung", b"rung", "stopped", b"stopped"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Warning(_message.Message):
         """Something the caller should know that does not end the job."""
 
@@ -1252,6 +1344,8 @@ class JobEvent(_message.Message):
     PUBLISHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
+    TRIAL_REACHED_FIELD_NUMBER: _builtins.int
+    RUNG_DECIDED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... without gaps within a job's history."""
     @_builtins.property
@@ -1294,6 +1388,14 @@ class JobEvent(_message.Message):
     def judged(self) -> _judgement_pb2.Judgement:
         """The version was judged on held-out records. Without `samples`: these stand in its report.json."""
 
+    @_builtins.property
+    def trial_reached(self) -> Global___JobEvent.TrialReached:
+        """A trial of a sweep has come to a rung."""
+
+    @_builtins.property
+    def rung_decided(self) -> Global___JobEvent.RungDecided:
+        """It is decided which trials of a sweep go on."""
+
     def __init__(
         self,
         *,
@@ -1308,12 +1410,14 @@ class JobEvent(_message.Message):
         published: Global___JobEvent.Published | None = ...,
         warning: Global___JobEvent.Warning | None = ...,
         judged: _judgement_pb2.Judgement | None = ...,
+        trial_reached: Global___JobEvent.TrialReached | None = ...,
+        rung_decided: Global___JobEvent.RungDecided | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "judged", b"judged", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "judged", b"judged", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "rung_decided", b"rung_decided", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "trial_reached", b"trial_reached", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "judged", b"judged", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "sequence", b"sequence", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_saved", b"checkpoint_saved", "evaluation", b"evaluation", "event", b"event", "judged", b"judged", "prepared", b"prepared", "published", b"published", "resumed", b"resumed", "rung_decided", b"rung_decided", "sequence", b"sequence", "state_changed", b"state_changed", "step_progress", b"step_progress", "time", b"time", "trial_reached", b"trial_reached", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "prepared", "step_progress", "evaluation", "checkpoint_saved", "resumed", "published", "warning", "judged"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "prepared", "step_progress", "evaluation", "checkpoint_saved", "resumed", "published", "warning", "judged", "trial_reached", "rung_decided"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -83,6 +83,26 @@ class TuningServiceStub:
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.CreateSweep = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/CreateSweep',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateSweepRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateSweepResponse.FromString,
+                _registered_method=True)
+        self.GetSweep = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/GetSweep',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetSweepRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetSweepResponse.FromString,
+                _registered_method=True)
+        self.ListSweeps = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ListSweeps',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListSweepsRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListSweepsResponse.FromString,
+                _registered_method=True)
+        self.CancelSweep = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/CancelSweep',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepResponse.FromString,
+                _registered_method=True)
         self.GetTrainerInfo = channel.unary_unary(
                 '/tailorbird.tuning.v1.TuningService/GetTrainerInfo',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetTrainerInfoRequest.SerializeToString,
@@ -174,6 +194,35 @@ class TuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSweep(self, request, context):
+        """Accepts a sweep: several settings of one job, trained together, of which the best is published. It
+        is durable before the call returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSweep(self, request, context):
+        """Returns one sweep with the figures of its trials.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSweeps(self, request, context):
+        """Lists a tenant's sweeps, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSweep(self, request, context):
+        """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTrainerInfo(self, request, context):
         """Says what this trainer offers.
         """
@@ -228,6 +277,26 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'CreateSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSweep,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateSweepRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateSweepResponse.SerializeToString,
+            ),
+            'GetSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSweep,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetSweepRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetSweepResponse.SerializeToString,
+            ),
+            'ListSweeps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSweeps,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListSweepsRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListSweepsResponse.SerializeToString,
+            ),
+            'CancelSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSweep,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepResponse.SerializeToString,
             ),
             'GetTrainerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrainerInfo,
@@ -482,6 +551,114 @@ class TuningService:
             '/tailorbird.tuning.v1.TuningService/WatchJob',
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobRequest.SerializeToString,
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/CreateSweep',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateSweepRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/GetSweep',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetSweepRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSweeps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ListSweeps',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListSweepsRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListSweepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/CancelSweep',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,16 @@ class TuningServiceStub:
     terminal. An event that a later release has recorded, of a kind that this one does not know, is
     not sent: the next event's sequence shows the gap.
     """
+    CreateSweep: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateSweepRequest, _tuning_service_pb2.CreateSweepResponse]
+    """Accepts a sweep: several settings of one job, trained together, of which the best is published. It
+    is durable before the call returns.
+    """
+    GetSweep: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetSweepRequest, _tuning_service_pb2.GetSweepResponse]
+    """Returns one sweep with the figures of its trials."""
+    ListSweeps: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.ListSweepsRequest, _tuning_service_pb2.ListSweepsResponse]
+    """Lists a tenant's sweeps, newest first."""
+    CancelSweep: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.CancelSweepRequest, _tuning_service_pb2.CancelSweepResponse]
+    """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job."""
     GetTrainerInfo: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetTrainerInfoRequest, _tuning_service_pb2.GetTrainerInfoResponse]
     """Says what this trainer offers."""
 
@@ -123,6 +133,16 @@ class TuningServiceAsyncStub(TuningServiceStub):
     terminal. An event that a later release has recorded, of a kind that this one does not know, is
     not sent: the next event's sequence shows the gap.
     """
+    CreateSweep: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateSweepRequest, _tuning_service_pb2.CreateSweepResponse]  # type: ignore[assignment]
+    """Accepts a sweep: several settings of one job, trained together, of which the best is published. It
+    is durable before the call returns.
+    """
+    GetSweep: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetSweepRequest, _tuning_service_pb2.GetSweepResponse]  # type: ignore[assignment]
+    """Returns one sweep with the figures of its trials."""
+    ListSweeps: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.ListSweepsRequest, _tuning_service_pb2.ListSweepsResponse]  # type: ignore[assignment]
+    """Lists a tenant's sweeps, newest first."""
+    CancelSweep: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.CancelSweepRequest, _tuning_service_pb2.CancelSweepResponse]  # type: ignore[assignment]
+    """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job."""
     GetTrainerInfo: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetTrainerInfoRequest, _tuning_service_pb2.GetTrainerInfoResponse]  # type: ignore[assignment]
     """Says what this trainer offers."""
 
@@ -223,6 +243,40 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         terminal. An event that a later release has recorded, of a kind that this one does not know, is
         not sent: the next event's sequence shows the gap.
         """
+
+    @_abc_1.abstractmethod
+    def CreateSweep(
+        self,
+        request: _tuning_service_pb2.CreateSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.CreateSweepResponse, _abc.Awaitable[_tuning_service_pb2.CreateSweepResponse]]:
+        """Accepts a sweep: several settings of one job, trained together, of which the best is published. It
+        is durable before the call returns.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSweep(
+        self,
+        request: _tuning_service_pb2.GetSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.GetSweepResponse, _abc.Awaitable[_tuning_service_pb2.GetSweepResponse]]:
+        """Returns one sweep with the figures of its trials."""
+
+    @_abc_1.abstractmethod
+    def ListSweeps(
+        self,
+        request: _tuning_service_pb2.ListSweepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.ListSweepsResponse, _abc.Awaitable[_tuning_service_pb2.ListSweepsResponse]]:
+        """Lists a tenant's sweeps, newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelSweep(
+        self,
+        request: _tuning_service_pb2.CancelSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.CancelSweepResponse, _abc.Awaitable[_tuning_service_pb2.CancelSweepResponse]]:
+        """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job."""
 
     @_abc_1.abstractmethod
     def GetTrainerInfo(

@@ -314,8 +314,8 @@ async def test_a_worker_that_is_lost_while_a_job_is_looked_up_gets_no_start(
     dispatcher = make(ScriptedExecutor(object_store, lost))
     of = dispatcher._assignments.of
 
-    async def lost_meanwhile(lease: Lease, job: Job) -> Assignment:
-        found = await of(lease, job)
+    async def lost_meanwhile(lease: Lease, job: Job, at_once: int) -> Assignment:
+        found = await of(lease, job, at_once)
         lost.die()
         await lost.closed.wait()
         return found

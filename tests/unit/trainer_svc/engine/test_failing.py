@@ -49,7 +49,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Run]]]:
         made.append(weakref.ref(run))
         return run
 
-    monkeypatch.setattr("trainer_svc.engine.member.Run", watched)
+    monkeypatch.setattr("trainer_svc.engine.course.Run", watched)
     gc.collect()
     gc.disable()
     # A renderer that reads the locals of frames would keep them.
@@ -78,7 +78,7 @@ async def test_nothing_of_a_failed_job_stays_in_memory(
         raise KeyError(len(arguments))
 
     if where == "restore":
-        monkeypatch.setattr("trainer_svc.engine.member.Checkpoints.restore", fail)
+        monkeypatch.setattr("trainer_svc.engine.course.Checkpoints.restore", fail)
     elif where == "judge":
         monkeypatch.setattr("trainer_svc.engine.result.judging.make_probes", fail)
     elif where == "package":
@@ -108,7 +108,7 @@ async def test_nothing_of_a_job_that_was_ended_stays_in_memory(
 
 @pytest.mark.parametrize("no_memory", NO_MEMORY)
 @pytest.mark.parametrize(
-    "where", ["member.Run", "step.run.Run.snapshot", "step.bank.AdapterBank.logprobs"]
+    "where", ["course.Run", "step.run.Run.snapshot", "step.bank.AdapterBank.logprobs"]
 )
 async def test_a_job_that_is_alone_and_has_no_memory_fails(
     working: Working, monkeypatch: pytest.MonkeyPatch, where: str, no_memory: Exception

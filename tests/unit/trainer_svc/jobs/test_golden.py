@@ -99,11 +99,11 @@ async def test_the_specification_is_never_rewritten(jobs: JobStore) -> None:
 async def test_every_kind_of_event_is_read(jobs: JobStore, change: Any) -> None:
     payloads = [
         *sample("events.json"), sample("step_figures.json"), sample("data_account.json"),
-        sample("judged.json"),
+        sample("judged.json"), *sample("sweep_events.json"),
     ]  # fmt: skip
     job = await stored(jobs, sample("job_row.json"), [change(one) for one in payloads])
     found = await jobs.events(job.name, 0, 100)
-    assert [event.sequence for event in found] == list(range(1, 12))
+    assert [event.sequence for event in found] == list(range(1, len(payloads) + 1))
     assert [
         event.payload.model_dump(mode="json", exclude_unset=True) for event in found
     ] == payloads

@@ -1,0 +1,1 @@
+"""What judging a version, and finding its settings, costs and finds."""

@@ -1,0 +1,88 @@
+"""What options of `jobs create` and `jobs sweep create` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from tailorbird.cli.connect import full_name
+from tailorbird.tuning.v1 import job_pb2
+
+
+class Policy(StrEnum):
+    """What happens to the route when the version is published."""
+
+    AUTO_IF_BETTER = "auto-if-better"
+    ALWAYS = "always"
+    MANUAL = "manual"
+
+
+class TooLong(StrEnum):
+    """What becomes of a record that is too long."""
+
+    TRUNCATE = "truncate"
+    DROP = "drop"
+    ERROR = "error"
+
+
+TooLongOption = Annotated[TooLong, typer.Option(help="What becomes of a record that is too long.")]
+MaxTooLong = Annotated[
+    float | None, typer.Option(help="Share of records that may be too long; else 0.1.")
+]
+DataLimits = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Refuse data with more of a fault than this share: leakage=0, exact-duplicates,"
+        " near-duplicates, contradictions or label-share. May be given several times."
+    ),
+]
+Metric = Annotated[
+    str, typer.Option(help="The metric that decides; else by the kind of the answers.")
+]
+Slices = Annotated[
+    list[str] | None,
+    typer.Option("--slice", help="Tell figures apart by this metadata field; may be repeated."),
+]
+FewShot = Annotated[
+    int | None, typer.Option(help="Examples of the few-shot prompt, at most 8; 0: none.")
+]
+MaxRetentionLoss = Annotated[
+    float | None, typer.Option(help="Nats that the loss on general texts may rise.")
+]
+MaxForgotten = Annotated[
+    float | None, typer.Option(help="Share of general questions that may be forgotten.")
+]
+
+
+def set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str | None) -> None:
+    """Set a specification's validation data to a dataset, or to a share of the training data."""
+    if validation is None:
+        return
+    try:
+        spec.validation_fraction = float(validation)
+    except ValueError:
+        spec.validation_dataset = full_name(validation, "datasets", tenant)
+
+
+def set_limits(limits: job_pb2.DataLimits, given: Iterable[str] | None) -> None:
+    """Set limits from words like leakage=0; BadParameter names those there are."""
+    for each in given or ():
+        _set_limit(limits, each)
+
+
+def _set_limit(limits: job_pb2.DataLimits, given: str) -> None:
+    name, _, share = given.partition("=")
+    field = f"max_{name.replace('-', '_')}"
+    try:
+        setattr(limits, field, float(share))
+    except (AttributeError, ValueError) as error:
+        known = ", ".join(
+            one.name.removeprefix("max_").replace("_", "-") for one in limits.DESCRIPTOR.fields
+        )
+        raise typer.BadParameter(
+            f"{given!r}: a share of one of {known} is expected, like leakage=0",
+            param_hint="--data-limit",
+        ) from error
