@@ -27,7 +27,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
-from trainer_svc.jobs.model import DataPolicy, EventPayload, Hyperparameters, JobError, LoraSpec
+from trainer_svc.jobs.events import EventPayload
+from trainer_svc.jobs.model import DataPolicy, Hyperparameters, JobError, LoraSpec
 from trainer_svc.jobs.sweep import SweepResults, SweepSpec
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.record import Record

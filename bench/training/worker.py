@@ -15,7 +15,8 @@ from bench.training.environment import common_environment
 from bench.training.memory import peak_mib
 from bench.training.sizes import Lora
 from tailorbird.base_model import load_base_model
-from trainer_svc.jobs.model import Evaluation, Hyperparameters, LoraSpec, Prepared
+from trainer_svc.jobs.events import Evaluation, Prepared
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.protocol import (
     REPORT,
     Assignment,

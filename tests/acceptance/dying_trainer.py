@@ -13,7 +13,7 @@ from typing import Any
 
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.__main__ import main
-from trainer_svc.jobs.model import CheckpointSaved
+from trainer_svc.jobs.events import CheckpointSaved
 from trainer_svc.jobs.store import JobStore
 
 MOMENTS = ("checkpoint", "before-commit", "before-manifest", "before-route", "before-success")

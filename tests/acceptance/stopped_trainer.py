@@ -13,7 +13,8 @@ from typing import Any
 
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.__main__ import main
-from trainer_svc.jobs.model import JobState, StateChanged, StepProgress
+from trainer_svc.jobs.events import StateChanged, StepProgress
+from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.store import JobStore
 
 STEP = 3

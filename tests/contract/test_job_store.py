@@ -19,20 +19,10 @@ from tests.unit.trainer_svc.golden import sample
 from tests.unit.trainer_svc.values import make_job, make_manifest
 from trainer_svc.jobs import migrations
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.events import Evaluation, JobWarning, StateChanged, StepProgress, Unknown
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import CancelRequested, Lease
-from trainer_svc.jobs.model import (
-    Evaluation,
-    Hyperparameters,
-    Job,
-    JobError,
-    JobState,
-    JobWarning,
-    Left,
-    StateChanged,
-    StepProgress,
-    Unknown,
-)
+from trainer_svc.jobs.model import Hyperparameters, Job, JobError, JobState, Left
 from trainer_svc.jobs.publication import Outcome, Publication
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.tables import events, jobs

@@ -11,9 +11,10 @@ from tailorbird.names import JobName, TenantName
 from tests.contract.test_job_store import downgrade
 from tests.unit.trainer_svc.values import make_job, make_sweep
 from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.events import StateChanged
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import Lease
-from trainer_svc.jobs.model import TERMINAL, WAITING, JobState, StateChanged, stored_state
+from trainer_svc.jobs.model import TERMINAL, WAITING, JobState, stored_state
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep import HALVED, TrialReached
 from trainer_svc.jobs.tables import jobs

@@ -19,17 +19,16 @@ from tailorbird.manifest import (
     Probes,
     file_entry,
 )
-from trainer_svc.jobs.model import (
+from trainer_svc.jobs.events import (
     CheckpointSaved,
     Evaluation,
-    Hyperparameters,
     JobWarning,
     Judged,
-    LoraSpec,
     Prepared,
     Resumed,
     StepProgress,
 )
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.protocol import (
     Assignment,
     Cancel,

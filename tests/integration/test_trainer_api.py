@@ -40,8 +40,9 @@ from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.events import JobEvent, Unknown
 from trainer_svc.jobs.feed import Feed
-from trainer_svc.jobs.model import DataPolicy, JobEvent, TooLong, Unknown
+from trainer_svc.jobs.model import DataPolicy, TooLong
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep_service import SweepService

@@ -13,7 +13,7 @@ from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report import model
 from trainer_svc.datasets.report.limits import DataLimits, findings, to_tell
-from trainer_svc.jobs.model import JobWarning
+from trainer_svc.jobs.events import JobWarning
 
 _Report = dataset_pb2.DatasetReport
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from trainer_svc.dispatch.executor import WorkerLost
-from trainer_svc.jobs.model import CheckpointSaved, Evaluation, StepProgress
+from trainer_svc.jobs.events import CheckpointSaved, Evaluation, StepProgress
 from trainer_svc.protocol import Report, Reported
 from trainer_svc.record import Record
 

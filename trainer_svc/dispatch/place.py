@@ -10,7 +10,7 @@ import structlog
 
 from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
-from trainer_svc.jobs.model import StepProgress
+from trainer_svc.jobs.events import StepProgress
 from trainer_svc.protocol import LeaseKey, Ready, Report, Reported, Unusable
 
 _log = structlog.get_logger(__name__)

@@ -24,17 +24,9 @@ from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.jobs.events import EventPayload, Prepared, StateChanged, StepProgress
 from trainer_svc.jobs.fence import CancelRequested, Lease
-from trainer_svc.jobs.model import (
-    EventPayload,
-    Job,
-    JobError,
-    JobState,
-    Left,
-    Prepared,
-    StateChanged,
-    StepProgress,
-)
+from trainer_svc.jobs.model import Job, JobError, JobState, Left
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep import RungDecided
 from trainer_svc.metrics import TrainerMetrics

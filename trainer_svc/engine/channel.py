@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import BinaryIO
 
-from trainer_svc.jobs.model import StepProgress
+from trainer_svc.jobs.events import StepProgress
 from trainer_svc.protocol import (
     COMMAND,
     Cancel,

@@ -24,7 +24,7 @@ from trainer_svc.engine.result.checkpoint_writer import CheckpointWriter
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.member import Ending, Member
-from trainer_svc.jobs.model import EventPayload, Resumed
+from trainer_svc.jobs.events import EventPayload, Resumed
 from trainer_svc.protocol import Assignment, WorkerSettings
 from trainer_svc.record import Record
 

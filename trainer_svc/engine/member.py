@@ -31,7 +31,8 @@ from trainer_svc.engine.result.package import Package, Result, build_package, de
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.sweep.sweeping import Sweeping
 from trainer_svc.engine.training.member import Ending
-from trainer_svc.jobs.model import EventPayload, JobError
+from trainer_svc.jobs.events import EventPayload
+from trainer_svc.jobs.model import JobError
 from trainer_svc.protocol import (
     Assignment,
     Cancel,

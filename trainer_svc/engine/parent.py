@@ -23,7 +23,7 @@ from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.evaluation import evaluation
 from trainer_svc.engine.training.group import NON_FINITE
-from trainer_svc.jobs.model import Evaluation, EventPayload
+from trainer_svc.jobs.events import Evaluation, EventPayload
 from trainer_svc.protocol import Assignment
 
 Shapes = Mapping[str, tuple[int, ...]]

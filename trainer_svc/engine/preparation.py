@@ -18,16 +18,8 @@ from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.jobs.data_account import check_too_long
-from trainer_svc.jobs.model import (
-    DataPolicy,
-    DataReport,
-    EventPayload,
-    Hyperparameters,
-    JobWarning,
-    LoraSpec,
-    Prepared,
-    TooLong,
-)
+from trainer_svc.jobs.events import DataReport, EventPayload, JobWarning, Prepared
+from trainer_svc.jobs.model import DataPolicy, Hyperparameters, LoraSpec, TooLong
 from trainer_svc.protocol import Assignment, DatasetRef
 
 Read = tuple[TokenDataset, DataReport]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tailorbird.errors import FailedPrecondition
 from tailorbird.line_numbers import say_lines
-from trainer_svc.jobs.model import DataPolicy, DataReport, TooLong
+from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.model import DataPolicy, TooLong
 
 
 def check_too_long(report: DataReport, policy: DataPolicy, limit: int, dataset: str) -> None:

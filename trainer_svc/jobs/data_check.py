@@ -15,7 +15,7 @@ from trainer_svc.datasets.report.limits import (
     leak,
     to_tell,
 )
-from trainer_svc.jobs.model import JobWarning
+from trainer_svc.jobs.events import JobWarning
 
 _FIELD = "job.spec.data_limits"
 

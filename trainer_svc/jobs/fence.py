@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tailorbird.errors import FailedPrecondition, LeaseLost
 from tailorbird.names import JobName
 from trainer_svc.jobs.database import Database
-from trainer_svc.jobs.model import ACTIVE, EventPayload, JobError, JobState, StateChanged
+from trainer_svc.jobs.events import EventPayload, StateChanged
+from trainer_svc.jobs.model import ACTIVE, JobError, JobState
 from trainer_svc.jobs.rows import Change, Decide, apply, ended, events_after, job_row
 
 

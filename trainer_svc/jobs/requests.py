@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from tailorbird.errors import FailedPrecondition
-from trainer_svc.jobs.model import ACTIVE, WAITING, JobState, StateChanged
+from trainer_svc.jobs.events import StateChanged
+from trainer_svc.jobs.model import ACTIVE, WAITING, JobState
 from trainer_svc.jobs.rows import Change, ended, name_of
 
 _NOTHING: Change = ([], {})

@@ -13,19 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.errors import FailedPrecondition, NotFound
 from tailorbird.names import JobName
-from trainer_svc.jobs.model import (
-    Evaluation,
-    EventPayload,
-    Job,
-    JobState,
-    Left,
-    Prepared,
-    Progress,
-    StateChanged,
-    StepProgress,
-    may_follow,
-    stored_state,
-)
+from trainer_svc.jobs.events import Evaluation, EventPayload, Prepared, StateChanged, StepProgress
+from trainer_svc.jobs.model import Job, JobState, Left, Progress, may_follow, stored_state
 from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
 from trainer_svc.jobs.tables import events, jobs
 

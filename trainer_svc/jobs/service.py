@@ -18,18 +18,8 @@ from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.jobs.data_check import Compared, check_data
-from trainer_svc.jobs.model import (
-    TERMINAL,
-    AskedLora,
-    Job,
-    JobEvent,
-    JobSpec,
-    JobState,
-    JobWarning,
-    Left,
-    StateChanged,
-    Unknown,
-)
+from trainer_svc.jobs.events import JobEvent, JobWarning, StateChanged, Unknown
+from trainer_svc.jobs.model import TERMINAL, AskedLora, Job, JobSpec, JobState, Left
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
 from trainer_svc.served import ServingLimits, check_rank
 

@@ -17,6 +17,7 @@ from tailorbird.errors import AlreadyExists
 from tailorbird.names import AdapterName, JobName, TenantName
 from trainer_svc.jobs import requests
 from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.events import EventPayload, JobEvent, JobWarning, Published, StateChanged
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import (
     CancelRequested,
@@ -25,19 +26,7 @@ from trainer_svc.jobs.fence import (
     uncommitted,
     write_held,
 )
-from trainer_svc.jobs.model import (
-    ACTIVE,
-    WAITING,
-    EventPayload,
-    Job,
-    JobError,
-    JobEvent,
-    JobState,
-    JobWarning,
-    Left,
-    Published,
-    StateChanged,
-)
+from trainer_svc.jobs.model import ACTIVE, WAITING, Job, JobError, JobState, Left
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
 from trainer_svc.jobs.queue import queued
 from trainer_svc.jobs.rows import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 from trainer_svc.judgement.model import Candidate, Judgement
 from trainer_svc.report import words
 from trainer_svc.report.intervals import candidate_label

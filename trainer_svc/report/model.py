@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.manifest import EvaluationSummary, Lineage
-from trainer_svc.jobs.model import DataReport, Hyperparameters, LoraSpec
+from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.judgement.model import Judgement
 from trainer_svc.record import Record
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.families import ALONE, REFUSED, make_family
 from tests.integration.engine_process import WorkerProcess
 from tests.unit.trainer_svc.engine.tiny import assignment, chats, dataset_ref, jsonl
-from trainer_svc.jobs.model import JobWarning, Prepared
+from trainer_svc.jobs.events import JobWarning, Prepared
 from trainer_svc.protocol import Start, Trained, Unusable
 
 DATA = jsonl(chats(20))

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 from tailorbird.names import JobName
 from trainer_svc.dispatch.dispatcher import Dispatcher
-from trainer_svc.jobs.model import TERMINAL, Job, JobState, StateChanged
+from trainer_svc.jobs.events import StateChanged
+from trainer_svc.jobs.model import TERMINAL, Job, JobState
 from trainer_svc.jobs.store import JobStore
 
 Make = Callable[..., Dispatcher]

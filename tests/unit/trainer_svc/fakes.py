@@ -11,7 +11,8 @@ from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObjectStore
 from tests.unit.trainer_svc.values import make_manifest
 from trainer_svc.dispatch.executor import Worker, WorkerLost
-from trainer_svc.jobs.model import DataReport, Hyperparameters, JobError, Prepared, StepProgress
+from trainer_svc.jobs.events import DataReport, Prepared, StepProgress
+from trainer_svc.jobs.model import Hyperparameters, JobError
 from trainer_svc.jobs.sweep import TrialReached, rungs
 from trainer_svc.protocol import (
     Assignment,

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer_svc.engine.data.packing import StepPlan
-from trainer_svc.jobs.model import Hyperparameters, JobWarning, LoraSpec
+from trainer_svc.jobs.events import JobWarning
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 
 FEW_RECORDS = "FEW_RECORDS"
 _FEW = 50

@@ -24,7 +24,7 @@ from trainer_svc.engine.data.writing import (
     read_report,
     write_dataset,
 )
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 from trainer_svc.protocol import DatasetRef
 
 _SMALL_BYTES = 2**18

@@ -15,7 +15,7 @@ from trainer_svc.engine.data.sequences import Sequenced, Sequencer
 from trainer_svc.engine.data.token_files import Piece, Rows, TokenWriter, map_tokens
 from trainer_svc.engine.data.work import Source
 from trainer_svc.jobs.data_account import nothing_kept
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 
 _LINES_REPORTED = 100
 _REPORT = "report.json"

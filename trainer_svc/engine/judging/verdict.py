@@ -17,7 +17,7 @@ from tailorbird.manifest import Decision
 from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
-from trainer_svc.jobs.model import EventPayload, JobWarning, Judged
+from trainer_svc.jobs.events import EventPayload, JobWarning, Judged
 from trainer_svc.judgement.model import Judgement
 
 log = structlog.get_logger(__name__)

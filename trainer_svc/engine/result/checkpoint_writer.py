@@ -12,7 +12,7 @@ from tailorbird.errors import TailorbirdError
 from trainer_svc.engine.failures import ran_out_of_disk
 from trainer_svc.engine.result.checkpoint import Checkpoints
 from trainer_svc.engine.step.run import Snapshot
-from trainer_svc.jobs.model import CheckpointSaved, EventPayload, JobWarning
+from trainer_svc.jobs.events import CheckpointSaved, EventPayload, JobWarning
 
 CHECKPOINT_FAILED = "CHECKPOINT_FAILED"
 _PATIENCE_SECONDS = 5.0

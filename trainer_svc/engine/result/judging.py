@@ -19,7 +19,7 @@ from trainer_svc.engine.result.certificate import choose_probes, make_probes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.evaluation import evaluation
-from trainer_svc.jobs.model import Evaluation, EventPayload, JobWarning
+from trainer_svc.jobs.events import Evaluation, EventPayload, JobWarning
 
 
 @dataclass(frozen=True)

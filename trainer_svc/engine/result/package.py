@@ -34,7 +34,7 @@ from tailorbird.names import VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
 from trainer_svc.engine.result.judging import Judged
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 from trainer_svc.judgement.model import Judgement
 from trainer_svc.protocol import Assignment, WorkerSettings
 from trainer_svc.report.card import model_card

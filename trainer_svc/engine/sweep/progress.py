@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from trainer_svc.jobs.model import StepProgress
+from trainer_svc.jobs.events import StepProgress
 
 
 class SweepProgress:

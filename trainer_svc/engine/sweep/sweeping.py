@@ -20,7 +20,7 @@ from trainer_svc.engine.preparation import Preparation
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.sweep.progress import SweepProgress
 from trainer_svc.engine.training.group import NON_FINITE
-from trainer_svc.jobs.model import (
+from trainer_svc.jobs.events import (
     CheckpointSaved,
     Evaluation,
     EventPayload,

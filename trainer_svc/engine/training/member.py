@@ -15,7 +15,7 @@ from trainer_svc.engine.training.evaluation import evaluation
 from trainer_svc.engine.training.forward import Bank
 from trainer_svc.engine.training.group import NON_FINITE
 from trainer_svc.engine.training.memory import WorkerMemory
-from trainer_svc.jobs.model import Evaluation, EventPayload, JobWarning, StepProgress
+from trainer_svc.jobs.events import Evaluation, EventPayload, JobWarning, StepProgress
 
 
 class Ending(StrEnum):

@@ -21,7 +21,8 @@ from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import DatabaseUnavailable
-from trainer_svc.jobs.model import Job, JobState, StateChanged, StepProgress
+from trainer_svc.jobs.events import StateChanged, StepProgress
+from trainer_svc.jobs.model import Job, JobState
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
 

@@ -12,8 +12,9 @@ from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker
 from tests.unit.trainer_svc.values import make_job
+from trainer_svc.jobs.events import StateChanged
 from trainer_svc.jobs.fence import Lease
-from trainer_svc.jobs.model import Job, JobState, StateChanged
+from trainer_svc.jobs.model import Job, JobState
 from trainer_svc.jobs.store import JobStore
 
 

@@ -17,7 +17,7 @@ from trainer_svc.dispatch.inbox import Inbox
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.place import Place
 from trainer_svc.dispatch.placement import Look, Placement, Rules
-from trainer_svc.jobs.model import CheckpointSaved, Evaluation
+from trainer_svc.jobs.events import CheckpointSaved, Evaluation
 from trainer_svc.protocol import Evaluating, LeaseKey, Reported
 
 ONE = JobName("acme", "one")

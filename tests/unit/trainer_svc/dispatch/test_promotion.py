@@ -12,7 +12,8 @@ from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
 from tests.unit.trainer_svc.values import make_job, make_manifest
-from trainer_svc.jobs.model import Job, JobState, PromotionPolicy, Published
+from trainer_svc.jobs.events import Published
+from trainer_svc.jobs.model import Job, JobState, PromotionPolicy
 from trainer_svc.jobs.store import JobStore
 
 BETTER = Decision(promote=True, reason="BETTER", message="it is")

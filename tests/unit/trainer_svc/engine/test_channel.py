@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer_svc.engine.channel import Outbox
-from trainer_svc.jobs.model import CheckpointSaved, StepProgress
+from trainer_svc.jobs.events import CheckpointSaved, StepProgress
 from trainer_svc.protocol import Evaluating, LeaseKey, Reported
 from trainer_svc.record import Record
 

@@ -21,7 +21,8 @@ from tests.unit.trainer_svc.engine.working import DATA, LONG, Working
 from trainer_svc.engine.failures import DISK_FULL, ran_out_of_disk
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import DataPolicy, Hyperparameters, Prepared, StepProgress, TooLong
+from trainer_svc.jobs.events import Prepared, StepProgress
+from trainer_svc.jobs.model import DataPolicy, Hyperparameters, TooLong
 from trainer_svc.protocol import Cancel, Cancelled, Failed, LeaseKey, Start, Suspend, Suspended
 
 NO_MEMORY = [

@@ -18,7 +18,7 @@ from trainer_svc.engine.step.run import Run, RunState, Snapshot
 from trainer_svc.engine.training.group import Group
 from trainer_svc.engine.training.member import Ending, Member
 from trainer_svc.engine.training.memory import WorkerMemory
-from trainer_svc.jobs.model import Evaluation, EventPayload, StepProgress
+from trainer_svc.jobs.events import Evaluation, EventPayload, StepProgress
 
 ONE, TWO = "tenants/acme/jobs/one", "tenants/blue/jobs/two"
 WAIT = 30.0

@@ -18,7 +18,7 @@ from tailorbird.errors import StoreUnavailable
 from tests.unit.trainer_svc.engine.tiny import chats, jsonl, later
 from tests.unit.trainer_svc.engine.working import DATA, LONG, Working, tokenising_processes
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.model import CheckpointSaved, JobWarning, Resumed, StepProgress
+from trainer_svc.jobs.events import CheckpointSaved, JobWarning, Resumed, StepProgress
 from trainer_svc.protocol import (
     Assignment,
     Cancel,

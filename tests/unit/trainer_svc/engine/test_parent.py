@@ -26,7 +26,8 @@ from tests.unit.trainer_svc.values import put_version
 from trainer_svc.engine.parent import begin_with, fetch_weights
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.training.evaluation import evaluation
-from trainer_svc.jobs.model import Evaluation, Hyperparameters, Prepared, Resumed, StepProgress
+from trainer_svc.jobs.events import Evaluation, Prepared, Resumed, StepProgress
+from trainer_svc.jobs.model import Hyperparameters
 from trainer_svc.protocol import (
     Assignment,
     Cancel,

@@ -13,7 +13,7 @@ from tests.unit.trainer_svc.engine.tiny import later
 from tests.unit.trainer_svc.engine.working import LONG, Working
 from trainer_svc.engine.base import load_base
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.model import Prepared, StepProgress
+from trainer_svc.jobs.events import Prepared, StepProgress
 from trainer_svc.protocol import (
     Cancel,
     Cancelled,

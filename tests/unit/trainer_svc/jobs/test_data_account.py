@@ -8,7 +8,8 @@ import pytest
 
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.jobs.data_account import check_too_long, nothing_kept
-from trainer_svc.jobs.model import DataPolicy, DataReport, TooLong
+from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.model import DataPolicy, TooLong
 
 NAME = "tenants/acme/datasets/chats"
 

@@ -11,12 +11,11 @@ import sqlalchemy as sa
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.golden import sample, widened
 from trainer_svc.api.convert_events import event_to_proto
+from trainer_svc.jobs.events import EventPayload, JobEvent
 from trainer_svc.jobs.model import (
     DataPolicy,
-    EventPayload,
     Isolation,
     Job,
-    JobEvent,
     JobSpec,
     JobState,
     PromotionPolicy,

@@ -10,7 +10,8 @@ import numpy as np
 
 from tailorbird.manifest import Decision as Kept
 from tailorbird.manifest import EvaluationSummary, Lineage
-from trainer_svc.jobs.model import DataReport, Hyperparameters, LoraSpec
+from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.judgement.model import (
     AnswerKind,
     Candidate,

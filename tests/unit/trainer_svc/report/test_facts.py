@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from tests.unit.trainer_svc.report.reports import full_report, minimal_report
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 from trainer_svc.judgement.model import Candidate
 from trainer_svc.report.curves import length_chart, loss_chart, run_charts
 from trainer_svc.report.facts import DataRow, data_rows, headlines, lineage_rows, run_rows

@@ -24,7 +24,7 @@ from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.encoding import tokenizer_digest
 from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 
 EXAMPLES = Path(__file__).parents[5] / "examples"
 TOKENIZER = make_tokenizer()

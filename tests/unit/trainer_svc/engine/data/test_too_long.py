@@ -14,7 +14,7 @@ from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.prepare import prepare, split
 from trainer_svc.engine.data.sequences import Sequencer
 from trainer_svc.engine.data.tokens import TokenDataset
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 
 TOKENIZER = make_tokenizer()
 

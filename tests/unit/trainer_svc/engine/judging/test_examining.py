@@ -18,13 +18,8 @@ from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.model import (
-    Hyperparameters,
-    JobWarning,
-    Judged,
-    Prepared,
-    StepProgress,
-)
+from trainer_svc.jobs.events import JobWarning, Judged, Prepared, StepProgress
+from trainer_svc.jobs.model import Hyperparameters
 from trainer_svc.judgement.model import Candidate, EvaluationSpec
 from trainer_svc.protocol import (
     Assignment,

@@ -16,7 +16,7 @@ from trainer_svc.engine.data.chosen import Chosen
 from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
 from trainer_svc.engine.judging.verdict import Verdict, verdict
-from trainer_svc.jobs.model import JobWarning, Judged
+from trainer_svc.jobs.events import JobWarning, Judged
 from trainer_svc.judgement.model import Judgement, Sample
 from trainer_svc.protocol import Assignment
 

@@ -19,7 +19,7 @@ from trainer_svc.engine.base import load_base
 from trainer_svc.engine.result.judging import judge
 from trainer_svc.engine.result.package import FILES, Package, Result, build_package, describe
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.model import DataReport
+from trainer_svc.jobs.events import DataReport
 from trainer_svc.protocol import WorkerSettings
 from trainer_svc.report.model import Report
 

@@ -15,7 +15,7 @@ from tests.unit.trainer_svc.engine.stores import TryingStore
 from trainer_svc.engine.result.checkpoint import Checkpoints, MadeFor
 from trainer_svc.engine.result.checkpoint_writer import CheckpointWriter
 from trainer_svc.engine.step.run import RunState, Snapshot
-from trainer_svc.jobs.model import CheckpointSaved, EventPayload, JobWarning
+from trainer_svc.jobs.events import CheckpointSaved, EventPayload, JobWarning
 
 NAME = JobName.parse(JOB)
 

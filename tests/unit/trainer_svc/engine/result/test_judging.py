@@ -18,7 +18,7 @@ from trainer_svc.engine.result.certificate import choose_probes
 from trainer_svc.engine.result.judging import judge
 from trainer_svc.engine.step.bank import AdapterBank, Share
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import Evaluation, EventPayload, JobWarning
+from trainer_svc.jobs.events import Evaluation, EventPayload, JobWarning
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from tests.unit.trainer_svc.engine.sweep.test_sweeping import (
     working,
 )
 from tests.unit.trainer_svc.engine.working import Working
-from trainer_svc.jobs.model import Judged, Prepared, StepProgress
+from trainer_svc.jobs.events import Judged, Prepared, StepProgress
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.protocol import Failed
 

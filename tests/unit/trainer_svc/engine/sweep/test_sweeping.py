@@ -17,15 +17,8 @@ from tests.unit.trainer_svc.engine.tiny import chats, jsonl
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
-from trainer_svc.jobs.model import (
-    CheckpointSaved,
-    Evaluation,
-    Hyperparameters,
-    LoraSpec,
-    Prepared,
-    Resumed,
-    StepProgress,
-)
+from trainer_svc.jobs.events import CheckpointSaved, Evaluation, Prepared, Resumed, StepProgress
+from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.jobs.sweep import (
     HALVED,
     AskedSweep,
