@@ -8,26 +8,16 @@ tokenised by itself; "2+2= 4" would be learned for "2+2=4".
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
 import tokenizers
-import transformers
 
-from tailorbird import __version__
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.engine.data.cuts import Cuts
 from trainer_svc.engine.data.template import Turn
-
-TOKENS_FORMAT = 2
-"""The format of what is made of a record, which is kept for later workers and later releases.
-
-To be raised whenever anything of it changes: the text that a template gives, the ids of a prompt or
-an answer, which tokens are trained, which records are dropped, how the files hold them.
-"""
 
 _first_use = Lock()
 
@@ -42,7 +32,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, *, special_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
-        self._backend = backend = _backend(tokenizer)
+        self._backend = backend = backend_of(tokenizer)
         self._unmarked = None if backend is None else _without_word_starts(backend)
 
     def encode(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
@@ -128,28 +118,7 @@ class Encoder:
         ]
 
 
-def tokenizer_digest(tokenizer: Any) -> str | None:
-    """Return a digest of all that decides which ids a record becomes, 64 hex digits.
-
-    None for a tokenizer without a fast backend: it cannot be compared.
-    """
-    backend = _backend(tokenizer)
-    if backend is None:
-        return None
-    parts = [
-        TOKENS_FORMAT,
-        __version__,
-        transformers.__version__,
-        tokenizers.__version__,
-        type(tokenizer).__qualname__,
-        backend.to_str(),
-        tokenizer.chat_template,
-        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _backend(tokenizer: Any) -> Any:
+def backend_of(tokenizer: Any) -> Any:
     """Return the fast backend, as it is after a first call, or None.
 
     That call may reset what the tokenizer's file sets, which no other thread bears.

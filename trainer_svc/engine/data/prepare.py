@@ -14,7 +14,7 @@ from tailorbird.errors import Aborted, FailedPrecondition
 from tailorbird.names import DatasetName
 from trainer_svc.engine.data.apart import write_apart
 from trainer_svc.engine.data.cache import CacheKey, DatasetCache, Entry
-from trainer_svc.engine.data.encoding import tokenizer_digest
+from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
 from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.data.work import Source, Work
 from trainer_svc.engine.data.writing import (
@@ -41,14 +41,15 @@ def prepare(
     *,
     rows: int,
     truncate: bool = False,
+    apart: bool = True,
 ) -> tuple[TokenDataset, DataReport]:
     """Return what is kept of `ref`, whose JSONL file is at `path`, and the account of all of it.
 
     The work is done once and kept in `cache`; `limit`, `rows` and `truncate` are a Source's. A file
     that is not small is read by a process of its own, which loads the tokenizer from where this one
-    came from: tokenising holds the interpreter lock, and steps would wait for it. Raises what
-    write_dataset and write_apart raise, Unavailable (DISK_FULL), and Aborted soon after `stop` says
-    so.
+    came from: tokenising holds the interpreter lock, and steps would wait for it. Not so unless
+    `apart`, where there are no steps. Raises what write_dataset and write_apart raise, Unavailable
+    (DISK_FULL), and Aborted soon after `stop` says so.
     """
     digest = tokenizer_digest(tokenizer)
     source = Source(path=path, ref=ref, limit=limit, rows=rows, truncate=truncate)
@@ -58,7 +59,7 @@ def prepare(
             raise Aborted("the job was stopped while its data was read", reason="STOPPED")
 
     def build(folder: Path) -> None:
-        if path.stat().st_size <= _SMALL_BYTES:
+        if not apart or path.stat().st_size <= _SMALL_BYTES:
             write_dataset(folder, source, tokenizer, check)
         else:
             base = Path(tokenizer.name_or_path)

@@ -20,6 +20,7 @@ from typing import Any, overload
 
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.datasets.chats import is_trained, template_messages, template_tools
+from trainer_svc.encoding.chat_template import ChatTemplate
 
 PROMPT_COMPLETION = "prompt_completion"
 TEXT = "text"
@@ -27,6 +28,7 @@ PLAIN = (PROMPT_COMPLETION, TEXT)
 """Formats that no chat template renders."""
 
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,16 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: Any, record_format: str) -> None:
-        self._tokenizer = tokenizer
         self._format = record_format
         self._special = tuple(tokenizer.all_special_tokens)
-        if record_format not in PLAIN and not tokenizer.chat_template:
+        if record_format in PLAIN:
+            return
+        if not tokenizer.chat_template:
             raise FailedPrecondition(
                 "the base model has no chat template; train it on prompt and completion records",
                 reason="BASE_HAS_NO_CHAT_TEMPLATE",
             )
+        self._template = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map)
 
     def turns(self, record: Mapping[str, Any], line: int) -> Turns:
         """Return the record's turns; none if every answer has the weight 0."""
@@ -91,7 +95,7 @@ class Renderer:
         trained = [place for place, one in enumerate(messages) if is_trained(one)]
         # What follows the last answer is never rendered, and however long it is, not held.
         end = trained[-1] + 1 if trained else 0
-        chat = _Chat(self._tokenizer, self._special, {**record, "messages": messages[:end]}, line)
+        chat = _Chat(self._template, self._special, {**record, "messages": messages[:end]}, line)
         return Turns(trained, chat.turn)
 
 
@@ -99,9 +103,13 @@ class _Chat:
     """One record as its template gets it."""
 
     def __init__(
-        self, tokenizer: Any, special: tuple[str, ...], record: Mapping[str, Any], line: int
+        self,
+        template: ChatTemplate,
+        special: tuple[str, ...],
+        record: Mapping[str, Any],
+        line: int,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._template = template
         self._special = special
         self._messages = template_messages(record)
         self._tools = template_tools(record)
@@ -139,10 +147,10 @@ class _Chat:
             self._calls_shown = True
 
     def _same(
-        self, text: str, messages: Sequence[Message], tools: object, *, opened: bool = False
+        self, text: str, messages: Sequence[Message], tools: Tools, *, opened: bool = False
     ) -> bool:
         try:
-            return self._apply(messages, tools, opened=opened) == text
+            return self._template.render(messages, tools, opened=opened) == text
         except Exception:
             # It looks at what is left out here.
             return False
@@ -157,7 +165,7 @@ class _Chat:
 
     def _render(self, messages: Sequence[Message], *, opened: bool = False) -> str:
         try:
-            return self._apply(messages, self._tools, opened=opened)
+            return self._template.render(messages, self._tools, opened=opened)
         except Exception as error:
             role = self._refused_role(messages)
             what = f"a message of the role {role}" if role else "the messages"
@@ -176,18 +184,11 @@ class _Chat:
             rest = [message for message in messages if message["role"] != role]
             if rest and len(rest) < len(messages):
                 try:
-                    self._apply(rest, self._tools)
+                    self._template.render(rest, self._tools)
                 except Exception:  # noqa: S112 - the next role may be the one
                     continue
                 return role
         return ""
-
-    def _apply(self, messages: Sequence[Message], tools: object, *, opened: bool = False) -> str:
-        """Render `messages`; `opened`: with the assistant's turn begun."""
-        text: str = self._tokenizer.apply_chat_template(
-            list(messages), tools=tools, tokenize=False, add_generation_prompt=opened
-        )
-        return text
 
 
 def messages_of(record: Mapping[str, Any]) -> Sequence[Message]:

@@ -7,47 +7,17 @@ takes longer than that of all the rest and six times its memory.
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
-from contextlib import suppress
-from pathlib import Path
-from threading import Thread
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition, TailorbirdError, Unavailable
-from tailorbird.printed import log_as_the_parent
+from trainer_svc.engine.aside import serve_one
 from trainer_svc.engine.data.work import Outcome, Work
 from trainer_svc.jobs.model import JobError
-from trainer_svc.protocol import encode
-
-_NICE = 5
-"""More than the worker's: where the two share cores, steps have three quarters of them."""
 
 
 def main(fd: int) -> None:
     """Take the work, do it, and say how it ended; what nobody foresaw ends the process."""
-    connection = socket.socket(fileno=fd)
-    with connection.makefile("rb") as lines:
-        line = lines.readline()
-    if not line:
-        return
-    Thread(target=_leave_with, args=(connection,), daemon=True).start()
-    _give_way()
-    log_as_the_parent()
-    connection.sendall(encode(_outcome(Work.model_validate_json(line))))
-
-
-def _leave_with(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.recv(1)
-    os._exit(1)
-
-
-def _give_way() -> None:
-    """Let the worker have the cores first, and lose the memory last."""
-    os.nice(_NICE)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+    serve_one(fd, lambda line: _outcome(Work.model_validate_json(line)))
 
 
 def _outcome(work: Work) -> Outcome:
@@ -71,7 +41,7 @@ def _tokenise(work: Work) -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
     from transformers import AutoTokenizer
 
-    from trainer_svc.engine.data.encoding import tokenizer_digest
+    from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
     from trainer_svc.engine.data.writing import write_dataset
 
     tokenizer = AutoTokenizer.from_pretrained(work.base, local_files_only=True)

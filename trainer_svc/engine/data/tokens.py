@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from trainer_svc.engine.data.token_files import Rows, map_tokens
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class TokenDataset(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | TokenDataset:
         if isinstance(index, slice):
             return self._view(self.rows[index])
+        # Whoever only counts the examples has no torch.
+        import torch
+
         start, line, length, *_ = self.rows[index].item()
         tokens = slice(start, start + length)
         return Example(

@@ -21,7 +21,7 @@ from tests.unit.trainer_svc.engine.tiny import (
     make_tokenizer,
 )
 from trainer_svc.engine.data.cache import DatasetCache
-from trainer_svc.engine.data.encoding import tokenizer_digest
+from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
 from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import Example, TokenDataset
 from trainer_svc.jobs.events import DataReport
@@ -477,7 +477,7 @@ def test_what_another_format_made_is_not_found(
     cache, ref = DatasetCache(tmp_path / "cache", 2**30), dataset_ref(data)
     prepare(file, ref, tokenizer, 256, cache, rows=ROWS)
     assert prepared(ref, tokenizer, 256, cache, rows=ROWS) is not None
-    monkeypatch.setattr("trainer_svc.engine.data.encoding.TOKENS_FORMAT", 0)
+    monkeypatch.setattr("trainer_svc.engine.data.tokenizer_digest.TOKENS_FORMAT", 0)
     assert prepared(ref, tokenizer, 256, cache, rows=ROWS) is None
 
 
