@@ -29,6 +29,7 @@ from pydantic import Field, TypeAdapter
 from tailorbird.manifest import AdapterManifest
 from trainer_svc.jobs.events import EventPayload
 from trainer_svc.jobs.model import DataPolicy, Hyperparameters, JobError, LoraSpec
+from trainer_svc.jobs.preflight import Preflight
 from trainer_svc.jobs.sweep import SweepResults, SweepSpec
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.record import Record
@@ -36,7 +37,7 @@ from trainer_svc.record import Record
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 """Why a job failed whose worker had no memory for it; retryable if it was not alone there."""
 TOKENISING_LOST = "TOKENISING_LOST"
-"""Why a job failed whose data was being tokenised; its worker lives on."""
+"""Why a job failed whose data was being tokenised; its worker lives on. Also of a check of data."""
 
 
 class LeaseKey(Record):
@@ -236,6 +237,27 @@ class Failed(Record):
     lease: LeaseKey
     error: JobError
     retryable: bool = False
+
+
+class Check(Record):
+    """Prepare the data of this as a worker with these settings would, and train nothing.
+
+    For a process of its own, `trainer_svc.engine.preflight`. There is no lease; its epoch is 0.
+    """
+
+    settings: WorkerSettings
+    assignment: Assignment
+
+
+class Checked(Record):
+    """What came of it, the only answer: the preflight, or the error that the job would end with.
+
+    `kind` is the name of the error's class.
+    """
+
+    preflight: Preflight | None = None
+    kind: str = ""
+    error: JobError | None = None
 
 
 Report = Annotated[

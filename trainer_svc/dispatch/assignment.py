@@ -31,11 +31,23 @@ class Assignments:
 
         `at_once`: trials of a sweep that train at a time.
         """
+        parent = job.spec.from_version or await self._routed(job.spec.adapter_name)
+        return await self._assigned(key_of(lease), job, parent, at_once)
+
+    async def unleased(self, job: Job) -> Assignment:
+        """Return what the assignment of a job would be that nobody has; raises what `of` does.
+
+        Nothing of it may be published: it has no lease, and no parent but `from_version`.
+        """
+        key = LeaseKey(job=str(job.name), epoch=0)
+        return await self._assigned(key, job, job.spec.from_version, at_once=1)
+
+    async def _assigned(self, key: LeaseKey, job: Job, parent: str, at_once: int) -> Assignment:
         spec = job.spec
         training = await self._dataset(spec.training_dataset)
         validation = spec.validation_dataset
         return Assignment(
-            lease=key_of(lease),
+            lease=key,
             base_model_digest=self._base_of(job),
             adapter=spec.adapter,
             training=training,
@@ -44,7 +56,7 @@ class Assignments:
             lora=spec.lora,
             hyperparameters=spec.hyperparameters,
             spec_sha256=spec.sha256(),
-            parent_version=spec.from_version or await self._routed(spec.adapter_name),
+            parent_version=parent,
             from_version=spec.from_version,
             evaluation=spec.evaluation,
             hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER

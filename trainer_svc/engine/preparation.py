@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from tailorbird.errors import FailedPrecondition, NotFound
 from tailorbird.object_store import ObjectStore
-from trainer_svc.engine.base import Base
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.chosen import Chosen, choose
 from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_limit
 from trainer_svc.engine.data.prepare import prepare, prepared, split
-from trainer_svc.engine.data.tokens import Example, TokenDataset
+from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.jobs.data_account import check_too_long
 from trainer_svc.jobs.events import DataReport, EventPayload, JobWarning, Prepared
@@ -30,12 +30,36 @@ _HELD_OUT = 0.1
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 10, 200
 
 
+class PreparedFor(Protocol):
+    """A base, as far as the preparation of data knows it."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """What its texts become ids with."""
+
+    @property
+    def token_ids(self) -> int:
+        """How many ids it has."""
+
+    @property
+    def context(self) -> int:
+        """Its longest sequence, in tokens."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Its width."""
+
+    @property
+    def why_alone(self) -> str:
+        """Why each record is run by itself; empty where that is not so, or not known."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """The examples of one job and how it is trained on them."""
 
-    training: Sequence[Example]
-    validation: Sequence[Example]
+    training: TokenDataset
+    validation: TokenDataset | tuple[()]
     training_report: DataReport
     validation_report: DataReport | None
     choice: Choice
@@ -60,13 +84,16 @@ class Preparer:
     """Prepares the data of a worker's jobs, beside the event loop and the step thread.
 
     `cache` holds what was tokenised before; the store's file of what is not there is downloaded
-    into the folder of the job that needs it.
+    into the folder of the job that needs it. `apart`: see `prepare`.
     """
 
-    def __init__(self, base: Base, store: ObjectStore, cache: DatasetCache) -> None:
+    def __init__(
+        self, base: PreparedFor, store: ObjectStore, cache: DatasetCache, *, apart: bool = True
+    ) -> None:
         self._base = base
         self._store = store
         self._cache = cache
+        self._apart = apart
 
     async def prepare(self, assignment: Assignment, folder: Path) -> Preparation:
         """Read the job's data and resolve what it left open.
@@ -106,7 +133,7 @@ class Preparer:
             hidden_size=self._base.hidden_size,
             context=self._base.context,
         )
-        held_out = ([], None) if validation is None else validation
+        held_out = ((), None) if validation is None else validation
         lines = np.empty(0, np.int64) if validation is None else validation[0].lines
         return Preparation(
             training=training[0],
@@ -138,7 +165,15 @@ class Preparer:
         try:
             return await in_thread(
                 lambda stop: prepare(
-                    path, ref, tokenizer, limit, self._cache, stop, rows=rows, truncate=truncate
+                    path,
+                    ref,
+                    tokenizer,
+                    limit,
+                    self._cache,
+                    stop,
+                    rows=rows,
+                    truncate=truncate,
+                    apart=self._apart,
                 )
             )
         finally:
@@ -163,8 +198,8 @@ def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, 
     return (kept, kept_report), (held, held_report)
 
 
-def _of_base(base: Base) -> Sequence[JobWarning]:
-    if base.packs:
+def _of_base(base: PreparedFor) -> Sequence[JobWarning]:
+    if not base.why_alone:
         return ()
     return (
         JobWarning(

@@ -61,6 +61,15 @@ def nothing_kept(left: DataReport, limit: int, dataset: str) -> FailedPreconditi
     )
 
 
+def no_validation() -> FailedPrecondition:
+    """Return the error of a sweep without validation data."""
+    return FailedPrecondition(
+        "trials are compared on validation data, and there is none: name some, or give at least 50 "
+        "training records, of which a tenth is held out",
+        reason="NO_VALIDATION_DATA",
+    )
+
+
 def _too_long(
     report: DataReport, limit: int, dataset: str, reason: str, why: str, **told: object
 ) -> FailedPrecondition:

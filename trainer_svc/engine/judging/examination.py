@@ -10,22 +10,20 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import InvalidArgument, NotFound
 from tailorbird.object_store import ObjectStore
-from trainer_svc.engine.data.chosen import Chosen, read_records
-from trainer_svc.engine.data.template import TEXT
+from trainer_svc.engine.data.chosen import Chosen
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.likelihood import score
 from trainer_svc.engine.generation.prompts import Generated, Prompt
 from trainer_svc.engine.judging.questions import Asker
-from trainer_svc.engine.judging.reading import Material, Records, material
+from trainer_svc.engine.judging.reading import Material, material
+from trainer_svc.engine.judging.records import check_judged, judged_records
 from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.judging.routed import Routed, attach, routed_version
 from trainer_svc.engine.parent import Shapes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import LoraSpec
-from trainer_svc.judgement.check import check_answers
 from trainer_svc.judgement.judge import Evidence, judge_answers
 from trainer_svc.judgement.model import Answer, Candidate, HeldOut, Judgement, Retention
 from trainer_svc.protocol import Assignment, DatasetRef
@@ -70,29 +68,11 @@ class Examiner:
     micro_tokens: int
 
     async def check(self) -> None:
-        """Raise InvalidArgument if the answers have not what the job names to be judged by.
-
-        That is its primary metric, or a schema which none of them meets; before anything is
-        trained. Raises also what reading the records does.
-        """
-        spec = self.assignment.evaluation
-        if not self.chosen.held_out or not (spec.primary_metric or spec.json_schema):
-            return
-        held_out, training = await self._records()
-        asker = self._asker(self.assignment.validation or self.assignment.training)
-        shown = self._asker(self.assignment.training)
-        if asker.kind == TEXT:
-            raise InvalidArgument(
-                "job.spec.evaluation", "plain text has no answers that a metric could measure"
-            )
-
-        def checked() -> None:
-            pairs = [asker.pair(asker.up_to_answer(each)) for each in held_out.values()]
-            alike = training.values() if shown.kind == asker.kind else ()
-            answers = [shown.pair(shown.up_to_answer(each))[1] for each in alike]
-            check_answers(spec, [one for one, _ in pairs], [one for _, one in pairs], answers)
-
-        await in_thread(lambda _: checked())
+        """Raise what `check_judged` does; before anything is trained."""
+        base = self.bank.base
+        await check_judged(
+            self.store, self.assignment, self.chosen, self.folder, base.tokenizer, base.context
+        )
 
     async def examine(self) -> tuple[Judgement, Routed]:
         """Return the judgement, and where the adapter's traffic went when it was made.
@@ -120,22 +100,9 @@ class Examiner:
     def _seed(self) -> int:
         return self.assignment.hyperparameters.seed or 0
 
-    async def _records(self) -> tuple[Records, Records]:
-        """Return the held-out records and those to draw examples from."""
-        assignment, chosen = self.assignment, self.chosen
-        if assignment.validation is not None:
-            held_out = await self._read(assignment.validation, chosen.held_out)
-            return held_out, await self._read(assignment.training, chosen.training)
-        lines = tuple(sorted({*chosen.training, *chosen.held_out}))
-        every = await self._read(assignment.training, lines)
-        return (
-            {line: every[line] for line in chosen.held_out},
-            {line: every[line] for line in chosen.training},
-        )
-
     async def _material(self) -> Material:
         assignment = self.assignment
-        held_out, training = await self._records()
+        held_out, training = await judged_records(self.store, assignment, self.chosen, self.folder)
         return await in_thread(
             lambda _: material(
                 held_out,
@@ -153,17 +120,6 @@ class Examiner:
 
     async def _shapes(self, lora: LoraSpec) -> Shapes:
         return await self.device.on_step_thread(lambda: self.bank.shapes(lora))
-
-    async def _read(self, ref: DatasetRef, lines: tuple[int, ...]) -> Records:
-        path = self.folder / "judged.jsonl"
-        try:
-            await self.store.download(ref.key, path)
-        except NotFound as error:
-            raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
-        try:
-            return await in_thread(lambda _: read_records(path, lines))
-        finally:
-            path.unlink()
 
     def _answers(self, found: Material, routed: Routed) -> Generator[None, None, Answers]:
         """Have every candidate answer every question, all in one batch."""

@@ -20,6 +20,7 @@ from trainer_svc.engine.preparation import Preparation
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.sweep.progress import SweepProgress
 from trainer_svc.engine.training.group import NON_FINITE
+from trainer_svc.jobs.data_account import no_validation
 from trainer_svc.jobs.events import (
     CheckpointSaved,
     Evaluation,
@@ -32,7 +33,6 @@ from trainer_svc.jobs.events import (
 from trainer_svc.jobs.sweep import Rung, RungDecided, TrialReached, planned_steps, rungs
 from trainer_svc.protocol import Assignment, SweepAssignment
 
-NO_VALIDATION_DATA = "NO_VALIDATION_DATA"
 NO_TRIAL_LEFT = "NO_TRIAL_LEFT"
 _MOST_SAID = 500
 """Characters of why."""
@@ -121,11 +121,7 @@ class Sweeping:
         preparer, lease = self._tools.preparer, self._assignment.lease
         data = await preparer.prepare(self._assignment, folder)
         if not data.validation:
-            raise FailedPrecondition(
-                "trials are compared on validation data, and there is none: name some, or give at "
-                "least 50 training records, of which a tenth is held out",
-                reason=NO_VALIDATION_DATA,
-            )
+            raise no_validation()
         await self._lessee.check(data)
         # Of each only the number is kept: a plan may be as long as the data.
         for trial in range(len(self._trials)):

@@ -1,0 +1,111 @@
+"""The records that a version is judged on, read again from the datasets' files, and their answers.
+
+No torch is imported: what only looks at data asks the same of it as what judges.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tailorbird.errors import InvalidArgument, NotFound
+from tailorbird.object_store import ObjectStore
+from trainer_svc.engine.data.chosen import Chosen, read_records
+from trainer_svc.engine.data.template import TEXT
+from trainer_svc.engine.elsewhere import in_thread
+from trainer_svc.engine.judging.questions import Asker
+from trainer_svc.engine.judging.reading import Records
+from trainer_svc.judgement.check import FIELD, check_answers
+from trainer_svc.judgement.model import EvaluationSpec
+from trainer_svc.protocol import Assignment, DatasetRef
+
+_SAID = 10
+_MAX_NAME = 64
+
+
+async def judged_records(
+    store: ObjectStore, assignment: Assignment, chosen: Chosen, folder: Path
+) -> tuple[Records, Records]:
+    """Return the held-out records and those to draw examples from.
+
+    A dataset's file lies in `folder` while it is read. Raises NotFound (DATASET_NOT_FOUND),
+    StoreUnavailable and DataCorrupt.
+    """
+
+    async def read(ref: DatasetRef, lines: tuple[int, ...]) -> Records:
+        path = folder / "judged.jsonl"
+        try:
+            await store.download(ref.key, path)
+        except NotFound as error:
+            raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
+        try:
+            return await in_thread(lambda _: read_records(path, lines))
+        finally:
+            path.unlink()
+
+    if assignment.validation is not None:
+        held_out = await read(assignment.validation, chosen.held_out)
+        return held_out, await read(assignment.training, chosen.training)
+    lines = tuple(sorted({*chosen.training, *chosen.held_out}))
+    every = await read(assignment.training, lines)
+    return (
+        {line: every[line] for line in chosen.held_out},
+        {line: every[line] for line in chosen.training},
+    )
+
+
+async def check_judged(
+    store: ObjectStore,
+    assignment: Assignment,
+    chosen: Chosen,
+    folder: Path,
+    tokenizer: Any,
+    context: int,
+) -> None:
+    """Raise InvalidArgument if the records have not what the job names to be judged by.
+
+    That is its primary metric, a schema which none of them meets (see `check_answers`), or a field
+    of its slices that no held-out record has (UNKNOWN_SLICE_FIELD). Raises also what reading the
+    records does.
+    """
+    spec = assignment.evaluation
+    if not chosen.held_out or not (spec.primary_metric or spec.json_schema or spec.slice_fields):
+        return
+    held_out, training = await judged_records(store, assignment, chosen, folder)
+    _check_slices(spec, held_out)
+    if not (spec.primary_metric or spec.json_schema):
+        return
+    asked, shown = (
+        Asker(tokenizer, ref.format, context)
+        for ref in (assignment.validation or assignment.training, assignment.training)
+    )
+    if asked.kind == TEXT:
+        raise InvalidArgument(FIELD, "plain text has no answers that a metric could measure")
+    await in_thread(lambda _: _check_answers(spec, held_out, training, asked, shown))
+
+
+def _check_answers(
+    spec: EvaluationSpec, held_out: Records, training: Records, asked: Asker, shown: Asker
+) -> None:
+    pairs = [asked.pair(asked.up_to_answer(each)) for each in held_out.values()]
+    alike = training.values() if shown.kind == asked.kind else ()
+    answers = [shown.pair(shown.up_to_answer(each))[1] for each in alike]
+    check_answers(spec, [one for one, _ in pairs], [one for _, one in pairs], answers)
+
+
+def _check_slices(spec: EvaluationSpec, held_out: Records) -> None:
+    known: dict[str, None] = {}
+    for record in held_out.values():
+        metadata = record.get("metadata")
+        if isinstance(metadata, dict):
+            known.update(dict.fromkeys(metadata))
+    for index, field in enumerate(spec.slice_fields):
+        if field in known:
+            continue
+        names = ", ".join(name[:_MAX_NAME] for name in list(known)[:_SAID])
+        raise InvalidArgument(
+            f"{FIELD}.slice_fields[{index}]",
+            f"none of the {len(held_out)} held-out records has metadata.{field}; "
+            + (f"there are {names}" if known else "they have no metadata"),
+            reason="UNKNOWN_SLICE_FIELD",
+        )
