@@ -30,8 +30,10 @@ from trainer_svc.bases import BaseModels, with_further
 from trainer_svc.datasets.general import read_general
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.dispatch.assignment import Assignments
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import LocalExecutor
+from trainer_svc.dispatch.preflight import Preflights
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
@@ -120,7 +122,8 @@ async def _started(
         settings.max_record_bytes,
         policy,
     )
-    executor = LocalExecutor({base.digest: _worker_settings(settings, base) for base in bases.all})
+    workers = {base.digest: _worker_settings(settings, base) for base in bases.all}
+    executor = LocalExecutor(workers)
     adapters = AdapterRegistry(object_store)
     dispatcher = Dispatcher(
         jobs,
@@ -142,7 +145,10 @@ async def _started(
         max_lora_rank=settings.max_lora_rank,
         device=settings.worker_device,
     )
-    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
+    checks = Preflights(
+        Assignments(datasets, adapters, lambda job: job.spec.base_model_digest), workers
+    )
+    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits, checks)
     servicer = TuningServicer(
         service,
         SweepService(service),

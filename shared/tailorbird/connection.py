@@ -17,7 +17,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 Metadata = tuple[tuple[str, str], ...]
-_TIMEOUT = 60.0
+TIMEOUT = 60.0
+"""Seconds that a call may take."""
 # For proxies that hash, and for inference gateways that cannot parse our messages.
 _MODEL_METADATA = (metadata.ADAPTER, metadata.MODEL_REWRITE)
 # gRPC would make a call again that a closing server did not take. In 1.85 that may never end, not
@@ -73,7 +74,7 @@ class Connection:
         method: grpc.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         *,
-        timeout: float | None = _TIMEOUT,
+        timeout: float | None = TIMEOUT,
         model: str = "",
     ) -> Response:
         """Make one call, of `model` if any; CallError if it fails."""

@@ -11,12 +11,14 @@ from typing import Self
 import grpc
 
 from tailorbird.call_error import CallError
-from tailorbird.connection import Connection
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
+from tailorbird.connection import TIMEOUT, Connection
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
 
 _CHUNK_BYTES = 2**20
+_CHECK_TIMEOUT = 1200.0
+"""All of the data is read, after that of others: the trainer gives up before."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 
 
@@ -100,6 +102,11 @@ class TrainerClient:
         request = tuning.GetDatasetRequest(name=name)
         return self._connection.call(self._stub.GetDataset, request).dataset
 
+    def get_dataset_report(self, name: str) -> bytes:
+        """Return the page that shows the report on a dataset, in UTF-8."""
+        request = tuning.GetDatasetReportRequest(name=name)
+        return self._connection.call(self._stub.GetDatasetReport, request).content
+
     def create_job(
         self,
         parent: str,
@@ -109,10 +116,12 @@ class TrainerClient:
         request_id: str = "",
         validate_only: bool = False,
         warned: Callable[[dataset_pb2.DataWarning], None] | None = None,
+        checked: Callable[[preflight_pb2.Preflight], None] | None = None,
     ) -> job_pb2.Job:
         """Ask for a job. The same `request_id` again returns the job that exists.
 
-        `warned` hears of each fault in the data that does not keep the job from being made.
+        `warned` hears of each fault in the data that does not keep the job from being made, and
+        `checked` with `validate_only` of what the job would do with it.
         """
         request = tuning.CreateJobRequest(
             parent=parent,
@@ -121,10 +130,10 @@ class TrainerClient:
             request_id=request_id,
             validate_only=validate_only,
         )
-        response = self._connection.call(self._stub.CreateJob, request)
-        if warned is not None:
-            for warning in response.warnings:
-                warned(warning)
+        response = self._connection.call(
+            self._stub.CreateJob, request, timeout=_CHECK_TIMEOUT if validate_only else TIMEOUT
+        )
+        _tell(response, warned, checked)
         return response.job
 
     def get_job(self, name: str) -> job_pb2.Job:
@@ -190,10 +199,11 @@ class TrainerClient:
         request_id: str = "",
         validate_only: bool = False,
         warned: Callable[[dataset_pb2.DataWarning], None] | None = None,
+        checked: Callable[[preflight_pb2.Preflight], None] | None = None,
     ) -> sweep_pb2.Sweep:
         """Ask for a sweep. The same `request_id` again returns the sweep that exists.
 
-        `warned` hears of each fault in the data that does not keep the sweep from being made.
+        `warned` and `checked` are as `create_job` has them.
         """
         request = tuning.CreateSweepRequest(
             parent=parent,
@@ -202,10 +212,10 @@ class TrainerClient:
             request_id=request_id,
             validate_only=validate_only,
         )
-        response = self._connection.call(self._stub.CreateSweep, request)
-        if warned is not None:
-            for warning in response.warnings:
-                warned(warning)
+        response = self._connection.call(
+            self._stub.CreateSweep, request, timeout=_CHECK_TIMEOUT if validate_only else TIMEOUT
+        )
+        _tell(response, warned, checked)
         return response.sweep
 
     def get_sweep(self, name: str) -> sweep_pb2.Sweep:
@@ -226,6 +236,18 @@ class TrainerClient:
     def trainer_info(self) -> tuning.GetTrainerInfoResponse:
         """Return what this trainer offers."""
         return self._connection.call(self._stub.GetTrainerInfo, tuning.GetTrainerInfoRequest())
+
+
+def _tell(
+    response: tuning.CreateJobResponse | tuning.CreateSweepResponse,
+    warned: Callable[[dataset_pb2.DataWarning], None] | None,
+    checked: Callable[[preflight_pb2.Preflight], None] | None,
+) -> None:
+    if warned is not None:
+        for warning in response.warnings:
+            warned(warning)
+    if checked is not None and response.HasField("preflight"):
+        checked(response.preflight)
 
 
 class _Absence:

@@ -18,7 +18,7 @@ from tailorbird.metadata import WATCHING
 from tailorbird.rpc.status import to_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as serving_grpc
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning_pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
 
@@ -55,6 +55,8 @@ class Script:
         """What CreateJob and CreateSweep say of the data."""
         self.report: dataset_pb2.DatasetReport | None = None
         """What GetDataset and UploadDataset say of it."""
+        self.preflight = preflight_pb2.Preflight()
+        """What is said of a job that is checked only."""
         self.sweep = sweep_pb2.Sweep(
             name="tenants/acme/sweeps/rates", job="tenants/acme/jobs/rates"
         )
@@ -125,12 +127,24 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         dataset = dataset_pb2.Dataset(name=request.name, report=self.script.report)
         return tuning_pb.GetDatasetResponse(dataset=dataset)
 
+    def GetDatasetReport(
+        self, request: tuning_pb.GetDatasetReportRequest, context: Context
+    ) -> tuning_pb.GetDatasetReportResponse:
+        self.script.heard(request, context)
+        return tuning_pb.GetDatasetReportResponse(
+            content_type="text/html; charset=utf-8", content="<p>größer</p>".encode()
+        )
+
     def CreateJob(
         self, request: tuning_pb.CreateJobRequest, context: Context
     ) -> tuning_pb.CreateJobResponse:
         self.script.heard(request, context)
         self.script.job.spec.CopyFrom(request.job.spec)
-        return tuning_pb.CreateJobResponse(job=self.script.job, warnings=self.script.warnings)
+        return tuning_pb.CreateJobResponse(
+            job=self.script.job,
+            warnings=self.script.warnings,
+            preflight=self.script.preflight if request.validate_only else None,
+        )
 
     def GetJob(
         self, request: tuning_pb.GetJobRequest, context: Context
@@ -170,7 +184,11 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self, request: tuning_pb.CreateSweepRequest, context: Context
     ) -> tuning_pb.CreateSweepResponse:
         self.script.heard(request, context)
-        return tuning_pb.CreateSweepResponse(sweep=self.script.sweep, warnings=self.script.warnings)
+        return tuning_pb.CreateSweepResponse(
+            sweep=self.script.sweep,
+            warnings=self.script.warnings,
+            preflight=self.script.preflight if request.validate_only else None,
+        )
 
     def GetSweep(
         self, request: tuning_pb.GetSweepRequest, context: Context

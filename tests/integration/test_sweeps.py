@@ -25,7 +25,7 @@ from tailorbird.tuning.v1 import job_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.integration.test_trainer_api import BASE, OTHER, violation
-from tests.unit.trainer_svc.fakes import ScriptedExecutor
+from tests.unit.trainer_svc.fakes import ScriptedChecks, ScriptedExecutor
 from tests.unit.trainer_svc.values import make_profile, put_version
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels
@@ -100,7 +100,9 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
         bases=bases, workers=1, jobs_per_worker=8, max_worker_losses=3,
     )  # fmt: skip
     limits = ServingLimits(object_store, bases, profile="default", max_lora_rank=64, device="cpu")
-    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
+    service = TuningService(
+        jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks()
+    )
     callers = {
         hashlib.sha256(name.encode()).hexdigest(): Caller(name, frozenset({name}))
         for name in ("acme", "other")

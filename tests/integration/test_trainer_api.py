@@ -32,7 +32,7 @@ from tailorbird.trainer_client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
-from tests.unit.trainer_svc.fakes import ScriptedExecutor
+from tests.unit.trainer_svc.fakes import ScriptedChecks, ScriptedExecutor
 from tests.unit.trainer_svc.values import make_profile, put_version
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels
@@ -93,7 +93,9 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
         bases=bases, workers=1, jobs_per_worker=4, max_worker_losses=3,
     )  # fmt: skip
     limits = ServingLimits(object_store, bases, profile="default", max_lora_rank=64, device="cpu")
-    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
+    service = TuningService(
+        jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks()
+    )
     server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
     servicer = TuningServicer(
         service, SweepService(service), datasets, metrics, server.endless,

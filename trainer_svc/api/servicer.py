@@ -32,12 +32,14 @@ from trainer_svc.api.convert_datasets import (
     warnings_to_proto,
 )
 from trainer_svc.api.convert_events import event_to_proto
+from trainer_svc.api.convert_preflight import preflight_to_proto
 from trainer_svc.api.convert_sweeps import asked_from_proto, of_sweep, sweep_to_proto
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import Ready
+from trainer_svc.report.dataset import HTML, dataset_page
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_REQUEST_ID = 128
@@ -102,6 +104,15 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         dataset = await self._datasets.get(name)
         return pb.GetDatasetResponse(dataset=dataset_to_proto(dataset))
 
+    async def GetDatasetReport(
+        self, request: pb.GetDatasetReportRequest, context: _Context
+    ) -> pb.GetDatasetReportResponse:
+        """See tuning_service.proto."""
+        name = DatasetName.parse(request.name)
+        current_caller().check(name)
+        page = dataset_page(await self._datasets.get(name))
+        return pb.GetDatasetReportResponse(content_type=HTML, content=page.encode())
+
     async def CreateJob(
         self, request: pb.CreateJobRequest, context: _Context
     ) -> pb.CreateJobResponse:
@@ -109,7 +120,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         tenant = TenantName.parse(request.parent)
         current_caller().check(tenant)
         _check_ids("job_id", request.job_id, request.request_id)
-        job, warnings = await self._service.create_job(
+        accepted = await self._service.create_job(
             tenant,
             convert.spec_from_proto(request.job.spec),
             convert.lora_from_proto(request.job.spec.lora),
@@ -118,7 +129,9 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
             validate_only=request.validate_only,
         )
         return pb.CreateJobResponse(
-            job=convert.job_to_proto(job), warnings=warnings_to_proto(warnings)
+            job=convert.job_to_proto(accepted.job),
+            warnings=warnings_to_proto(accepted.warnings),
+            preflight=preflight_to_proto(accepted.preflight),
         )
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:
@@ -190,7 +203,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         _check_ids("sweep_id", request.sweep_id, request.request_id)
         with of_sweep():
-            job, warnings = await self._sweeps.create(
+            accepted = await self._sweeps.create(
                 tenant,
                 convert.spec_from_proto(request.sweep.spec),
                 convert.lora_from_proto(request.sweep.spec.lora),
@@ -200,7 +213,9 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
                 validate_only=request.validate_only,
             )
         return pb.CreateSweepResponse(
-            sweep=sweep_to_proto(job), warnings=warnings_to_proto(warnings)
+            sweep=sweep_to_proto(accepted.job),
+            warnings=warnings_to_proto(accepted.warnings),
+            preflight=preflight_to_proto(accepted.preflight),
         )
 
     async def GetSweep(self, request: pb.GetSweepRequest, context: _Context) -> pb.GetSweepResponse:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from trainer_svc.jobs.events import DataReport, JobWarning
-from trainer_svc.jobs.model import Hyperparameters
+from trainer_svc.jobs.model import Hyperparameters, Job
 from trainer_svc.record import Record
 
 
@@ -44,3 +46,10 @@ class Preflight(Record):
     reasons: dict[str, str]
     total_steps: int
     warnings: tuple[JobWarning, ...] = ()
+
+
+class Checks(Protocol):
+    """Where a job's data is prepared before the job exists."""
+
+    async def check(self, job: Job) -> Preflight:
+        """Return what comes of it; raises what the job's preparation would end with."""

@@ -21,6 +21,7 @@ from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.events import JobEvent, JobWarning, StateChanged, Unknown
 from trainer_svc.jobs.model import TERMINAL, AskedLora, Job, JobSpec, JobState, Left
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
+from trainer_svc.jobs.preflight import Checks, Preflight
 from trainer_svc.served import ServingLimits, check_rank
 
 _EVENTS_PER_READ = 500
@@ -63,10 +64,14 @@ class Jobs(Protocol):
 
 
 class Accepted(NamedTuple):
-    """A job, and what it was warned of when this call made it."""
+    """A job, and what it was warned of when this call made it.
+
+    `preflight` is there where nothing was made, but all was checked.
+    """
 
     job: Job
     warnings: tuple[JobWarning, ...] = ()
+    preflight: Preflight | None = None
 
 
 class JobData(NamedTuple):
@@ -112,6 +117,7 @@ class TuningService:
         registry: AdapterRegistry,
         bases: BaseModels,
         limits: ServingLimits,
+        checks: Checks,
     ) -> None:
         self._jobs = jobs
         self._datasets = datasets
@@ -120,6 +126,7 @@ class TuningService:
         self._registry = registry
         self._bases = bases
         self._limits = limits
+        self._checks = checks
 
     async def offered(self) -> list[tuple[BaseModelFiles, list[int]]]:
         """Return the bases that jobs may name, the default first, and the ranks for each."""
@@ -141,7 +148,8 @@ class TuningService:
         `spec.from_version` has. Raises InvalidArgument, NotFound (a dataset, the version),
         AlreadyExists, FailedPrecondition (serving has another base model, or can load none of its
         adapters; the data has more of a fault than `spec.data_limits`), DataCorrupt (the version, a
-        dataset's digests), StoreUnavailable.
+        dataset's digests), StoreUnavailable; with `validate_only` also what the data would end the
+        job with.
         """
         request = _request_sha256(job_id, spec, lora)
         made = await self.made_before(tenant, request_id, request)
@@ -183,12 +191,14 @@ class TuningService:
     ) -> Accepted:
         """Put a job whose specification is checked into the queue, if its data is within limits.
 
-        Raises AlreadyExists, and what `check_data` does.
+        With `validate_only` that is done which a worker does first, instead. Raises AlreadyExists,
+        what `check_data` does, and then what Checks does.
         """
         warnings = await check_data(self._datasets, job.spec.data_limits, *data)
         if validate_only:
             await self._check_new(job.name)
-            return Accepted(job, warnings)
+            found = await self._checks.check(job)
+            return Accepted(job, (*warnings, *found.warnings), found)
         made = await self._jobs.create(job, request_id, request_sha256, warnings)
         self._queue.wake()
         return Accepted(made, warnings if made == job else ())

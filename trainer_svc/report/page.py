@@ -6,15 +6,11 @@ that forbids any. Whatever stands in the data is text: the templates escape all 
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
-from importlib.resources import files
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from trainer_svc.judgement.model import AnswerKind, Candidate
 from trainer_svc.report import curves, intervals, words
+from trainer_svc.report.environment import environment
 from trainer_svc.report.facts import (
     data_rows,
     headlines,
@@ -24,7 +20,6 @@ from trainer_svc.report.facts import (
     verdict,
 )
 from trainer_svc.report.model import Report
-from trainer_svc.report.printable import printable
 
 _KINDS = {
     AnswerKind.LABELS: "labels",
@@ -40,8 +35,6 @@ def report_page(report: Report) -> str:
     return _ENVIRONMENT.get_template("page.html.j2").render(
         report=report,
         judgement=judgement,
-        style=_STYLE,
-        style_digest=_digest(_STYLE),
         verdict=verdict(report),
         headlines=headlines(report),
         charts=curves.run_charts(report),
@@ -61,41 +54,13 @@ def report_page(report: Report) -> str:
     )
 
 
-def _finished(value: object) -> object:
-    return printable(value) if type(value) is str else value
-
-
-def _digest(style: str) -> str:
-    """Return the hash of the style element's text, as the page's policy names it."""
-    return b64encode(hashlib.sha256(style.encode()).digest()).decode()
-
-
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(__package__, "templates"),
-        autoescape=True,
-        finalize=_finished,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
+    made = environment()
+    made.filters.update(interval=intervals.with_interval)
+    made.globals.update(
+        candidate_label=intervals.candidate_label, candidate_name=words.candidate_name
     )
-    environment.filters.update(
-        change=words.change,
-        interval=intervals.with_interval,
-        last_part=words.last_part,
-        loss=words.loss,
-        number=words.number,
-        score=words.score,
-        words=words.words,
-    )
-    environment.globals.update(
-        candidate_label=intervals.candidate_label,
-        counted=words.counted,
-        candidate_name=words.candidate_name,
-    )
-    return environment
+    return made
 
 
-_STYLE = Markup(files(__package__).joinpath("templates/page.css").read_text("utf-8"))  # noqa: S704
 _ENVIRONMENT = _environment()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import grpc
 from rich.console import Console
 from rich.text import Text
 
-from tailorbird.cli.output import out, print_facts, print_rows
+from tailorbird.cli.output import last_part, out, print_facts, print_rows
+from tailorbird.client import CallError, TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2
 
 _Report = dataset_pb2.DatasetReport
@@ -18,6 +20,35 @@ def print_warnings(warnings: Iterable[dataset_pb2.DataWarning], console: Console
     for warning in warnings:
         said = Text(f"warning: {warning.reason}: {warning.message}", style="yellow")
         console.print(said, soft_wrap=True)
+
+
+def print_summary(trainer: TrainerClient, dataset: str, *, warnings: bool) -> None:
+    """Print a dataset's report in one line, and with `warnings` what it is warned of.
+
+    Nothing of a dataset that is gone, or of one without a report.
+    """
+    try:
+        found = trainer.get_dataset(dataset)
+    except CallError as error:
+        if error.code is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return
+    if found.HasField("report"):
+        out.print(Text(f"{last_part(dataset)}: {summary(found.report)}"), soft_wrap=True)
+        print_warnings(found.report.warnings if warnings else (), out)
+
+
+def summary(report: dataset_pb2.DatasetReport) -> str:
+    """Say a report's counts in one line."""
+    counts = (
+        (report.duplicates.surplus, "duplicates"),
+        (report.near_duplicates.found, "near-duplicates"),
+        (report.contradictions.records, "contradictory"),
+        (report.short_answers.records, "with very short answers"),
+    )
+    said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    classes = f"; {len(report.labels)} classes of answers" if report.labels else ""
+    return f"{report.records:,} records, {said or 'none repeated or contradictory'}{classes}"
 
 
 def print_report(report: dataset_pb2.DatasetReport) -> None:

@@ -1,4 +1,4 @@
-"""`tailorbird datasets`: upload, get."""
+"""`tailorbird datasets`: upload, get, report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
 from tailorbird.cli.data_report import print_report, print_warnings
-from tailorbird.cli.output import errors, out, print_facts, print_json, size, when
+from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, size, when
+from tailorbird.cli.pages import show_page
 from tailorbird.client import TrainerClient
 from tailorbird.personal_data.modes import Mode
 from tailorbird.tuning.v1 import dataset_pb2
@@ -85,6 +86,22 @@ def get(
 ) -> None:
     """Show a dataset's record and the report on its data."""
     _show(trainer.get_dataset(full_name(name, "datasets", tenant)), json)
+
+
+@app.command()
+@with_trainer
+def report(
+    trainer: TrainerClient,
+    name: Annotated[str, typer.Argument(help="A dataset's name, or its id in the tenant.")],
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="File to write the page to.", dir_okay=False)
+    ] = None,
+    tenant: TenantOption = None,
+) -> None:
+    """Write the report on a dataset as a page, and say where it is."""
+    full = full_name(name, "datasets", tenant)
+    show_page(trainer.get_dataset_report(full), to, last_part(full), browse=browse)
 
 
 def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tailorbird.cli import sweeps
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
-from tailorbird.cli.data_report import print_warnings
+from tailorbird.cli.data_report import print_summary, print_warnings
 from tailorbird.cli.job_options import (
     DataLimits,
     FewShot,
@@ -27,6 +27,7 @@ from tailorbird.cli.job_options import (
 )
 from tailorbird.cli.names import version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
+from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.watch import JobBars, outcome, state_name
 from tailorbird.client import CallError, TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
@@ -142,6 +143,7 @@ def create(
         request_id=request_id,
         validate_only=validate_only,
         warned=warnings.append,
+        checked=None if json else print_preflight,
     )
     if validate_only or not watch:
         # Who watches reads them in the job's history.
@@ -160,8 +162,11 @@ def create(
 def get(
     trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
 ) -> None:
-    """Show a job."""
-    _show(trainer.get_job(full_name(name, "jobs", tenant)), json)
+    """Show a job, and what the report on its data says."""
+    job = trainer.get_job(full_name(name, "jobs", tenant))
+    _show(job, json)
+    if not json:
+        _show_data(trainer, job.spec, warnings=True)
 
 
 @app.command("list")
@@ -240,7 +245,18 @@ def watch(
     tenant: TenantOption = None,
 ) -> None:
     """Follow a job to its end; fails if the job does."""
-    _follow(trainer, full_name(name, "jobs", tenant), after)
+    full = full_name(name, "jobs", tenant)
+    if not after:
+        # What the data is warned of stands in the history.
+        _show_data(trainer, trainer.get_job(full).spec, warnings=False)
+    _follow(trainer, full, after)
+
+
+def _show_data(trainer: TrainerClient, spec: job_pb2.JobSpec, *, warnings: bool) -> None:
+    """Show what the reports on a job's datasets say."""
+    for dataset in (spec.training_dataset, spec.validation_dataset):
+        if dataset:
+            print_summary(trainer, dataset, warnings=warnings)
 
 
 def _follow(trainer: TrainerClient, name: str, after: int = 0) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +11,8 @@ from rich.text import Text
 from tailorbird.cli.connect import TenantOption, with_serving
 from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
-from tailorbird.cli.output import errors, last_part, out
+from tailorbird.cli.output import last_part, out
+from tailorbird.cli.pages import show_page
 from tailorbird.client import ServingClient
 
 
@@ -46,10 +44,7 @@ def report(
     if json and to is None:
         print(content.decode())
         return
-    path = _written(content, to, last_part(full)).absolute()
-    out.print(Text(str(path)))
-    if browse and not webbrowser.open(path.as_uri()):
-        errors.print("no browser was found; open the file with one")
+    show_page(content, to, last_part(full), browse=browse)
 
 
 def _summarise(serving: ServingClient, name: str) -> None:
@@ -60,14 +55,3 @@ def _summarise(serving: ServingClient, name: str) -> None:
         out.print(Text(f"{name} was not judged on held-out records"))
     if any(file.path == "report.html" for file in version.files):
         out.print("--open shows the whole report in a browser, --out FILE keeps it")
-
-
-def _written(content: bytes, to: Path | None, version: str) -> Path:
-    """Write the report to a file, for the caller's eyes alone where it is a temporary one."""
-    if to is not None:
-        to.write_bytes(content)
-        return to
-    number, path = tempfile.mkstemp(prefix=f"{version}-", suffix=".html")
-    with os.fdopen(number, "wb") as file:
-        file.write(content)
-    return Path(path)

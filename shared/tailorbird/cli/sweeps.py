@@ -30,6 +30,7 @@ from tailorbird.cli.job_options import (
 from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.kept import left_out
 from tailorbird.cli.output import errors, last_part, out, print_json, print_rows, when
+from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.sweep_table import sweep_table
 from tailorbird.cli.watch import JobView, outcome, state_name
 from tailorbird.client import TrainerClient
@@ -135,6 +136,7 @@ def create(
         request_id=request_id,
         validate_only=validate_only,
         warned=warnings.append,
+        checked=None if json else print_preflight,
     )
     if validate_only or not watch:
         # Who watches reads them in the history.

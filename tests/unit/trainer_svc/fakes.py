@@ -12,7 +12,8 @@ from tailorbird.object_store import ObjectStore
 from tests.unit.trainer_svc.values import make_manifest
 from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.jobs.events import DataReport, Prepared, StepProgress
-from trainer_svc.jobs.model import Hyperparameters, JobError
+from trainer_svc.jobs.model import Hyperparameters, Job, JobError
+from trainer_svc.jobs.preflight import CheckedData, Preflight
 from trainer_svc.jobs.sweep import TrialReached, rungs
 from trainer_svc.protocol import (
     Assignment,
@@ -42,6 +43,29 @@ PREPARED = Prepared(
     total_steps=4,
     trainable_parameters=10,
 )
+
+PREFLIGHT = Preflight(
+    training=CheckedData(
+        account=PREPARED.training, too_long_fraction=0.0, median=2, longest=2, lengths=()
+    ),
+    validation=None,
+    held_out=False,
+    hyperparameters=PREPARED.hyperparameters,
+    reasons={},
+    total_steps=4,
+)
+
+
+class ScriptedChecks:
+    """Finds the same of every job's data, and keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    async def check(self, job: Job) -> Preflight:
+        self.jobs.append(job)
+        return PREFLIGHT
+
 
 READY = Ready(
     device="cpu",

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from tailorbird.tuning.v1 import dataset_pb2 as _dataset_pb2
 from tailorbird.tuning.v1 import job_pb2 as _job_pb2
+from tailorbird.tuning.v1 import preflight_pb2 as _preflight_pb2
 from tailorbird.tuning.v1 import sweep_pb2 as _sweep_pb2
 import builtins as _builtins
 import sys
@@ -169,6 +170,56 @@ class GetDatasetResponse(_message.Message):
 Global___GetDatasetResponse: _TypeAlias = GetDatasetResponse  # noqa: Y015
 
 @_typing.final
+class GetDatasetReportRequest(_message.Message):
+    """Asks for a dataset's report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/datasets/{dataset}"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetReportRequest: _TypeAlias = GetDatasetReportRequest  # noqa: Y015
+
+@_typing.final
+class GetDatasetReportResponse(_message.Message):
+    """A dataset's report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content_type: _builtins.str
+    """"text/html; charset=utf-8"."""
+    content: _builtins.bytes
+    """A page that is whole in itself: it runs no script and fetches nothing. At most 1 MiB. Of the
+    data's text it has the labels, where the answers form few classes, and nothing else.
+    """
+    def __init__(
+        self,
+        *,
+        content_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_type", b"content_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetReportResponse: _TypeAlias = GetDatasetReportResponse  # noqa: Y015
+
+@_typing.final
 class CreateJobRequest(_message.Message):
     """Asks for a job."""
 
@@ -188,7 +239,12 @@ class CreateJobRequest(_message.Message):
     exists, with another job it is ALREADY_EXISTS. 1 to 128 characters; unique within a tenant.
     """
     validate_only: _builtins.bool
-    """Checks everything and stores nothing (AIP-163)."""
+    """Checks everything and stores nothing (AIP-163): the data too, all of it, as the job's worker would.
+    What ends the job before it trains ends this call, with the same reason. Takes as long as reading
+    the data does, for a million records minutes, and ends with the call. RESOURCE_EXHAUSTED with
+    TOO_MANY_CHECKS where many of the tenant's wait already, FAILED_PRECONDITION with CHECK_TOO_LONG
+    after 15 minutes.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job. Only `spec` is read."""
@@ -218,6 +274,7 @@ class CreateJobResponse(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job."""
@@ -225,18 +282,24 @@ class CreateJobResponse(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.DataWarning]:
         """What the job's data is warned of: the warnings with which its history begins. Empty for a
-        request_id that came before.
+        request_id that came before. With validate_only also what the job would be warned of once its
+        data is read, as FEW_RECORDS.
         """
+
+    @_builtins.property
+    def preflight(self) -> _preflight_pb2.Preflight:
+        """What the job would do with its data. Set with validate_only, but for a request_id that came before."""
 
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
         warnings: _abc.Iterable[_dataset_pb2.DataWarning] | None = ...,
+        preflight: _preflight_pb2.Preflight | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "preflight", b"preflight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "preflight", b"preflight", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,7 +627,9 @@ class CreateSweepRequest(_message.Message):
     request_id: _builtins.str
     """As CreateJobRequest.request_id; jobs and sweeps of a tenant share theirs."""
     validate_only: _builtins.bool
-    """Checks everything and stores nothing (AIP-163); the answer has the trials."""
+    """Checks everything and stores nothing (AIP-163), as CreateJobRequest.validate_only; the answer has
+    the trials.
+    """
     @_builtins.property
     def sweep(self) -> _sweep_pb2.Sweep:
         """The sweep. Only `spec`, `space`, `random_trials`, `seed` and `eta` are read."""
@@ -594,6 +659,7 @@ class CreateSweepResponse(_message.Message):
 
     SWEEP_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sweep(self) -> _sweep_pb2.Sweep:
         """The sweep."""
@@ -602,15 +668,20 @@ class CreateSweepResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.DataWarning]:
         """As CreateJobResponse.warnings."""
 
+    @_builtins.property
+    def preflight(self) -> _preflight_pb2.Preflight:
+        """As CreateJobResponse.preflight."""
+
     def __init__(
         self,
         *,
         sweep: _sweep_pb2.Sweep | None = ...,
         warnings: _abc.Iterable[_dataset_pb2.DataWarning] | None = ...,
+        preflight: _preflight_pb2.Preflight | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sweep", b"sweep"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preflight", b"preflight", "sweep", b"sweep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sweep", b"sweep", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preflight", b"preflight", "sweep", b"sweep", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,11 @@ class TuningServiceStub:
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetResponse.FromString,
                 _registered_method=True)
+        self.GetDatasetReport = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/GetDatasetReport',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportResponse.FromString,
+                _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/tailorbird.tuning.v1.TuningService/CreateJob',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CreateJobRequest.SerializeToString,
@@ -131,6 +136,14 @@ class TuningServiceServicer:
 
     def GetDataset(self, request, context):
         """Returns one dataset's record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDatasetReport(self, request, context):
+        """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
+        a dataset that an earlier release stored without one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,6 +255,11 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.GetDataset,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'GetDatasetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDatasetReport,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportResponse.SerializeToString,
             ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
@@ -362,6 +380,33 @@ class TuningService:
             '/tailorbird.tuning.v1.TuningService/GetDataset',
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetRequest.SerializeToString,
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDatasetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/GetDatasetReport',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class TuningServiceStub:
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]
     """Returns one dataset's record."""
+    GetDatasetReport: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetReportRequest, _tuning_service_pb2.GetDatasetReportResponse]
+    """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
+    a dataset that an earlier release stored without one.
+    """
     CreateJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateJobRequest, _tuning_service_pb2.CreateJobResponse]
     """Accepts a job. It is durable before the call returns."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetJobRequest, _tuning_service_pb2.GetJobResponse]
@@ -106,6 +110,10 @@ class TuningServiceAsyncStub(TuningServiceStub):
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Returns one dataset's record."""
+    GetDatasetReport: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetReportRequest, _tuning_service_pb2.GetDatasetReportResponse]  # type: ignore[assignment]
+    """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
+    a dataset that an earlier release stored without one.
+    """
     CreateJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateJobRequest, _tuning_service_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Accepts a job. It is durable before the call returns."""
     GetJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetJobRequest, _tuning_service_pb2.GetJobResponse]  # type: ignore[assignment]
@@ -174,6 +182,16 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_service_pb2.GetDatasetResponse, _abc.Awaitable[_tuning_service_pb2.GetDatasetResponse]]:
         """Returns one dataset's record."""
+
+    @_abc_1.abstractmethod
+    def GetDatasetReport(
+        self,
+        request: _tuning_service_pb2.GetDatasetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.GetDatasetReportResponse, _abc.Awaitable[_tuning_service_pb2.GetDatasetReportResponse]]:
+        """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
+        a dataset that an earlier release stored without one.
+        """
 
     @_abc_1.abstractmethod
     def CreateJob(

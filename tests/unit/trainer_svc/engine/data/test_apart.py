@@ -22,8 +22,8 @@ from tests.unit.trainer_svc.engine.working import tokenising_processes
 from trainer_svc.engine.data import tokenising
 from trainer_svc.engine.data.apart import write_apart
 from trainer_svc.engine.data.cache import DatasetCache
-from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
 from trainer_svc.engine.data.prepare import prepare, prepared
+from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
 from trainer_svc.engine.data.work import Source, Work
 
 DATA = jsonl(chats(20))

@@ -21,8 +21,8 @@ from tests.unit.trainer_svc.engine.tiny import (
     make_tokenizer,
 )
 from trainer_svc.engine.data.cache import DatasetCache
-from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
 from trainer_svc.engine.data.prepare import prepare, prepared, split
+from trainer_svc.engine.data.tokenizer_digest import tokenizer_digest
 from trainer_svc.engine.data.tokens import Example, TokenDataset
 from trainer_svc.jobs.events import DataReport
 
