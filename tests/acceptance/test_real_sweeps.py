@@ -46,10 +46,7 @@ class Trainer:
             pb.UploadDatasetRequest(header=header),
             pb.UploadDatasetRequest(chunk=records(60)),
         ]
-        try:
-            self.stub.UploadDataset(iter(messages))
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.ALREADY_EXISTS  # type: ignore[attr-defined]
+        self.stub.UploadDataset(iter(messages))
         return job_pb2.JobSpec(
             promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
             training_dataset=f"{parent}/datasets/chats",

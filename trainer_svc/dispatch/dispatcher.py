@@ -87,6 +87,7 @@ class Dispatcher:
         self._rules = Rules(
             jobs_per_worker=jobs_per_worker,
             must_be_alone=self._must_be_alone,
+            suspected=lambda job: self._losses.suspects(job.name),
             base_of=self._workers.base_of,
             refused=self._workers.refused,
             sizes=self._workers.sizes,

@@ -17,6 +17,8 @@ class Rules:
 
     jobs_per_worker: int
     must_be_alone: Callable[[Job], bool]
+    suspected: Callable[[Job], bool]
+    """Whether a job may have taken more memory than there is; it must be alone as well."""
     base_of: Callable[[Job], str]
     """Of a job that is not refused."""
     refused: Callable[[Job], JobError | None]
@@ -29,9 +31,10 @@ def slots_of(job: Job, place: Place, rules: Rules) -> int:
     """Return how many of the place's jobs a job counts for: the trials a sweep trains at a time.
 
     A sweep never waits for more room than a job does: it takes what there is, up to half of a
-    worker that it shares, and its other trials wait for their turn.
+    worker that it shares, and its other trials wait for their turn. One that is suspected of what
+    ended a worker takes its trials one after the other: what a job would do fits them, too.
     """
-    if job.sweep is None:
+    if job.sweep is None or rules.suspected(job):
         return 1
     limit = rules.jobs_per_worker
     most = limit if rules.must_be_alone(job) else limit // 2

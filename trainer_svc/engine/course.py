@@ -184,8 +184,13 @@ class Course:
     async def rename(self, name: str) -> None:
         """Let the adapter be attached as something else; the run takes no step after that."""
         run = self._attached()
-        await self._device.on_step_thread(lambda: self._tools.bank.rename(self._name, name))
-        self._name = run.job = name
+
+        def renamed() -> None:
+            # All at once: a cancellation that comes meanwhile finds the adapter by its name.
+            self._tools.bank.rename(self._name, name)
+            self._name = run.job = name
+
+        await self._device.on_step_thread(renamed)
 
     async def written(self) -> None:
         """Wait until every checkpoint taken so far is written, or could not be."""

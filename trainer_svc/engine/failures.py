@@ -26,8 +26,8 @@ def failure(lease: LeaseKey, error: BaseException, *, shared: bool) -> Failed:
     """Return the report of a job that `error` ended.
 
     What is not of our exception tree is a bug of ours: it is logged whole, and the tenant gets its
-    type and an id to ask us with. No memory is the job's own fault unless other jobs `shared` the
-    worker; then it may be tried again.
+    type and an id to ask us with. No memory is the job's own fault unless other jobs, or several of
+    its own trials, `shared` the device; then it may be tried again.
     """
     bound = log.bind(job=lease.job, lease_epoch=lease.epoch)
     if is_out_of_memory(error):
@@ -37,7 +37,7 @@ def failure(lease: LeaseKey, error: BaseException, *, shared: bool) -> Failed:
         bound.warning("job failed", reason=error.reason, error=error.message)
         told = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
         if error.reason == OUT_OF_MEMORY and shared:
-            message = f"{error.message} (other jobs shared the device: it is tried again, alone)"
+            message = f"{error.message} (the device was shared: it is tried again, alone)"
             return Failed(
                 lease=lease, error=told.model_copy(update={"message": message}), retryable=True
             )

@@ -85,6 +85,12 @@ class JobTask:
         self._ending: Ending | None = None
         self._error: JobError | None = None
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether the job trains several adapters at a time, and may be tried with fewer."""
+        sweep = self._assignment.sweep
+        return sweep is not None and min(sweep.at_once, len(sweep.results.active)) > 1
+
     def take(self, command: Upload | Cancel | Suspend) -> None:
         """Do what the command says; an Upload that nobody waits for is dropped."""
         match command:
@@ -136,7 +142,7 @@ class JobTask:
                 return Uploaded(lease=self.lease, manifest=await self._phases)
         except (Exception, asyncio.CancelledError) as error:
             if self._ending is None and not ran_out_of_disk(error):
-                return failure(self.lease, error, shared=self.shared)
+                return failure(self.lease, error, shared=self.shared or self._crowded)
             if self._ending is None:
                 self._ending, self._error = Ending.SUSPENDED, disk_full()
         return None

@@ -1,9 +1,10 @@
 """A sweep's way through its rungs: its trials train together, and the better ones go on.
 
-The job store knows of every trial that has come to a rung and of every decision, before anything
-that follows from it is done; each trial has its checkpoints. Whoever takes the sweep after a lost
-worker begins with both: a trial that had come to the rung is not trained again, one that was on its
-way goes on from its checkpoint, and a decision is never made twice.
+The job store is told of every trial that has come to a rung and of every decision, in this order;
+each trial has its checkpoints. Whoever takes the sweep after a lost worker begins with both: a trial
+that is known to have come to the rung is not trained again, one that was on its way goes on from its
+checkpoint, and no decision is told twice. Nobody waits for the job store: where the worker is lost
+before it was heard, what is not known is found again, from checkpoints that may be further on.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Sweeping:
         (best,) = self._results.active
         course = self._courses[best]
         run = course.run or await self._attached(best, data)
+        await course.begin()
         await course.train()
         await course.rename(self._assignment.lease.job)
         return TrainedRun(run, self._varied(best, data), self._trials[best])
@@ -87,9 +89,8 @@ class Sweeping:
         await asyncio.gather(*(course.stop() for course in self._courses))
 
     async def detach(self) -> None:
-        """Take every adapter off the base."""
-        for course in self._courses:
-            await course.detach()
+        """Take every adapter off the base, all of them between the same two passes."""
+        await asyncio.gather(*(course.detach() for course in self._courses))
 
     def _of_trial(self, index: int) -> Assignment:
         trial, common = self._spec.trials[index], self._assignment
@@ -236,12 +237,14 @@ class Sweeping:
     async def _decide(self, rung: Rung) -> None:
         decided = self._results.decide(rung.keep)
         self._tell(decided)
-        for trial in decided.stopped:
-            # What is left of one that was stopped is deleted with the job's checkpoints at the end.
-            with suppress(StoreUnavailable):
-                await self._courses[trial].forget()
+        await asyncio.gather(*(self._forget(trial) for trial in decided.stopped))
         self._check_left()
         self._progress.total = self._planned()
+
+    async def _forget(self, trial: int) -> None:
+        # What is left of one that was stopped is deleted with the job's checkpoints at the end.
+        with suppress(StoreUnavailable):
+            await self._courses[trial].forget()
 
     def _check_left(self) -> None:
         trials = self._results.trials

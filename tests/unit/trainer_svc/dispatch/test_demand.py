@@ -37,6 +37,7 @@ def placement(limit: int = 2, refused: Callable[[Job], JobError | None] = lambda
     rules = Rules(
         jobs_per_worker=limit,
         must_be_alone=lambda job: job.name.job.startswith("alone"),
+        suspected=lambda job: job.name.job.endswith("suspected"),
         base_of=lambda job: job.spec.base_model_digest,
         refused=refused,
         sizes=SIZES,

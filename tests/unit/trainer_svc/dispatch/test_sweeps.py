@@ -15,7 +15,7 @@ from trainer_svc.dispatch.placement import slots_of
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep import HALVED, RungDecided, TrialReached
-from trainer_svc.protocol import LeaseKey, Start
+from trainer_svc.protocol import OUT_OF_MEMORY, LeaseKey, Start
 
 DIGEST = "a" * 64
 
@@ -29,6 +29,7 @@ DIGEST = "a" * 64
         (8, 0, make_sweep(trials=2), 2),
         (1, 0, make_sweep(trials=16), 1),
         (8, 0, make_sweep("alone", trials=16), 8),
+        (8, 0, make_sweep("alone-suspected", trials=16), 1),
         (8, 0, make_job(), 1),
     ],
 )
@@ -109,6 +110,22 @@ async def test_room_that_the_halving_frees_is_taken_at_once(
         for name in ("one", "two", "three"):
             await ended(jobs, make_job(name).name)
         await ended(jobs, sweep.name)
+
+
+async def test_a_sweep_that_had_no_memory_takes_its_trials_one_after_the_other(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    worker = ScriptedWorker(object_store, hold="decided-0")
+    sweep = await jobs.create(make_sweep(), "", DIGEST)
+    async with running(make(ScriptedExecutor(object_store, worker), jobs_per_worker=8)):
+        await worker.held.wait()
+        worker.fail(retryable=True, reason=OUT_OF_MEMORY)
+        worker.go_on()
+        assert (await ended(jobs, sweep.name)).state is JobState.SUCCEEDED
+    starts = [each for each in worker.commands if isinstance(each, Start)]
+    asked = [each.assignment.sweep.at_once for each in starts if each.assignment.sweep]
+    assert asked == [4, 1]
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ async def test_what_others_may_have_taken_is_not_the_jobs_own_fault(
         holds.set()
     failed = await working.until(Failed, job.lease)
     assert (failed.error.reason, failed.retryable) == ("OUT_OF_MEMORY", shared)
-    assert ("other jobs shared the device" in failed.error.message) is shared
+    assert ("the device was shared" in failed.error.message) is shared
     assert failed.error.metadata["limit"] == "8192"
     if other is not None:
         working.worker.take(Cancel(lease=other.lease))

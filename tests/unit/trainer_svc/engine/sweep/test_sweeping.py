@@ -281,6 +281,20 @@ async def test_a_sweep_of_which_no_trial_is_left_fails(
     assert failed.error.reason == "NO_TRIAL_LEFT"
 
 
+@pytest.mark.parametrize("at_once", [4, 1])
+async def test_without_memory_a_sweep_may_be_tried_with_fewer_trials_at_a_time(
+    working: Working, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    def full(bank: AdapterBank, shares: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AdapterBank, "forward", full)
+    job = await start(working, "large", sweep_of(at_once=at_once))
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == ("OUT_OF_MEMORY", at_once > 1)
+    assert not await attached(working)
+
+
 @pytest.mark.parametrize(("command", "ending"), [(Cancel, Cancelled), (Suspend, Suspended)])
 @pytest.mark.parametrize("at_once", [8, 1])
 async def test_cancel_and_suspend_let_go_of_every_trial(
