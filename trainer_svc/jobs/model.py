@@ -38,17 +38,18 @@ class JobState(StrEnum):
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 WAITING = frozenset({JobState.QUEUED, JobState.PAUSED})
-_OF_SWEEP = {f"{state}_SWEEP": state for state in WAITING}
 ACTIVE = frozenset(JobState) - TERMINAL - WAITING - {JobState.UNSPECIFIED}
+_OF_SWEEP = {f"{state}_SWEEP": state for state in WAITING | ACTIVE}
 
 
 def stored_state(state: JobState, *, sweep: bool) -> str:
     """Return what the job store has for a state.
 
-    A sweep waits under names of its own: a release that knows of none would take it from the queue
-    for one job, and publish what no caller asked for.
+    A sweep that has not ended has names of its own: a release that knows of none would put one that
+    its predecessor lost back into the queue, take it for one job, and publish what no caller asked
+    for.
     """
-    return f"{state}_SWEEP" if sweep and state in WAITING else state.value
+    return f"{state}_SWEEP" if sweep and state not in TERMINAL else state.value
 
 
 _FORWARD = {

@@ -131,9 +131,10 @@ def narrowed(
     return query
 
 
-def in_state(state: JobState) -> sa.ColumnElement[bool]:
-    """Narrow a query to jobs in a state, sweeps or not."""
-    return jobs.c.state.in_({stored_state(state, sweep=sweep) for sweep in (False, True)})
+def in_state(*states: JobState) -> sa.ColumnElement[bool]:
+    """Narrow a query to jobs in one of these states, sweeps or not."""
+    sweeps = False, True
+    return jobs.c.state.in_({stored_state(state, sweep=s) for state in states for s in sweeps})
 
 
 async def lock_queued(connection: AsyncConnection, name: JobName) -> sa.Row[Any] | None:

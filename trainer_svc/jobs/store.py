@@ -206,7 +206,7 @@ class JobStore:
         that knows that no other lives: a starting trainer with its data locked.
         """
         async with self._database.write() as connection:
-            query = sa.select(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.publication.is_(None))
+            query = sa.select(jobs).where(in_state(*ACTIVE), jobs.c.publication.is_(None))
             rows = (await connection.execute(narrowed(query, owner, held))).all()
             for row in rows:
                 await apply(connection, row, *give_back(row))
@@ -259,7 +259,7 @@ class JobStore:
         claimed = []
         async with self._database.write() as connection:
             query = sa.select(jobs).where(
-                jobs.c.state == JobState.PUBLISHING, jobs.c.publication.is_not(None)
+                in_state(JobState.PUBLISHING), jobs.c.publication.is_not(None)
             )
             for row in (await connection.execute(narrowed(query, former, held))).all():
                 found = readable_publication(name_of(row), row.publication)
