@@ -37,6 +37,17 @@ class TrainerMetrics:
             ["promoted"],
             registry=registry,
         )
+        self.trials = Gauge(
+            "tailorbird_trainer_sweep_trials",
+            "Trials that are not stopped, of the sweeps that workers have.",
+            registry=registry,
+        )
+        self.trials_stopped = Counter(
+            "tailorbird_trainer_sweep_trials_stopped",
+            "Trials stopped while their sweep went on, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.datasets = Counter(
             "tailorbird_trainer_datasets_uploaded", "Datasets accepted.", registry=registry
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -91,6 +92,23 @@ async def test_sweeps_are_listed_apart(store: JobStore) -> None:
     found = await store.page(ACME, limit=10, sweeps=True)
     assert [job.name for job in found] == [second.name, first.name]
     assert len(await store.page(ACME, limit=10)) == 3
+
+
+async def test_sweeps_are_found_among_many_jobs_without_a_look_at_each(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    await database.migrate()
+    asked = []
+
+    def noted(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        asked.append((statement, parameters))
+
+    sa.event.listen(database._engine.sync_engine, "before_cursor_execute", noted)
+    await JobStore(database, Feed()).page(ACME, limit=10, sweeps=True)
+    ((statement, parameters),) = [each for each in asked if "FROM jobs" in each[0]]
+    async with database.read() as connection:
+        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        assert "ix_jobs_sweeps" in str(plan.all())
+    await database.close()
 
 
 async def test_an_earlier_release_takes_no_sweep_from_the_queue(store: JobStore) -> None:

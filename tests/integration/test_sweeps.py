@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from tailorbird.manifest import MANIFEST
@@ -37,6 +38,7 @@ from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep_service import SweepService
+from trainer_svc.jobs.tables import jobs
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.served import ServingLimits
 
@@ -54,6 +56,7 @@ class Trainer:
     stub: Any
     executor: ScriptedExecutor
     store: ObstoreStore
+    jobs: JobStore
 
     async def call(self, method: str, request: Any, caller: str = "acme") -> Any:
         async with asyncio.timeout(20):
@@ -117,7 +120,7 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
     await server.start()
     running = asyncio.create_task(dispatcher.run())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        trainer = Trainer(pb_grpc.TuningServiceStub(channel), executor, object_store)
+        trainer = Trainer(pb_grpc.TuningServiceStub(channel), executor, object_store, jobs)
         await trainer.upload("chats", 60)
         await trainer.upload("few", 49)
         yield trainer
@@ -192,6 +195,24 @@ async def test_sweeps_are_listed_newest_first_page_by_page(trainer: Trainer) -> 
         pb.ListSweepsRequest(parent=ACME, page_size=2, page_token=page.next_page_token),
     )
     assert [sweep.name for sweep in rest.sweeps] == [f"{ACME}/sweeps/first"]
+    assert not rest.next_page_token
+
+
+async def test_a_page_of_sweeps_is_never_too_large_for_a_client(trainer: Trainer) -> None:
+    """Of a hundred at most; a default client takes messages of up to 4 MiB."""
+    rates = [0.5 / number for number in range(1, 33)]
+    await trainer.create(a_sweep(space={"learning_rates": rates}))
+    database = trainer.jobs._database
+    async with database.write() as connection:
+        row = (await connection.execute(sa.select(jobs))).one()
+        for number in range(104):
+            copy = {**row._asdict(), "job": f"copy-{number}", "state": "SUCCEEDED"}
+            await connection.execute(sa.insert(jobs).values(copy))
+    page = await trainer.call("ListSweeps", pb.ListSweepsRequest(parent=ACME, page_size=1000))
+    assert len(page.sweeps) == 100
+    request = pb.ListSweepsRequest(parent=ACME, page_size=1000, page_token=page.next_page_token)
+    rest = await trainer.call("ListSweeps", request)
+    assert len({each.name for each in (*page.sweeps, *rest.sweeps)}) == 105
     assert not rest.next_page_token
 
 

@@ -43,6 +43,8 @@ from trainer_svc.report.dataset import HTML, dataset_page
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _MAX_REQUEST_ID = 128
+_MOST_SWEEPS = 100
+"""On a page: a thousand of 32 trials each are more than a client's 4 MiB."""
 
 
 class TuningServicer(pb_grpc.TuningServiceServicer):
@@ -232,7 +234,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         jobs, more = await self._sweeps.list(
             tenant,
-            limit=page_size(request.page_size),
+            limit=page_size(request.page_size, _MOST_SWEEPS),
             after=convert.position_from_token(tenant, request.page_token),
         )
         return pb.ListSweepsResponse(

@@ -28,7 +28,7 @@ from trainer_svc.jobs.events import EventPayload, Prepared, StateChanged, StepPr
 from trainer_svc.jobs.fence import CancelRequested, Lease
 from trainer_svc.jobs.model import Job, JobError, JobState, Left
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.jobs.sweep import RungDecided
+from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
@@ -103,6 +103,7 @@ class Runner:
         self._state: JobState | None = None
         self._suspended = suspended
         self._step = self._tokens = 0
+        self._results = job.sweep
 
     async def run(self) -> Ending:
         """Run the lease to its end; only a cancellation is raised.
@@ -110,11 +111,14 @@ class Runner:
         A lease that is given up for a reason that is not the worker's is cancelled there, and
         nobody waits for the answer: the worker's other leases go on.
         """
+        self._metrics.trials.inc(_active(self._results))
         try:
             return await self._run()
         except Exception as error:
             await self._tell(Cancel(lease=self.key))
             return await self._give_up(error)
+        finally:
+            self._metrics.trials.dec(_active(self._results))
 
     async def cancel(self) -> None:
         """Have the worker stop the job and forget it."""
@@ -207,6 +211,18 @@ class Runner:
             self._state = JobState.RUNNING
         else:
             await self._record(event)
+        if isinstance(event, TrialReached | RungDecided):
+            self._of_trials(event)
+
+    def _of_trials(self, event: TrialReached | RungDecided) -> None:
+        before = self._results
+        if before is None:
+            return
+        after = self._results = before.after(event)
+        for known, was in zip(after.trials, before.trials, strict=True):
+            if known.stop_reason and not was.stop_reason:
+                self._metrics.trials.dec()
+                self._metrics.trials_stopped.labels(known.stop_reason).inc()
         if isinstance(event, RungDecided) and event.going_on:
             self._halved(len(event.going_on))
 
@@ -273,3 +289,7 @@ class Runner:
             _log.info("not told", command=command.kind, lease=command.lease, error=str(error))
         except Exception:
             _log.exception("not told", command=command.kind, lease=command.lease)
+
+
+def _active(results: SweepResults | None) -> int:
+    return 0 if results is None else len(results.active)

@@ -47,6 +47,14 @@ jobs = sa.Table(
     sa.UniqueConstraint("tenant", "request_id"),
     sa.Index(None, "state", "create_time"),
     sa.Index(None, "tenant", "create_time"),
+    # A tenant has few sweeps among many jobs.
+    sa.Index(
+        "ix_jobs_sweeps",
+        "tenant",
+        "create_time",
+        sqlite_where=sa.text("sweep IS NOT NULL"),
+        postgresql_where=sa.text("sweep IS NOT NULL"),
+    ),
 )
 
 events = sa.Table(

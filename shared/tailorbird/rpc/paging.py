@@ -11,11 +11,11 @@ _DEFAULT_SIZE = 50
 _MAX_SIZE = 1000
 
 
-def page_size(asked: int) -> int:
-    """Return how many items a page has; InvalidArgument for a negative number."""
+def page_size(asked: int, most: int = _MAX_SIZE) -> int:
+    """Return how many items a page has, `most` or fewer; InvalidArgument for a negative number."""
     if asked < 0:
         raise InvalidArgument("page_size", f"{asked} is negative")
-    return min(asked or _DEFAULT_SIZE, _MAX_SIZE)
+    return min(asked or _DEFAULT_SIZE, most)
 
 
 def page_token(parent: object, position: str) -> str:

@@ -1,10 +1,10 @@
 """A sweep's way through its rungs: its trials train together, and the better ones go on.
 
 The job store is told of every trial that has come to a rung and of every decision, in this order;
-each trial has its checkpoints. Whoever takes the sweep after a lost worker begins with both: a trial
-that is known to have come to the rung is not trained again, one that was on its way goes on from its
-checkpoint, and no decision is told twice. Nobody waits for the job store: where the worker is lost
-before it was heard, what is not known is found again, from checkpoints that may be further on.
+each trial has its checkpoints. Whoever takes the sweep after a lost worker begins with both: a
+trial that is known to have come to the rung is not trained again, one that was on its way goes on
+from its checkpoint, and no decision is told twice. Nobody waits for the job store: what it was not
+told when the worker was lost is found again, from checkpoints that may be further on.
 """
 
 from __future__ import annotations

@@ -745,7 +745,7 @@ class ListSweepsRequest(_message.Message):
     parent: _builtins.str
     """tenants/{tenant}"""
     page_size: _builtins.int
-    """Sweeps per page, 1 to 1000; 0 means 50, more than 1000 means 1000."""
+    """Sweeps per page, 1 to 100; 0 means 50, more than 100 means 100."""
     page_token: _builtins.str
     """next_page_token of the previous page. Empty: the first page."""
     def __init__(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tailorbird.object_store import ObstoreStore
+from tests.unit.trainer_svc.dispatch.test_faults import DOWN, build, check_history, others
 from tests.unit.trainer_svc.dispatch.test_placement import place, placement
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
+from tests.unit.trainer_svc.faults import Fault
 from tests.unit.trainer_svc.values import make_job, make_sweep
+from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.placement import slots_of
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.jobs.sweep import HALVED, RungDecided, TrialReached
-from trainer_svc.protocol import OUT_OF_MEMORY, LeaseKey, Start
+from trainer_svc.jobs.sweep import HALVED, RungDecided, SweepResults, TrialReached
+from trainer_svc.protocol import OUT_OF_MEMORY, LeaseKey, Reported, Start
+
+__all__ = ["others"]
 
 DIGEST = "a" * 64
 
@@ -112,6 +119,43 @@ async def test_room_that_the_halving_frees_is_taken_at_once(
         await ended(jobs, sweep.name)
 
 
+async def test_trials_are_counted_while_a_worker_has_them_and_as_they_stop(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, registry: CollectorRegistry
+) -> None:
+    def stopped(reason: str) -> float | None:
+        name = "tailorbird_trainer_sweep_trials_stopped_total"
+        return registry.get_sample_value(name, {"reason": reason})
+
+    def active() -> float | None:
+        return registry.get_sample_value("tailorbird_trainer_sweep_trials")
+
+    async def until(known: Callable[[SweepResults], bool]) -> None:
+        async with asyncio.timeout(20):
+            with jobs._feed.subscribe(sweep.name) as changed:
+                while not known((await jobs.get(sweep.name)).sweep or SweepResults(trials=())):
+                    await changed.wait()
+                    changed.clear()
+
+    dying = ScriptedWorker(object_store, hold="reached-0-3")
+    again = ScriptedWorker(object_store, hold="reached-1-1")
+    sweep = await jobs.create(make_sweep(), "", DIGEST)
+    failed = TrialReached(
+        trial=3, rung=0, step=1, total_steps=8, learning_rate=1.0, epochs=1,
+        reason="NON_FINITE", message="no number",
+    )  # fmt: skip
+    async with running(make(ScriptedExecutor(object_store, dying, again), jobs_per_worker=8)):
+        await dying.held.wait()
+        assert active() == 4
+        dying.say(Reported(lease=dying.assignment.lease, event=failed))
+        dying.die()
+        await again.held.wait()
+        await until(lambda known: known.decided == 1 and len(known.trials[0].rungs) == 2)
+        assert (active(), stopped(HALVED), stopped("NON_FINITE")) == (2, 1, 1)
+        again.go_on()
+        assert (await ended(jobs, sweep.name)).state is JobState.SUCCEEDED
+    assert (active(), stopped(HALVED), stopped("NON_FINITE")) == (0, 2, 1)
+
+
 async def test_a_sweep_that_had_no_memory_takes_its_trials_one_after_the_other(
     make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,3 +193,46 @@ async def test_a_sweep_whose_worker_dies_goes_on_with_what_is_known(
     starts = [each for each in next_.commands if isinstance(each, Start)]
     assert starts[-1].assignment.sweep is not None
     assert starts[-1].assignment.sweep.results != make_sweep().sweep
+
+
+SWEEP_CALLS = [
+    # The first event is Prepared, then the trials come to a rung one by one, then it is decided.
+    *(("jobs", "record", number) for number in (2, 5, 6, 8, 10)),
+    *(("worker", "receive", number) for number in (2, 6, 7)),
+]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("where", "method", "number"), SWEEP_CALLS)
+async def test_a_call_that_fails_once_costs_no_trial_and_no_decision(
+    jobs: JobStore,
+    datasets: DatasetStore,
+    object_store: ObstoreStore,
+    others: None,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    method: str,
+    number: int,
+    after: bool,
+) -> None:
+    """While another tenant's job shares the worker, and hears of nothing."""
+    monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    fault = Fault(method, number, DOWN[where]("as the test wants"), after=after)
+    worker = ScriptedWorker(object_store, hold="step-2", only="two")
+    if where == "worker":
+        fault.struck_too = worker.die
+    dispatcher = build(fault, where, jobs, datasets, object_store, worker)
+    sweep = await jobs.create(make_sweep(), "", DIGEST)
+    other = await jobs.create(make_job("two", tenant="other"), "", "b" * 64)
+    async with running(dispatcher):
+        found = await ended(jobs, sweep.name)
+        worker.go_on()
+        beside = await ended(jobs, other.name)
+    assert fault.struck
+    assert (found.state, beside.state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+    told = [event.payload for event in await jobs.events(sweep.name, 0, 1000)]
+    reached = [(each.rung, each.trial) for each in told if isinstance(each, TrialReached)]
+    assert len(reached) == len(set(reached)) == 4 + 2 + 1
+    assert [each.rung for each in told if isinstance(each, RungDecided)] == [0, 1, 2]
+    await check_history(jobs, beside, whole=beside.lease_epoch == 1)
+    assert f"{found.version}/manifest.json" in await published(object_store)

@@ -29,6 +29,7 @@ from tests.unit.trainer_svc.engine.sweep.test_sweeping import (
 )
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine import course
+from trainer_svc.engine.elsewhere import finished
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import StepProgress
 from trainer_svc.jobs.sweep import HALVED, RungDecided, RungResult, TrialResult
@@ -55,7 +56,6 @@ class Awaited:
         self.number = -1
         self.moment = "before"
         self.happens: Any = None
-        self._finished = course.finished
         monkeypatch.setattr(course, "finished", self._around)
 
     async def _around(self, future: Any, stop: Any) -> Any:
@@ -69,7 +69,7 @@ class Awaited:
                 loop.call_soon_threadsafe(self.happens)
 
             future.add_done_callback(over)
-        return await self._finished(future, stop)
+        return await finished(future, stop)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
