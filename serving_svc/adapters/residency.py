@@ -22,6 +22,7 @@ from typing import Protocol
 
 import structlog
 
+from serving_svc.adapters.chats import check_chats
 from serving_svc.adapters.disk import AdapterDisk
 from serving_svc.adapters.gate import judge_probes
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
@@ -30,7 +31,7 @@ from serving_svc.adapters.replay import effect, replay
 from serving_svc.adapters.workers import uninterrupted
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import Aborted, AdapterRefused, TailorbirdError, Unavailable
-from tailorbird.manifest import Probes
+from tailorbird.manifest import Probes, RenderedChat
 from tailorbird.names import VersionName
 
 _log = structlog.get_logger(__name__)
@@ -51,6 +52,9 @@ class AdapterEngine(Protocol):
         self, token_ids: Sequence[int], adapter: LoadedAdapter | None
     ) -> list[float]:
         """Return the logprob of each token but the first, given those before it, in nats."""
+
+    async def render(self, chat: RenderedChat, tenant: str) -> Sequence[int]:
+        """See chats.ChatRenderer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,8 @@ class Residency:
             staged = await stack.enter_async_context(self._disk.hold(version))
             await self._make_room()
             try:
+                if version not in self._passed:
+                    await check_chats(self._engine, staged.probes.chats, version.tenant)
                 async with self._added(staged) as adapter:
                     await self._probe(version, staged.probes, adapter)
                     if self._closed:

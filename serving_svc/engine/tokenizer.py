@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from jinja2 import TemplateError
-
 from serving_svc.adapters.disk.turns import Turns
 from serving_svc.engine.tools import Tools, template_messages, template_tools
 from serving_svc.generation.model import Chat, Input, Text, TokenIds
@@ -41,6 +39,17 @@ class Tokenizer:
         if isinstance(prompt, Chat):
             self._tools.check(prompt)
         self._check_chars(_chars(prompt))
+        return await self._encoded(prompt, tenant)
+
+    async def render(self, chat: Chat, tenant: str) -> Sequence[int]:
+        """Return the ids that `encode` gives, also of a chat that could not be answered here.
+
+        That is one whose tools no parser reads, or that is longer than the context. Raises as
+        `encode` does.
+        """
+        return await self._encoded(chat, tenant)
+
+    async def _encoded(self, prompt: Chat | Text, tenant: str) -> Sequence[int]:
         if _cost(prompt) <= _SHORT_CHARS:
             return self._encode(prompt)
         async with self._turns.turn(tenant):
@@ -100,7 +109,10 @@ class Tokenizer:
                     return_dict=False,
                 )
             )
-        except TemplateError as error:
+        except UnicodeEncodeError:
+            raise
+        except Exception as error:
+            # A template is a program: it raises what its author did not think of.
             raise InvalidArgument("chat", f"the chat template refuses it: {error}") from error
 
 

@@ -29,8 +29,19 @@ from serving_svc.engine.request import Request, fanned_out
 from serving_svc.engine.sampling import sampling_params, structured_outputs
 from serving_svc.engine.tokenizer import Tokenizer
 from serving_svc.engine.tools import Tools
-from serving_svc.generation.model import EngineRequest, Input, ModelLimits, Sink, Structure
+from serving_svc.generation.model import (
+    Chat,
+    EngineRequest,
+    Input,
+    Message,
+    ModelLimits,
+    Sink,
+    Structure,
+    Tool,
+    ToolCall,
+)
 from tailorbird.errors import AdapterRefused, InvalidArgument, TailorbirdError, Unavailable
+from tailorbird.manifest import RenderedChat
 
 _log = structlog.get_logger(__name__)
 
@@ -122,6 +133,10 @@ class VllmEngine:
     async def encode(self, prompt: Input, tenant: str) -> Sequence[int]:
         """See generation.life.Engine."""
         return await self._tokenizer.encode(prompt, tenant)
+
+    async def render(self, chat: RenderedChat, tenant: str) -> Sequence[int]:
+        """See adapters.chats.ChatRenderer."""
+        return await self._tokenizer.render(_as_asked(chat), tenant)
 
     async def start(self, request: EngineRequest, sink: Sink) -> Request:
         """See generation.service.Engine."""
@@ -281,3 +296,23 @@ class VllmEngine:
         finally:
             task.cancel()
             death.cancel()
+
+
+def _as_asked(chat: RenderedChat) -> Chat:
+    """Return the chat of a certificate as a request has it."""
+    return Chat(
+        tuple(
+            Message(
+                message.role,
+                message.content,
+                tuple(
+                    ToolCall(call.id, call.name, call.arguments_json) for call in message.tool_calls
+                ),
+                message.tool_call_id,
+            )
+            for message in chat.messages
+        ),
+        tuple(
+            Tool(tool.name, tool.description, tool.parameters_json_schema) for tool in chat.tools
+        ),
+    )

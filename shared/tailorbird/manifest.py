@@ -9,12 +9,23 @@ Readers keep fields they do not know, so that an old replica can live beside a n
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from operator import not_
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from tailorbird.errors import DataCorrupt
 
@@ -33,11 +44,19 @@ MAX_MANIFEST_BYTES = 2**20
 """Some four times what the largest dense models need: about 150 bytes for each of 2,000 tensors."""
 
 MAX_PROBES_BYTES = 2**20
-"""Some twenty times what training writes: four sequences of 128 tokens."""
+"""Four sequences of 128 tokens take a twentieth, and four chats of the longest a third."""
 
 MAX_REPORT_BYTES = 2**20
 """Of report.json and of report.html. A judgement takes at most a quarter of the first."""
 
+MAX_CHATS = 4
+MAX_CHAT_CHARS = 2**15
+"""Of one chat of a certificate: its messages, calls and tools together."""
+MAX_CHAT_TOKENS = 2**13
+
+_MAX_CHAT_PARTS = 128
+"""Messages of a chat, calls of a message, tools."""
+_MAX_DEPTH = 64
 _MAX_FAULT_CHARS = 200
 _MAX_FAULTS = 64
 
@@ -153,10 +172,95 @@ class ProbeSequence(_Record):
     adapter_logprobs: tuple[float, ...]
 
 
+def _checked_object(text: str) -> str:
+    """Return JSON text of an object that nests at most 64 deep; ValueError for any other."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - pydantic's validators raise it
+    level: list[object] = [found]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(f"it nests more than {_MAX_DEPTH} deep")
+    return text
+
+
+def _inside(value: object) -> Iterable[object]:
+    inner: Iterable[object] = ()
+    if isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(value, list):
+        inner = value
+    return (one for one in inner if isinstance(one, dict | list))
+
+
+JsonObject = Annotated[str, AfterValidator(_checked_object)]
+
+
+class ChatToolCall(_Record):
+    """A call of a tool, as serving's API has it."""
+
+    id: str
+    name: str
+    arguments_json: JsonObject
+
+
+class ChatMessage(_Record):
+    """A message of a chat, as serving's API has it."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: Annotated[tuple[ChatToolCall, ...], Field(max_length=_MAX_CHAT_PARTS)] = ()
+    tool_call_id: str = ""
+
+
+class ChatTool(_Record):
+    """A tool that a chat offers, as serving's API has it; "" for no arguments."""
+
+    name: str
+    description: str = ""
+    parameters_json_schema: Literal[""] | JsonObject = ""
+
+
+class RenderedChat(_Record):
+    """A chat, and the ids that the chat template and the tokenizer must make of it.
+
+    With the assistant's turn opened. At most MAX_CHAT_CHARS characters and MAX_CHAT_TOKENS ids.
+    """
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=_MAX_CHAT_PARTS)]
+    tools: Annotated[tuple[ChatTool, ...], Field(max_length=_MAX_CHAT_PARTS)] = ()
+    token_ids: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...],
+        Field(min_length=1, max_length=MAX_CHAT_TOKENS),
+    ]
+
+    @model_validator(mode="after")
+    def _check_chars(self) -> Self:
+        texts = [text for tool in self.tools for text in _texts(tool)]
+        for message in self.messages:
+            texts += _texts(message)
+            texts += [text for call in message.tool_calls for text in _texts(call)]
+        chars = sum(map(len, texts))
+        if chars > MAX_CHAT_CHARS:
+            raise ValueError(f"it has {chars} characters; at most {MAX_CHAT_CHARS} are accepted")
+        return self
+
+
+def _texts(record: _Record) -> list[str]:
+    known = (getattr(record, name) for name in type(record).model_fields)
+    return [value for value in known if isinstance(value, str)]
+
+
 class Probes(_Record):
     """The certificate of a version: replayed by serving before the version gets traffic."""
 
     sequences: Annotated[tuple[ProbeSequence, ...], Field(min_length=1, max_length=4)]
+    chats: Annotated[tuple[RenderedChat, ...], Field(max_length=MAX_CHATS, exclude_if=not_)] = ()
+    """None of a version that was not trained on chats, of an import, or of an earlier release."""
 
     def to_json(self) -> bytes:
         """Return the bytes to store."""

@@ -28,7 +28,7 @@ from trainer_svc.engine.loop import MICRO_TOKENS
 from trainer_svc.engine.preparation import Preparation
 from trainer_svc.engine.result.judging import Judged, judge
 from trainer_svc.engine.result.package import Package, Result, build_package, describe, upload
-from trainer_svc.engine.step.run import Run
+from trainer_svc.engine.result.servable import check_servable
 from trainer_svc.engine.sweep.sweeping import Sweeping
 from trainer_svc.engine.training.member import Ending
 from trainer_svc.jobs.events import EventPayload
@@ -178,7 +178,7 @@ class JobTask:
         found = await training.trained(self._folder)
         data, assignment = found.data, found.assignment
         tools.send(Evaluating(lease=self.lease))
-        judged = await self._judge(found.run)
+        judged = await self._judge(found)
         examined = await self._examine(found)
         await training.detach()
         result = Result(
@@ -214,8 +214,13 @@ class JobTask:
             return Sweeping(assignment, assignment.sweep, tools, lessee)
         return Course(assignment.lease.job, assignment, tools, lessee)
 
-    async def _judge(self, run: Run) -> Judged:
-        return await self._device.pieces(judge(self._tools.bank, run, MICRO_TOKENS, self._report))
+    async def _judge(self, found: TrainedRun) -> Judged:
+        bank = self._tools.bank
+        judged = await self._device.pieces(
+            judge(bank, found.run, MICRO_TOKENS, self._report, found.data.chats)
+        )
+        await in_thread(lambda _: check_servable(judged, bank.base.dtype))
+        return judged
 
     async def _examine(self, found: TrainedRun) -> Verdict | None:
         """Have the held-out records answered, where any are asked for."""

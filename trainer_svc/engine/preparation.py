@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tailorbird.errors import FailedPrecondition, NotFound
+from tailorbird.manifest import RenderedChat
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.chosen import Chosen, choose
@@ -66,6 +67,8 @@ class Preparation:
     chosen: Chosen
     """What the result is judged on."""
     warnings: Sequence[JobWarning]
+    chats: Sequence[RenderedChat]
+    """Some of the training file's, for the certificate."""
 
     def told(self, trainable_parameters: int) -> list[EventPayload]:
         """Return what the job's history says of it."""
@@ -143,6 +146,7 @@ class Preparer:
             choice=choice,
             chosen=choose(training[0].lines, lines, assignment.evaluation.max_records, seed),
             warnings=(*_of_base(self._base), *choice.warnings),
+            chats=training[0].chats,
         )
 
     async def _read(self, ref: DatasetRef, policy: DataPolicy, limit: int, folder: Path) -> Read:

@@ -3,7 +3,8 @@
 Every check ends well or raises AdapterRefused, whose reason is one of
 
 MANIFEST_INVALID DIGEST_MISMATCH BASE_MISMATCH TEMPLATE_MISMATCH RANK_TOO_HIGH CONFIG_UNSUPPORTED
-TENSOR_MISMATCH NOT_FINITE PROBES_INVALID LOAD_FAILED PROBE_MISMATCH EFFECT_ABSENT CHECK_INTERRUPTED
+TENSOR_MISMATCH NOT_FINITE PROBES_INVALID RENDERING_MISMATCH LOAD_FAILED PROBE_MISMATCH
+EFFECT_ABSENT CHECK_INTERRUPTED
 
 and which is for ever unless it says that it is retryable. vLLM itself accepts many broken adapters
 in silence, and some end its process: what stands here stands for what it does not check.
@@ -20,13 +21,8 @@ from serving_svc.adapters.gate.peft_config import MAX_CONFIG_BYTES, LoraShape, r
 from serving_svc.adapters.gate.probes import read_probes
 from serving_svc.adapters.gate.safetensors_file import header_limit
 from serving_svc.adapters.gate.untrusted import shown
-from serving_svc.adapters.gate.weights import (
-    LARGEST,
-    check_tensors,
-    check_weights,
-    scaling_of,
-    target_modules,
-)
+from serving_svc.adapters.gate.weights import check_tensors, check_weights, target_modules
+from tailorbird.adapter_numbers import LARGEST, scaling_of
 from tailorbird.errors import AdapterRefused
 from tailorbird.manifest import (
     ADAPTER_CONFIG,
@@ -57,7 +53,7 @@ class ServedBase:
     max_model_len: int
     max_lora_rank: int
     dtype: str
-    """The engine's number format, which adapters are rounded to: one of `weights.LARGEST`."""
+    """The engine's number format, which adapters are rounded to: one of LARGEST."""
 
     def __post_init__(self) -> None:
         if self.dtype not in LARGEST:

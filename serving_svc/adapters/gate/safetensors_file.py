@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from serving_svc.adapters.gate.untrusted import parse_json, shown
+from tailorbird.adapter_numbers import Block
 
 _MAX_HEADER_BYTES = 100 * 2**20
 """The format's own limit."""
@@ -29,8 +29,6 @@ _MAX_DIMENSIONS = 8
 _MAX_LENGTH = 2**63 - 1
 _WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}
 FLOAT_DTYPES = frozenset(_WIDTHS)
-
-Block = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from tailorbird.manifest import (
     Lineage,
     Probes,
     ProbeSequence,
+    RenderedChat,
 )
 from tailorbird.names import AdapterName, VersionName
 
@@ -194,6 +195,9 @@ class FakeEngine:
         ), "an adapter was removed in use, which ends vLLM's engine"
         await asyncio.sleep(0)
         self.loaded.pop(adapter.engine_id, None)
+
+    async def render(self, chat: RenderedChat, tenant: str) -> Sequence[int]:
+        return [len(message.content) for message in chat.messages]
 
     async def prompt_logprobs(
         self, token_ids: Sequence[int], adapter: LoadedAdapter | None

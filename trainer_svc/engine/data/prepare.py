@@ -21,6 +21,7 @@ from trainer_svc.engine.data.writing import (
     NOTHING_LEFT_OUT,
     account,
     left_out,
+    read_chats,
     read_report,
     write_dataset,
 )
@@ -137,4 +138,5 @@ def _key(source: Source, digest: str) -> CacheKey:
 
 
 def _opened(entry: Entry) -> tuple[TokenDataset, DataReport]:
-    return TokenDataset.open(entry.folder, held=entry), read_report(entry.folder)
+    dataset = TokenDataset.open(entry.folder, held=entry, chats=read_chats(entry.folder))
+    return dataset, read_report(entry.folder)

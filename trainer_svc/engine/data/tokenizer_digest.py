@@ -11,7 +11,7 @@ from tailorbird import __version__
 from trainer_svc.encoding.tokenizer import FileTokenizer
 from trainer_svc.engine.data.encoding import backend_of
 
-TOKENS_FORMAT = 2
+TOKENS_FORMAT = 3
 """The format of what is made of a record, which is kept for later workers and later releases.
 
 To be raised whenever anything of it changes: the text that a template gives, the ids of a prompt or

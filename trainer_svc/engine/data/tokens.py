@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.manifest import RenderedChat
 from trainer_svc.engine.data.token_files import Rows, map_tokens
 
 if TYPE_CHECKING:
@@ -42,19 +43,24 @@ class TokenDataset(Sequence[Example]):
         trained: npt.NDArray[np.bool_],
         rows: Rows,
         held: object = None,
+        chats: tuple[RenderedChat, ...] = (),
     ) -> None:
         self._token_ids = token_ids
         self._trained = trained
         self._held = held
+        self.chats = chats
+        """Some chats of the whole file, as they are rendered; none where it has no chats."""
         self.rows = rows
         """A row an example; see `token_files`."""
         self.lengths: npt.NDArray[np.int32] = np.ascontiguousarray(rows["length"])
         """Tokens of each example."""
 
     @classmethod
-    def open(cls, folder: Path, held: object = None) -> TokenDataset:
+    def open(
+        cls, folder: Path, held: object = None, chats: tuple[RenderedChat, ...] = ()
+    ) -> TokenDataset:
         """Map the files that a TokenWriter wrote into `folder`; at least one example."""
-        return cls(*map_tokens(folder), held)
+        return cls(*map_tokens(folder), held, chats)
 
     @property
     def lines(self) -> npt.NDArray[np.int64]:
@@ -101,4 +107,4 @@ class TokenDataset(Sequence[Example]):
             yield line, digest.digest()
 
     def _view(self, rows: Rows) -> TokenDataset:
-        return TokenDataset(self._token_ids, self._trained, rows, self._held)
+        return TokenDataset(self._token_ids, self._trained, rows, self._held, self.chats)

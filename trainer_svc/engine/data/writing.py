@@ -8,23 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition, InvalidRecord
+from tailorbird.manifest import RenderedChat
 from trainer_svc.datasets.records import DatasetFormat, parse_record
+from trainer_svc.engine.data.rendered import ChatPool
 from trainer_svc.engine.data.sequences import Sequenced, Sequencer
 from trainer_svc.engine.data.token_files import Piece, Rows, TokenWriter, map_tokens
 from trainer_svc.engine.data.work import Source
 from trainer_svc.jobs.data_account import nothing_kept
 from trainer_svc.jobs.events import DataReport
 
+_CHAT_LIST = TypeAdapter(tuple[RenderedChat, ...])
 _LINES_REPORTED = 100
 _REPORT = "report.json"
+_CHATS = "chats.json"
 
 
 def write_dataset(
     folder: Path, source: Source, tokenizer: Any, check: Callable[[], None] = lambda: None
 ) -> None:
-    """Write the source's tokens and its report into `folder`; memory does not grow with the file.
+    """Write the source's tokens, its report and some of its chats, rendered, into `folder`.
+
+    Memory does not grow with the file.
 
     `check` is called between records and their turns and may raise. Raises DataCorrupt if the file
     is not the one that is named (DATASET_CORRUPT); FailedPrecondition for a line that cannot be
@@ -34,16 +41,24 @@ def write_dataset(
     _check_digest(source)
     ref = source.ref
     sequencer = Sequencer(tokenizer, ref.format, source.limit, check, truncate=source.truncate)
-    left, written = _write(folder, sequencer.sequences(_records(source, check)), source)
+    chats = ChatPool(ref.format)
+    records = chats.seen(_records(source, check))
+    left, written = _write(folder, sequencer.sequences(records), source)
     if not written:
         raise nothing_kept(left, source.limit, ref.name)
     _, _, rows = map_tokens(folder)
     (folder / _REPORT).write_text(account(rows, left).model_dump_json(), "utf-8")
+    (folder / _CHATS).write_bytes(_CHAT_LIST.dump_json(chats.rendered(tokenizer, source.limit)))
 
 
 def read_report(folder: Path) -> DataReport:
     """Return the account that `write_dataset` left in `folder`."""
     return DataReport.model_validate_json((folder / _REPORT).read_bytes())
+
+
+def read_chats(folder: Path) -> tuple[RenderedChat, ...]:
+    """Return the chats that `write_dataset` left in `folder`."""
+    return _CHAT_LIST.validate_json((folder / _CHATS).read_bytes())
 
 
 def account(rows: Rows, left: DataReport) -> DataReport:

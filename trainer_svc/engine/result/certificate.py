@@ -1,57 +1,149 @@
-"""The certificate: what a forward pass over the saved adapter must give, for serving to replay."""
+"""The certificate: what a forward pass over the saved adapter must give, for serving to replay.
+
+And chats with the token ids that they must become, which training collected from its data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import random
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from tailorbird.errors import FailedPrecondition
-from tailorbird.manifest import Probes, ProbeSequence
+from tailorbird.manifest import Probes, ProbeSequence, RenderedChat
 from trainer_svc.engine.data.tokens import Example
 from trainer_svc.engine.step.bank import AdapterBank
 
 _MOST_PROBES = 4
 _MOST_TOKENS = 128
-_MOST_LOOKED_AT = 1024
+_MOST_CANDIDATES = 32
+_MOST_CUTS = 8
+"""Of the candidates, those that are measured again as they would be replayed."""
+_MOST_READ = 512
+"""Tokens of a candidate that its effect is looked for in."""
+_PIECE_TOKENS = 512
+_FEW_TOKENS = 32
+"""A shorter probe counts as one of so many: a large effect on two tokens is little evidence."""
 
 
-def choose_probes(examples: Sequence[Example]) -> list[torch.Tensor]:
-    """Return up to four of `examples`, each cut to 128 tokens: [tokens] int64 ids.
+@dataclass(frozen=True)
+class _Measured:
+    """A sequence, [n] ids and mask, and its logprobs, [n - 1] each, in nats."""
 
-    Those whose first 128 tokens hold most of what is trained: there the adapter speaks. Of many
-    examples about a thousand are looked at, from all over.
+    example: Example
+    base: torch.Tensor
+    tuned: torch.Tensor
+
+    @property
+    def moved(self) -> torch.Tensor:
+        """How far each trained token is moved, 0 for the others: [n - 1]."""
+        return (self.tuned - self.base).abs() * self.example.trained[1:]
+
+    @property
+    def effect(self) -> float:
+        """What moves by training, per token that is replayed, which serving takes the mean of."""
+        return float(self.moved.sum()) / max(len(self.moved), _FEW_TOKENS)
+
+
+def choose_candidates(
+    held_out: Sequence[Example], training: Sequence[Example], seed: int
+) -> list[Example]:
+    """Return up to 32 examples to measure the effect on, half of each kind where there are both.
+
+    By the seed alone. Training examples are among them since what was learned from them may show
+    on nothing else.
     """
-    stride = -(-len(examples) // _MOST_LOOKED_AT)
-    looked_at = [examples[index] for index in range(0, len(examples), max(1, stride))]
-    long_enough = [example for example in looked_at if len(example.token_ids) >= 2]
-    chosen = sorted(
-        long_enough, key=lambda example: (-int(example.trained[:_MOST_TOKENS].sum()), example.line)
-    )[:_MOST_PROBES]
-    return [example.token_ids[:_MOST_TOKENS] for example in chosen]
+    drawn = random.Random(f"probes:{seed}")  # noqa: S311
+    found: list[Example] = []
+    for examples, most in ((held_out, _MOST_CANDIDATES // 2), (training, _MOST_CANDIDATES)):
+        count = min(most - len(found), len(examples))
+        places = sorted(drawn.sample(range(len(examples)), count))
+        found += [examples[place] for place in places]
+    return [example for example in found if len(example.token_ids) >= 2]
 
 
 def make_probes(
-    bank: AdapterBank, job: str, sequences: Sequence[torch.Tensor]
+    bank: AdapterBank,
+    job: str,
+    candidates: Sequence[Example],
+    chats: Sequence[RenderedChat] = (),
 ) -> Generator[None, None, Probes]:
-    """Compute the probes over `sequences`, in two pieces.
+    """Compute the probes, in pieces: the candidates on which the adapter's effect is largest.
 
-    The adapter's weights must be rounded as they are saved already. Raises FailedPrecondition
-    (NON_FINITE) for a logprob that is not finite: serving could not replay it.
+    At most four; longer ones are cut to 128 tokens around it. The adapter's weights must be rounded
+    as they are saved already. Raises FailedPrecondition (NON_FINITE) for a logprob that is not
+    finite: serving could not replay it.
     """
-    base = _finite(bank, bank.logprobs(sequences, job=None), "the base")
+    read = [_around(example, example.trained.float(), _MOST_READ) for example in candidates]
+    measured = yield from _measure(bank, job, read)
+    largest = [_cut(one) for one in _by_effect(measured)[:_MOST_CUTS]]
     yield
-    tuned = _finite(bank, bank.logprobs(sequences, job=job), "the base with the adapter")
+    probes = yield from _measure(bank, job, largest)
     return Probes(
         sequences=tuple(
             ProbeSequence(
-                token_ids=tuple(ids.tolist()),
-                base_logprobs=_values(of_base),
-                adapter_logprobs=_values(of_tuned),
+                token_ids=tuple(probe.example.token_ids.tolist()),
+                base_logprobs=tuple(probe.base.tolist()),
+                adapter_logprobs=tuple(probe.tuned.tolist()),
             )
-            for ids, of_base, of_tuned in zip(sequences, base, tuned, strict=True)
-        )
+            for probe in _by_effect(probes)[:_MOST_PROBES]
+        ),
+        chats=tuple(chats),
     )
+
+
+def _by_effect(measured: Sequence[_Measured]) -> list[_Measured]:
+    return sorted(measured, key=lambda one: one.effect, reverse=True)
+
+
+def _cut(measured: _Measured) -> Example:
+    """Return the example around its largest effect."""
+    return _around(
+        measured.example, torch.cat([measured.moved.new_zeros(1), measured.moved]), _MOST_TOKENS
+    )
+
+
+def _around(example: Example, weights: torch.Tensor, most: int) -> Example:
+    """Return the `most` tokens of an example that have the largest sum of `weights`, [tokens].
+
+    The first such: then as much as fits is before what has weight.
+    """
+    length = len(example.token_ids)
+    if length <= most:
+        return example
+    sums = torch.cat([torch.zeros(1, dtype=torch.float64), weights.double().cumsum(0)])
+    start = int((sums[most:] - sums[:-most]).argmax())
+    part = slice(start, start + most)
+    return Example(example.line, example.token_ids[part], example.trained[part])
+
+
+def _measure(
+    bank: AdapterBank, job: str, examples: Sequence[Example]
+) -> Generator[None, None, list[_Measured]]:
+    found: list[_Measured] = []
+    for piece in _pieces(examples):
+        if found:
+            yield
+        sequences = [example.token_ids for example in piece]
+        base = _finite(bank, bank.logprobs(sequences, job=None), "the base")
+        yield
+        tuned = _finite(bank, bank.logprobs(sequences, job=job), "the base with the adapter")
+        found += map(_Measured, piece, base, tuned)
+    return found
+
+
+def _pieces(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """Cut into lists of at most 512 tokens, which no example has more of."""
+    piece: list[Example] = []
+    for example in examples:
+        if sum(len(one.token_ids) for one in (*piece, example)) > _PIECE_TOKENS:
+            yield piece
+            piece = []
+        piece.append(example)
+    if piece:
+        yield piece
 
 
 def _finite(bank: AdapterBank, logprobs: list[torch.Tensor], whose: str) -> list[torch.Tensor]:
@@ -64,7 +156,3 @@ def _finite(bank: AdapterBank, logprobs: list[torch.Tensor], whose: str) -> list
             dtype=dtype,
         )
     return logprobs
-
-
-def _values(logprobs: torch.Tensor) -> tuple[float, ...]:
-    return tuple(logprobs.tolist())

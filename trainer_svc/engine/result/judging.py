@@ -7,15 +7,15 @@ those that were trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
 
 from tailorbird.errors import FailedPrecondition
-from tailorbird.manifest import EvaluationSummary, Probes
-from trainer_svc.engine.result.certificate import choose_probes, make_probes
+from tailorbird.manifest import EvaluationSummary, Probes, RenderedChat
+from trainer_svc.engine.result.certificate import choose_candidates, make_probes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.training.evaluation import evaluation
@@ -34,12 +34,17 @@ class Judged:
 
 
 def judge(
-    bank: AdapterBank, run: Run, micro_tokens: int, report: Callable[[EventPayload], None]
+    bank: AdapterBank,
+    run: Run,
+    micro_tokens: int,
+    report: Callable[[EventPayload], None],
+    chats: Sequence[RenderedChat] = (),
 ) -> Generator[None, None, Judged]:
     """Round the run's adapter, then compute its validation loss and its probes, in pieces.
 
-    Training is over after that. Raises FailedPrecondition: NON_FINITE if no step was ever taken, or
-    if the validation loss is not finite; NO_EFFECT if the adapter changes nothing.
+    `chats` go into the certificate as they are. Training is over after that. Raises
+    FailedPrecondition: NON_FINITE if no step was ever taken, or if the validation loss is not
+    finite; NO_EFFECT if the adapter changes nothing.
     """
     training_loss = run.state.training_loss
     if training_loss is None:
@@ -57,7 +62,8 @@ def judge(
         before = run.state.base_validation_loss
         if before is not None and loss > before:
             report(_worse_than_base(loss, before))
-    probes = yield from make_probes(bank, run.job, choose_probes(run.validation or run.training))
+    candidates = choose_candidates(run.validation, run.training, run.hyperparameters.seed or 0)
+    probes = yield from make_probes(bank, run.job, candidates, chats)
     return Judged(
         config=run.adapter.config,
         tensors=run.adapter.tensors(dtype),

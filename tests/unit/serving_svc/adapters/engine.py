@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from serving_svc.adapters.model import LoadedAdapter
 from tailorbird.errors import Aborted
+from tailorbird.manifest import RenderedChat
 from tests.unit.serving_svc.adapters.published import SEQUENCES
 
 TOLD = {probe.token_ids: probe for probe in SEQUENCES}
@@ -64,6 +65,9 @@ class FakeEngine:
         if self.remove_error is not None:
             raise self.remove_error
         del self.loaded[adapter.engine_id]
+
+    async def render(self, chat: RenderedChat, tenant: str) -> Sequence[int]:
+        return [len(message.content) for message in chat.messages]
 
     async def prompt_logprobs(
         self, token_ids: Sequence[int], adapter: LoadedAdapter | None

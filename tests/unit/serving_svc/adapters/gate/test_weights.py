@@ -16,13 +16,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from serving_svc.adapters.gate import safetensors_file, weights
-from serving_svc.adapters.gate.weights import (
-    LARGEST,
-    check_tensors,
-    check_weights,
-    scaling_of,
-    target_modules,
-)
+from serving_svc.adapters.gate.weights import check_tensors, check_weights, target_modules
+from tailorbird.adapter_numbers import LARGEST, ROUND, scaling_of
 from tailorbird.errors import AdapterRefused
 from tests.unit.serving_svc.adapters.gate.adapter_folder import LAYER, A, B, header, is_small
 
@@ -237,11 +232,11 @@ def test_numbers_are_rounded_and_scaled_as_torch_does(
     block = np.array(bits, np.uint32).view(np.float32)
     block = block[np.isfinite(block)].reshape(1, -1)
     wanted = torch.from_numpy(block.copy()).to(getattr(torch, dtype))
-    got = weights._ROUND[dtype](block)
+    got = ROUND[dtype](block)
     np.testing.assert_array_equal(got, wanted.float().numpy())
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         finite = got[np.isfinite(got)]
-        scaled = weights._ROUND[dtype](finite * np.float32(scaling))
+        scaled = ROUND[dtype](finite * np.float32(scaling))
     wanted = wanted[torch.isfinite(wanted)]
     # As in vLLM's LoRALayerWeights.optimize.
     wanted *= scaling

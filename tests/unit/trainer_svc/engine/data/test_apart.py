@@ -85,7 +85,7 @@ def test_its_files_are_those_of_a_thread(
         files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
         made.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
         assert prepared(dataset_ref(DATA), tokenizer, 256, cache, rows=300) is not None
-    assert len(made[0]) == 5
+    assert len(made[0]) == 6
     assert made[0] == made[1]
 
 

@@ -13,8 +13,6 @@ from tailorbird.errors import FailedPrecondition
 from tests.unit.trainer_svc.engine.runs import JOB, make_run, step
 from tests.unit.trainer_svc.engine.tiny import examples, make_base
 from trainer_svc.engine.base import load_base
-from trainer_svc.engine.data.tokens import Example
-from trainer_svc.engine.result.certificate import choose_probes
 from trainer_svc.engine.result.judging import judge
 from trainer_svc.engine.step.bank import AdapterBank, Share
 from trainer_svc.engine.step.run import Run
@@ -89,7 +87,7 @@ def test_what_is_reported_is_what_the_published_weights_give(bank: AdapterBank, 
     assert event.validation_loss == pytest.approx(float(loss.total) / loss.trained_tokens)
     assert judged.evaluation.validation_loss == event.validation_loss
     assert judged.evaluation.steps == 3
-    sequences = choose_probes(run.validation)
+    sequences = [torch.tensor(probe.token_ids) for probe in judged.probes.sequences]
     tuned, base = bank.logprobs(sequences, job=JOB), bank.logprobs(sequences, job=None)
     first = judged.probes.sequences[0]
     torch.testing.assert_close(torch.tensor(first.adapter_logprobs), tuned[0])
@@ -189,16 +187,3 @@ def test_an_adapter_whose_probes_are_not_finite_is_not_published(
         through(judge(bank, run, 8192, lambda _: None))
     assert caught.value.reason == "NON_FINITE"
     assert "with the adapter" in caught.value.message
-
-
-def test_of_many_examples_a_bounded_number_is_looked_at() -> None:
-    class Counted(list[Example]):
-        looked_at = 0
-
-        def __getitem__(self, index: Any) -> Any:
-            Counted.looked_at += 1
-            return super().__getitem__(index)
-
-    counted = Counted(examples(3) * 1000)
-    assert len(choose_probes(counted)) == 4
-    assert Counted.looked_at <= 1024
