@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +30,7 @@ from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels, with_further
 from trainer_svc.datasets.general import read_general
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.assignment import Assignments
 from trainer_svc.dispatch.dispatcher import Dispatcher
@@ -53,6 +55,9 @@ _log = structlog.get_logger(__name__)
 
 # Longer than a worker has to end by itself; twice this fits into the margin that a pod has.
 _CANCELLED_SECONDS = 6.0
+
+# One try to read from where a dataset is imported; and of all of them, how long one begins anew.
+_SOURCE_SECONDS = 30.0
 
 _SERVICE = tuning_service_pb2.DESCRIPTOR.services_by_name["TuningService"].full_name
 
@@ -121,6 +126,9 @@ async def _started(
         settings.max_dataset_bytes,
         settings.max_record_bytes,
         policy,
+        DatasetSources(
+            settings.dataset_prefixes, partial(open_store, retry_seconds=_SOURCE_SECONDS)
+        ),
     )
     workers = {base.digest: _worker_settings(settings, base) for base in bases.all}
     executor = LocalExecutor(workers)

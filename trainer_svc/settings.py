@@ -9,12 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import NoDecode
 
 from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
+from tailorbird.names import is_id
 from tailorbird.personal_data.loading import MISSING, scan_options
 from tailorbird.settings import CommonSettings, Port, Rank, wrong_setting
+
+_MOST_PREFIXES = 4096
 
 
 def _parsed(value: Any) -> Any:
@@ -30,6 +34,22 @@ def _members(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return tuple(member.strip() for member in value.split(",") if member.strip())
+
+
+def _dataset_prefixes(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    if sum(map(len, value.values())) > _MOST_PREFIXES:
+        raise ValueError(f"more than {_MOST_PREFIXES} prefixes")
+    for tenant, prefixes in value.items():
+        if tenant != EVERYONE and not is_id(tenant):
+            raise ValueError(f"{tenant[:80]!r} is neither a tenant's id nor {EVERYONE!r}")
+        for prefix in prefixes:
+            if not (is_import_prefix if tenant == EVERYONE else is_plain_prefix)(prefix):
+                what = "with {tenant} as one part " if tenant == EVERYONE else ""
+                raise ValueError(
+                    f"{prefix[:200]!r} of {tenant!r} is not a plain file, s3, gs or az URI "
+                    f"{what}that ends with a slash"
+                )
+    return value
 
 
 class FurtherBase(BaseModel):
@@ -84,6 +104,18 @@ class TrainerSettings(CommonSettings):
     that does not is taken in smaller passes anyway."""
     max_dataset_bytes: Annotated[int, Field(ge=1)] = 2**30
     """Largest dataset accepted."""
+    dataset_prefixes: Annotated[
+        dict[str, tuple[str, ...]],
+        NoDecode,
+        BeforeValidator(_parsed),
+        AfterValidator(_dataset_prefixes),
+    ] = Field({})
+    """URIs that datasets may be imported from: a JSON object, folders by tenant.
+
+    {"acme": ["s3://acme/train/"]}; each ends with a slash, and what is beneath it may be named.
+    Under "*" stand those of every tenant, each with {tenant} where the tenant's id stands.
+    Credentials come from the environment, as for the object store. Empty: no URI is read.
+    """
     dataset_cache_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
     """Tokenised datasets that are kept on local disk for the next job on them."""
     max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20

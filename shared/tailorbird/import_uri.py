@@ -1,4 +1,4 @@
-"""URIs that adapters may be imported from: one spelling for each place, tenants kept apart."""
+"""URIs to import from: one spelling for each place, tenants kept apart."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 
 TENANT = "{tenant}"
 """Stands in a prefix for the id of the caller's tenant."""
+
+EVERYONE = "*"
+"""Stands for every tenant where prefixes are given by tenant; {tenant} is then in each of them."""
 
 # No percent-encoding, query, user or port.
 _PLAIN = re.compile(r"(file:///|(?:s3|gs|az)://)([A-Za-z0-9._=+-]+(?:/[A-Za-z0-9._=+-]+)*)/?")
@@ -16,6 +19,11 @@ def is_plain_uri(uri: str) -> bool:
     """Tell whether `uri` names a folder of a file, s3, gs or az store, and in one way only."""
     match = _PLAIN.fullmatch(uri) if len(uri) <= _MAX_CHARS else None
     return match is not None and not {".", ".."} & set(match[2].split("/"))
+
+
+def is_plain_prefix(prefix: str) -> bool:
+    """Tell whether `prefix` is plain, and a slash ends it."""
+    return prefix.endswith("/") and is_plain_uri(prefix)
 
 
 def is_import_prefix(prefix: str) -> bool:

@@ -71,6 +71,10 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Sha256OrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class _Record(BaseModel):
     """A value of a file in the object store; what a newer writer added stays in it."""
 
@@ -100,6 +104,10 @@ class Lineage(_Record):
     imported_from: str = ""
     from_version: Annotated[str, Field(exclude_if=not_)] = ""
     """Not written where it is empty: what an earlier release committed stays as it is."""
+    validation_dataset: Annotated[str, Field(exclude_if=not_)] = ""
+    validation_dataset_sha256: Annotated[_Sha256OrNone, Field(exclude_if=not_)] = ""
+    held_out_records: Annotated[Count | None, Field(exclude_if=_is_none)] = None
+    """Of the training dataset, not trained but judged by; None of earlier releases."""
 
 
 class Decision(_Record):

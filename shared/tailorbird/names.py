@@ -26,9 +26,14 @@ VERSION_ID = rf"[0-9]{{8}}T[0-9]{{6}}-{_ID}-[0-9]{{1,9}}"
 _ID_RULE = "1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
 
 
+def is_id(value: str) -> bool:
+    """Tell whether `value` may be a part of a name."""
+    return re.fullmatch(_ID, value) is not None
+
+
 def check_id(field: str, value: str) -> str:
     """Return `value` if it may be a part of a name; InvalidArgument names `field` otherwise."""
-    if not re.fullmatch(_ID, value):
+    if not is_id(value):
         raise InvalidArgument(
             field, f"{_shown(value)} is not an id: {_ID_RULE}", reason="INVALID_NAME"
         )

@@ -18,6 +18,7 @@ from tailorbird.tuning.v1 import job_pb2, tuning_service_pb2
 from trainer_svc.api.convert_evaluation import evaluation_from_proto, evaluation_to_proto
 from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.jobs import model
+from trainer_svc.jobs.job_data import is_uri
 from trainer_svc.protocol import Ready
 
 _MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 32, 63, 255
@@ -54,7 +55,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         )
     validation = None
     if spec.HasField("validation_dataset"):
-        validation = str(DatasetName.parse(spec.validation_dataset, at + "validation_dataset"))
+        validation = _data(spec.validation_dataset, at + "validation_dataset")
     if spec.hyperparameters.early_stopping_patience and validation is None and fraction is None:
         raise InvalidArgument(
             at + "hyperparameters.early_stopping_patience",
@@ -68,7 +69,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         )
     return model.JobSpec(
         base_model=spec.base_model,
-        training_dataset=str(DatasetName.parse(spec.training_dataset, at + "training_dataset")),
+        training_dataset=_data(spec.training_dataset, at + "training_dataset"),
         validation_dataset=validation,
         validation_fraction=fraction,
         adapter=str(AdapterName.parse(spec.adapter, at + "adapter")),
@@ -82,6 +83,11 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         data=_data_policy(spec.data),
         data_limits=_data_limits(spec.data_limits, at + "data_limits."),
     )
+
+
+def _data(value: str, field: str) -> str:
+    """Return a dataset's name, or a URI as it came: what it may be is for the settings to say."""
+    return value if is_uri(value) else str(DatasetName.parse(value, field))
 
 
 def lora_from_proto(lora: job_pb2.LoraConfig) -> model.AskedLora:

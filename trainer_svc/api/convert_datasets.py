@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.personal_data.modes import Mode
 from tailorbird.tuning.v1 import dataset_pb2
+from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from trainer_svc.api.convert import timestamp
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.personal_data import PersonalDataReport
@@ -30,19 +31,41 @@ _NAMED_FORMATS = {value: format_ for format_, value in _FORMATS.items()} | {
 }
 
 
-def format_from_proto(value: dataset_pb2.DatasetFormat.ValueType) -> DatasetFormat | None:
-    """Return the format that an upload names, or None if it names none."""
+async def upload_header(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.UploadDatasetHeader:
+    """Return the first message of an upload; InvalidArgument if it is no header."""
+    async for request in requests:
+        if request.WhichOneof("content") == "header":
+            return request.header
+        break
+    raise InvalidArgument("header", "the first message must be the header")
+
+
+async def upload_chunks(requests: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncIterator[bytes]:
+    """Yield what the other messages of an upload hold; InvalidArgument if one is no chunk."""
+    async for request in requests:
+        if request.WhichOneof("content") != "chunk":
+            raise InvalidArgument("chunk", "every message after the first must be a chunk")
+        yield request.chunk
+
+
+def format_from_proto(
+    value: dataset_pb2.DatasetFormat.ValueType, at: str = ""
+) -> DatasetFormat | None:
+    """Return the format that is named, or None if none is; `at` begins the field's name."""
     if value not in _NAMED_FORMATS:
-        raise InvalidArgument("header.format", f"{value} is not a format")
+        raise InvalidArgument(f"{at}format", f"{value} is not a format")
     return _NAMED_FORMATS[value]
 
 
-def personal_data_mode(mode: dataset_pb2.PersonalDataMode.ValueType) -> Mode | None:
-    """Return what is asked to be done about personal data; None: the operator's setting."""
+def personal_data_mode(mode: dataset_pb2.PersonalDataMode.ValueType, at: str = "") -> Mode | None:
+    """Return what is asked to be done about personal data; None: the operator's setting.
+
+    `at` begins the field's name.
+    """
     if mode == dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED:
         return None
     if mode not in dataset_pb2.PersonalDataMode.values():
-        raise InvalidArgument("header.personal_data", f"{mode} is not a mode")
+        raise InvalidArgument(f"{at}personal_data", f"{mode} is not a mode")
     return Mode(dataset_pb2.PersonalDataMode.Name(mode).removeprefix(_MODE).lower())
 
 
@@ -59,7 +82,19 @@ def dataset_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
         report=None if dataset.report is None else report_to_proto(dataset.report),
         source_sha256=dataset.source_sha256 or dataset.sha256,
         personal_data=_personal_data_to_proto(dataset.personal_data),
+        source_uri=dataset.source_uri,
     )
+
+
+def summary_to_proto(dataset: Dataset) -> dataset_pb2.Dataset:
+    """Return the message for a dataset in a listing: of a bounded size, however many there are."""
+    found = dataset.personal_data
+    less = {
+        "report": None,
+        "ignored_fields": (),
+        "personal_data": found and found.model_copy(update={"counts": {}, "lines": {}}),
+    }
+    return dataset_to_proto(dataset.model_copy(update=less))
 
 
 def _personal_data_to_proto(

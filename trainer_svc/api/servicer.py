@@ -21,7 +21,7 @@ from tailorbird.names import (
 )
 from tailorbird.rpc.auth import current_caller
 from tailorbird.rpc.endless import EndlessCalls
-from tailorbird.rpc.paging import page_size, page_token
+from tailorbird.rpc.paging import page_position, page_size, page_token
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from trainer_svc.api import convert
@@ -29,11 +29,22 @@ from trainer_svc.api.convert_datasets import (
     dataset_to_proto,
     format_from_proto,
     personal_data_mode,
+    summary_to_proto,
+    upload_chunks,
+    upload_header,
     warnings_to_proto,
 )
 from trainer_svc.api.convert_events import event_to_proto
 from trainer_svc.api.convert_preflight import preflight_to_proto
+from trainer_svc.api.convert_lineage import (
+    found_to_proto,
+    sha256s_from_proto,
+    sought_from_proto,
+    trained_to_proto,
+)
 from trainer_svc.api.convert_sweeps import asked_from_proto, of_sweep, sweep_to_proto
+from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.search import RecordSearch
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.sweep_service import SweepService
@@ -68,6 +79,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self._service = service
         self._sweeps = sweeps
         self._datasets = datasets
+        self._search = RecordSearch(datasets)
         self._metrics = metrics
         self._endless = endless
         self._max_dataset_bytes = max_dataset_bytes
@@ -81,7 +93,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadDatasetRequest], context: _Context
     ) -> pb.UploadDatasetResponse:
         """See tuning_service.proto."""
-        header = await _header(request_iterator)
+        header = await upload_header(request_iterator)
         tenant = TenantName.parse(header.parent, "header.parent")
         current_caller().check(tenant)
         name = DatasetName(tenant.tenant, check_id("header.dataset_id", header.dataset_id))
@@ -89,13 +101,29 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         dataset = await self._datasets.upload(
             name,
             size,
-            _chunks(request_iterator),
-            format_from_proto(header.format),
-            personal_data_mode(header.personal_data),
+            upload_chunks(request_iterator),
+            format_from_proto(header.format, "header."),
+            personal_data_mode(header.personal_data, "header."),
         )
-        self._metrics.datasets.inc()
-        self._metrics.dataset_bytes.inc(dataset.size_bytes)
+        self._count(dataset)
         return pb.UploadDatasetResponse(dataset=dataset_to_proto(dataset))
+
+    async def ImportDataset(
+        self, request: pb.ImportDatasetRequest, context: _Context
+    ) -> pb.ImportDatasetResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        dataset = await self._datasets.import_uri(
+            tenant,
+            request.uri,
+            "uri",
+            check_id("dataset_id", request.dataset_id),
+            format_from_proto(request.format),
+            personal_data_mode(request.personal_data),
+        )
+        self._count(dataset)
+        return pb.ImportDatasetResponse(dataset=dataset_to_proto(dataset))
 
     async def GetDataset(
         self, request: pb.GetDatasetRequest, context: _Context
@@ -114,6 +142,54 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(name)
         page = dataset_page(await self._datasets.get(name))
         return pb.GetDatasetReportResponse(content_type=HTML, content=page.encode())
+
+    async def ListDatasets(
+        self, request: pb.ListDatasetsRequest, context: _Context
+    ) -> pb.ListDatasetsResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        datasets, position = await self._datasets.page(
+            tenant, page_size(request.page_size), _position(tenant, request.page_token)
+        )
+        return pb.ListDatasetsResponse(
+            datasets=map(summary_to_proto, datasets), next_page_token=_token(tenant, position)
+        )
+
+    async def DeleteDataset(
+        self, request: pb.DeleteDatasetRequest, context: _Context
+    ) -> pb.DeleteDatasetResponse:
+        """See tuning_service.proto."""
+        name = DatasetName.parse(request.name)
+        current_caller().check(name)
+        await self._service.delete_dataset(name)
+        return pb.DeleteDatasetResponse()
+
+    async def FindRecord(
+        self, request: pb.FindRecordRequest, context: _Context
+    ) -> pb.FindRecordResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        sought = sought_from_proto(request, self._search)
+        found = await self._search.page(
+            tenant, sought, page_size(request.page_size), _position(tenant, request.page_token)
+        )
+        return found_to_proto(found, sought, _token(tenant, found.position))
+
+    async def ListTrainedVersions(
+        self, request: pb.ListTrainedVersionsRequest, context: _Context
+    ) -> pb.ListTrainedVersionsResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        page = await self._service.trained_versions(
+            tenant,
+            sha256s_from_proto(request.dataset_sha256),
+            page_size(request.page_size),
+            _position(tenant, request.page_token),
+        )
+        return trained_to_proto(page, _token(tenant, page.position))
 
     async def CreateJob(
         self, request: pb.CreateJobRequest, context: _Context
@@ -250,6 +326,10 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(name)
         return pb.CancelSweepResponse(sweep=sweep_to_proto(await self._sweeps.cancel(name)))
 
+    def _count(self, dataset: Dataset) -> None:
+        self._metrics.datasets.inc()
+        self._metrics.dataset_bytes.inc(dataset.size_bytes)
+
     async def GetTrainerInfo(
         self, request: pb.GetTrainerInfoRequest, context: _Context
     ) -> pb.GetTrainerInfoResponse:
@@ -270,24 +350,17 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         )
 
 
+def _position(tenant: TenantName, token: str) -> str:
+    return page_position(tenant, token) if token else ""
+
+
+def _token(tenant: TenantName, position: str) -> str:
+    return page_token(tenant, position) if position else ""
+
+
 def _check_ids(field: str, chosen: str, request_id: str) -> None:
     """Hold the id that a caller chose, if it did, and the request's to their rules."""
     if chosen:
         check_id(field, chosen)
     if len(request_id) > _MAX_REQUEST_ID:
         raise InvalidArgument("request_id", f"longer than {_MAX_REQUEST_ID} characters")
-
-
-async def _header(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.UploadDatasetHeader:
-    async for request in requests:
-        if request.WhichOneof("content") == "header":
-            return request.header
-        break
-    raise InvalidArgument("header", "the first message must be the header")
-
-
-async def _chunks(requests: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncIterator[bytes]:
-    async for request in requests:
-        if request.WhichOneof("content") != "chunk":
-            raise InvalidArgument("chunk", "every message after the first must be a chunk")
-        yield request.chunk

@@ -31,6 +31,8 @@ class Dataset(Record):
     """Of the uploaded bytes. Empty: of a release that stored them as they came."""
     personal_data: PersonalDataReport | None = None
     """None: nothing was looked for."""
+    source_uri: str = ""
+    """Where it was imported from. Empty: it was uploaded."""
 
     def is_same_upload(self, other: Dataset) -> bool:
         """Tell whether both are of the same bytes, and the same was done about personal data.

@@ -45,6 +45,11 @@ class RecordIndex:
         """Whether every record of the dataset has a row."""
         return len(self.lines) == self.records
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return _HEADER.size + len(self.lines) * _ROW.size
+
     def lines_of(self, digest: bytes) -> list[int]:
         """Return the lines of the records with this digest of question and answer."""
         found: list[int] = self.lines[self.whole == digest].tolist()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.personal_data.modes import Mode
@@ -15,6 +17,9 @@ from trainer_svc.record import Record
 
 if TYPE_CHECKING:
     from tailorbird.personal_data.scanner import Scanner
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _MAX_LINES = 100
 _MAX_TOLD_LINES = 5
@@ -43,7 +48,16 @@ class PersonalDataPolicy:
         self._making = Lock()
         # One thread for all tenants, a chunk at a time in turn: whatever one uploads, the others'
         # uploads that are not scanned do not wait, and one core is left.
-        self.thread: Executor = ThreadPoolExecutor(1, "personal-data")
+        self._thread: Executor = ThreadPoolExecutor(1, "personal-data")
+
+    async def work(
+        self, mode: Mode, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Run `do` in a thread: that of scans, unless nothing is looked for."""
+        if mode is Mode.OFF:
+            return await asyncio.to_thread(do, *args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(do, *args, **kwargs))
 
     def load(self) -> None:
         """Make the scanner now if every upload needs it; raises what making it does."""

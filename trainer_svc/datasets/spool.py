@@ -37,7 +37,7 @@ class Spool:
         self._file = file
         self._max_record_bytes = max_record_bytes
         self._scan = scan
-        self._source_sha256 = hashlib.sha256()
+        self._source = hashlib.sha256()
         self._sha256 = hashlib.sha256()
         self._stored = 0
         self._lines = Lines(max_record_bytes)
@@ -49,10 +49,15 @@ class Spool:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes. FailedPrecondition for a line that cannot be scanned."""
-        self._source_sha256.update(chunk)
+        self._source.update(chunk)
         self.size += len(chunk)
         lines = self._lines.feed(chunk)
         self._keep(b"".join(self._read(line, data) + b"\n" for line, data in lines))
+
+    @property
+    def source_sha256(self) -> str:
+        """Digest of the bytes that have come."""
+        return self._source.hexdigest()
 
     def finish(self, name: DatasetName, size_bytes: int | None) -> Dataset:
         """Return the record of what has come.
@@ -81,7 +86,7 @@ class Spool:
             create_time=datetime.now(UTC),
             ignored_fields=tuple(sorted(self._ignored)[:_MAX_IGNORED_KEYS]),
             report=self.report.finish(),
-            source_sha256=self._source_sha256.hexdigest(),
+            source_sha256=self.source_sha256,
             personal_data=found,
         )
 

@@ -3,20 +3,22 @@
 tenants/{tenant}/datasets/{dataset}/data-{sha256}.jsonl            the bytes
 tenants/{tenant}/datasets/{dataset}/index-{sha256}-{format}.bin    digests: see `index.py`
 tenants/{tenant}/datasets/{dataset}/meta.json                      written last: its existence
+tenants/{tenant}/deleted_datasets/{dataset}/index-…                see `deleted.py`
 
-The keys hold the data's digest, so that two uploads under one name can never mix.
+The keys hold the data's digest, so that two uploads under one name can never mix. Whoever stores,
+deletes, or begins to rely on a dataset does so in its turn; one process has a tenant's datasets.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
+import structlog
 from pydantic import ValidationError
 
 from tailorbird.errors import (
@@ -27,24 +29,30 @@ from tailorbird.errors import (
     ResourceExhausted,
 )
 from tailorbird.local_disk import is_disk_full
-from tailorbird.names import DatasetName
-from tailorbird.object_store import ObjectExists, ObjectStore
+from tailorbird.names import DatasetName, TenantName
+from tailorbird.object_store import ObjectExists, ObjectStore, delete_folder, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
+from trainer_svc.datasets.asked import Asked, id_of, named_as
 from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.deleted import keep_index
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.records import DatasetFormat
+from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.spool import Spool
+from trainer_svc.datasets.turns import Turns
 
+_log = structlog.get_logger(__name__)
+
+_META = "meta.json"
 _MAX_META_BYTES = 2**20
+_READS = 16
+"""Datasets' records read at once."""
 _COMPARISONS = 2
 """Comparisons of two datasets at once: each takes up to 300 MiB, and two seconds of a core."""
 _PART_BYTES = 256 * 2**10
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 class DatasetStore:
@@ -60,12 +68,15 @@ class DatasetStore:
         max_bytes: int,
         max_record_bytes: int,
         policy: PersonalDataPolicy | None = None,
+        sources: DatasetSources | None = None,
     ) -> None:
-        self._policy = policy or PersonalDataPolicy(Mode.OFF, lambda: load_scanner(scan_options()))
-        self._store = store
+        self._sources = sources or DatasetSources({}, open_store)
+        self._turns = Turns()
+        self.policy = policy or PersonalDataPolicy(Mode.OFF, lambda: load_scanner(scan_options()))
+        self.store = store
         self._spool_dir = spool_dir
         self._max_bytes = max_bytes
-        self._max_record_bytes = max_record_bytes
+        self.max_record_bytes = max_record_bytes
         self._comparing = asyncio.Semaphore(_COMPARISONS)
         spool_dir.mkdir(parents=True, exist_ok=True)
         for leftover in spool_dir.iterdir():
@@ -87,32 +98,129 @@ class DatasetStore:
         `personal_data` is what is asked to be done about it, None for the operator's; see
         `personal_data.py` for what that raises.
         """
-        mode = self._policy.chosen(personal_data)
+        mode = self.policy.chosen(personal_data)
         if size_bytes is not None and size_bytes < 0:
             raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
         self._check_size(size_bytes or 0)
+        asked = Asked(mode, str(name), lambda _: name, format_, size_bytes)
+        return await self._take(chunks, asked)
+
+    async def import_uri(
+        self,
+        tenant: TenantName,
+        uri: str,
+        field: str,
+        dataset_id: str = "",
+        format_: DatasetFormat | None = None,
+        personal_data: Mode | None = None,
+    ) -> Dataset:
+        """Store the file that `uri` names, as `upload` does one; nothing is if this raises.
+
+        Without an id, the dataset's is made of the URI, what is in the file, and what is done about
+        personal data: the same again is the same dataset. Errors name `field` where it is the URI
+        or the file that is wrong. Raises what `upload` and `DatasetSources.pieces` do.
+        """
+        with named_as(field):
+            mode = self.policy.chosen(personal_data)
+            if dataset_id:
+                name = DatasetName(tenant.tenant, dataset_id)
+                asked = Asked(mode, str(name), lambda _: name, format_, source_uri=uri)
+            else:
+                asked = Asked(
+                    mode,
+                    f"{tenant}/{uri}",
+                    lambda sha256: DatasetName(tenant.tenant, id_of(uri, sha256, mode)),
+                    format_,
+                    source_uri=uri,
+                )
+            async with aclosing(self._sources.pieces(tenant, uri, field)) as pieces:
+                return await self._take(pieces, asked)
+
+    async def _take(self, chunks: AsyncIterator[bytes], asked: Asked) -> Dataset:
+        mode = asked.mode
         # Closing the file writes what is buffered: a full disk may show only then.
         with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
-            scan = await self._work(mode, self._policy.scan, mode, str(name))
-            spool = Spool(file, self._max_record_bytes, format_, scan)
+            scan = await self.policy.work(mode, self.policy.scan, mode, asked.key)
+            spool = Spool(file, self.max_record_bytes, asked.format, scan)
             async for chunk in chunks:
                 self._check_size(spool.size + len(chunk))
                 for part in _parts(chunk):
-                    await self._work(mode, spool.feed, part)
-            dataset = await self._work(mode, spool.finish, name, size_bytes)
+                    await self.policy.work(mode, spool.feed, part)
+            name = asked.named(spool.source_sha256)
+            dataset = await self.policy.work(mode, spool.finish, name, asked.size_bytes)
+            dataset = dataset.model_copy(update={"source_uri": asked.source_uri})
             index = await asyncio.to_thread(spool.report.index_file)
-            return await self._publish(name, dataset, Path(file.name), index)
+            async with self.turn(name):
+                return await self._publish(name, dataset, Path(file.name), index)
+
+    def turn(self, *names: DatasetName) -> AbstractAsyncContextManager[None]:
+        """Hold these datasets as they are, there or not, while the context lasts."""
+        return self._turns.of(*map(str, names))
 
     async def get(self, name: DatasetName) -> Dataset:
         """Return a dataset; NotFound if there is none."""
         try:
-            data = await self._store.get(f"{name}/meta.json", _MAX_META_BYTES)
+            data = await self.store.get(f"{name}/{_META}", _MAX_META_BYTES)
         except NotFound as error:
             raise NotFound(name, reason="DATASET_NOT_FOUND") from error
         try:
             return Dataset.model_validate_json(data)
         except ValidationError as error:
-            raise DataCorrupt(f"{name}/meta.json is not a dataset's record") from error
+            raise DataCorrupt(f"{name}/{_META} is not a dataset's record") from error
+
+    async def page(
+        self, tenant: TenantName, limit: int, after: str = ""
+    ) -> tuple[list[Dataset], str]:
+        """Return the datasets among the next `limit` ids after `after`, and the id to go on after.
+
+        That is "" when there are no more. One listing, and a read for each id; an upload under way
+        is none, and one whose record cannot be read is left out and logged.
+        """
+        ids = await self.ids(tenant)
+        begin = bisect.bisect_right(ids, after)
+        looked_at = ids[begin : begin + limit]
+        names = [DatasetName(tenant.tenant, each) for each in looked_at]
+        found: list[Dataset] = []
+        for at in range(0, len(names), _READS):
+            read = await asyncio.gather(*map(self._readable, names[at : at + _READS]))
+            found += [each for each in read if each is not None]
+        return found, looked_at[-1] if begin + limit < len(ids) else ""
+
+    async def ids(self, tenant: TenantName) -> list[str]:
+        """Return the ids that have something stored, sorted; one listing."""
+        return sorted(await self.store.folders(f"{tenant}/datasets"))
+
+    async def delete(self, name: DatasetName) -> None:
+        """Delete a dataset, or the rest of one that was deleted in part; in its turn.
+
+        The digests of its records are kept. NotFound if nothing is there. If this raises, the
+        dataset is whole or not there, and another call deletes the rest.
+        """
+        try:
+            dataset = await self.get(name)
+        except NotFound:
+            if not await self._has_rest(name):
+                raise
+        except DataCorrupt as error:
+            _log.warning("digests not kept", dataset=str(name), error=error.message)
+        else:
+            await keep_index(self.store, dataset)
+        # From here on it does not exist.
+        await delete_folder(self.store, str(name), first=_META)
+
+    async def _has_rest(self, name: DatasetName) -> bool:
+        async for _ in self.store.objects(str(name)):
+            return True
+        return False
+
+    async def _readable(self, name: DatasetName) -> Dataset | None:
+        try:
+            return await self.get(name)
+        except NotFound:
+            return None
+        except DataCorrupt as error:
+            _log.warning("dataset left out", dataset=str(name), error=error.message)
+            return None
 
     async def index(self, dataset: Dataset) -> RecordIndex | None:
         """Return a dataset's digests, or None if its release stored none that this one reads.
@@ -122,7 +230,7 @@ class DatasetStore:
         if dataset.report is None:
             return None
         try:
-            data = await self._store.get(dataset.index_key, MAX_INDEX_BYTES)
+            data = await self.store.get(dataset.index_key, MAX_INDEX_BYTES)
         except NotFound as error:
             raise DataCorrupt(
                 f"{dataset.index_key} is gone", reason="INDEX_MISSING", name=dataset.index_key
@@ -137,31 +245,22 @@ class DatasetStore:
                 return None
             return await asyncio.to_thread(leakage, known, asked)
 
-    async def _work(
-        self, mode: Mode, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        """Run `do` in a thread: that of scans, unless nothing is looked for."""
-        if mode is Mode.OFF:
-            return await asyncio.to_thread(do, *args, **kwargs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._policy.thread, partial(do, *args, **kwargs))
-
     async def _publish(
         self, name: DatasetName, dataset: Dataset, path: Path, index: bytes
     ) -> Dataset:
         existing = await self._find(name)
         if existing is None:
             meta = dataset.model_dump_json().encode()
-            await self._store.upload(dataset.data_key, path)
-            await self._store.put(dataset.index_key, index)
+            await self.store.upload(dataset.data_key, path)
+            await self.store.put(dataset.index_key, index)
             try:
-                await self._store.create(f"{name}/meta.json", meta)
+                await self.store.create(f"{name}/{_META}", meta)
             except ObjectExists:
                 existing = await self.get(name)
                 if existing.data_key != dataset.data_key:
-                    await self._store.delete(dataset.data_key)
+                    await self.store.delete(dataset.data_key)
                 if existing.index_key != dataset.index_key:
-                    await self._store.delete(dataset.index_key)
+                    await self.store.delete(dataset.index_key)
             else:
                 return dataset
         if not existing.is_same_upload(dataset):

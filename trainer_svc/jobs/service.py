@@ -5,27 +5,44 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import AlreadyExists, InvalidArgument, NotFound
 from tailorbird.manifest import AdapterManifest
-from tailorbird.names import AdapterName, DatasetName, JobName, TenantName, VersionName
+from tailorbird.names import (
+    AdapterName,
+    DatasetName,
+    JobName,
+    SweepName,
+    TenantName,
+    VersionName,
+)
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
-from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.events import JobEvent, JobWarning, StateChanged, Unknown
+from trainer_svc.jobs.job_data import (
+    JobData,
+    Named,
+    check_tenant,
+    check_unchanged,
+    in_use,
+    read_data,
+)
 from trainer_svc.jobs.model import TERMINAL, AskedLora, Job, JobSpec, JobState, Left
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
 from trainer_svc.jobs.preflight import Checks, Preflight
+from trainer_svc.jobs.trained_versions import TrainedPage, TrainedVersions
 from trainer_svc.served import ServingLimits, check_rank
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
+_MOST_USERS = 3
+"""Jobs told that keep a dataset from being deleted."""
 
 
 class Jobs(Protocol):
@@ -56,6 +73,8 @@ class Jobs(Protocol):
 
     async def last_sequence(self, name: JobName) -> int: ...
 
+    async def users(self, dataset: DatasetName, limit: int) -> list[JobName | SweepName]: ...
+
     async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]: ...
 
     async def request_pause(self, name: JobName) -> Job: ...
@@ -74,17 +93,12 @@ class Accepted(NamedTuple):
     preflight: Preflight | None = None
 
 
-class JobData(NamedTuple):
-    """The datasets of a job."""
+class Datasets(Compared, Named, Protocol):
+    """Where a job's data is looked up, compared and held."""
 
-    training: Dataset
-    validation: Dataset | None = None
+    def turn(self, *names: DatasetName) -> AbstractAsyncContextManager[None]: ...
 
-
-class Datasets(Compared, Protocol):
-    """Where a job's data is looked up and compared."""
-
-    async def get(self, name: DatasetName) -> Dataset: ...
+    async def delete(self, name: DatasetName) -> None: ...
 
 
 class Feed(Protocol):
@@ -124,6 +138,7 @@ class TuningService:
         self._feed = feed
         self._queue = queue
         self._registry = registry
+        self._trained = TrainedVersions(registry)
         self._bases = bases
         self._limits = limits
         self._checks = checks
@@ -156,13 +171,13 @@ class TuningService:
         if made is not None:
             return Accepted(made)
         spec = await self.checked(tenant, spec, lora)
+        data = await self.data(tenant, spec)
         job = Job(
             name=self.new_name(tenant, job_id, spec.adapter_name),
-            spec=spec,
+            spec=data.in_spec(spec),
             state=JobState.QUEUED,
             create_time=datetime.now(UTC),
         )
-        data = await self.data(tenant, spec)
         return await self.accept(job, data, request_id, request, validate_only=validate_only)
 
     async def made_before(
@@ -199,7 +214,10 @@ class TuningService:
             await self._check_new(job.name)
             found = await self._checks.check(job)
             return Accepted(job, (*warnings, *found.warnings), found)
-        made = await self._jobs.create(job, request_id, request_sha256, warnings)
+        async with self._datasets.turn(*data.names):
+            # While it was checked, somebody may have deleted it.
+            await check_unchanged(self._datasets, data)
+            made = await self._jobs.create(job, request_id, request_sha256, warnings)
         self._queue.wake()
         return Accepted(made, warnings if made == job else ())
 
@@ -303,24 +321,25 @@ class TuningService:
                 "job.spec.hyperparameters.max_sequence_length",
                 f"{length} is more than the base model's {base.max_sequence_length}",
             )
-        _check_tenant("adapter", spec.adapter_name, tenant)
+        check_tenant("adapter", spec.adapter_name, tenant)
         return spec.model_copy(update={"base_model": base.name, "base_model_digest": base.digest})
 
     async def data(self, tenant: TenantName, spec: JobSpec) -> JobData:
         """Return what a job is trained and validated on; raises what `create_job` does."""
-        name = DatasetName.parse(spec.training_dataset)
-        _check_tenant("training_dataset", name, tenant)
-        training = await self._datasets.get(name)
-        if spec.validation_dataset is None:
-            return JobData(training)
-        name = DatasetName.parse(spec.validation_dataset)
-        _check_tenant("validation_dataset", name, tenant)
-        validation = await self._datasets.get(name)
-        if spec.validation_dataset == spec.training_dataset:
-            raise InvalidArgument(
-                "job.spec.validation_dataset", "must be another dataset than training_dataset"
-            )
-        return JobData(training, validation)
+        return await read_data(self._datasets, tenant, spec)
+
+    async def delete_dataset(self, name: DatasetName) -> None:
+        """Delete a dataset; FailedPrecondition (DATASET_IN_USE) while a job needs it, NotFound."""
+        async with self._datasets.turn(name):
+            if users := await self._jobs.users(name, _MOST_USERS + 1):
+                raise in_use(name, users[:_MOST_USERS], more=len(users) > _MOST_USERS)
+            await self._datasets.delete(name)
+
+    async def trained_versions(
+        self, tenant: TenantName, sha256s: Collection[str], limit: int, after: str
+    ) -> TrainedPage:
+        """Return the versions that have seen datasets; see `TrainedVersions.page`."""
+        return await self._trained.page(tenant, sha256s, limit, after)
 
     async def _parent(self, tenant: TenantName, version: str) -> AdapterManifest:
         return await read_parent(self._registry, tenant, VersionName.parse(version))
@@ -339,13 +358,6 @@ def _request_sha256(job_id: str, spec: JobSpec, lora: AskedLora) -> str:
         # What is left out is the version's then, and not the default that `spec` has in its place.
         asked += f"\n{lora.model_dump_json(exclude_defaults=True)}"
     return hashlib.sha256(asked.encode()).hexdigest()
-
-
-def _check_tenant(field: str, name: AdapterName | DatasetName, tenant: TenantName) -> None:
-    if name.tenant != tenant.tenant:
-        raise InvalidArgument(
-            f"job.spec.{field}", f"{name} is not of {tenant}", reason="WRONG_TENANT"
-        )
 
 
 def _new_id(adapter: AdapterName) -> str:

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from tailorbird.errors import AlreadyExists
-from tailorbird.names import AdapterName, JobName, TenantName
+from tailorbird.names import AdapterName, DatasetName, JobName, SweepName, TenantName
 from trainer_svc.jobs import requests
 from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.dataset_users import users_of
 from trainer_svc.jobs.events import EventPayload, JobEvent, JobWarning, Published, StateChanged
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import (
@@ -129,6 +130,14 @@ class JobStore:
         query = query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc()).limit(limit)
         async with self._database.read() as connection:
             return [to_job(row) for row in await connection.execute(query)]
+
+    async def users(self, dataset: DatasetName, limit: int) -> list[JobName | SweepName]:
+        """Return up to `limit` jobs and sweeps that have not ended and need a dataset."""
+        async with self._database.read() as connection:
+            return [
+                (SweepName if row.is_sweep else JobName)(row.tenant, row.job)
+                for row in await connection.execute(users_of(dataset).limit(limit))
+            ]
 
     async def events(self, name: JobName, after_sequence: int, limit: int) -> list[JobEvent]:
         """Return up to `limit` events after a sequence, in order; a later release's as Unknown."""

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from tailorbird.errors import InvalidArgument, NotFound
 from tailorbird.names import AdapterName, JobName, SweepName, TenantName
+from trainer_svc.jobs.job_data import JobData
 from trainer_svc.jobs.model import AskedLora, Job, JobSpec, JobState
-from trainer_svc.jobs.service import Accepted, JobData
+from trainer_svc.jobs.service import Accepted
 from trainer_svc.jobs.sweep import (
     AskedSweep,
     Setting,
@@ -89,7 +90,7 @@ class SweepService:
         sweep = SweepSpec(asked=asked, trials=trials)
         job = Job(
             name=self._jobs.new_name(tenant, sweep_id, spec.adapter_name),
-            spec=checked.model_copy(update={"sweep": sweep}),
+            spec=data.in_spec(checked).model_copy(update={"sweep": sweep}),
             state=JobState.QUEUED,
             create_time=datetime.now(UTC),
             sweep=SweepResults.begun(sweep),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 from serving_svc.adapters.workers import Workers
+from tailorbird.beneath import open_beneath
 from tailorbird.errors import InvalidArgument, NotFound
 from tailorbird.import_uri import TENANT, is_plain_uri
 from tailorbird.manifest import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -92,19 +91,7 @@ class ImportSources:
 
 def _read_beneath(prefix: Path, parts: Sequence[str]) -> Generator[bytes, None, None]:
     """Yield a regular file's bytes; follow no link beneath `prefix`. Blocking."""
-    folder = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        # Not blocking: a pipe would wait for its writer.
-        file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    finally:
-        os.close(folder)
-    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError("not a regular file")
+    with open_beneath(prefix, parts) as opened:
         while piece := opened.read(_PIECE_BYTES):
             yield piece
 

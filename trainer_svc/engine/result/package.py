@@ -69,6 +69,7 @@ class Package:
     target_modules: tuple[str, ...]
     tensors: dict[str, tuple[int, ...]]
     evaluation: EvaluationSummary
+    lineage: Lineage
 
 
 def build_package(
@@ -92,6 +93,7 @@ def build_package(
         target_modules=tuple(sorted(judged.config.target_modules)),
         tensors={name: tuple(tensor.shape) for name, tensor in judged.tensors.items()},
         evaluation=result.evaluation,
+        lineage=_lineage(result, assignment),
     )
     report = _report(result, package, assignment, settings)
     (folder / REPORT).write_bytes(report.to_json())
@@ -117,12 +119,13 @@ def describe(
         target_modules=package.target_modules,
         tensors=package.tensors,
         files={name: file_entry(package.folder / name) for name in FILES},
-        lineage=_lineage(assignment),
+        lineage=package.lineage,
         evaluation=package.evaluation,
     )
 
 
-def _lineage(assignment: Assignment) -> Lineage:
+def _lineage(result: Result, assignment: Assignment) -> Lineage:
+    validation, held = assignment.validation, result.validation_data
     return Lineage(
         job=assignment.lease.job,
         training_dataset=assignment.training.name,
@@ -131,6 +134,9 @@ def _lineage(assignment: Assignment) -> Lineage:
         parent_version=assignment.parent_version,
         code_version=__version__,
         from_version=assignment.from_version,
+        validation_dataset="" if validation is None else validation.name,
+        validation_dataset_sha256="" if validation is None else validation.sha256,
+        held_out_records=0 if validation is not None or held is None else held.records,
     )
 
 
@@ -148,7 +154,7 @@ def _report(
         tokens=state.tokens,
         lora=assignment.lora,
         hyperparameters=result.run.hyperparameters,
-        lineage=_lineage(assignment),
+        lineage=package.lineage,
         training_data=result.training_data,
         validation_data=result.validation_data,
         lengths=Lengths.of(result.run.plan.lengths),

@@ -104,6 +104,38 @@ lines.
 """
 Global___PersonalDataMode: _TypeAlias = PersonalDataMode  # noqa: Y015
 
+class _DataUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DataUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DATA_USE_UNSPECIFIED: _DataUse.ValueType  # 0
+    """Never returned."""
+    DATA_USE_TRAINED: _DataUse.ValueType  # 1
+    """It was trained on the data, but for what was held out of it: see held_out_records."""
+    DATA_USE_VALIDATED: _DataUse.ValueType  # 2
+    """It was only chosen and judged by it: the data was its validation data."""
+    DATA_USE_INHERITED: _DataUse.ValueType  # 3
+    """Its training began with the weights of a version that was trained on the data, or of one whose
+    own training did.
+    """
+
+class DataUse(_DataUse, metaclass=_DataUseEnumTypeWrapper):
+    """How a version came to know data."""
+
+DATA_USE_UNSPECIFIED: DataUse.ValueType  # 0
+"""Never returned."""
+DATA_USE_TRAINED: DataUse.ValueType  # 1
+"""It was trained on the data, but for what was held out of it: see held_out_records."""
+DATA_USE_VALIDATED: DataUse.ValueType  # 2
+"""It was only chosen and judged by it: the data was its validation data."""
+DATA_USE_INHERITED: DataUse.ValueType  # 3
+"""Its training began with the weights of a version that was trained on the data, or of one whose
+own training did.
+"""
+Global___DataUse: _TypeAlias = DataUse  # noqa: Y015
+
 @_typing.final
 class PersonalDataReport(_message.Message):
     """How much personal data an upload had; never which."""
@@ -184,6 +216,7 @@ class Dataset(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     SOURCE_SHA256_FIELD_NUMBER: _builtins.int
     PERSONAL_DATA_FIELD_NUMBER: _builtins.int
+    SOURCE_URI_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/datasets/{dataset}"""
     format: Global___DatasetFormat.ValueType
@@ -198,6 +231,8 @@ class Dataset(_message.Message):
     """SHA-256 of the uploaded bytes, 64 lower-case hex digits: another than sha256 where personal data
     was replaced.
     """
+    source_uri: _builtins.str
+    """The URI that it was imported from. Empty: it was uploaded."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the upload was accepted."""
@@ -231,10 +266,11 @@ class Dataset(_message.Message):
         report: Global___DatasetReport | None = ...,
         source_sha256: _builtins.str = ...,
         personal_data: Global___PersonalDataReport | None = ...,
+        source_uri: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "personal_data", b"personal_data", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "format", b"format", "ignored_fields", b"ignored_fields", "name", b"name", "personal_data", b"personal_data", "record_count", b"record_count", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "format", b"format", "ignored_fields", b"ignored_fields", "name", b"name", "personal_data", b"personal_data", "record_count", b"record_count", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "source_uri", b"source_uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -696,3 +732,142 @@ class DataWarning(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DataWarning: _TypeAlias = DataWarning  # noqa: Y015
+
+@_typing.final
+class RecordMatch(_message.Message):
+    """A dataset that holds a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    DATASET_SHA256_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    LINE_COUNT_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    REDACTED_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """tenants/{tenant}/datasets/{dataset}"""
+    dataset_sha256: _builtins.str
+    """SHA-256 of the dataset's stored file, 64 lower-case hex digits: what versions are traced by."""
+    line_count: _builtins.int
+    """How many do. At least 1."""
+    redacted: _builtins.bool
+    """Whether it was found as the dataset's REDACT rewrites it, and not as it was asked for."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The first 100 lines that hold it, from 1, ascending."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When the dataset was deleted. Unset: it is there."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        dataset_sha256: _builtins.str = ...,
+        lines: _abc.Iterable[_builtins.int] | None = ...,
+        line_count: _builtins.int = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        redacted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_time", b"delete_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "delete_time", b"delete_time", "line_count", b"line_count", "lines", b"lines", "redacted", b"redacted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordMatch: _TypeAlias = RecordMatch  # noqa: Y015
+
+@_typing.final
+class UnsearchedDataset(_message.Message):
+    """A dataset of which it cannot be said that it does not hold a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """tenants/{tenant}/datasets/{dataset}"""
+    reason: _builtins.str
+    """UPPER_SNAKE, stable. NO_INDEX: another release stored it without digests that this one reads.
+    INDEX_DAMAGED: they are gone, or not what was written. RECORDS_NOT_INDEXED: it has more than
+    1,048,576 records, and of the others there are no digests. SUBSTITUTED: the record has personal
+    data, in whose place this dataset has stand-ins: ask for the record as it is stored there.
+    """
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnsearchedDataset: _TypeAlias = UnsearchedDataset  # noqa: Y015
+
+@_typing.final
+class TrainedVersion(_message.Message):
+    """A version and data that it has seen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    DATASET_SHA256_FIELD_NUMBER: _builtins.int
+    INHERITED_FROM_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    HELD_OUT_RECORDS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version}"""
+    use: Global___DataUse.ValueType
+    """How it has."""
+    dataset: _builtins.str
+    """The dataset's name when it was trained on or validated on: by the version itself, or where the use
+    is INHERITED by `inherited_from`.
+    """
+    dataset_sha256: _builtins.str
+    """The digest that was asked for."""
+    inherited_from: _builtins.str
+    """The nearest version on the way back that was trained on the data; only where the use is INHERITED."""
+    job: _builtins.str
+    """The job that trained the version; a sweep's has the sweep's id."""
+    deleted: _builtins.bool
+    """Whether it is deleted, and only not collected yet."""
+    held_out_records: _builtins.int
+    """How many of the dataset's records were held out of training to judge the version by; which, it is
+    not known. Unset: it is not known whether any were, as of a version of an earlier release, or the
+    use is another than TRAINED.
+    """
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the version was made."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        use: Global___DataUse.ValueType = ...,
+        dataset: _builtins.str = ...,
+        dataset_sha256: _builtins.str = ...,
+        inherited_from: _builtins.str = ...,
+        job: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        deleted: _builtins.bool = ...,
+        held_out_records: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held_out_records", b"_held_out_records", "create_time", b"create_time", "held_out_records", b"held_out_records"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_out_records", b"_held_out_records", "create_time", b"create_time", "dataset", b"dataset", "dataset_sha256", b"dataset_sha256", "deleted", b"deleted", "held_out_records", b"held_out_records", "inherited_from", b"inherited_from", "job", b"job", "use", b"use", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__held_out_records: _TypeAlias = _typing.Literal["held_out_records"]  # noqa: Y015
+    _WhichOneofArgType__held_out_records: _TypeAlias = _typing.Literal["_held_out_records", b"_held_out_records"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_out_records) -> _WhichOneofReturnType__held_out_records | None: ...
+
+Global___TrainedVersion: _TypeAlias = TrainedVersion  # noqa: Y015

@@ -124,6 +124,70 @@ class UploadDatasetResponse(_message.Message):
 Global___UploadDatasetResponse: _TypeAlias = UploadDatasetResponse  # noqa: Y015
 
 @_typing.final
+class ImportDatasetRequest(_message.Message):
+    """Asks for a dataset to be made of what a URI names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    PERSONAL_DATA_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """tenants/{tenant}"""
+    dataset_id: _builtins.str
+    """As UploadDatasetHeader.dataset_id."""
+    uri: _builtins.str
+    """s3://, gs://, az:// or file:///, and the path of one file in letters, digits and ._=+-/ without
+    "." and ".." as parts; at most 1024 characters.
+    """
+    format: _dataset_pb2.DatasetFormat.ValueType
+    """As UploadDatasetHeader.format."""
+    personal_data: _dataset_pb2.PersonalDataMode.ValueType
+    """As UploadDatasetHeader.personal_data."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        dataset_id: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        format: _dataset_pb2.DatasetFormat.ValueType = ...,
+        personal_data: _dataset_pb2.PersonalDataMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "format", b"format", "parent", b"parent", "personal_data", b"personal_data", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDatasetRequest: _TypeAlias = ImportDatasetRequest  # noqa: Y015
+
+@_typing.final
+class ImportDatasetResponse(_message.Message):
+    """The stored dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.Dataset:
+        """What was stored."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _dataset_pb2.Dataset | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDatasetResponse: _TypeAlias = ImportDatasetResponse  # noqa: Y015
+
+@_typing.final
 class GetDatasetRequest(_message.Message):
     """Asks for a dataset."""
 
@@ -218,6 +282,259 @@ class GetDatasetReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDatasetReportResponse: _TypeAlias = GetDatasetReportResponse  # noqa: Y015
+
+@_typing.final
+class ListDatasetsRequest(_message.Message):
+    """Asks for a tenant's datasets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """tenants/{tenant}"""
+    page_size: _builtins.int
+    """Datasets per page, 1 to 1000; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """next_page_token of the previous page. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetsRequest: _TypeAlias = ListDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class ListDatasetsResponse(_message.Message):
+    """A page of datasets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.Dataset]:
+        """By id. Without `report`, `ignored_fields` and the kinds in `personal_data`: GetDataset has them."""
+
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[_dataset_pb2.Dataset] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteDatasetRequest(_message.Message):
+    """Asks for a dataset to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/datasets/{dataset}"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDatasetRequest: _TypeAlias = DeleteDatasetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDatasetResponse(_message.Message):
+    """The dataset is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDatasetResponse: _TypeAlias = DeleteDatasetResponse  # noqa: Y015
+
+@_typing.final
+class FindRecordRequest(_message.Message):
+    """Asks which datasets hold a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """tenants/{tenant}"""
+    record: _builtins.bytes
+    """As a line of a dataset, in any of its formats. It is also looked for as REDACT rewrites it, in
+    datasets that did.
+    """
+    digest: _builtins.str
+    """Its digest, 32 lower-case hex digits, as docs/data.md says how it is made."""
+    page_size: _builtins.int
+    """Datasets looked at per page, 1 to 1000; 0 means 50, more than 1000 means 1000. A page also ends
+    where 256 MiB of digests were read.
+    """
+    page_token: _builtins.str
+    """next_page_token of the previous page. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        record: _builtins.bytes = ...,
+        digest: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "digest", b"digest", "record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "digest", b"digest", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_asked: _TypeAlias = _typing.Literal["record", "digest"]  # noqa: Y015
+    _WhichOneofArgType_asked: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_asked) -> _WhichOneofReturnType_asked | None: ...
+
+Global___FindRecordRequest: _TypeAlias = FindRecordRequest  # noqa: Y015
+
+@_typing.final
+class FindRecordResponse(_message.Message):
+    """A page of datasets that hold a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHES_FIELD_NUMBER: _builtins.int
+    UNSEARCHED_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The record's digest."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.RecordMatch]:
+        """Those that do, by dataset."""
+
+    @_builtins.property
+    def unsearched(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.UnsearchedDataset]:
+        """Those that may."""
+
+    def __init__(
+        self,
+        *,
+        matches: _abc.Iterable[_dataset_pb2.RecordMatch] | None = ...,
+        unsearched: _abc.Iterable[_dataset_pb2.UnsearchedDataset] | None = ...,
+        digest: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "matches", b"matches", "next_page_token", b"next_page_token", "unsearched", b"unsearched"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRecordResponse: _TypeAlias = FindRecordResponse  # noqa: Y015
+
+@_typing.final
+class ListTrainedVersionsRequest(_message.Message):
+    """Asks which versions have seen data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DATASET_SHA256_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """tenants/{tenant}"""
+    page_size: _builtins.int
+    """Versions looked at per page, 1 to 1000; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """next_page_token of the previous page. Empty: the first page."""
+    @_builtins.property
+    def dataset_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of datasets' stored files, 64 lower-case hex digits each; 1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        dataset_sha256: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_sha256", b"dataset_sha256", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainedVersionsRequest: _TypeAlias = ListTrainedVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListTrainedVersionsResponse(_message.Message):
+    """A page of versions that have seen data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.TrainedVersion]:
+        """Those that have, by adapter and then by age, the oldest first. A version that has seen several of
+        the datasets stands there for each.
+        """
+
+    @_builtins.property
+    def unknown_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Versions of which it is not known: their manifest, or that of a version their training began with,
+        cannot be read.
+        """
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_dataset_pb2.TrainedVersion] | None = ...,
+        unknown_versions: _abc.Iterable[_builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "unknown_versions", b"unknown_versions", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainedVersionsResponse: _TypeAlias = ListTrainedVersionsResponse  # noqa: Y015
 
 @_typing.final
 class CreateJobRequest(_message.Message):

@@ -43,6 +43,11 @@ class TuningServiceStub:
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.UploadDatasetRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.UploadDatasetResponse.FromString,
                 _registered_method=True)
+        self.ImportDataset = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ImportDataset',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ImportDatasetRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ImportDatasetResponse.FromString,
+                _registered_method=True)
         self.GetDataset = channel.unary_unary(
                 '/tailorbird.tuning.v1.TuningService/GetDataset',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetRequest.SerializeToString,
@@ -52,6 +57,26 @@ class TuningServiceStub:
                 '/tailorbird.tuning.v1.TuningService/GetDatasetReport',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportResponse.FromString,
+                _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ListDatasets',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/DeleteDataset',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
+        self.FindRecord = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/FindRecord',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.FindRecordRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.FindRecordResponse.FromString,
+                _registered_method=True)
+        self.ListTrainedVersions = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ListTrainedVersions',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListTrainedVersionsRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListTrainedVersionsResponse.FromString,
                 _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/tailorbird.tuning.v1.TuningService/CreateJob',
@@ -134,6 +159,18 @@ class TuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportDataset(self, request, context):
+        """Stores what a URI names as UploadDataset stores a file: the same checks, the same errors. The URI
+        must be one file, and under a prefix that the operator allows to the tenant: INVALID_ARGUMENT with
+        URI_NOT_ALLOWED otherwise. NOT_FOUND with OBJECT_NOT_FOUND if nothing is there, UNAVAILABLE with
+        SOURCE_UNAVAILABLE if it cannot be read or the reading breaks off, FAILED_PRECONDITION with
+        SOURCE_REFUSED if the trainer may not read it, ABORTED with SOURCE_CHANGED if a local file was
+        written to meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDataset(self, request, context):
         """Returns one dataset's record.
         """
@@ -144,6 +181,40 @@ class TuningServiceServicer:
     def GetDatasetReport(self, request, context):
         """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
         a dataset that an earlier release stored without one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """Lists a tenant's datasets by their ids, ascending. A page may have fewer than were asked for, and
+        even none, and not be the last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Deletes a dataset: its data and its report, at once. FAILED_PRECONDITION with DATASET_IN_USE, and
+        `jobs`, while a job or a sweep that has not ended names it. What is kept is the digests of its
+        records, by which FindRecord finds them. A call that failed may have deleted a part: the dataset is
+        then whole or not there, and another call deletes the rest. NOT_FOUND if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindRecord(self, request, context):
+        """Says which of a tenant's datasets hold a record, those that were deleted among them. Pages go by
+        datasets: one may have no matches and not be the last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrainedVersions(self, request, context):
+        """Says which of a tenant's versions have seen data, also what was deleted since. Pages go by
+        versions: one may have none of these and not be the last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,6 +322,11 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.UploadDatasetRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.UploadDatasetResponse.SerializeToString,
             ),
+            'ImportDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportDataset,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ImportDatasetRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ImportDatasetResponse.SerializeToString,
+            ),
             'GetDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDataset,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetRequest.FromString,
@@ -260,6 +336,26 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.GetDatasetReport,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'FindRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRecord,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.FindRecordRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.FindRecordResponse.SerializeToString,
+            ),
+            'ListTrainedVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrainedVersions,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListTrainedVersionsRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListTrainedVersionsResponse.SerializeToString,
             ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
@@ -364,6 +460,33 @@ class TuningService:
             _registered_method=True)
 
     @staticmethod
+    def ImportDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ImportDataset',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ImportDatasetRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ImportDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetDataset(request,
             target,
             options=(),
@@ -407,6 +530,114 @@ class TuningService:
             '/tailorbird.tuning.v1.TuningService/GetDatasetReport',
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportRequest.SerializeToString,
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.GetDatasetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ListDatasets',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListDatasetsRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/DeleteDataset',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteDatasetRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/FindRecord',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.FindRecordRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.FindRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrainedVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ListTrainedVersions',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListTrainedVersionsRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ListTrainedVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

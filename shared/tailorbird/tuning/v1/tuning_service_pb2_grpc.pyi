@@ -45,11 +45,37 @@ class TuningServiceStub:
     same name again return the dataset, where the same is done about personal data or comes to the
     same; whatever else is ALREADY_EXISTS.
     """
+    ImportDataset: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.ImportDatasetRequest, _tuning_service_pb2.ImportDatasetResponse]
+    """Stores what a URI names as UploadDataset stores a file: the same checks, the same errors. The URI
+    must be one file, and under a prefix that the operator allows to the tenant: INVALID_ARGUMENT with
+    URI_NOT_ALLOWED otherwise. NOT_FOUND with OBJECT_NOT_FOUND if nothing is there, UNAVAILABLE with
+    SOURCE_UNAVAILABLE if it cannot be read or the reading breaks off, FAILED_PRECONDITION with
+    SOURCE_REFUSED if the trainer may not read it, ABORTED with SOURCE_CHANGED if a local file was
+    written to meanwhile.
+    """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]
     """Returns one dataset's record."""
     GetDatasetReport: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetReportRequest, _tuning_service_pb2.GetDatasetReportResponse]
     """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
     a dataset that an earlier release stored without one.
+    """
+    ListDatasets: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.ListDatasetsRequest, _tuning_service_pb2.ListDatasetsResponse]
+    """Lists a tenant's datasets by their ids, ascending. A page may have fewer than were asked for, and
+    even none, and not be the last.
+    """
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.DeleteDatasetRequest, _tuning_service_pb2.DeleteDatasetResponse]
+    """Deletes a dataset: its data and its report, at once. FAILED_PRECONDITION with DATASET_IN_USE, and
+    `jobs`, while a job or a sweep that has not ended names it. What is kept is the digests of its
+    records, by which FindRecord finds them. A call that failed may have deleted a part: the dataset is
+    then whole or not there, and another call deletes the rest. NOT_FOUND if there is none.
+    """
+    FindRecord: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.FindRecordRequest, _tuning_service_pb2.FindRecordResponse]
+    """Says which of a tenant's datasets hold a record, those that were deleted among them. Pages go by
+    datasets: one may have no matches and not be the last.
+    """
+    ListTrainedVersions: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.ListTrainedVersionsRequest, _tuning_service_pb2.ListTrainedVersionsResponse]
+    """Says which of a tenant's versions have seen data, also what was deleted since. Pages go by
+    versions: one may have none of these and not be the last.
     """
     CreateJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateJobRequest, _tuning_service_pb2.CreateJobResponse]
     """Accepts a job. It is durable before the call returns."""
@@ -108,11 +134,37 @@ class TuningServiceAsyncStub(TuningServiceStub):
     same name again return the dataset, where the same is done about personal data or comes to the
     same; whatever else is ALREADY_EXISTS.
     """
+    ImportDataset: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.ImportDatasetRequest, _tuning_service_pb2.ImportDatasetResponse]  # type: ignore[assignment]
+    """Stores what a URI names as UploadDataset stores a file: the same checks, the same errors. The URI
+    must be one file, and under a prefix that the operator allows to the tenant: INVALID_ARGUMENT with
+    URI_NOT_ALLOWED otherwise. NOT_FOUND with OBJECT_NOT_FOUND if nothing is there, UNAVAILABLE with
+    SOURCE_UNAVAILABLE if it cannot be read or the reading breaks off, FAILED_PRECONDITION with
+    SOURCE_REFUSED if the trainer may not read it, ABORTED with SOURCE_CHANGED if a local file was
+    written to meanwhile.
+    """
     GetDataset: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetRequest, _tuning_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Returns one dataset's record."""
     GetDatasetReport: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetDatasetReportRequest, _tuning_service_pb2.GetDatasetReportResponse]  # type: ignore[assignment]
     """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
     a dataset that an earlier release stored without one.
+    """
+    ListDatasets: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.ListDatasetsRequest, _tuning_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """Lists a tenant's datasets by their ids, ascending. A page may have fewer than were asked for, and
+    even none, and not be the last.
+    """
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.DeleteDatasetRequest, _tuning_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
+    """Deletes a dataset: its data and its report, at once. FAILED_PRECONDITION with DATASET_IN_USE, and
+    `jobs`, while a job or a sweep that has not ended names it. What is kept is the digests of its
+    records, by which FindRecord finds them. A call that failed may have deleted a part: the dataset is
+    then whole or not there, and another call deletes the rest. NOT_FOUND if there is none.
+    """
+    FindRecord: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.FindRecordRequest, _tuning_service_pb2.FindRecordResponse]  # type: ignore[assignment]
+    """Says which of a tenant's datasets hold a record, those that were deleted among them. Pages go by
+    datasets: one may have no matches and not be the last.
+    """
+    ListTrainedVersions: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.ListTrainedVersionsRequest, _tuning_service_pb2.ListTrainedVersionsResponse]  # type: ignore[assignment]
+    """Says which of a tenant's versions have seen data, also what was deleted since. Pages go by
+    versions: one may have none of these and not be the last.
     """
     CreateJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateJobRequest, _tuning_service_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Accepts a job. It is durable before the call returns."""
@@ -176,6 +228,20 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ImportDataset(
+        self,
+        request: _tuning_service_pb2.ImportDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.ImportDatasetResponse, _abc.Awaitable[_tuning_service_pb2.ImportDatasetResponse]]:
+        """Stores what a URI names as UploadDataset stores a file: the same checks, the same errors. The URI
+        must be one file, and under a prefix that the operator allows to the tenant: INVALID_ARGUMENT with
+        URI_NOT_ALLOWED otherwise. NOT_FOUND with OBJECT_NOT_FOUND if nothing is there, UNAVAILABLE with
+        SOURCE_UNAVAILABLE if it cannot be read or the reading breaks off, FAILED_PRECONDITION with
+        SOURCE_REFUSED if the trainer may not read it, ABORTED with SOURCE_CHANGED if a local file was
+        written to meanwhile.
+        """
+
+    @_abc_1.abstractmethod
     def GetDataset(
         self,
         request: _tuning_service_pb2.GetDatasetRequest,
@@ -191,6 +257,48 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tuning_service_pb2.GetDatasetReportResponse, _abc.Awaitable[_tuning_service_pb2.GetDatasetReportResponse]]:
         """Returns the report on a dataset as a page for people. FAILED_PRECONDITION with REPORT_MISSING for
         a dataset that an earlier release stored without one.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDatasets(
+        self,
+        request: _tuning_service_pb2.ListDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.ListDatasetsResponse, _abc.Awaitable[_tuning_service_pb2.ListDatasetsResponse]]:
+        """Lists a tenant's datasets by their ids, ascending. A page may have fewer than were asked for, and
+        even none, and not be the last.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _tuning_service_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.DeleteDatasetResponse, _abc.Awaitable[_tuning_service_pb2.DeleteDatasetResponse]]:
+        """Deletes a dataset: its data and its report, at once. FAILED_PRECONDITION with DATASET_IN_USE, and
+        `jobs`, while a job or a sweep that has not ended names it. What is kept is the digests of its
+        records, by which FindRecord finds them. A call that failed may have deleted a part: the dataset is
+        then whole or not there, and another call deletes the rest. NOT_FOUND if there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def FindRecord(
+        self,
+        request: _tuning_service_pb2.FindRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.FindRecordResponse, _abc.Awaitable[_tuning_service_pb2.FindRecordResponse]]:
+        """Says which of a tenant's datasets hold a record, those that were deleted among them. Pages go by
+        datasets: one may have no matches and not be the last.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTrainedVersions(
+        self,
+        request: _tuning_service_pb2.ListTrainedVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.ListTrainedVersionsResponse, _abc.Awaitable[_tuning_service_pb2.ListTrainedVersionsResponse]]:
+        """Says which of a tenant's versions have seen data, also what was deleted since. Pages go by
+        versions: one may have none of these and not be the last.
         """
 
     @_abc_1.abstractmethod

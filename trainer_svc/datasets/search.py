@@ -1,0 +1,231 @@
+"""Which datasets hold a record, found by its digest in their indexes."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from tailorbird.errors import (
+    DataCorrupt,
+    FailedPrecondition,
+    InvalidArgument,
+    InvalidRecord,
+    NotFound,
+)
+from tailorbird.names import DatasetName, TenantName
+from tailorbird.personal_data.modes import Mode
+from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.deleted import (
+    deleted_data,
+    deleted_ids,
+    deleted_index,
+    kept_key,
+)
+from trainer_svc.datasets.digests import record_digest
+from trainer_svc.datasets.index import RecordIndex
+from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.records import DatasetFormat, parse_record
+from trainer_svc.datasets.store import DatasetStore
+
+_MOST_LINES = 100
+_MOST_BYTES = 256 * 2**20
+"""Of digests that one page reads. Of one dataset they are at most 40 MiB."""
+_PAGES = 2
+"""Pages looked for at once: each holds one dataset's digests."""
+_LIVE, _DELETED = "1", "2"
+"""Begin a position: what is there is looked at before what was, which it may become meanwhile."""
+
+
+class Unsearched(StrEnum):
+    """Why it cannot be said that a dataset does not hold a record; see dataset.proto."""
+
+    NO_INDEX = "NO_INDEX"
+    INDEX_DAMAGED = "INDEX_DAMAGED"
+    RECORDS_NOT_INDEXED = "RECORDS_NOT_INDEXED"
+    SUBSTITUTED = "SUBSTITUTED"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A dataset that holds a record: on `lines`, the first 100 of `line_count`."""
+
+    dataset: str
+    sha256: str
+    lines: tuple[int, ...]
+    line_count: int
+    delete_time: datetime | None = None
+    redacted: bool = False
+
+
+@dataclass
+class Found:
+    """A page of what was found; `unsearched` are datasets that may hold the record, and why.
+
+    The next page goes on after `position`, "" after the last.
+    """
+
+    matches: list[Match] = field(default_factory=list)
+    unsearched: list[tuple[str, Unsearched]] = field(default_factory=list)
+    position: str = ""
+
+
+class Sought:
+    """A record that is looked for, or one of which only the digest is known.
+
+    A record may be of several formats, and then has a digest in each; in a dataset it has that of
+    the dataset's format.
+    """
+
+    def __init__(self, digest: bytes, line: bytes, policy: PersonalDataPolicy) -> None:
+        self.digest = digest
+        self._line = line
+        self._policy = policy
+        self._redacted: dict[DatasetFormat, bytes] = {}
+
+    def digest_as(self, format_: DatasetFormat) -> bytes:
+        """Return its digest in a dataset of a format."""
+        if not self._line:
+            return self.digest
+        return record_digest(*parse_record(1, self._line, format_)).record
+
+    async def redacted(self, format_: DatasetFormat) -> bytes:
+        """Return the digest of what REDACT makes of it: its own if it has no personal data.
+
+        FailedPrecondition if this trainer cannot look for any.
+        """
+        if format_ not in self._redacted:
+            digest = await self._policy.work(Mode.REDACT, self._redact, format_)
+            self._redacted[format_] = digest
+        return self._redacted[format_]
+
+    def _redact(self, format_: DatasetFormat) -> bytes:
+        scan = self._policy.scan(Mode.REDACT, "")
+        if not self._line or scan is None:
+            return self.digest
+        found, record = parse_record(1, self._line, format_)
+        scan.read(1, record, self._line)
+        return record_digest(found, record).record
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Digests to look at, and whose they are."""
+
+    dataset: str
+    sha256: str
+    format: DatasetFormat
+    mode: Mode
+    index: RecordIndex | None
+    delete_time: datetime | None = None
+
+    def match(self, lines: list[int], *, redacted: bool) -> Match:
+        """Return what is told of the lines that hold the record."""
+        told = tuple(lines[:_MOST_LINES])
+        return Match(self.dataset, self.sha256, told, len(lines), self.delete_time, redacted)
+
+
+class RecordSearch:
+    """Looks for a record in a tenant's datasets and in those that it has deleted."""
+
+    def __init__(self, datasets: DatasetStore) -> None:
+        self._datasets = datasets
+        self._store = datasets.store
+        self._searching = asyncio.Semaphore(_PAGES)
+
+    def by_record(self, line: bytes) -> Sought:
+        """Return what a record is looked for by; InvalidArgument if the line is none."""
+        most = self._datasets.max_record_bytes
+        if len(line) > most:
+            raise InvalidArgument(
+                "record", f"longer than {most} bytes", reason="RECORD_TOO_LONG", limit=most
+            )
+        try:
+            digest = record_digest(*parse_record(1, line)).record
+        except InvalidRecord as error:
+            raise InvalidArgument("record", error.text, reason=error.reason) from error
+        return Sought(digest, line, self._datasets.policy)
+
+    def by_digest(self, digest: bytes) -> Sought:
+        """Return what a record is looked for by of which only the digest is known."""
+        return Sought(digest, b"", self._datasets.policy)
+
+    async def page(self, tenant: TenantName, sought: Sought, limit: int, after: str = "") -> Found:
+        """Look at the next `limit` datasets after the position `after`, or fewer large ones.
+
+        Two listings, and for each dataset a read of its record and of its digests.
+        """
+        found, read = Found(), 0
+        async with self._searching:
+            places = [f"{_LIVE}/{each}" for each in await self._datasets.ids(tenant)]
+            places += [f"{_DELETED}/{each}" for each in await deleted_ids(self._store, tenant)]
+            begin = bisect.bisect_right(places, after)
+            for at, place in enumerate(places[begin:], begin):
+                if at - begin >= limit or read >= _MOST_BYTES:
+                    found.position = places[at - 1]
+                    break
+                kind, _, id_ = place.partition("/")
+                look = self._live if kind == _LIVE else self._deleted
+                read += await look(DatasetName(tenant.tenant, id_), sought, found)
+        return found
+
+    async def _live(self, name: DatasetName, sought: Sought, found: Found) -> int:
+        try:
+            dataset = await self._datasets.get(name)
+            index = await self._datasets.index(dataset)
+        except NotFound:
+            return 0
+        except DataCorrupt as error:
+            # Or it was deleted meanwhile, and is met again among those.
+            if error.reason != "INDEX_MISSING" or await self._find(name) is not None:
+                found.unsearched.append((str(name), Unsearched.INDEX_DAMAGED))
+            return 0
+        mode = dataset.personal_data_mode
+        place = _Place(dataset.name, dataset.sha256, dataset.format, mode, index)
+        await _look(place, sought, found)
+        return 0 if index is None else index.size_bytes
+
+    async def _deleted(self, name: DatasetName, sought: Sought, found: Found) -> int:
+        live, read = await self._find(name), 0
+        for data in await deleted_data(self._store, name):
+            # It was uploaded again, or its deletion came no further.
+            if live is not None and data.key == kept_key(live):
+                continue
+            read += data.size_bytes
+            try:
+                index = await deleted_index(self._store, data)
+            except DataCorrupt:
+                found.unsearched.append((str(name), Unsearched.INDEX_DAMAGED))
+                continue
+            place = _Place(str(name), data.sha256, data.format, data.mode, index, data.delete_time)
+            await _look(place, sought, found)
+        return read
+
+    async def _find(self, name: DatasetName) -> Dataset | None:
+        try:
+            return await self._datasets.get(name)
+        except (NotFound, DataCorrupt):
+            return None
+
+
+async def _look(place: _Place, sought: Sought, found: Found) -> None:
+    if place.index is None:
+        found.unsearched.append((place.dataset, Unsearched.NO_INDEX))
+        return
+    plain = redacted = await asyncio.to_thread(sought.digest_as, place.format)
+    known = True
+    if place.mode.rewrites:
+        try:
+            redacted = await sought.redacted(place.format)
+        except FailedPrecondition:
+            known = False
+    for digest in (plain, redacted) if place.mode is Mode.REDACT else (plain,):
+        if lines := await asyncio.to_thread(place.index.lines_of, digest):
+            found.matches.append(place.match(lines, redacted=digest != plain))
+            return
+    if not place.index.complete:
+        found.unsearched.append((place.dataset, Unsearched.RECORDS_NOT_INDEXED))
+    elif not known or (place.mode is Mode.SUBSTITUTE and redacted != plain):
+        found.unsearched.append((place.dataset, Unsearched.SUBSTITUTED))
