@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -107,6 +107,58 @@ class TrainerClient:
         request = tuning.GetDatasetReportRequest(name=name)
         return self._connection.call(self._stub.GetDatasetReport, request).content
 
+    def import_dataset(
+        self,
+        parent: str,
+        dataset_id: str,
+        uri: str,
+        *,
+        format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
+        personal_data: dataset_pb2.PersonalDataMode.ValueType = (
+            dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
+        ),
+    ) -> dataset_pb2.Dataset:
+        """Let the trainer read a dataset from a URI, however long that takes."""
+        request = tuning.ImportDatasetRequest(
+            parent=parent,
+            dataset_id=dataset_id,
+            uri=uri,
+            format=format,
+            personal_data=personal_data,
+        )
+        return self._connection.call(self._stub.ImportDataset, request, timeout=None).dataset
+
+    def list_datasets(self, parent: str) -> Iterator[dataset_pb2.Dataset]:
+        """Yield a tenant's datasets by id, without reports; pages are fetched as needed."""
+        request = tuning.ListDatasetsRequest(parent=parent)
+        for page in self._connection.pages(self._stub.ListDatasets, request):
+            yield from page.datasets
+
+    def delete_dataset(self, name: str) -> None:
+        """Delete a dataset; again, if it fails half-way."""
+        self._connection.call(self._stub.DeleteDataset, tuning.DeleteDatasetRequest(name=name))
+
+    def find_record(
+        self, parent: str, record: bytes
+    ) -> Iterator[dataset_pb2.RecordMatch | dataset_pb2.UnsearchedDataset]:
+        """Yield the tenant's datasets that hold a record, and those that may."""
+        request = tuning.FindRecordRequest(parent=parent, record=record)
+        for page in self._connection.pages(self._stub.FindRecord, request):
+            yield from page.matches
+            yield from page.unsearched
+
+    def list_trained_versions(
+        self, parent: str, dataset_sha256: Iterable[str]
+    ) -> Iterator[dataset_pb2.TrainedVersion | str]:
+        """Yield the tenant's versions that have seen any of these datasets.
+
+        A name alone is that of a version of which it is not known.
+        """
+        request = tuning.ListTrainedVersionsRequest(parent=parent, dataset_sha256=dataset_sha256)
+        for page in self._connection.pages(self._stub.ListTrainedVersions, request):
+            yield from page.versions
+            yield from page.unknown_versions
+
     def create_job(
         self,
         parent: str,
@@ -120,6 +172,8 @@ class TrainerClient:
     ) -> job_pb2.Job:
         """Ask for a job. The same `request_id` again returns the job that exists.
 
+        Datasets may be URIs; the call then lasts until they are read.
+
         `warned` hears of each fault in the data that does not keep the job from being made, and
         `checked` with `validate_only` of what the job would do with it.
         """
@@ -131,7 +185,7 @@ class TrainerClient:
             validate_only=validate_only,
         )
         response = self._connection.call(
-            self._stub.CreateJob, request, timeout=_CHECK_TIMEOUT if validate_only else TIMEOUT
+            self._stub.CreateJob, request, timeout=_patience(spec, validate_only=validate_only)
         )
         _tell(response, warned, checked)
         return response.job
@@ -213,7 +267,9 @@ class TrainerClient:
             validate_only=validate_only,
         )
         response = self._connection.call(
-            self._stub.CreateSweep, request, timeout=_CHECK_TIMEOUT if validate_only else TIMEOUT
+            self._stub.CreateSweep,
+            request,
+            timeout=_patience(sweep.spec, validate_only=validate_only),
         )
         _tell(response, warned, checked)
         return response.sweep
@@ -236,6 +292,16 @@ class TrainerClient:
     def trainer_info(self) -> tuning.GetTrainerInfoResponse:
         """Return what this trainer offers."""
         return self._connection.call(self._stub.GetTrainerInfo, tuning.GetTrainerInfoRequest())
+
+
+def _patience(spec: job_pb2.JobSpec, *, validate_only: bool) -> float | None:
+    """Return the seconds that it may take to accept a specification; None: no limit.
+
+    Data that is named by a URI is read first.
+    """
+    if "://" in spec.training_dataset + spec.validation_dataset:
+        return None
+    return _CHECK_TIMEOUT if validate_only else TIMEOUT
 
 
 def _tell(

@@ -46,12 +46,13 @@ def found_to_proto(found: Found, sought: Sought, next_page_token: str) -> pb.Fin
 
 
 def _match(match: Match) -> dataset_pb2.RecordMatch:
+    deleted = match.delete_time
     return dataset_pb2.RecordMatch(
         dataset=match.dataset,
         dataset_sha256=match.sha256,
         lines=match.lines,
         line_count=match.line_count,
-        delete_time=match.delete_time and timestamp(match.delete_time),
+        delete_time=None if deleted is None else timestamp(deleted),
         redacted=match.redacted,
     )
 

@@ -35,13 +35,13 @@ from trainer_svc.api.convert_datasets import (
     warnings_to_proto,
 )
 from trainer_svc.api.convert_events import event_to_proto
-from trainer_svc.api.convert_preflight import preflight_to_proto
 from trainer_svc.api.convert_lineage import (
     found_to_proto,
     sha256s_from_proto,
     sought_from_proto,
     trained_to_proto,
 )
+from trainer_svc.api.convert_preflight import preflight_to_proto
 from trainer_svc.api.convert_sweeps import asked_from_proto, of_sweep, sweep_to_proto
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.search import RecordSearch

@@ -145,6 +145,11 @@ def parent_of(tenant: str | None) -> str:
     return str(TenantName(check_id("--tenant", tenant)))
 
 
+def data_name(value: str, tenant: str | None) -> str:
+    """Return the full name of a dataset, or the URI that `value` is."""
+    return value if "://" in value else full_name(value, "datasets", tenant)
+
+
 def full_name(value: str, collection: str, tenant: str | None) -> str:
     """Return the full name of `value`, which is one already or an id in the tenant."""
     if value.startswith("tenants/"):

@@ -1,4 +1,4 @@
-"""`tailorbird datasets`: upload, get, report."""
+"""`tailorbird datasets`: upload, import, get, report, list, delete; find-record stands apart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from tailorbird.cli import record
 from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
 from tailorbird.cli.data_report import print_report, print_warnings
-from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, size, when
+from tailorbird.cli.output import (
+    errors,
+    last_part,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+    size,
+    when,
+)
 from tailorbird.cli.pages import show_page
 from tailorbird.client import TrainerClient
 from tailorbird.personal_data.modes import Mode
@@ -31,6 +41,18 @@ class Format(StrEnum):
     TEXT = "text"
 
 
+DatasetId = Annotated[
+    str, typer.Option("--id", help="The dataset's id: lower-case letters, digits and '-'.")
+]
+FormatOption = Annotated[
+    Format | None, typer.Option("--format", help="The records' format; else the first one's.")
+]
+PersonalData = Annotated[
+    Mode | None,
+    typer.Option(help="What is done about personal data. Without it, what the trainer does."),
+]
+
+
 @app.command()
 @with_trainer
 def upload(
@@ -38,21 +60,13 @@ def upload(
     file: Annotated[
         Path, typer.Argument(help="A JSONL file.", exists=True, dir_okay=False, readable=True)
     ],
-    dataset_id: Annotated[
-        str, typer.Option("--id", help="The dataset's id: lower-case letters, digits and '-'.")
-    ],
-    format_: Annotated[
-        Format | None, typer.Option("--format", help="The records' format; else the first one's.")
-    ] = None,
-    personal_data: Annotated[
-        Mode | None,
-        typer.Option(help="What is done about personal data. Without it, what the trainer does."),
-    ] = None,
+    dataset_id: DatasetId,
+    format_: FormatOption = None,
+    personal_data: PersonalData = None,
     tenant: TenantOption = None,
     json: AsJson = False,
 ) -> None:
     """Upload a JSONL file. Every line is checked before anything is stored."""
-    named = f"DATASET_FORMAT_{format_.name if format_ else 'UNSPECIFIED'}"
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,12 +81,32 @@ def upload(
             parent_of(tenant),
             dataset_id,
             file,
-            personal_data=dataset_pb2.PersonalDataMode.Value(
-                _MODE + (personal_data.upper() if personal_data else "UNSPECIFIED")
-            ),
+            personal_data=_mode(personal_data),
             sent=lambda total: progress.update(task, completed=total),
-            format=dataset_pb2.DatasetFormat.Value(named),
+            format=_format(format_),
         )
+    _show(dataset, json)
+
+
+@app.command("import")
+@with_trainer
+def import_(
+    trainer: TrainerClient,
+    uri: Annotated[str, typer.Argument(help="s3://, gs://, az:// or file:// URI of a JSONL file.")],
+    dataset_id: DatasetId,
+    format_: FormatOption = None,
+    personal_data: PersonalData = None,
+    tenant: TenantOption = None,
+    json: AsJson = False,
+) -> None:
+    """Let the trainer read a JSONL file, under a prefix that it allows to the tenant."""
+    dataset = trainer.import_dataset(
+        parent_of(tenant),
+        dataset_id,
+        uri,
+        format=_format(format_),
+        personal_data=_mode(personal_data),
+    )
     _show(dataset, json)
 
 
@@ -104,6 +138,49 @@ def report(
     show_page(trainer.get_dataset_report(full), to, last_part(full), browse=browse)
 
 
+@app.command("list")
+@with_trainer
+def list_(trainer: TrainerClient, tenant: TenantOption = None, json: AsJson = False) -> None:
+    """List the tenant's datasets by id."""
+    datasets = trainer.list_datasets(parent_of(tenant))
+    if json:
+        print_json(datasets)
+        return
+    print_rows(
+        ("DATASET", "FORMAT", "RECORDS", "SIZE", "CREATED"),
+        (
+            (
+                last_part(each.name),
+                format_name(each.format),
+                f"{each.record_count:,}",
+                size(each.size_bytes),
+                when(each.create_time),
+            )
+            for each in datasets
+        ),
+    )
+
+
+@app.command()
+@with_trainer
+def delete(
+    trainer: TrainerClient,
+    name: Annotated[str, typer.Argument(help="A dataset's name, or its id in the tenant.")],
+    tenant: TenantOption = None,
+    json: AsJson = False,
+) -> None:
+    """Delete a dataset that no job needs any more. Versions trained on it stay."""
+    dataset = full_name(name, "datasets", tenant)
+    trainer.delete_dataset(dataset)
+    if json:
+        print_json(dataset_pb2.Dataset(name=dataset))
+        return
+    print_facts([("deleted", dataset)])
+
+
+app.command("find-record")(record.find)
+
+
 def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
     if json:
         print_json(dataset)
@@ -118,6 +195,7 @@ def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
             ("sha256", dataset.sha256),
             ("not read", ", ".join(dataset.ignored_fields)),
             ("personal data", _personal_data(dataset)),
+            ("imported from", dataset.source_uri),
             ("created", when(dataset.create_time)),
         ]
     )
@@ -132,6 +210,16 @@ def _personal_data(dataset: dataset_pb2.Dataset) -> str:
     mode = dataset_pb2.PersonalDataMode.Name(report.mode).removeprefix(_MODE).lower()
     counts = ", ".join(f"{each.kind} {each.count:,}" for each in report.kinds) or "none found"
     return f"{counts} (in {report.record_count:,} records; {mode})"
+
+
+def _mode(mode: Mode | None) -> dataset_pb2.PersonalDataMode.ValueType:
+    return dataset_pb2.PersonalDataMode.Value(_MODE + (mode.upper() if mode else "UNSPECIFIED"))
+
+
+def _format(format_: Format | None) -> dataset_pb2.DatasetFormat.ValueType:
+    return dataset_pb2.DatasetFormat.Value(
+        f"DATASET_FORMAT_{format_.name if format_ else 'UNSPECIFIED'}"
+    )
 
 
 def format_name(value: dataset_pb2.DatasetFormat.ValueType) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli.connect import full_name
+from tailorbird.cli.connect import data_name
 from tailorbird.tuning.v1 import job_pb2
 
 
@@ -64,7 +64,7 @@ def set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str | 
     try:
         spec.validation_fraction = float(validation)
     except ValueError:
-        spec.validation_dataset = full_name(validation, "datasets", tenant)
+        spec.validation_dataset = data_name(validation, tenant)
 
 
 def set_limits(limits: job_pb2.DataLimits, given: Iterable[str] | None) -> None:

@@ -9,7 +9,14 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli import sweeps
-from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.connect import (
+    AsJson,
+    TenantOption,
+    data_name,
+    full_name,
+    parent_of,
+    with_trainer,
+)
 from tailorbird.cli.data_report import print_summary, print_warnings
 from tailorbird.cli.job_options import (
     DataLimits,
@@ -57,7 +64,7 @@ class State(StrEnum):
 def create(
     trainer: TrainerClient,
     adapter: Annotated[str, typer.Option(help="The adapter that gets a version; a name or an id.")],
-    data: Annotated[str, typer.Option(help="The training dataset; a name or an id.")],
+    data: Annotated[str, typer.Option(help="The training dataset; a name, an id or a URI.")],
     validation: Annotated[
         str | None,
         typer.Option(help="A dataset to validate on, or the share of the data to hold out: 0.1."),
@@ -105,7 +112,7 @@ def create(
     """Start a fine-tuning job. What is left out is chosen by the trainer."""
     spec = job_pb2.JobSpec(
         base_model=base_model,
-        training_dataset=full_name(data, "datasets", tenant),
+        training_dataset=data_name(data, tenant),
         adapter=full_name(adapter, "adapters", tenant),
         lora=job_pb2.LoraConfig(rank=rank, alpha=alpha),
         hyperparameters=job_pb2.Hyperparameters(

@@ -11,7 +11,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.connect import (
+    AsJson,
+    TenantOption,
+    data_name,
+    full_name,
+    parent_of,
+    with_trainer,
+)
 from tailorbird.cli.data_report import print_warnings
 from tailorbird.cli.job_options import (
     DataLimits,
@@ -50,7 +57,7 @@ _REDRAW_SECONDS = 1.0
 def create(
     trainer: TrainerClient,
     adapter: Annotated[str, typer.Option(help="The adapter that gets a version; a name or an id.")],
-    data: Annotated[str, typer.Option(help="The training dataset; a name or an id.")],
+    data: Annotated[str, typer.Option(help="The training dataset; a name, an id or a URI.")],
     validation: Annotated[
         str | None,
         typer.Option(help="A dataset to validate on, or the share of the data to hold out: 0.1."),
@@ -100,7 +107,7 @@ def create(
     """Start a sweep: its settings train together, and the better half goes on from rung to rung."""
     spec = job_pb2.JobSpec(
         base_model=base_model,
-        training_dataset=full_name(data, "datasets", tenant),
+        training_dataset=data_name(data, tenant),
         adapter=full_name(adapter, "adapters", tenant),
         hyperparameters=job_pb2.Hyperparameters(
             batch_tokens=batch_tokens, max_sequence_length=max_sequence_length
