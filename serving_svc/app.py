@@ -18,11 +18,13 @@ from serving_svc.engine.base import load_servable_base
 from serving_svc.engine.launch import engine_starter, prepare_environment
 from serving_svc.engine.machine import read_machine
 from serving_svc.engine.plan import Asked, plan_engine
+from serving_svc.feedback.redaction import Redactor
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
 from tailorbird.address import authority
 from tailorbird.errors import StoreUnavailable
 from tailorbird.local_disk import locked_folder
+from tailorbird.personal_data.modes import Mode
 from tailorbird.rpc.edge import open_edge
 from tailorbird.rpc.server import RpcServer, stop_signal
 from tailorbird.service import or_stopped
@@ -87,6 +89,9 @@ async def _started(
     stack: AsyncExitStack,
 ) -> Parts:
     await _check_store(settings.object_store_url, folder)
+    redactor = await asyncio.to_thread(_redactor, settings)
+    if redactor is not None:
+        stack.callback(redactor.close)
     base = await load_servable_base(
         settings.base_model,
         settings.data_dir.resolve() / "cache",
@@ -114,7 +119,9 @@ async def _started(
     # It imports vLLM, which reads the environment.
     from serving_svc.parts import Parts
 
-    parts = Parts(settings, base, plan, engine, start_engine, server.set_ready, metrics, folder)
+    parts = Parts(
+        settings, base, plan, engine, start_engine, server.set_ready, metrics, folder, redactor
+    )
     await parts.open(stack)
     parts.serve(server)
     return parts
@@ -128,6 +135,13 @@ async def _check_store(url: str, folder: Path) -> None:
         if not has_versions(folder / "adapters"):
             raise
         _log.warning("starting with the adapters on disk alone", error=error.message)
+
+
+def _redactor(settings: ServingSettings) -> Redactor | None:
+    """Return what rids feedback of personal data, or None where no tenant may record any."""
+    if not settings.feedback_tenants:
+        return None
+    return Redactor(settings.scanner(), Mode(settings.feedback_personal_data))
 
 
 def _asked(settings: ServingSettings) -> Asked:

@@ -110,6 +110,13 @@ class ServingMetrics:
             registry=registry,
         )
 
+        self.feedback = Counter(
+            "tailorbird_serving_feedback",
+            "Calls that record feedback, by result: ok, cancelled, or the error's reason.",
+            ["result"],
+            registry=registry,
+        )
+
     def _of_adapters(self, registry: CollectorRegistry) -> None:
         self.slots = Gauge(
             "tailorbird_serving_adapter_slots", "Adapters the engine can hold.", registry=registry

@@ -28,6 +28,9 @@ from serving_svc.engine.plan import EnginePlan
 from serving_svc.engine.structures import StructureChecker
 from serving_svc.engine.supervisor import Supervisor, Watch
 from serving_svc.engine.vllm_engine import VllmEngine
+from serving_svc.feedback.quota import DailyQuota
+from serving_svc.feedback.redaction import Redactor
+from serving_svc.feedback.service import FeedbackRecorder
 from serving_svc.generation.life import Life, PresentEngine
 from serving_svc.generation.residents import Residents
 from serving_svc.generation.scheduler import Scheduler, SchedulerLimits
@@ -39,6 +42,7 @@ from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
 from tailorbird.errors import StoreUnavailable, TailorbirdError
+from tailorbird.feedback import FeedbackStore
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.object_store import open_store
 from tailorbird.profile import ServingProfile, write_profile
@@ -68,6 +72,7 @@ class Parts:
         ready: Callable[[bool], Awaitable[None]],
         metrics: ServingMetrics,
         folder: Path,
+        redactor: Redactor | None,
     ) -> None:
         self._settings = settings
         self._plan = plan
@@ -124,6 +129,7 @@ class Parts:
             stall_seconds=settings.fetch_stall_timeout,
         )
         self._structures = StructureChecker()
+        self._recorder = _recorder(settings, self._registry, redactor, metrics)
         self.supervisor.begin(engine)
         metrics.slots.set(plan.adapter_slots)
         metrics.watch(
@@ -172,9 +178,11 @@ class Parts:
         inference_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(
                 generations,
+                self._recorder,
                 info,
                 self._limits.vocab_size,
                 max_prompt_tokens=self._limits.max_model_len,
+                max_feedback_bytes=self._settings.feedback_max_record_bytes,
                 reader_patience=self._settings.stream_stall_timeout,
             ),
             server.grpc,
@@ -255,6 +263,24 @@ def _served(base: ServableBase, plan: EnginePlan, engine: VllmEngine) -> ServedB
         max_model_len=engine.limits.max_model_len,
         max_lora_rank=plan.max_lora_rank,
         dtype=engine.dtype,
+    )
+
+
+def _recorder(
+    settings: ServingSettings,
+    registry: AdapterRegistry,
+    redactor: Redactor | None,
+    metrics: ServingMetrics,
+) -> FeedbackRecorder:
+    store = FeedbackStore(registry.store)
+    return FeedbackRecorder(
+        store,
+        registry,
+        redactor,
+        DailyQuota(store, settings.feedback_records_per_day),
+        metrics.feedback,
+        tenants=settings.feedback_allowed,
+        max_record_bytes=settings.feedback_max_record_bytes,
     )
 
 

@@ -14,9 +14,11 @@ from pydantic_settings import NoDecode
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.import_uri import is_import_prefix
-from tailorbird.names import AdapterName, VersionName
+from tailorbird.names import AdapterName, VersionName, check_id
+from tailorbird.personal_data.settings import ScanSettings
 from tailorbird.settings import CommonSettings, Port, Rank, wrong_setting
 
+_EVERY_TENANT = "*"
 _REPLICA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -32,6 +34,13 @@ def _import_prefix(prefix: str) -> str:
             "ends the prefix, and nothing in it is encoded"
         )
     return prefix
+
+
+def _tenant(name: str) -> str:
+    try:
+        return name if name == _EVERY_TENANT else check_id("tenant", name)
+    except InvalidArgument as error:
+        raise ValueError(error.description) from error
 
 
 def _warmed(name: str) -> str:
@@ -55,7 +64,7 @@ def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:63].strip("-.") or "replica"
 
 
-class ServingSettings(CommonSettings):
+class ServingSettings(CommonSettings, ScanSettings):
     """What serving reads beside the common settings."""
 
     port: Port = 50052
@@ -152,6 +161,24 @@ class ServingSettings(CommonSettings):
     slot_quantum_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 1024
     """Tokens after which an adapter that others wait for admits nobody more to its slot at all."""
 
+    # Feedback that callers record, for a later training.
+    feedback_tenants: Annotated[
+        tuple[Annotated[str, AfterValidator(_tenant)], ...],
+        NoDecode,
+        BeforeValidator(_members),
+        Field(max_length=1024),
+    ] = ()
+    """Tenants whose callers may record feedback, by id; * for every one. Empty: none.
+
+    Needs the extra `privacy`. docs/feedback.md says what is kept.
+    """
+    feedback_personal_data: Literal["redact", "substitute"] = "redact"
+    """What takes the place of personal data in feedback: a mark like <EMAIL>, or a stand-in."""
+    feedback_max_record_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 2**18
+    """Longest record of feedback, in bytes; not above the trainer's max_record_bytes."""
+    feedback_records_per_day: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Records of feedback that a tenant may have of one day (UTC)."""
+
     # Giving up, and coming back.
     stream_stall_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Seconds that a caller may leave its answer unread before its generation is aborted."""
@@ -165,6 +192,14 @@ class ServingSettings(CommonSettings):
     """Longest wait between two starts of the engine, in seconds; it doubles from one second."""
     metrics_tenants: Annotated[int, Field(ge=0, le=100_000)] = 1000
     """Tenants with series of their own in /metrics: those that were active last."""
+
+    @model_validator(mode="after")
+    def _feedback_can_be_redacted(self) -> Self:
+        if self.feedback_tenants:
+            self.check_scan("feedback_tenants", ",".join(self.feedback_tenants)[:80])
+        if _EVERY_TENANT in self.feedback_tenants and len(self.feedback_tenants) > 1:
+            raise wrong_setting("feedback_tenants", "* is every tenant: it stands alone")
+        return self
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
@@ -189,3 +224,10 @@ class ServingSettings(CommonSettings):
                     f"{own} is more than max_{name} {total}, which holds for all tenants together",
                 )
         return self
+
+    @property
+    def feedback_allowed(self) -> frozenset[str] | None:
+        """Ids of the tenants that may record feedback; None: every tenant."""
+        if _EVERY_TENANT in self.feedback_tenants:
+            return None
+        return frozenset(self.feedback_tenants)

@@ -7,7 +7,7 @@ import os
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
@@ -15,9 +15,9 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from tailorbird import __version__
 from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import InvalidArgument
+from tailorbird.feedback import FeedbackStore
 from tailorbird.local_disk import locked_folder, shared_filesystem
 from tailorbird.object_store import open_store
-from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.edge import open_edge
@@ -37,6 +37,7 @@ from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import LocalExecutor
 from trainer_svc.dispatch.preflight import Preflights
 from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.service import TuningService
@@ -47,9 +48,6 @@ from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import WorkerSettings
 from trainer_svc.served import ServingLimits
 from trainer_svc.settings import TrainerSettings
-
-if TYPE_CHECKING:
-    from tailorbird.personal_data.scanner import Scanner
 
 _log = structlog.get_logger(__name__)
 
@@ -118,7 +116,7 @@ async def _started(
     metrics = TrainerMetrics(registry)
     feed = Feed()
     jobs = JobStore(database, feed)
-    policy = _personal_data_policy(settings)
+    policy = PersonalDataPolicy(Mode(settings.personal_data), settings.scanner)
     await asyncio.to_thread(policy.load)
     datasets = DatasetStore(
         object_store,
@@ -161,6 +159,9 @@ async def _started(
         service,
         SweepService(service),
         datasets,
+        FeedbackService(
+            FeedbackStore(object_store), datasets, max_record_bytes=settings.max_record_bytes
+        ),
         metrics,
         server.endless,
         max_dataset_bytes=settings.max_dataset_bytes,
@@ -183,22 +184,6 @@ def _loaded_bases(settings: TrainerSettings, cache: Path) -> BaseModels:
         expected_digest=settings.base_model_digest,
     )
     return with_further(default, settings.more_base_models, cache, settings.base_memory_gib)
-
-
-def _personal_data_policy(settings: TrainerSettings) -> PersonalDataPolicy:
-    def scanner() -> Scanner:
-        options = scan_options(
-            settings.personal_data_kinds,
-            settings.personal_data_min_score,
-            settings.patterns_by_kind,
-            settings.personal_data_spacy_model,
-        )
-        try:
-            return load_scanner(options)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"personal_data_{error.field}", error.description) from error
-
-    return PersonalDataPolicy(Mode(settings.personal_data), scanner)
 
 
 def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerSettings:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import NoDecode
 
-from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
 from tailorbird.names import is_id
-from tailorbird.personal_data.loading import MISSING, scan_options
-from tailorbird.settings import CommonSettings, Port, Rank, wrong_setting
+from tailorbird.personal_data.settings import ScanSettings
+from tailorbird.settings import CommonSettings, Port, Rank
 
 _MOST_PREFIXES = 4096
 
@@ -28,12 +26,6 @@ def _parsed(value: Any) -> Any:
         return json.loads(value)
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from error
-
-
-def _members(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return tuple(member.strip() for member in value.split(",") if member.strip())
 
 
 def _dataset_prefixes(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -65,7 +57,7 @@ class FurtherBase(BaseModel):
     """Digest that it must have, as `tailorbird base digest` prints it. Empty: any."""
 
 
-class TrainerSettings(CommonSettings):
+class TrainerSettings(CommonSettings, ScanSettings):
     """What the trainer reads beyond the common settings."""
 
     port: Port = 50051
@@ -127,19 +119,6 @@ class TrainerSettings(CommonSettings):
 
     Needs the extra `privacy`, unless off. docs/personal_data.md says what each does.
     """
-    personal_data_kinds: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_members), Field(max_length=64)
-    ] = ()
-    """Kinds to look for, with commas between, beside personal_data_patterns' own. Empty: all."""
-    personal_data_patterns: Annotated[str, Field(max_length=65536)] = ""
-    """Further patterns: kind=regular expression, one a line, at most 32. Case does not count.
-
-    One of a kind that is known, such as medical_record, takes the place of its own.
-    """
-    personal_data_min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Score from 0 to 1 below which a finding does not count."""
-    personal_data_spacy_model: str = ""
-    """A spaCy pipeline's folder or package, which finds names and places. Empty: none are found."""
     progress_interval: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds between two progress events of a job, at least."""
     general_data: Path | None = None
@@ -160,26 +139,8 @@ class TrainerSettings(CommonSettings):
         own = self.personal_data_patterns or self.personal_data_kinds
         if self.personal_data == "off" and not own:
             return self
-        try:
-            scan_options(
-                self.personal_data_kinds,
-                self.personal_data_min_score,
-                self.patterns_by_kind,
-                self.personal_data_spacy_model,
-            )
-        except InvalidArgument as error:
-            raise wrong_setting(f"personal_data_{error.field}", error.description) from error
-        except FailedPrecondition as error:
-            raise wrong_setting("personal_data", error.message) from error
-        if find_spec("presidio_analyzer") is None:
-            raise wrong_setting("personal_data", f"{self.personal_data!r} {MISSING}")
+        self.check_scan("personal_data", self.personal_data)
         return self
-
-    @property
-    def patterns_by_kind(self) -> dict[str, str]:
-        """`personal_data_patterns`, without its blank lines."""
-        lines = [each for each in self.personal_data_patterns.splitlines() if each.strip()]
-        return {kind.strip(): regex for kind, _, regex in (line.partition("=") for line in lines)}
 
     @property
     def database(self) -> str:

@@ -74,11 +74,12 @@ def _message(message: pb.Message, index: int) -> Message:
     if message.tool_calls:
         if role != "assistant":
             raise InvalidArgument(f"{field}.tool_calls", "only ROLE_ASSISTANT calls tools")
-        calls = _tool_calls(message.tool_calls, f"{field}.tool_calls")
+        calls = tool_calls(message.tool_calls, f"{field}.tool_calls")
     return Message(role, message.content, calls, message.tool_call_id)
 
 
-def _tool_calls(calls: Sequence[pb.ToolCall], field: str) -> tuple[ToolCall, ...]:
+def tool_calls(calls: Sequence[pb.ToolCall], field: str) -> tuple[ToolCall, ...]:
+    """Read and check the calls in `field`; the caller bounds the size of their arguments."""
     if len(calls) > _MAX_TOOL_CALLS:
         raise InvalidArgument(
             field, f"{len(calls)} calls are given; at most {_MAX_TOOL_CALLS} are allowed"

@@ -10,9 +10,13 @@ from typing import Any, Protocol
 import grpc
 
 from serving_svc.api.convert_answers import generate_response, stream_response
+from serving_svc.api.convert_feedback import feedback, record_response
 from serving_svc.api.convert_generation import generation_request
 from serving_svc.api.stalled_reader import PatientWriter
+from serving_svc.feedback.service import Feedback
 from serving_svc.generation.model import Answer, Chunk, GenerationRequest
+from tailorbird.feedback import FeedbackRecord
+from tailorbird.names import VersionName
 from tailorbird.rpc.auth import current_caller
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as pb_grpc
@@ -30,22 +34,33 @@ class Generations(Protocol):
         """Yield the answer as it comes; closing the iterator ends the generation."""
 
 
+class Recording(Protocol):
+    """What the edge needs of recording feedback."""
+
+    async def record(self, feedback: Feedback) -> FeedbackRecord:
+        """Store the feedback without its personal data, and return what is stored."""
+
+
 class InferenceServicer(pb_grpc.InferenceServiceServicer):
     """See inference_service.proto."""
 
     def __init__(
         self,
         generations: Generations,
+        recording: Recording,
         info: pb.GetServerInfoResponse,
         vocab_size: int,
         *,
         max_prompt_tokens: int = 2**20,
+        max_feedback_bytes: int = 2**18,
         reader_patience: float = 60.0,
     ) -> None:
         self._generations = generations
+        self._recording = recording
         self._info = info
         self._vocab_size = vocab_size
         self._max_prompt_tokens = max_prompt_tokens
+        self._max_feedback_bytes = max_feedback_bytes
         self._reader_patience = reader_patience
 
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
@@ -66,6 +81,16 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         ):
             async for chunk in chunks:
                 await writer.write(stream_response(chunk, with_token_ids=with_token_ids))
+
+    async def RecordFeedback(
+        self, request: pb.RecordFeedbackRequest, context: _Context
+    ) -> pb.RecordFeedbackResponse:
+        """See the proto."""
+        version = VersionName.parse(request.version, "version")
+        caller = current_caller()
+        caller.check(version)
+        given = feedback(request, version, caller.subject, self._max_feedback_bytes)
+        return record_response(await self._recording.record(given))
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: _Context

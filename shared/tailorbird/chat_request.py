@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.serving.v1 import inference_service_pb2 as serving
@@ -62,3 +62,35 @@ def chat_request(
     else:
         request.parent = model
     return request
+
+
+def feedback_request(
+    version: str,
+    text: str,
+    answer: str,
+    *,
+    system: str = "",
+    correction: str = "",
+    rating: serving.Rating.ValueType = serving.RATING_UNSPECIFIED,
+    labels: Mapping[str, str] | None = None,
+    route_generation: int = 0,
+    request_id: str = "",
+) -> serving.RecordFeedbackRequest:
+    """Return a request that keeps what `version`, named in full, said to one question.
+
+    `version` and `route_generation` are the answer's own. `correction` is what should have been
+    said, "" if nobody says.
+    """
+    messages = [serving.Message(role=serving.ROLE_USER, content=text)]
+    if system:
+        messages.insert(0, serving.Message(role=serving.ROLE_SYSTEM, content=system))
+    return serving.RecordFeedbackRequest(
+        version=version,
+        route_generation=route_generation,
+        chat=serving.Chat(messages=messages),
+        answer=serving.FeedbackAnswer(text=answer),
+        correction=serving.FeedbackAnswer(text=correction) if correction else None,
+        rating=rating,
+        labels=labels,
+        request_id=request_id,
+    )

@@ -10,7 +10,7 @@ in seconds; None waits as long as the service lets it.
 from __future__ import annotations
 
 from tailorbird.call_error import CallError, FieldViolation, QuotaViolation
-from tailorbird.chat_request import chat_request
+from tailorbird.chat_request import chat_request, feedback_request
 from tailorbird.serving_client import ServingClient
 from tailorbird.trainer_client import TrainerClient, is_terminal
 
@@ -21,5 +21,6 @@ __all__ = [
     "ServingClient",
     "TrainerClient",
     "chat_request",
+    "feedback_request",
     "is_terminal",
 ]

@@ -6,6 +6,7 @@ tenants/{tenant}/sweeps/{sweep}                         SweepName
 tenants/{tenant}/datasets/{dataset}                     DatasetName
 tenants/{tenant}/adapters/{adapter}                     AdapterName
 tenants/{tenant}/adapters/{adapter}/versions/{version}  VersionName
+tenants/{tenant}/adapters/{adapter}/feedback/{feedback} FeedbackName
 
 Every part matches a rule that leaves no room for a path: no dot, no slash, no upper case but the
 `T` of a version's time.
@@ -169,6 +170,31 @@ class VersionName:
 
     def __str__(self) -> str:
         return f"tenants/{self.tenant}/adapters/{self.adapter}/versions/{self.version}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FeedbackName:
+    """tenants/{tenant}/adapters/{adapter}/feedback/{YYYYMMDD of its recording, UTC}-{32 hex}"""
+
+    tenant: str
+    adapter: str
+    day: str
+    record: str
+
+    @classmethod
+    def parse(cls, value: str, field: str = "name") -> FeedbackName:
+        """Parse `value`; InvalidArgument names `field`."""
+        pattern = rf"tenants/({_ID})/adapters/({_ID})/feedback/([0-9]{{8}})-([0-9a-f]{{32}})"
+        form = "tenants/{tenant}/adapters/{adapter}/feedback/{YYYYMMDD-32 hex digits}"
+        return cls(*_match(field, value, pattern, form))
+
+    @property
+    def adapter_name(self) -> AdapterName:
+        """The adapter whose answer it is about."""
+        return AdapterName(self.tenant, self.adapter)
+
+    def __str__(self) -> str:
+        return f"{self.adapter_name}/feedback/{self.day}-{self.record}"
 
 
 def version_id(job: JobName, lease_epoch: int, now: datetime) -> str:

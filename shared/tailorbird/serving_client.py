@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,6 +68,19 @@ class ServingClient:
             serving.StreamGenerateRequest(request=request),
             timeout=timeout,
             model=_model(request),
+        )
+
+    def record_feedback(
+        self, request: serving.RecordFeedbackRequest, *, timeout: float | None = 60.0
+    ) -> serving.RecordFeedbackResponse:
+        """Keep an answer for a later training; see `feedback_request`.
+
+        Without a request id the request gets one, which it keeps: sent again, it is one record.
+        """
+        request.request_id = request.request_id or uuid.uuid4().hex
+        model = request.version.partition("/versions/")[0]
+        return self._connection.call(
+            self._inference.RecordFeedback, request, timeout=timeout, model=model
         )
 
     def list_adapters(self, parent: str) -> Iterator[adapters.Adapter]:

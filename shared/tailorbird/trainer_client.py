@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tailorbird.call_error import CallError
 from tailorbird.connection import TIMEOUT, Connection
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
+from tailorbird.serving.v1.inference_service_pb2 import RATING_UNSPECIFIED, Rating
+from tailorbird.tuning.v1 import dataset_pb2, feedback_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
 
@@ -289,6 +292,60 @@ class TrainerClient:
         request = tuning.CancelSweepRequest(name=name)
         return self._connection.call(self._stub.CancelSweep, request).sweep
 
+    def list_feedback(
+        self,
+        parent: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        rating: Rating.ValueType = RATING_UNSPECIFIED,
+        has_correction: bool | None = None,
+    ) -> Iterator[feedback_pb2.ListFeedbackResponse]:
+        """Yield pages of an adapter's feedback, newest first, each fetched when it is needed.
+
+        Each names the records that it met and that cannot be read. Times have a zone.
+        """
+        request = feedback_pb2.ListFeedbackRequest(
+            parent=parent,
+            since=_timestamp(since),
+            until=_timestamp(until),
+            rating=rating,
+            has_correction=has_correction,
+        )
+        yield from self._connection.pages(self._stub.ListFeedback, request)
+
+    def import_feedback(
+        self,
+        parent: str,
+        dataset_id: str,
+        adapter: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        rule: feedback_pb2.FeedbackRule.ValueType = feedback_pb2.FEEDBACK_RULE_UNSPECIFIED,
+        format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
+        personal_data: dataset_pb2.PersonalDataMode.ValueType = (
+            dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
+        ),
+    ) -> feedback_pb2.ImportFeedbackResponse:
+        """Make a dataset of an adapter's feedback; the response says what became of each record."""
+        request = feedback_pb2.ImportFeedbackRequest(
+            parent=parent,
+            dataset_id=dataset_id,
+            adapter=adapter,
+            since=_timestamp(since),
+            until=_timestamp(until),
+            rule=rule,
+            format=format,
+            personal_data=personal_data,
+        )
+        return self._connection.call(self._stub.ImportFeedback, request, timeout=None)
+
+    def delete_feedback(self, name: str) -> None:
+        """Delete a record of feedback, for good; datasets that were made of it keep it."""
+        request = feedback_pb2.DeleteFeedbackRequest(name=name)
+        self._connection.call(self._stub.DeleteFeedback, request)
+
     def trainer_info(self) -> tuning.GetTrainerInfoResponse:
         """Return what this trainer offers."""
         return self._connection.call(self._stub.GetTrainerInfo, tuning.GetTrainerInfoRequest())
@@ -314,6 +371,14 @@ def _tell(
             warned(warning)
     if checked is not None and response.HasField("preflight"):
         checked(response.preflight)
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
 
 
 class _Absence:

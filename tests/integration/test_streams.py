@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from serving_svc.api.inference_servicer import InferenceServicer
+from serving_svc.feedback.service import Feedback
 from serving_svc.generation.model import (
     Answer,
     Chunk,
@@ -22,7 +23,8 @@ from serving_svc.generation.model import (
     GenerationRequest,
     Usage,
 )
-from tailorbird.errors import NotFound
+from tailorbird.errors import FailedPrecondition, NotFound
+from tailorbird.feedback import FeedbackRecord
 from tailorbird.rpc.auth import Caller, TokenVerifier
 from tailorbird.rpc.server import RpcServer
 from tailorbird.rpc.status import reason_of
@@ -66,6 +68,11 @@ class Scripted:
             self.closed.set()
 
 
+class NoFeedback:
+    async def record(self, feedback: Feedback) -> FeedbackRecord:
+        raise FailedPrecondition("off", reason="FEEDBACK_OFF")
+
+
 @pytest.fixture
 def scripted() -> Scripted:
     return Scripted()
@@ -80,7 +87,7 @@ def verifier() -> TokenVerifier | None:
 async def server(scripted: Scripted, verifier: TokenVerifier | None) -> AsyncIterator[RpcServer]:
     server = RpcServer("127.0.0.1", 0, verifier, CollectorRegistry(), [SERVICE])
     servicer = InferenceServicer(
-        scripted, pb.GetServerInfoResponse(), vocab_size=100, reader_patience=0.3
+        scripted, NoFeedback(), pb.GetServerInfoResponse(), vocab_size=100, reader_patience=0.3
     )
     pb_grpc.add_InferenceServiceServicer_to_server(servicer, server.grpc)
     await server.start()

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
+from tailorbird.feedback import FeedbackStore
 from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObstoreStore
 from tailorbird.profile import write_profile
@@ -33,6 +34,7 @@ from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.service import TuningService
@@ -111,8 +113,9 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
         for name in ("acme", "other")
     }
     server = RpcServer("127.0.0.1", 0, TokenVerifier(callers), CollectorRegistry(), [])
+    feedback = FeedbackService(FeedbackStore(object_store), datasets, max_record_bytes=2**20)
     servicer = TuningServicer(
-        service, SweepService(service), datasets, metrics, server.endless,
+        service, SweepService(service), datasets, feedback, metrics, server.endless,
         max_dataset_bytes=LIMIT, max_record_bytes=LIMIT, workers=1, jobs_per_worker=8,
         device="cpu", ready={},
     )  # fmt: skip

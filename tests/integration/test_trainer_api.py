@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.call_error import CallError
+from tailorbird.feedback import FeedbackStore
 from tailorbird.manifest import ADAPTER_WEIGHTS, MANIFEST, RANKS
 from tailorbird.names import JobName, VersionName
 from tailorbird.object_store import ObstoreStore
@@ -39,6 +40,7 @@ from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.events import JobEvent, Unknown
 from trainer_svc.jobs.feed import Feed
@@ -97,8 +99,9 @@ async def trainer(object_store: ObstoreStore, tmp_path: Path) -> AsyncIterator[T
         jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks()
     )
     server = RpcServer("127.0.0.1", 0, None, CollectorRegistry(), [])
+    feedback = FeedbackService(FeedbackStore(object_store), datasets, max_record_bytes=2**20)
     servicer = TuningServicer(
-        service, SweepService(service), datasets, metrics, server.endless,
+        service, SweepService(service), datasets, feedback, metrics, server.endless,
         max_dataset_bytes=LIMIT, max_record_bytes=2**20, workers=1, jobs_per_worker=4, device="cpu",
         ready=ready,
     )  # fmt: skip

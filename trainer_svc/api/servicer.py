@@ -14,6 +14,7 @@ from tailorbird.metadata import WATCHING
 from tailorbird.names import (
     AdapterName,
     DatasetName,
+    FeedbackName,
     JobName,
     SweepName,
     TenantName,
@@ -22,6 +23,7 @@ from tailorbird.names import (
 from tailorbird.rpc.auth import current_caller
 from tailorbird.rpc.endless import EndlessCalls
 from tailorbird.rpc.paging import page_position, page_size, page_token
+from tailorbird.tuning.v1 import feedback_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from trainer_svc.api import convert
@@ -35,6 +37,14 @@ from trainer_svc.api.convert_datasets import (
     warnings_to_proto,
 )
 from trainer_svc.api.convert_events import event_to_proto
+from trainer_svc.api.convert_feedback import (
+    import_from_proto,
+    import_to_proto,
+    of_import,
+    page_to_proto,
+    period,
+    wanted,
+)
 from trainer_svc.api.convert_lineage import (
     found_to_proto,
     sha256s_from_proto,
@@ -46,6 +56,7 @@ from trainer_svc.api.convert_sweeps import asked_from_proto, of_sweep, sweep_to_
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.search import RecordSearch
 from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.metrics import TrainerMetrics
@@ -66,6 +77,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         service: TuningService,
         sweeps: SweepService,
         datasets: DatasetStore,
+        feedback: FeedbackService,
         metrics: TrainerMetrics,
         endless: EndlessCalls,
         *,
@@ -80,6 +92,7 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         self._sweeps = sweeps
         self._datasets = datasets
         self._search = RecordSearch(datasets)
+        self._feedback = feedback
         self._metrics = metrics
         self._endless = endless
         self._max_dataset_bytes = max_dataset_bytes
@@ -325,6 +338,51 @@ class TuningServicer(pb_grpc.TuningServiceServicer):
         name = SweepName.parse(request.name)
         current_caller().check(name)
         return pb.CancelSweepResponse(sweep=sweep_to_proto(await self._sweeps.cancel(name)))
+
+    async def ListFeedback(
+        self, request: feedback_pb2.ListFeedbackRequest, context: _Context
+    ) -> feedback_pb2.ListFeedbackResponse:
+        """See tuning_service.proto."""
+        adapter = AdapterName.parse(request.parent, "parent")
+        current_caller().check(adapter)
+        page = await self._feedback.list(
+            adapter,
+            period(request),
+            wanted(request),
+            page_size(request.page_size),
+            page_position(adapter, request.page_token) if request.page_token else "",
+        )
+        more = page_token(adapter, page.next_position) if page.next_position else ""
+        return page_to_proto(page, more)
+
+    async def ImportFeedback(
+        self, request: feedback_pb2.ImportFeedbackRequest, context: _Context
+    ) -> feedback_pb2.ImportFeedbackResponse:
+        """See tuning_service.proto."""
+        tenant = TenantName.parse(request.parent)
+        current_caller().check(tenant)
+        adapter = AdapterName.parse(request.adapter, "adapter")
+        current_caller().check(adapter)
+        if adapter.tenant != tenant.tenant:
+            raise InvalidArgument("adapter", f"{adapter} is not of {tenant}")
+        name = DatasetName(tenant.tenant, check_id("dataset_id", request.dataset_id))
+        with of_import():
+            dataset, imported = await self._feedback.import_(
+                name,
+                import_from_proto(request, adapter),
+                personal_data_mode(request.personal_data),
+            )
+        self._count(dataset)
+        return import_to_proto(dataset, imported)
+
+    async def DeleteFeedback(
+        self, request: feedback_pb2.DeleteFeedbackRequest, context: _Context
+    ) -> feedback_pb2.DeleteFeedbackResponse:
+        """See tuning_service.proto."""
+        name = FeedbackName.parse(request.name)
+        current_caller().check(name)
+        await self._feedback.delete(name)
+        return feedback_pb2.DeleteFeedbackResponse()
 
     def _count(self, dataset: Dataset) -> None:
         self._metrics.datasets.inc()

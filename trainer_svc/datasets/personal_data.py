@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.personal_data.modes import Mode
-from trainer_svc.datasets.record_texts import as_line, put_texts, record_texts
+from tailorbird.personal_data.record_texts import as_line, put_texts, record_texts
 from trainer_svc.record import Record
 
 if TYPE_CHECKING:

@@ -17,12 +17,21 @@ class Turns:
     """At most `limit` at a time, and one fewer of any one tenant where there is more than one.
 
     Tenants that wait go round-robin: one that asks for a thousand delays another by one turn. At
-    most `max_waiting` of a tenant wait.
+    most `max_waiting` of a tenant wait; for what, `waiting` and the `reason` of the refusal say.
     """
 
-    def __init__(self, limit: int, *, max_waiting: int = _MAX_WAITING) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        max_waiting: int = _MAX_WAITING,
+        waiting: str = "adapters to be fetched or checked",
+        reason: str = "ADAPTERS_WAITING",
+    ) -> None:
         self._limit = limit
         self._max_waiting = max_waiting
+        self._what = waiting
+        self._reason = reason
         self._tenant_limit = max(1, limit - 1)
         self._running: Counter[str] = Counter()
         # The tenant whose turn is next comes first.
@@ -32,13 +41,13 @@ class Turns:
     async def turn(self, tenant: str) -> AsyncIterator[None]:
         """Wait for a turn, and hold it inside the block.
 
-        ResourceExhausted (ADAPTERS_WAITING) if too many of the tenant wait.
+        ResourceExhausted if too many of the tenant wait.
         """
         if len(self._waiting.get(tenant, ())) >= self._max_waiting:
             raise ResourceExhausted(
-                f"{self._max_waiting} adapters of tenants/{tenant} wait to be fetched or checked, "
-                "the most that may",
-                reason="ADAPTERS_WAITING",
+                f"{self._max_waiting} of tenants/{tenant} wait already, {self._what}: the most "
+                "that may",
+                reason=self._reason,
                 limit=self._max_waiting,
             )
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

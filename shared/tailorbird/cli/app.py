@@ -7,7 +7,18 @@ import sys
 import typer
 from rich.text import Text
 
-from tailorbird.cli import adapters, base, datasets, generate, health, info, jobs, tokens, up
+from tailorbird.cli import (
+    adapters,
+    base,
+    datasets,
+    feedback,
+    generate,
+    health,
+    info,
+    jobs,
+    tokens,
+    up,
+)
 from tailorbird.cli.output import describe, errors
 from tailorbird.errors import TailorbirdError
 
@@ -24,6 +35,7 @@ app.add_typer(base.app, name="base")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(feedback.app, name="feedback")
 app.command("generate")(generate.generate)
 app.command("info")(info.info)
 app.command("health")(health.health)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import InvalidArgument
 from tailorbird.failed_start import wrong_settings
-from trainer_svc.app import _personal_data_policy, _worker_settings
+from trainer_svc.app import _worker_settings
 from trainer_svc.settings import TrainerSettings
 
 
@@ -121,5 +121,5 @@ def test_a_spacy_model_that_is_none_stops_the_start(
     environ.setenv("TAILORBIRD_PERSONAL_DATA", "scan")
     environ.setenv("TAILORBIRD_PERSONAL_DATA_SPACY_MODEL", str(tmp_path))
     with pytest.raises(InvalidArgument, match="is no spaCy pipeline") as told:
-        _personal_data_policy(TrainerSettings()).load()
+        TrainerSettings().scanner()
     assert told.value.field == "personal_data_spacy_model"

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -78,6 +79,30 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
 """The model calls tools and waits for their results."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _Rating:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RatingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rating.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATING_UNSPECIFIED: _Rating.ValueType  # 0
+    """Not said."""
+    RATING_GOOD: _Rating.ValueType  # 1
+    """To be learned."""
+    RATING_BAD: _Rating.ValueType  # 2
+    """Not to be learned."""
+
+class Rating(_Rating, metaclass=_RatingEnumTypeWrapper):
+    """How good an answer is."""
+
+RATING_UNSPECIFIED: Rating.ValueType  # 0
+"""Not said."""
+RATING_GOOD: Rating.ValueType  # 1
+"""To be learned."""
+RATING_BAD: Rating.ValueType  # 2
+"""Not to be learned."""
+Global___Rating: _TypeAlias = Rating  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
@@ -806,6 +831,181 @@ class StreamGenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
+
+@_typing.final
+class FeedbackAnswer(_message.Message):
+    """What was answered, or should have been: a text, calls of tools, or both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Tools called, at most 128. Only for a chat."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackAnswer: _TypeAlias = FeedbackAnswer  # noqa: Y015
+
+@_typing.final
+class RecordFeedbackRequest(_message.Message):
+    """An answer to keep. At most feedback_max_record_bytes of the operator's in all (256 KiB unless set);
+    INVALID_ARGUMENT with FEEDBACK_TOO_LARGE above.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROUTE_GENERATION_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    RATING_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/versions/{version} that answered, as the answer says it.
+    NOT_FOUND if it is not published, or deleted.
+    """
+    route_generation: _builtins.int
+    """Generation of the route that chose it, as the answer says it. 0: the version was pinned."""
+    prompt: _builtins.str
+    """A text to continue, at least one character."""
+    rating: Global___Rating.ValueType
+    """How good the answer was."""
+    request_id: _builtins.str
+    """Makes the call idempotent (AIP-155) for a day: the same request_id with the same content, as it is
+    stored, returns the record that exists, with other content it is ALREADY_EXISTS (FEEDBACK_EXISTS).
+    At most 128 characters; unique within an adapter. Our client sets one.
+    """
+    @_builtins.property
+    def chat(self) -> Global___Chat:
+        """A chat, as for Generate."""
+
+    @_builtins.property
+    def answer(self) -> Global___FeedbackAnswer:
+        """What was answered. May be empty where there is a correction."""
+
+    @_builtins.property
+    def correction(self) -> Global___FeedbackAnswer:
+        """What should have been answered. Unset: nobody says."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What else to know of it, for slices: at most 12. A key is a letter and at most 39 of a-z, 0-9 and
+        "_", and not feedback or version; a value has at most 256 characters.
+        """
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        route_generation: _builtins.int = ...,
+        chat: Global___Chat | None = ...,
+        prompt: _builtins.str = ...,
+        answer: Global___FeedbackAnswer | None = ...,
+        correction: Global___FeedbackAnswer | None = ...,
+        rating: Global___Rating.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "chat", b"chat", "correction", b"correction", "input", b"input", "prompt", b"prompt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "chat", b"chat", "correction", b"correction", "input", b"input", "labels", b"labels", "prompt", b"prompt", "rating", b"rating", "request_id", b"request_id", "route_generation", b"route_generation", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___RecordFeedbackRequest: _TypeAlias = RecordFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class RecordFeedbackResponse(_message.Message):
+    """What was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RedactionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    REDACTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/adapters/{adapter}/feedback/{feedback}"""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def redactions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What was replaced: how many findings of each kind of personal data."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        redactions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "redactions", b"redactions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordFeedbackResponse: _TypeAlias = RecordFeedbackResponse  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):

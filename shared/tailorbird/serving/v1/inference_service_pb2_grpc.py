@@ -49,6 +49,11 @@ class InferenceServiceStub:
                 request_serializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.RecordFeedback = channel.unary_unary(
+                '/tailorbird.serving.v1.InferenceService/RecordFeedback',
+                request_serializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.RecordFeedbackRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.RecordFeedbackResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/tailorbird.serving.v1.InferenceService/GetServerInfo',
                 request_serializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -79,6 +84,17 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordFeedback(self, request, context):
+        """Keeps an answer that the caller chose, with a correction or a rating, for a later training: the
+        trainer lists and imports it. Nothing is kept of any other answer. Personal data is replaced before
+        anything is stored, and what was replaced is stored and logged nowhere. FAILED_PRECONDITION with
+        FEEDBACK_OFF unless the operator allows it for the tenant. RESOURCE_EXHAUSTED with FEEDBACK_PER_DAY
+        where the tenant's records of a day are full, with FEEDBACK_WAITING where too many wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Says what this replica serves.
         """
@@ -98,6 +114,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.StreamGenerateRequest.FromString,
                     response_serializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'RecordFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordFeedback,
+                    request_deserializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.RecordFeedbackRequest.FromString,
+                    response_serializer=tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.RecordFeedbackResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -164,6 +185,33 @@ class InferenceService:
             '/tailorbird.serving.v1.InferenceService/StreamGenerate',
             tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.StreamGenerateRequest.SerializeToString,
             tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.serving.v1.InferenceService/RecordFeedback',
+            tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.RecordFeedbackRequest.SerializeToString,
+            tailorbird_dot_serving_dot_v1_dot_inference__service__pb2.RecordFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,13 @@ class InferenceServiceStub:
     """Generates, and sends text as it comes. The last message has a finish_reason; a stream that ends
     without one ended with an error status.
     """
+    RecordFeedback: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RecordFeedbackRequest, _inference_service_pb2.RecordFeedbackResponse]
+    """Keeps an answer that the caller chose, with a correction or a rating, for a later training: the
+    trainer lists and imports it. Nothing is kept of any other answer. Personal data is replaced before
+    anything is stored, and what was replaced is stored and logged nowhere. FAILED_PRECONDITION with
+    FEEDBACK_OFF unless the operator allows it for the tenant. RESOURCE_EXHAUSTED with FEEDBACK_PER_DAY
+    where the tenant's records of a day are full, with FEEDBACK_WAITING where too many wait.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetServerInfoRequest, _inference_service_pb2.GetServerInfoResponse]
     """Says what this replica serves."""
 
@@ -62,6 +69,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Generates, and sends text as it comes. The last message has a finish_reason; a stream that ends
     without one ended with an error status.
+    """
+    RecordFeedback: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RecordFeedbackRequest, _inference_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
+    """Keeps an answer that the caller chose, with a correction or a rating, for a later training: the
+    trainer lists and imports it. Nothing is kept of any other answer. Personal data is replaced before
+    anything is stored, and what was replaced is stored and logged nowhere. FAILED_PRECONDITION with
+    FEEDBACK_OFF unless the operator allows it for the tenant. RESOURCE_EXHAUSTED with FEEDBACK_PER_DAY
+    where the tenant's records of a day are full, with FEEDBACK_WAITING where too many wait.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetServerInfoRequest, _inference_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Says what this replica serves."""
@@ -90,6 +104,19 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.StreamGenerateResponse], _abc.AsyncIterator[_inference_service_pb2.StreamGenerateResponse]]:
         """Generates, and sends text as it comes. The last message has a finish_reason; a stream that ends
         without one ended with an error status.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordFeedback(
+        self,
+        request: _inference_service_pb2.RecordFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.RecordFeedbackResponse, _abc.Awaitable[_inference_service_pb2.RecordFeedbackResponse]]:
+        """Keeps an answer that the caller chose, with a correction or a rating, for a later training: the
+        trainer lists and imports it. Nothing is kept of any other answer. Personal data is replaced before
+        anything is stored, and what was replaced is stored and logged nowhere. FAILED_PRECONDITION with
+        FEEDBACK_OFF unless the operator allows it for the tenant. RESOURCE_EXHAUSTED with FEEDBACK_PER_DAY
+        where the tenant's records of a day are full, with FEEDBACK_WAITING where too many wait.
         """
 
     @_abc_1.abstractmethod

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tailorbird.tuning.v1 import feedback_pb2 as tailorbird_dot_tuning_dot_v1_dot_feedback__pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -132,6 +133,21 @@ class TuningServiceStub:
                 '/tailorbird.tuning.v1.TuningService/CancelSweep',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepResponse.FromString,
+                _registered_method=True)
+        self.ListFeedback = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ListFeedback',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ListFeedbackRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ListFeedbackResponse.FromString,
+                _registered_method=True)
+        self.ImportFeedback = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/ImportFeedback',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ImportFeedbackRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ImportFeedbackResponse.FromString,
+                _registered_method=True)
+        self.DeleteFeedback = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/DeleteFeedback',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.DeleteFeedbackRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.DeleteFeedbackResponse.FromString,
                 _registered_method=True)
         self.GetTrainerInfo = channel.unary_unary(
                 '/tailorbird.tuning.v1.TuningService/GetTrainerInfo',
@@ -307,6 +323,28 @@ class TuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFeedback(self, request, context):
+        """Lists the feedback on an adapter's answers that serving recorded, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportFeedback(self, request, context):
+        """Makes a dataset of feedback, as UploadDataset would of a file. FAILED_PRECONDITION with NO_FEEDBACK
+        where nothing is taken, with TOO_MUCH_FEEDBACK above 100,000 records: ask for a shorter time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFeedback(self, request, context):
+        """Deletes a record of feedback, for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTrainerInfo(self, request, context):
         """Says what this trainer offers.
         """
@@ -411,6 +449,21 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.CancelSweep,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepResponse.SerializeToString,
+            ),
+            'ListFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFeedback,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ListFeedbackRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ListFeedbackResponse.SerializeToString,
+            ),
+            'ImportFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportFeedback,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ImportFeedbackRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ImportFeedbackResponse.SerializeToString,
+            ),
+            'DeleteFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFeedback,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.DeleteFeedbackRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.DeleteFeedbackResponse.SerializeToString,
             ),
             'GetTrainerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrainerInfo,
@@ -935,6 +988,87 @@ class TuningService:
             '/tailorbird.tuning.v1.TuningService/CancelSweep',
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepRequest.SerializeToString,
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.CancelSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ListFeedback',
+            tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ListFeedbackRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ListFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/ImportFeedback',
+            tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ImportFeedbackRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.ImportFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/DeleteFeedback',
+            tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.DeleteFeedbackRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_feedback__pb2.DeleteFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

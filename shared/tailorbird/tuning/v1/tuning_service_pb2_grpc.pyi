@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tailorbird.tuning.v1 import feedback_pb2 as _feedback_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as _tuning_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -114,6 +115,14 @@ class TuningServiceStub:
     """Lists a tenant's sweeps, newest first."""
     CancelSweep: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.CancelSweepRequest, _tuning_service_pb2.CancelSweepResponse]
     """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job."""
+    ListFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListFeedbackRequest, _feedback_pb2.ListFeedbackResponse]
+    """Lists the feedback on an adapter's answers that serving recorded, newest first."""
+    ImportFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ImportFeedbackRequest, _feedback_pb2.ImportFeedbackResponse]
+    """Makes a dataset of feedback, as UploadDataset would of a file. FAILED_PRECONDITION with NO_FEEDBACK
+    where nothing is taken, with TOO_MUCH_FEEDBACK above 100,000 records: ask for a shorter time.
+    """
+    DeleteFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteFeedbackRequest, _feedback_pb2.DeleteFeedbackResponse]
+    """Deletes a record of feedback, for good."""
     GetTrainerInfo: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.GetTrainerInfoRequest, _tuning_service_pb2.GetTrainerInfoResponse]
     """Says what this trainer offers."""
 
@@ -203,6 +212,14 @@ class TuningServiceAsyncStub(TuningServiceStub):
     """Lists a tenant's sweeps, newest first."""
     CancelSweep: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.CancelSweepRequest, _tuning_service_pb2.CancelSweepResponse]  # type: ignore[assignment]
     """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job."""
+    ListFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListFeedbackRequest, _feedback_pb2.ListFeedbackResponse]  # type: ignore[assignment]
+    """Lists the feedback on an adapter's answers that serving recorded, newest first."""
+    ImportFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ImportFeedbackRequest, _feedback_pb2.ImportFeedbackResponse]  # type: ignore[assignment]
+    """Makes a dataset of feedback, as UploadDataset would of a file. FAILED_PRECONDITION with NO_FEEDBACK
+    where nothing is taken, with TOO_MUCH_FEEDBACK above 100,000 records: ask for a shorter time.
+    """
+    DeleteFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteFeedbackRequest, _feedback_pb2.DeleteFeedbackResponse]  # type: ignore[assignment]
+    """Deletes a record of feedback, for good."""
     GetTrainerInfo: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.GetTrainerInfoRequest, _tuning_service_pb2.GetTrainerInfoResponse]  # type: ignore[assignment]
     """Says what this trainer offers."""
 
@@ -403,6 +420,32 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tuning_service_pb2.CancelSweepResponse, _abc.Awaitable[_tuning_service_pb2.CancelSweepResponse]]:
         """Stops a sweep with all its trials; nothing is published. As CancelJob of the sweep's job."""
+
+    @_abc_1.abstractmethod
+    def ListFeedback(
+        self,
+        request: _feedback_pb2.ListFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ListFeedbackResponse, _abc.Awaitable[_feedback_pb2.ListFeedbackResponse]]:
+        """Lists the feedback on an adapter's answers that serving recorded, newest first."""
+
+    @_abc_1.abstractmethod
+    def ImportFeedback(
+        self,
+        request: _feedback_pb2.ImportFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ImportFeedbackResponse, _abc.Awaitable[_feedback_pb2.ImportFeedbackResponse]]:
+        """Makes a dataset of feedback, as UploadDataset would of a file. FAILED_PRECONDITION with NO_FEEDBACK
+        where nothing is taken, with TOO_MUCH_FEEDBACK above 100,000 records: ask for a shorter time.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteFeedback(
+        self,
+        request: _feedback_pb2.DeleteFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.DeleteFeedbackResponse, _abc.Awaitable[_feedback_pb2.DeleteFeedbackResponse]]:
+        """Deletes a record of feedback, for good."""
 
     @_abc_1.abstractmethod
     def GetTrainerInfo(

@@ -20,10 +20,10 @@ from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.options import ScanOptions
+from tailorbird.personal_data.record_texts import as_line, put_texts, record_texts
 from tailorbird.personal_data.scanner import Scanner
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
-from trainer_svc.datasets.record_texts import as_line, put_texts, record_texts
 from trainer_svc.datasets.store import DatasetStore
 
 NAME = DatasetName("acme", "chats")

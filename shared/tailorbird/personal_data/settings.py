@@ -1,0 +1,73 @@
+"""What is looked for, as settings of whatever service looks for it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode
+
+from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.personal_data.loading import MISSING, load_scanner, scan_options
+from tailorbird.settings import wrong_setting
+
+if TYPE_CHECKING:
+    from tailorbird.personal_data.options import ScanOptions
+    from tailorbird.personal_data.scanner import Scanner
+
+
+def _members(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(member.strip() for member in value.split(",") if member.strip())
+
+
+class ScanSettings(BaseSettings):
+    """The part of a service's settings that says what counts as personal data."""
+
+    personal_data_kinds: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_members), Field(max_length=64)
+    ] = ()
+    """Kinds to look for, with commas between, beside personal_data_patterns' own. Empty: all."""
+    personal_data_patterns: Annotated[str, Field(max_length=65536)] = ""
+    """Further patterns: kind=regular expression, one a line, at most 32. Case does not count.
+
+    One of a kind that is known, such as medical_record, takes the place of its own.
+    """
+    personal_data_min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Score from 0 to 1 below which a finding does not count."""
+    personal_data_spacy_model: str = ""
+    """A spaCy pipeline's folder or package, which finds names and places. Empty: none are found."""
+
+    @property
+    def patterns_by_kind(self) -> dict[str, str]:
+        """`personal_data_patterns`, without its blank lines."""
+        lines = [each for each in self.personal_data_patterns.splitlines() if each.strip()]
+        return {kind.strip(): regex for kind, _, regex in (line.partition("=") for line in lines)}
+
+    def check_scan(self, setting: str, value: str) -> None:
+        """Raise the error of a validator where nothing could look as `setting`, `value`, asks."""
+        try:
+            self._options()
+        except InvalidArgument as error:
+            raise wrong_setting(f"personal_data_{error.field}", error.description) from error
+        except FailedPrecondition as error:
+            raise wrong_setting(setting, error.message) from error
+        if find_spec("presidio_analyzer") is None:
+            raise wrong_setting(setting, f"{value!r} {MISSING}")
+
+    def scanner(self) -> Scanner:
+        """Return what looks for it; FailedPrecondition and InvalidArgument as `load_scanner`."""
+        try:
+            return load_scanner(self._options())
+        except InvalidArgument as error:
+            raise InvalidArgument(f"personal_data_{error.field}", error.description) from error
+
+    def _options(self) -> ScanOptions:
+        return scan_options(
+            self.personal_data_kinds,
+            self.personal_data_min_score,
+            self.patterns_by_kind,
+            self.personal_data_spacy_model,
+        )

@@ -1,0 +1,1 @@
+"""Feedback that serving recorded: read, deleted, and made into datasets."""
