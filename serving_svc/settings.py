@@ -16,7 +16,7 @@ from tailorbird.errors import InvalidArgument
 from tailorbird.import_uri import is_import_prefix
 from tailorbird.names import AdapterName, VersionName, check_id
 from tailorbird.personal_data.settings import ScanSettings
-from tailorbird.settings import CommonSettings, Port, Rank, wrong_setting
+from tailorbird.settings import Port, Rank, wrong_setting
 
 _EVERY_TENANT = "*"
 _REPLICA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
@@ -64,7 +64,7 @@ def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:63].strip("-.") or "replica"
 
 
-class ServingSettings(CommonSettings, ScanSettings):
+class ServingSettings(ScanSettings):
     """What serving reads beside the common settings."""
 
     port: Port = 50052

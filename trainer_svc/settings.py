@@ -14,7 +14,7 @@ from pydantic_settings import NoDecode
 from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
 from tailorbird.names import is_id
 from tailorbird.personal_data.settings import ScanSettings
-from tailorbird.settings import CommonSettings, Port, Rank
+from tailorbird.settings import Port, Rank
 
 _MOST_PREFIXES = 4096
 
@@ -57,7 +57,7 @@ class FurtherBase(BaseModel):
     """Digest that it must have, as `tailorbird base digest` prints it. Empty: any."""
 
 
-class TrainerSettings(CommonSettings, ScanSettings):
+class TrainerSettings(ScanSettings):
     """What the trainer reads beyond the common settings."""
 
     port: Port = 50051

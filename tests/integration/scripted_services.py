@@ -18,13 +18,14 @@ from tailorbird.metadata import WATCHING
 from tailorbird.rpc.status import to_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as serving_grpc
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
+from tailorbird.tuning.v1 import dataset_pb2, feedback_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning_pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
 
 Context = Any
 ADAPTER = "tenants/acme/adapters/support"
 VERSIONS = [f"{ADAPTER}/versions/2026112{day}T100000-job-1" for day in (2, 1)]
+FEEDBACK = f"{ADAPTER}/feedback/20261123-{'0' * 32}"
 JUDGEMENT = judgement_pb2.Judgement(
     records=20,
     primary_metric="exact_match",
@@ -59,6 +60,18 @@ class Script:
         """What is said of a job that is checked only."""
         self.sweep = sweep_pb2.Sweep(
             name="tenants/acme/sweeps/rates", job="tenants/acme/jobs/rates"
+        )
+        self.feedback = feedback_pb2.Feedback(
+            name=FEEDBACK,
+            version=VERSIONS[0],
+            chat=serving_pb.Chat(
+                messages=[serving_pb.Message(content="Where is\nmy \x1b[2J order?")]
+            ),
+            answer=serving_pb.FeedbackAnswer(text="Here. " * 20),
+            correction=serving_pb.FeedbackAnswer(
+                tool_calls=[serving_pb.ToolCall(name="find", arguments_json='{"order": 1}')]
+            ),
+            rating=serving_pb.RATING_BAD,
         )
         self.engine: tuning_pb.Engine | None = None
         """What GetTrainerInfo says of the workers."""
@@ -228,6 +241,38 @@ class Tuning(tuning_grpc.TuningServiceServicer):
                     context.abort(*self.script.broken_as)
                 fail(context, Unavailable("the trainer stops"))
 
+    def ListFeedback(
+        self, request: feedback_pb2.ListFeedbackRequest, context: Context
+    ) -> feedback_pb2.ListFeedbackResponse:
+        """Two pages of one record; the second has met one that cannot be read."""
+        self.script.heard(request, context)
+        if request.page_token:
+            return feedback_pb2.ListFeedbackResponse(
+                feedback=[self.script.feedback], unreadable=[f"{FEEDBACK[:-1]}1"]
+            )
+        return feedback_pb2.ListFeedbackResponse(
+            feedback=[self.script.feedback], next_page_token="more"
+        )
+
+    def ImportFeedback(
+        self, request: feedback_pb2.ImportFeedbackRequest, context: Context
+    ) -> feedback_pb2.ImportFeedbackResponse:
+        self.script.heard(request, context)
+        return feedback_pb2.ImportFeedbackResponse(
+            dataset=dataset_pb2.Dataset(name=f"{request.parent}/datasets/{request.dataset_id}"),
+            read_count=3,
+            imported_count=1,
+            other_count=1,
+            unusable=[feedback_pb2.UnusableFeedback(name=FEEDBACK, problem="messages[0]: empty")],
+            unusable_count=1,
+        )
+
+    def DeleteFeedback(
+        self, request: feedback_pb2.DeleteFeedbackRequest, context: Context
+    ) -> feedback_pb2.DeleteFeedbackResponse:
+        self.script.heard(request, context)
+        return feedback_pb2.DeleteFeedbackResponse()
+
     def GetTrainerInfo(
         self, request: tuning_pb.GetTrainerInfoRequest, context: Context
     ) -> tuning_pb.GetTrainerInfoResponse:
@@ -275,6 +320,12 @@ class Inference(serving_grpc.InferenceServiceServicer):
             finish_reason=serving_pb.FINISH_REASON_STOP,
             usage=serving_pb.Usage(prompt_tokens=5, completion_tokens=2),
         )
+
+    def RecordFeedback(
+        self, request: serving_pb.RecordFeedbackRequest, context: Context
+    ) -> serving_pb.RecordFeedbackResponse:
+        self.script.heard(request, context)
+        return serving_pb.RecordFeedbackResponse(name=FEEDBACK, redactions={"email": 2})
 
     def GetServerInfo(
         self, request: serving_pb.GetServerInfoRequest, context: Context

@@ -53,6 +53,9 @@ class Replica(pb_grpc.InferenceServiceServicer):
     def StreamGenerate(self, request: Any, context: Any) -> Any:
         return context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 
+    async def RecordFeedback(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
+
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 

@@ -71,6 +71,11 @@ class Servicer(pb_grpc.InferenceServiceServicer):
     ) -> pb.GetServerInfoResponse:
         return pb.GetServerInfoResponse()
 
+    async def RecordFeedback(
+        self, request: pb.RecordFeedbackRequest, context: Any
+    ) -> pb.RecordFeedbackResponse:
+        raise NotImplementedError
+
 
 class Uploads(tuning_grpc.TuningServiceServicer):
     async def UploadDataset(

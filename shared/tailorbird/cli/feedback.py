@@ -17,6 +17,7 @@ from tailorbird.cli.connect import (
     with_serving,
     with_trainer,
 )
+from tailorbird.cli.data_report import plain
 from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
 from tailorbird.client import ServingClient, TrainerClient, feedback_request
@@ -226,7 +227,7 @@ def _said(answer: serving_pb.FeedbackAnswer) -> str:
 
 
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
+    line = plain(" ".join(text.split()))
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 

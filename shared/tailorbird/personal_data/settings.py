@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import NoDecode
 
 from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.personal_data.loading import MISSING, load_scanner, scan_options
-from tailorbird.settings import wrong_setting
+from tailorbird.settings import CommonSettings, wrong_setting
 
 if TYPE_CHECKING:
     from tailorbird.personal_data.options import ScanOptions
@@ -23,8 +23,8 @@ def _members(value: Any) -> Any:
     return tuple(member.strip() for member in value.split(",") if member.strip())
 
 
-class ScanSettings(BaseSettings):
-    """The part of a service's settings that says what counts as personal data."""
+class ScanSettings(CommonSettings):
+    """The settings of a service that can look for personal data."""
 
     personal_data_kinds: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_members), Field(max_length=64)

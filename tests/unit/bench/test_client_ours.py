@@ -35,6 +35,9 @@ class _Service(inference_grpc.InferenceServiceServicer):
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the bench does not ask")
 
+    async def RecordFeedback(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the bench keeps nothing")
+
     async def StreamGenerate(self, request: Any, context: Any) -> Any:
         self.requests.append(request.request)
         self.metadata.append(dict(context.invocation_metadata()))

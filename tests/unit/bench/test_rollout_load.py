@@ -83,6 +83,9 @@ class Scripted(pb_grpc.InferenceServiceServicer):
     async def GetServerInfo(self, request: Any, context: Any) -> pb.GetServerInfoResponse:
         raise AssertionError("the load does not ask")
 
+    async def RecordFeedback(self, request: Any, context: Any) -> pb.RecordFeedbackResponse:
+        raise AssertionError("the load keeps nothing")
+
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         self._note(context)
         if not request.adapter:

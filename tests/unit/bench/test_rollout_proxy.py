@@ -32,6 +32,9 @@ class Named(pb_grpc.InferenceServiceServicer):
     def StreamGenerate(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 
+    def RecordFeedback(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
+
     def GetServerInfo(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test calls Generate alone")
 

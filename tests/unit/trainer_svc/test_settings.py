@@ -93,7 +93,7 @@ def test_a_wrong_setting_for_personal_data_stops_the_start(
 
 @pytest.mark.parametrize("mode", ["scan", "substitute", "redact", "refuse"])
 def test_without_the_extra_only_off_starts(environ: pytest.MonkeyPatch, mode: str) -> None:
-    environ.setattr("trainer_svc.settings.find_spec", lambda _: None)
+    environ.setattr("tailorbird.personal_data.settings.find_spec", lambda _: None)
     assert TrainerSettings().personal_data == "off"
     environ.setenv("TAILORBIRD_PERSONAL_DATA", mode)
     with pytest.raises(ValidationError) as told:
