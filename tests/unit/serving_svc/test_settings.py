@@ -45,6 +45,42 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_feedback_is_off_until_tenants_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _read(monkeypatch)
+    assert settings.feedback_allowed == frozenset()
+    assert settings.feedback_personal_data == "redact"
+    some = _read(monkeypatch, FEEDBACK_TENANTS="acme, globex")
+    assert some.feedback_allowed == {"acme", "globex"}
+    assert _read(monkeypatch, FEEDBACK_TENANTS="*").feedback_allowed is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"FEEDBACK_TENANTS": "Acme"}, "is not an id"),
+        ({"FEEDBACK_TENANTS": "*,acme"}, "stands alone"),
+        ({"FEEDBACK_PERSONAL_DATA": "scan"}, "redact"),
+        ({"FEEDBACK_MAX_RECORD_BYTES": "1023"}, "1024"),
+        ({"FEEDBACK_MAX_RECORD_BYTES": "1048577"}, "1048576"),
+        ({"FEEDBACK_RECORDS_PER_DAY": "0"}, "1"),
+        ({"FEEDBACK_TENANTS": "acme", "PERSONAL_DATA_KINDS": "shoe_size"}, "shoe_size"),
+        ({"FEEDBACK_TENANTS": "acme", "PERSONAL_DATA_PATTERNS": "ticket=("}, "ticket"),
+    ],
+)
+def test_feedback_settings_that_cannot_be_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        _read(monkeypatch, **variables)
+
+
+def test_feedback_needs_the_extra_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailorbird.personal_data.settings.find_spec", lambda _: None)
+    assert _read(monkeypatch).feedback_tenants == ()
+    with pytest.raises(ValidationError, match=r"feedback_tenants.*tailorbird\[privacy\]"):
+        _read(monkeypatch, FEEDBACK_TENANTS="acme")
+
+
 @pytest.mark.parametrize(
     "prefix",
     [

@@ -1,0 +1,236 @@
+"""Records are rid of personal data wherever it stands, tenants in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from serving_svc.feedback import redaction
+from serving_svc.feedback.redaction import Redactor
+from tailorbird.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from tailorbird.feedback import Answer, Call, FeedbackRecord, Function, Tool, ToolFunction, Turn
+from tailorbird.personal_data.findings import Finding
+from tailorbird.personal_data.loading import load_scanner, scan_options
+from tailorbird.personal_data.modes import Mode
+from tailorbird.personal_data.scanner import Scanner
+from tests.unit.tailorbird.feedback_values import a_record
+
+ADDRESS, PHONE = "jane.roe@web.de", "415-555-2671"
+
+
+@pytest.fixture(scope="module")
+def scanner() -> Scanner:
+    return load_scanner(scan_options())
+
+
+@pytest.fixture
+def redactor(scanner: Scanner) -> Iterator[Redactor]:
+    redactor = Redactor(scanner, Mode.REDACT)
+    yield redactor
+    redactor.close()
+
+
+def a_call(arguments: str) -> Call:
+    return Call(id="call-1", function=Function(name="find", arguments=arguments))
+
+
+def calling(arguments: str) -> FeedbackRecord:
+    return a_record(answer=Answer(tool_calls=(a_call(arguments),)))
+
+
+async def test_every_text_is_redacted_and_only_counts_are_left(redactor: Redactor) -> None:
+    said = f"I am {ADDRESS}"
+    record = a_record(
+        messages=(
+            Turn(role="system", content=said),
+            Turn(role="user", content=said),
+            Turn(role="assistant", tool_calls=(a_call(json.dumps({"email": ADDRESS})),)),
+            Turn(role="tool", tool_call_id="call-1", content=said),
+        ),
+        tools=(
+            Tool(
+                function=ToolFunction(
+                    name="find", description=said, parameters={"default": ADDRESS}
+                )
+            ),
+        ),
+        answer=Answer(content=said),
+        correction=Answer(content=said),
+        labels={"customer": ADDRESS},
+    )
+    kept = await redactor.redacted(record, "acme")
+    assert ADDRESS not in kept.model_dump_json()
+    assert kept.redactions == {"email": 9}
+    assert kept.messages[0].content == "I am <EMAIL>"
+    assert json.loads(kept.messages[2].tool_calls[0].function.arguments) == {"email": "<EMAIL>"}
+    assert kept.labels == {"customer": "<EMAIL>"}
+    same = {"name", "version", "create_time", "subject", "route_generation", "rating"}
+    assert kept.model_dump(include=same) == record.model_dump(include=same)
+
+
+async def test_a_prompt_is_redacted(redactor: Redactor) -> None:
+    kept = await redactor.redacted(a_record(messages=(), prompt=f"Dear {ADDRESS},"), "acme")
+    assert (kept.prompt, kept.messages) == ("Dear <EMAIL>,", ())
+
+
+async def test_a_record_in_which_nothing_is_found_is_itself(redactor: Redactor) -> None:
+    record = calling('{"order":  17}')
+    assert await redactor.redacted(record, "acme") == record
+
+
+async def test_the_same_request_again_has_the_same_stand_ins(scanner: Scanner) -> None:
+    redactor = Redactor(scanner, Mode.SUBSTITUTE)
+    record = a_record(answer=Answer(content=ADDRESS), correction=Answer(content=ADDRESS))
+    kept = await redactor.redacted(record, "acme")
+    assert kept.correction
+    assert kept.answer.content == kept.correction.content != ADDRESS
+    assert await redactor.redacted(record, "acme") == kept
+    other = await redactor.redacted(record.model_copy(update={"name": "other"}), "acme")
+    assert other.answer != kept.answer
+    redactor.close()
+
+
+@pytest.mark.parametrize("field", ["answer", "correction", "messages"])
+async def test_arguments_stay_an_object_where_a_number_is_replaced(
+    redactor: Redactor, field: str
+) -> None:
+    call = a_call('{"phone": 4155552671, "order": 17, "share": 0.5, "also": "' + PHONE + '"}')
+    said = {"tool_calls": (call,)}
+    record = a_record(**{field: (said | {"role": "assistant"},) if field == "messages" else said})
+    kept = await redactor.redacted(record, "acme")
+    found = kept.messages[0] if field == "messages" else getattr(kept, field)
+    arguments = json.loads(found.tool_calls[0].function.arguments)
+    assert arguments == {"phone": "<PHONE>", "order": "17", "share": "0.5", "also": "<PHONE>"}
+    assert kept.redactions == {"phone": 2}
+
+
+async def test_arguments_that_cannot_stay_an_object_are_refused() -> None:
+    quotes = load_scanner(scan_options(patterns={"quoted": '"[a-z]+": "secret"'}))
+    redactor = Redactor(quotes, Mode.REDACT)
+    with pytest.raises(InvalidArgument) as caught:
+        await redactor.redacted(calling('{"word": "secret"}'), "acme")
+    assert caught.value.reason == "NOT_REDACTABLE"
+    assert "secret" not in caught.value.message
+    redactor.close()
+
+
+async def test_a_pattern_that_takes_too_long_is_told_and_the_next_record_is_taken() -> None:
+    options = scan_options(kinds=("email",), patterns={"slow": "(a|aa)+$"})
+    slow = load_scanner(options)
+    object.__setattr__(options, "pattern_seconds", 0.05)
+    redactor = Redactor(slow, Mode.REDACT)
+    with pytest.raises(FailedPrecondition) as caught:
+        await redactor.redacted(a_record(answer=Answer(content="a" * 200 + "!")), "acme")
+    assert caught.value.reason == "PATTERN_TIMED_OUT"
+    kept = await redactor.redacted(a_record(answer=Answer(content=ADDRESS)), "acme")
+    assert kept.answer.content == "<EMAIL>"
+    redactor.close()
+
+
+class Held:
+    """A scanner that waits, and remembers whose text it read."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+        self.read: list[str] = []
+        self.at_once = 0
+        self.most = 0
+
+    def find(self, text: str, label: str = "") -> list[Finding]:
+        if not text.startswith("from "):
+            return []
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        self.began.set()
+        self.go_on.wait(30)
+        self.read.append(text.removeprefix("from "))
+        self.at_once -= 1
+        return []
+
+
+@asynccontextmanager
+async def held() -> AsyncIterator[tuple[Redactor, Held]]:
+    scanner = Held()
+    redactor = Redactor(scanner, Mode.REDACT)  # type: ignore[arg-type]
+    try:
+        yield redactor, scanner
+    finally:
+        scanner.go_on.set()
+        redactor.close()
+
+
+def of(redactor: Redactor, tenant: str) -> asyncio.Task[FeedbackRecord]:
+    record = a_record(answer=Answer(content=f"from {tenant}"))
+    return asyncio.create_task(redactor.redacted(record, tenant))
+
+
+async def until(began: threading.Event) -> None:
+    assert await asyncio.to_thread(began.wait, 30)
+
+
+async def test_a_tenant_with_many_delays_another_by_one_and_the_loop_not_at_all() -> None:
+    async with held() as (redactor, scanner):
+        many = [of(redactor, "acme") for _ in range(5)]
+        # The loop is free while the thread is held.
+        await until(scanner.began)
+        other = of(redactor, "globex")
+        await asyncio.sleep(0)
+        scanner.go_on.set()
+        await asyncio.gather(*many, other)
+        assert scanner.read.index("globex") <= 2
+        assert scanner.most == 1
+
+
+async def test_too_many_waiting_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with held() as (redactor, scanner):
+        waiting = [of(redactor, "acme") for _ in range(17)]
+        await until(scanner.began)
+        with pytest.raises(ResourceExhausted) as caught:
+            await of(redactor, "acme")
+        assert caught.value.reason == "FEEDBACK_WAITING"
+        monkeypatch.setattr(redaction, "_ALL_WAITING", 18)
+        waiting.append(of(redactor, "globex"))
+        await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted, match="18 records") as caught:
+            await of(redactor, "initech")
+        assert caught.value.reason == "FEEDBACK_WAITING"
+        scanner.go_on.set()
+        await asyncio.gather(*waiting)
+        await of(redactor, "initech")
+
+
+async def test_who_gives_up_leaves_its_place() -> None:
+    async with held() as (redactor, scanner):
+        first = of(redactor, "acme")
+        await until(scanner.began)
+        waiting = [of(redactor, "acme") for _ in range(16)]
+        await asyncio.sleep(0)
+        for task in (first, *waiting):
+            task.cancel()
+        await asyncio.wait([first, *waiting])
+        last = of(redactor, "acme")
+        await asyncio.sleep(0)
+        scanner.go_on.set()
+        await last
+        assert scanner.read == ["acme", "acme"]
+
+
+async def test_what_waits_at_the_end_is_told() -> None:
+    async with held() as (redactor, scanner):
+        first = of(redactor, "acme")
+        await until(scanner.began)
+        waits = of(redactor, "globex")
+        await asyncio.sleep(0)
+        redactor.close()
+        scanner.go_on.set()
+        with suppress(Unavailable):
+            await first
+        with pytest.raises(Unavailable) as caught:
+            await waits
+        assert caught.value.reason == "SHUTTING_DOWN"

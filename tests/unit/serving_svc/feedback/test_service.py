@@ -1,0 +1,278 @@
+"""Recording: who may, what is stored, once, and what is left when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import LocalStore
+from prometheus_client import CollectorRegistry
+
+from serving_svc.feedback.quota import DailyQuota
+from serving_svc.feedback.redaction import Redactor
+from serving_svc.feedback.service import Feedback, FeedbackRecorder
+from serving_svc.metrics import ServingMetrics
+from tailorbird.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    StoreUnavailable,
+)
+from tailorbird.feedback import Answer, FeedbackRecord, FeedbackStore, Turn
+from tailorbird.names import FeedbackName, VersionName
+from tailorbird.object_store import ObstoreStore
+from tailorbird.personal_data.loading import load_scanner, scan_options
+from tailorbird.personal_data.modes import Mode
+from tailorbird.personal_data.scanner import Scanner
+from tailorbird.registry import AdapterRegistry, Tombstone
+from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, VERSION
+from tests.unit.trainer_svc.values import put_version
+
+GIVEN = Feedback(
+    VERSION,
+    Answer(content="On its way to jane.roe@web.de."),
+    "billing",
+    route_generation=4,
+    messages=(Turn(role="user", content="Where is it?"),),
+    correction=Answer(content="Tomorrow."),
+    rating="bad",
+    labels={"channel": "chat"},
+    request_id="one",
+)
+
+
+class FailingStore(ObstoreStore):
+    """Fails to create, before or after it has."""
+
+    fails = ""
+
+    async def create(self, key: str, data: bytes) -> None:
+        if self.fails == "before":
+            raise StoreUnavailable("down")
+        await super().create(key, data)
+        if self.fails == "after":
+            raise StoreUnavailable("the reply was lost")
+
+
+class World:
+    """A recorder on a store in a folder, with a clock of its own."""
+
+    def __init__(self, folder: Path, scanner: Scanner) -> None:
+        self.store = FailingStore(LocalStore(folder, mkdir=True))
+        self.registry = CollectorRegistry()
+        self.redactor = Redactor(scanner, Mode.REDACT)
+        self.now = NOON
+        self.metrics = ServingMetrics(self.registry)
+
+    def recorder(self, **changes: Any) -> FeedbackRecorder:
+        records = FeedbackStore(self.store)
+        options: dict[str, Any] = {
+            "redacting": self.redactor,
+            "tenants": {"acme"},
+            "max_record_bytes": 4096,
+            "limit": 10,
+            "clock": lambda: self.now,
+        } | changes
+        return FeedbackRecorder(
+            records,
+            AdapterRegistry(self.store),
+            options.pop("redacting"),
+            DailyQuota(records, options.pop("limit")),
+            self.metrics.feedback,
+            **options,
+        )
+
+    def counted(self, result: str) -> float | None:
+        return self.registry.get_sample_value(
+            "tailorbird_serving_feedback_total", {"result": result}
+        )
+
+    async def keys(self) -> list[str]:
+        return [info.key async for info in self.store.objects("tenants/acme/feedback")]
+
+
+@pytest.fixture(scope="module")
+def scanner() -> Scanner:
+    return load_scanner(scan_options())
+
+
+@pytest.fixture
+async def world(tmp_path: Path, scanner: Scanner) -> AsyncIterator[World]:
+    world = World(tmp_path / "store", scanner)
+    await put_version(world.store, str(VERSION))
+    yield world
+    world.redactor.close()
+
+
+async def stored(world: World, record: FeedbackRecord) -> FeedbackRecord:
+    return await FeedbackStore(world.store).get(FeedbackName.parse(record.name))
+
+
+async def test_what_is_stored_is_what_was_given_without_personal_data(world: World) -> None:
+    kept = await world.recorder().record(GIVEN)
+    assert await stored(world, kept) == kept
+    assert FeedbackName.parse(kept.name).adapter_name == ADAPTER
+    assert FeedbackName.parse(kept.name).day == "20261123"
+    assert kept == FeedbackRecord(
+        name=kept.name,
+        version=str(VERSION),
+        route_generation=4,
+        create_time=NOON,
+        subject="billing",
+        messages=GIVEN.messages,
+        answer=Answer(content="On its way to <EMAIL>."),
+        correction=GIVEN.correction,
+        rating="bad",
+        labels={"channel": "chat"},
+        redactions={"email": 1},
+    )
+    assert world.counted("ok") == 1
+
+
+async def test_nothing_is_kept_of_a_tenant_that_is_not_named(world: World) -> None:
+    for changes in ({"tenants": {"globex"}}, {"tenants": frozenset()}, {"redacting": None}):
+        with pytest.raises(FailedPrecondition, match="TAILORBIRD_FEEDBACK_TENANTS") as caught:
+            await world.recorder(**changes).record(GIVEN)
+        assert caught.value.reason == "FEEDBACK_OFF"
+    assert await world.keys() == []
+    assert world.counted("FEEDBACK_OFF") == 3
+    await world.recorder(tenants=None).record(GIVEN)
+
+
+async def test_a_version_that_is_not_there_is_not_found(world: World) -> None:
+    other = VersionName.parse(f"{ADAPTER}/versions/20260101T000000-job-2")
+    with pytest.raises(NotFound) as caught:
+        await world.recorder().record(replace(GIVEN, version=other))
+    assert caught.value.reason == "VERSION_NOT_FOUND"
+    tombstone = Tombstone(version=str(VERSION), delete_time=NOON, actor="a")
+    await world.store.put(f"{VERSION}/tombstone.json", tombstone.model_dump_json().encode())
+    with pytest.raises(NotFound) as caught:
+        await world.recorder().record(GIVEN)
+    assert caught.value.reason == "VERSION_DELETED"
+    assert await world.keys() == []
+
+
+async def test_a_record_that_is_too_long_is_refused(world: World) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await world.recorder().record(replace(GIVEN, answer=Answer(content="é" * 2048)))
+    assert caught.value.reason == "FEEDBACK_TOO_LARGE"
+    assert caught.value.metadata["limit"] == "4096"
+    assert await world.keys() == []
+    size = len((await world.recorder().record(GIVEN)).model_dump_json())
+    assert size < 4096
+
+
+async def test_the_same_request_is_one_record(world: World) -> None:
+    recorder = world.recorder()
+    first = await recorder.record(GIVEN)
+    world.now += timedelta(hours=1)
+    assert await recorder.record(replace(GIVEN, subject="support")) == first
+    assert await world.recorder().record(GIVEN) == first
+    assert len(await world.keys()) == 1
+    with pytest.raises(AlreadyExists) as caught:
+        await recorder.record(replace(GIVEN, rating="good"))
+    assert caught.value.reason == "FEEDBACK_EXISTS"
+    assert world.counted("FEEDBACK_EXISTS") == 1
+    assert await stored(world, first) == first
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (datetime(2026, 11, 23, 23, 59, 59, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)),
+        (datetime(2026, 11, 23, 0, 0, 1, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)),
+        # The clock of the replica that is asked the second time goes behind.
+        (datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 23, 23, 51, tzinfo=UTC)),
+    ],
+)
+async def test_midnight_makes_no_second_record(
+    world: World, first: datetime, again: datetime
+) -> None:
+    world.now = first
+    kept = await world.recorder().record(GIVEN)
+    world.now = again
+    assert await world.recorder().record(GIVEN) == kept
+    assert len(await world.keys()) == 1
+
+
+async def test_a_request_id_is_its_adapter_s_own_and_none_is_no_id(world: World) -> None:
+    legal = VersionName.parse("tenants/acme/adapters/legal/versions/20260101T000000-job-1")
+    await put_version(world.store, str(legal))
+    recorder = world.recorder()
+    await recorder.record(GIVEN)
+    await recorder.record(replace(GIVEN, version=legal))
+    for _ in range(2):
+        await recorder.record(replace(GIVEN, request_id=""))
+    assert len(await world.keys()) == 4
+
+
+async def test_two_replicas_at_once_make_one_record(world: World) -> None:
+    replicas = [world.recorder() for _ in range(2)]
+    found = await asyncio.gather(*(one.record(GIVEN) for one in replicas for _ in range(3)))
+    assert len({record.name for record in found}) == 1
+    assert len(await world.keys()) == 1
+
+
+async def test_two_that_differ_under_one_request_id_at_once_are_one_and_an_error(
+    world: World,
+) -> None:
+    ended = await asyncio.gather(
+        world.recorder().record(GIVEN),
+        world.recorder().record(replace(GIVEN, rating="good")),
+        return_exceptions=True,
+    )
+    assert sorted(type(one) for one in ended if isinstance(one, AlreadyExists)) == [AlreadyExists]
+    assert len(await world.keys()) == 1
+
+
+async def test_a_day_s_records_are_bounded_and_a_repetition_is_none(world: World) -> None:
+    recorder = world.recorder(limit=2)
+    first = await recorder.record(GIVEN)
+    await recorder.record(replace(GIVEN, request_id="two"))
+    with pytest.raises(ResourceExhausted) as caught:
+        await recorder.record(replace(GIVEN, request_id="three"))
+    assert caught.value.reason == "FEEDBACK_PER_DAY"
+    assert await recorder.record(GIVEN) == first
+    with pytest.raises(ResourceExhausted):
+        await world.recorder(limit=2).record(replace(GIVEN, request_id="three"))
+    world.now += timedelta(days=1)
+    await recorder.record(replace(GIVEN, request_id="three"))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_store_that_fails_leaves_all_or_nothing(world: World, when: str) -> None:
+    recorder = world.recorder(limit=1)
+    world.store.fails = when
+    with pytest.raises(StoreUnavailable):
+        await recorder.record(GIVEN)
+    world.store.fails = ""
+    assert len(await world.keys()) == (1 if when == "after" else 0)
+    kept = await recorder.record(GIVEN)
+    assert await stored(world, kept) == kept
+    assert len(await world.keys()) == 1
+    assert world.counted("STORE_UNAVAILABLE") == 1
+
+
+async def test_a_call_that_is_given_up_is_counted_so(world: World) -> None:
+    held = asyncio.Event()
+
+    class Slow:
+        async def redacted(self, record: FeedbackRecord, tenant: str) -> FeedbackRecord:
+            held.set()
+            await asyncio.Event().wait()
+            return record
+
+    call = asyncio.create_task(world.recorder(redacting=Slow(), limit=1).record(GIVEN))
+    await held.wait()
+    call.cancel()
+    await asyncio.wait({call})
+    assert call.cancelled()
+    assert world.counted("cancelled") == 1
+    assert await world.keys() == []
