@@ -237,7 +237,7 @@ def test_a_check_that_is_lost_is_told(running: Running) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             call.result()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "ended with status -9" in caught.value.details()
+    assert "ended with status -9" in str(caught.value.details())
 
 
 def test_the_service_process_has_neither_torch_nor_transformers(running: Running) -> None:

@@ -97,7 +97,7 @@ class Preflights:
 async def _asked(check: Check) -> bytes:
     """Have the check done by a process of its own, which is gone when this returns."""
     ours, theirs = socket.socketpair()
-    process = None
+    process = writer = None
     try:
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -120,7 +120,7 @@ async def _asked(check: Check) -> bytes:
     except OSError as error:
         raise _lost(f"cannot be started: {error.strerror}") from error
     finally:
-        ours.close()
+        (writer or ours).close()
         if process is not None:
             with suppress(ProcessLookupError):
                 process.kill()

@@ -1,0 +1,160 @@
+"""What the process that checks data says is what the caller hears, of the class that it was."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from tailorbird.errors import (
+    AdapterRefused,
+    DataCorrupt,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    StoreUnavailable,
+    TailorbirdError,
+    Unavailable,
+)
+from tests.unit.trainer_svc.fakes import PREFLIGHT
+from tests.unit.trainer_svc.values import make_job
+from trainer_svc.dispatch import preflight
+from trainer_svc.dispatch.assignment import Assignments
+from trainer_svc.dispatch.preflight import Preflights, _result
+from trainer_svc.engine.preflight.__main__ import _refused
+from trainer_svc.jobs.model import Job, LoraSpec
+from trainer_svc.protocol import Assignment, Checked, DatasetRef, LeaseKey, WorkerSettings, encode
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FailedPrecondition("too many", reason="TOO_MANY_TOO_LONG", count=3),
+        InvalidArgument("job.spec.x", "is not: so", reason="METRIC_NOT_APPLICABLE", n=1),
+        NotFound("tenants/acme/datasets/d", reason="DATASET_NOT_FOUND"),
+        DataCorrupt("other bytes", reason="DATASET_CORRUPT", dataset="d"),
+        StoreUnavailable("down"),
+        Unavailable("full", reason="DISK_FULL"),
+    ],
+)
+def test_an_error_is_the_same_on_this_side(error: TailorbirdError) -> None:
+    with pytest.raises(type(error)) as caught:
+        _result(encode(_refused(error)))
+    found = caught.value
+    assert type(found) is type(error)
+    assert (found.reason, found.message, found.metadata) == (
+        error.reason,
+        error.message,
+        error.metadata,
+    )
+    if isinstance(error, InvalidArgument):
+        assert isinstance(found, InvalidArgument)
+        assert found.violations == error.violations
+
+
+def test_an_error_that_no_check_has_is_no_fault_of_the_caller() -> None:
+    with pytest.raises(Unavailable, match="strange"):
+        _result(encode(_refused(AdapterRefused("strange"))))
+
+
+@pytest.mark.parametrize("line", [b"{", b"{}\n", b'{"preflight": 3}\n'])
+def test_what_is_no_answer_is_told(line: bytes) -> None:
+    with pytest.raises(Unavailable, match="said what is no answer") as caught:
+        _result(line)
+    assert caught.value.reason == "TOKENISING_LOST"
+
+
+def test_an_answer_is_read() -> None:
+    assert _result(encode(Checked(preflight=PREFLIGHT))) == PREFLIGHT
+
+
+BASE = "sha256:1"
+HANGING = f"{__package__}.hanging"
+
+
+class Unleased:
+    async def unleased(self, job: Job) -> Assignment:
+        return Assignment(
+            lease=LeaseKey(job=str(job.name), epoch=0),
+            base_model_digest=BASE,
+            adapter="tenants/acme/adapters/a",
+            training=DatasetRef(name="d", key="d", sha256="", format="chat"),
+            validation=None,
+            validation_fraction=None,
+            lora=LoraSpec(),
+            hyperparameters=job.spec.hyperparameters,
+            spec_sha256="",
+            parent_version="",
+        )
+
+
+def checks(folder: Path) -> Preflights:
+    settings: dict[str, Any] = {
+        "object_store": "memory:///",
+        "base_model_path": "",
+        "base_model_name": "",
+        "base_model_digest": BASE,
+        "chat_template_digest": "",
+        "device": "cpu",
+        "threads": 1,
+        "scratch_dir": str(folder),
+        "cache_dir": str(folder / "cache"),
+        "cache_bytes": 1,
+        "progress_interval": 1,
+    }
+    return Preflights(cast("Assignments", Unleased()), {BASE: WorkerSettings(**settings)})
+
+
+def hanging() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if HANGING in each.cmdline()]
+
+
+def left(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_one_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_MODULE", HANGING)
+    monkeypatch.setattr(preflight, "_SECONDS", 0.5)
+    with pytest.raises(FailedPrecondition, match=r"within 0\.5 s") as caught:
+        await checks(tmp_path).check(make_job("one"))
+    assert caught.value.reason == "CHECK_TOO_LONG"
+    assert not hanging()
+    assert not left(tmp_path)
+
+
+async def test_a_call_that_ends_ends_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_MODULE", HANGING)
+    task = asyncio.create_task(checks(tmp_path).check(make_job("one")))
+    while not await asyncio.to_thread(hanging):
+        assert not task.done()
+    assert [name.startswith("preflight-") for name in left(tmp_path)] == [True]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not hanging()
+    assert not left(tmp_path)
+
+
+async def test_one_that_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(Unavailable, match="cannot be started: No such file") as caught:
+        await checks(tmp_path).check(make_job("one"))
+    assert caught.value.reason == "TOKENISING_LOST"
+
+
+def test_what_a_lost_service_left_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "preflight-1" / "deep").mkdir(parents=True)
+    (tmp_path / "worker-0").mkdir()
+    checks(tmp_path)
+    assert left(tmp_path) == ["worker-0"]
