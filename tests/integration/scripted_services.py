@@ -137,6 +137,8 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self, request: tuning_pb.GetDatasetRequest, context: Context
     ) -> tuning_pb.GetDatasetResponse:
         self.script.heard(request, context)
+        if request.name.endswith("/gone"):
+            context.abort(grpc.StatusCode.NOT_FOUND, "there is none")
         dataset = dataset_pb2.Dataset(name=request.name, report=self.script.report)
         return tuning_pb.GetDatasetResponse(dataset=dataset)
 

@@ -21,7 +21,7 @@ from tailorbird.cli.app import main
 from tailorbird.rpc.status import stored_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.telemetry import HealthServer
-from tailorbird.tuning.v1 import dataset_pb2, job_pb2, tuning_service_pb2
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, tuning_service_pb2
 from tests.certificates import Authority
 from tests.integration.scripted_services import (
     ADAPTER,
@@ -141,6 +141,95 @@ def test_a_job_s_data_is_warned_of(run: Run, script: Script, more: tuple[str, ..
     script.warnings = [MIND]
     ran = run("jobs", "create", "--adapter", "support", "--data", "chats", *more)
     assert ran.err == "warning: DUPLICATE_RECORDS: 5 of 99: line 9 is 1\n"
+
+
+def test_a_check_shows_what_the_job_would_do_with_its_data(run: Run, script: Script) -> None:
+    data = preflight_pb2.Preflight.CheckedData(
+        account=job_pb2.DataReport(
+            records=60, kept=3, dropped_too_long=57, dropped_lines=range(4, 61),
+            trained_tokens=1200, masked_tokens=3400,
+        ),
+        too_long_fraction=0.95, median=40, longest=64,
+        lengths=[
+            preflight_pb2.Preflight.TokenBin(at_least=32, below=64, sequences=2),
+            preflight_pb2.Preflight.TokenBin(at_least=64, below=128, sequences=1),
+        ],
+    )  # fmt: skip
+    script.preflight = preflight_pb2.Preflight(
+        training=data,
+        hyperparameters=job_pb2.Hyperparameters(
+            learning_rate=0.00123, epochs=6, batch_tokens=512, max_sequence_length=64
+        ),
+        total_steps=1800,
+    )
+    asked = ("jobs", "create", "--adapter", "support", "--data", "chats", "--validate-only")
+    shown = run(*asked).out
+    said = {
+        name.strip(): value.strip()
+        for name, value in (line.split("  ", 1) for line in shown.splitlines() if "  " in line)
+    }
+    assert said["training"] == (
+        "3 of 60 records; 1,200 tokens trained, 3,400 read only; median 40, longest 64"
+    )
+    assert said["too long"] == "95.0% of the training data"
+    assert said["steps"] == "1,800: 6 epochs"
+    assert said["learning rate"] == "0.00123"
+    assert said["longest allowed"] == "64 tokens"
+    assert said["32 to 63"] == "2"
+    assert "validation" not in shown.lower()
+    assert "training data: 3 of 60 records kept; 57 dropped as too long (lines 4-60)" in shown
+    assert shown.splitlines()[-1] == "the job would be accepted"
+    script.preflight.validation.CopyFrom(data)
+    shown = run(*asked).out
+    assert "95.0% of the training data, 95.0% of the validation data" in shown
+    assert shown.splitlines()[-2].split() == ["64", "to", "127", "1", "1"]
+    script.preflight.held_out = True
+    shown = run("jobs", "sweep", "create", *asked[2:], "--ranks", "8,16").out
+    assert "validation (held out)" in shown
+    assert "of the validation data" not in shown
+
+
+def test_a_job_is_shown_with_what_its_data_is_like(run: Run, script: Script) -> None:
+    script.job.spec.training_dataset = "tenants/acme/datasets/chats"
+    script.job.spec.validation_dataset = "tenants/acme/datasets/held"
+    script.report = _Report(
+        records=1200,
+        warnings=[MIND],
+        duplicates=_Report.Duplicates(surplus=5),
+        contradictions=_Report.Contradictions(records=4),
+        labels=[_Report.Label(label="yes", records=7)] * 3,
+    )
+    line = "chats: 1,200 records, 5 duplicates, 4 contradictory; 3 classes of answers"
+    shown = run("jobs", "get", "one").out.splitlines()
+    assert line in shown
+    assert line.replace("chats", "held") in shown
+    assert "warning: DUPLICATE_RECORDS: 5 of 99: line 9 is 1" in shown
+    assert "duplicates," not in run("jobs", "get", "one", "--json").out
+    script.events = a_job_that_succeeds()
+    watched = run("jobs", "watch", "one").out
+    assert line in watched.splitlines()
+    # What is warned of stands in the job's history.
+    assert "DUPLICATE_RECORDS" not in watched
+    assert line not in run("jobs", "watch", "one", "--after", "1").out
+    script.report.CopyFrom(_Report(records=3))
+    assert "chats: 3 records, none repeated or contradictory" in run("jobs", "get", "one").out
+
+
+def test_a_job_whose_data_is_gone_is_shown_without(run: Run, script: Script) -> None:
+    script.job.spec.training_dataset = "tenants/acme/datasets/gone"
+    ran = run("jobs", "get", "one")
+    assert (ran.status, "records" in ran.out) == (0, False)
+
+
+def test_a_dataset_s_report_is_written_as_a_page(run: Run, tmp_path: Path) -> None:
+    to = tmp_path / "report.html"
+    assert run("datasets", "report", "chats", "--out", str(to)).out == f"{to}\n"
+    assert to.read_text() == "<p>größer</p>"
+    path = Path(run("datasets", "report", "chats").out.strip())
+    assert path.name.startswith("chats-")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == "<p>größer</p>"
+    path.unlink()
 
 
 def test_who_watches_is_warned_once(run: Run, script: Script) -> None:

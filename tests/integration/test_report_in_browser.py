@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.unit.trainer_svc.report.datasets import full_dataset
 from tests.unit.trainer_svc.report.hostile import TEXTS, with_text
 from tests.unit.trainer_svc.report.outline import outline
 from tests.unit.trainer_svc.report.reports import full_report
 from tests.unit.trainer_svc.report.test_page import SECTIONS, ids, shape
+from trainer_svc.report.dataset import dataset_page
 from trainer_svc.report.page import report_page
 
 CHROMIUM = shutil.which("chromium")
@@ -111,3 +113,22 @@ def test_even_what_was_not_escaped_neither_runs_nor_fetches(browse: Browse) -> N
     assert "evil.example" in seen.dom
     assert seen.title == "ticket-triage: report of a version"
     assert seen.fetched == []
+
+
+def test_a_dataset_s_page_renders_and_fetches_nothing(browse: Browse) -> None:
+    page = dataset_page(full_dataset())
+    light, dark = browse(page), browse(page, DARK)
+    for seen in (light, dark):
+        assert ids(outline(seen.dom)) == ids(outline(page))
+        assert shape(outline(seen.dom)) == shape(outline(page))
+        assert seen.fetched == []
+        assert max(seen.grey) - min(seen.grey) > 150, "it is blank"
+    assert light.grey[0] > 230
+    assert dark.grey[0] < 40
+
+
+def test_hostile_text_of_a_dataset_neither_runs_nor_fetches(browse: Browse) -> None:
+    seen = browse(dataset_page(full_dataset(" ".join([*TEXTS, ATTACK]))))
+    assert seen.title == "tickets: report on a dataset"
+    assert seen.fetched == []
+    assert shape(outline(seen.dom)) == shape(outline(dataset_page(full_dataset("x"))))

@@ -123,10 +123,10 @@ def _facts(dataset: Dataset) -> dict[str, str]:
         "Format": dataset.format.value,
         "Size": counted(dataset.size_bytes, "byte"),
         "SHA-256": dataset.sha256,
-        "Personal data": f"{dataset.personal_data_mode.value}",
-        "Keys that nothing reads": ", ".join(dataset.ignored_fields),
     }
-    return {name: value for name, value in found.items() if value}
+    if dataset.ignored_fields:
+        found["Keys that nothing reads"] = ", ".join(dataset.ignored_fields)
+    return found
 
 
 _PAGE = environment().get_template("dataset.html.j2")
