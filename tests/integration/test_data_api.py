@@ -24,6 +24,7 @@ from tests.integration.test_trainer_api import (
     watch,
 )
 from tests.unit.trainer_svc.datasets.report.planted import clean, pairs
+from tests.unit.trainer_svc.fakes import PREFLIGHT
 
 __all__ = ["trainer"]
 
@@ -93,6 +94,34 @@ async def test_a_job_s_history_begins_with_what_its_data_is_warned_of(trainer: T
     assert events[0].state_changed.state == job_pb2.JOB_STATE_QUEUED
     assert [event.warning.reason for event in events[1:3]] == reasons
     assert [e.WhichOneof("event") for e in events].count("warning") == 2
+
+
+async def test_a_dataset_s_report_is_a_page(trainer: Trainer) -> None:
+    await put(trainer)
+    request = pb.GetDatasetReportRequest(name=f"{ACME}/datasets/chats")
+    response = await trainer.stub.GetDatasetReport(request)
+    assert response.content_type == "text/html; charset=utf-8"
+    page = response.content.decode()
+    assert page.lstrip().startswith("<!DOCTYPE html>")
+    assert "<b>DUPLICATE_RECORDS</b> 5 of 100 records (5.0%) repeat" in page
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await trainer.stub.GetDatasetReport(
+            pb.GetDatasetReportRequest(name=f"{ACME}/datasets/none")
+        )
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_check_returns_what_it_finds_and_a_job_is_not_checked(trainer: Trainer) -> None:
+    await put(trainer)
+    request = pb.CreateJobRequest(parent=ACME, job=job_pb2.Job(spec=spec()), validate_only=True)
+    found = (await trainer.stub.CreateJob(request)).preflight
+    assert found.total_steps == PREFLIGHT.total_steps
+    assert found.training.account.records == PREFLIGHT.training.account.records
+    assert not found.HasField("validation")
+    made = await trainer.stub.CreateJob(
+        pb.CreateJobRequest(parent=ACME, job=job_pb2.Job(spec=spec()))
+    )
+    assert not made.HasField("preflight")
 
 
 async def test_validate_only_says_what_the_job_would_be_warned_of(trainer: Trainer) -> None:

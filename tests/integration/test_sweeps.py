@@ -238,6 +238,14 @@ async def test_a_sweep_is_cancelled_with_all_its_trials(trainer: Trainer) -> Non
     assert again.sweep == found
 
 
+async def test_nothing_of_another_tenants_dataset_is_shown(trainer: Trainer) -> None:
+    for dataset in ("chats", "none"):
+        request = pb.GetDatasetReportRequest(name=f"{ACME}/datasets/{dataset}")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await trainer.call("GetDatasetReport", request, caller="other")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_nothing_of_another_tenants_sweep_is_seen(trainer: Trainer) -> None:
     made = await trainer.create(a_sweep())
     for method, request in (
