@@ -188,8 +188,8 @@ def is_store_url(url: str) -> bool:
 def open_store(url: str, retry_seconds: float | None = None) -> ObstoreStore:
     """Open the store at `url`; a file:// folder is made if it is missing.
 
-    Requests are tried again for `retry_seconds`; None: for obstore's three minutes. Raises
-    InvalidArgument for a URL no store answers to. Credentials come from the environment, as obstore
+    Requests are tried again for `retry_seconds`, at most three times; None: for obstore's three
+    minutes. Raises InvalidArgument for a URL no store answers to. Credentials come from the environment, as obstore
     documents them.
     """
     if not is_store_url(url):
@@ -201,12 +201,10 @@ def open_store(url: str, retry_seconds: float | None = None) -> ObstoreStore:
         if retry_seconds is None:
             return ObstoreStore(from_url(url))
         patience = timedelta(seconds=retry_seconds)
+        # No client_options: they would take the place of those in the environment, AWS_ALLOW_HTTP
+        # among them.
         return ObstoreStore(
-            from_url(
-                url,
-                client_options={"connect_timeout": patience, "timeout": patience},
-                retry_config={"max_retries": 3, "retry_timeout": patience},
-            )
+            from_url(url, retry_config={"max_retries": 3, "retry_timeout": patience})
         )
     except (BaseError, OSError, ValueError) as error:
         raise InvalidArgument("object_store", f"cannot open {url!r}: {error}") from error

@@ -54,6 +54,14 @@ def store(request: pytest.FixtureRequest) -> ObstoreStore:
     return found
 
 
+async def test_a_store_of_little_patience_heeds_the_environment_too(
+    s3_store: ObstoreStore, tmp_path: Path
+) -> None:
+    await s3_store.put("a/b", b"one")
+    bucket = tmp_path.name.replace("_", "-").lower()[:60].strip("-")
+    assert await open_store(f"s3://{bucket}", retry_seconds=5).get("a/b") == b"one"
+
+
 async def test_gives_back_what_was_put(store: ObstoreStore, tmp_path: Path) -> None:
     await store.put("a/b", b"one")
     await store.put("a/b", b"two")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.errors import FailedPrecondition, InvalidArgument, TailorbirdError
 from tailorbird.tuning.v1 import sweep_pb2
 from trainer_svc.api.convert import job_to_proto, spec_to_proto, within
 from trainer_svc.jobs.model import TERMINAL, Job
@@ -85,7 +85,7 @@ def of_sweep() -> Iterator[None]:
     """Name the fields of a job's specification as those of the sweep's."""
     try:
         yield
-    except (InvalidArgument, FailedPrecondition) as error:
+    except TailorbirdError as error:
         metadata = dict(error.metadata)
         found = metadata.pop("field", "")
         if not found.startswith(_JOB_SPEC):
@@ -94,6 +94,9 @@ def of_sweep() -> Iterator[None]:
         if isinstance(error, InvalidArgument):
             description = error.description
             raise InvalidArgument(field, description, reason=error.reason, **metadata) from error
+        if not isinstance(error, FailedPrecondition):
+            error.metadata["field"] = field
+            raise
         # Each limit that is exceeded is named in the text as well.
         message = error.message.replace(_JOB_SPEC, _SWEEP_SPEC)
         raise FailedPrecondition(message, reason=error.reason, field=field, **metadata) from error

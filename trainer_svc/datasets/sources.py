@@ -97,15 +97,19 @@ class DatasetSources:
                 yield bytes(piece)
 
     async def _local(self, prefix: Path, key: str) -> AsyncGenerator[bytes, None]:
-        file = await self._work(open_beneath, prefix, key.split("/"))
+        opened: list[FileIO] = []
         try:
+            # Kept there, so that it is closed where the call is cancelled meanwhile.
+            await self._work(lambda: opened.append(open_beneath(prefix, key.split("/"))))
+            (file,) = opened
             before = _state(file)
             while piece := await self._work(file.read, _PIECE_BYTES):
                 yield piece
             if _state(file) != before:
                 raise Conflict(f"{key} was written to while it was read", reason="SOURCE_CHANGED")
         finally:
-            await self._work(file.close)
+            for each in opened:
+                await self._work(each.close)
 
     async def _work(self, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `do` in a thread; also a call that is cancelled waits until it is done."""
