@@ -35,6 +35,7 @@ SAMPLES: dict[str, Any] = {
     "safetyLists": "/data/safety.json",
     "toolCallParser": "llama3_json",
     "importPrefixes": ["s3://models/of/{tenant}/", "gs://more/{tenant}/adapters/"],
+    "datasetPrefixes": {"acme": ["s3://acme-data/train/"], "*": ["s3://drop/{tenant}/in/"]},
     "warm": [
         "tenants/acme/adapters/support",
         "tenants/acme/adapters/legal/versions/20260101T000000-0123456789abcdef-1",
@@ -72,6 +73,15 @@ def sample(setting: Setting) -> Any:
     return schema.get("maximum", 12_345_678_901)
 
 
+def plain(value: Any) -> Any:
+    """Return what a setting was read as in the types of YAML."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return {key: list(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
 def test_samples_are_not_defaults() -> None:
     assert not [each.path for each in CONFIGURED if sample(each) == each.default]
 
@@ -85,8 +95,7 @@ def test_a_value_reaches_its_setting(setting: Setting, monkeypatch: pytest.Monke
 
     read_back = getattr(read(setting.service, variables, monkeypatch), setting.name)
 
-    plain = str(read_back) if isinstance(read_back, Path) else read_back
-    assert (list(plain) if isinstance(value, list) else plain) == value
+    assert plain(read_back) == value
     assert f"{setting.name.upper()}={setting.path}" in variables[KEYS].split(",")
     other = next(name for name in MODELS if name != setting.service)
     before = render(without)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -123,3 +124,39 @@ def test_a_spacy_model_that_is_none_stops_the_start(
     with pytest.raises(InvalidArgument, match="is no spaCy pipeline") as told:
         TrainerSettings().scanner()
     assert told.value.field == "personal_data_spacy_model"
+
+
+def test_prefixes_for_datasets_are_read_by_tenant(environ: pytest.MonkeyPatch) -> None:
+    assert TrainerSettings().dataset_prefixes == {}
+    given = {"acme": ["s3://acme/train/", "file:///srv/acme/"], "*": ["gs://drop/{tenant}/in/"]}
+    environ.setenv("TAILORBIRD_DATASET_PREFIXES", json.dumps(given))
+    assert TrainerSettings().dataset_prefixes == {
+        "acme": ("s3://acme/train/", "file:///srv/acme/"),
+        "*": ("gs://drop/{tenant}/in/",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("s3://acme/", "it is not JSON"),
+        ('["s3://acme/"]', "dictionary"),
+        ('{"acme": "s3://acme/"}', "tuple"),
+        ('{"Acme": ["s3://acme/"]}', "'Acme' is neither a tenant's id nor"),
+        ('{"acme": ["s3://acme"]}', "ends with a slash"),
+        ('{"acme": ["s3://acme/../x/"]}', "ends with a slash"),
+        ('{"acme": ["s3://acme/%41/"]}', "ends with a slash"),
+        ('{"acme": ["https://acme/"]}', "ends with a slash"),
+        ('{"acme": ["s3://drop/{tenant}/"]}', "ends with a slash"),
+        ('{"*": ["s3://drop/"]}', "as one part"),
+        ('{"*": ["s3://drop/x{tenant}x/"]}', "as one part"),
+        (json.dumps({"acme": ["s3://acme/"] * 4097}), "more than 4096 prefixes"),
+    ],
+)
+def test_wrong_prefixes_for_datasets_stop_the_start(
+    environ: pytest.MonkeyPatch, given: str, message: str
+) -> None:
+    environ.setenv("TAILORBIRD_DATASET_PREFIXES", given)
+    with pytest.raises(ValidationError, match=message) as told:
+        TrainerSettings()
+    assert wrong_settings(told.value)[0][0].startswith("dataset_prefixes")

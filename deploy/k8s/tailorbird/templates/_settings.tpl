@@ -69,6 +69,8 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
 {{- define "tailorbird.text" -}}
 {{- if kindIs "slice" . -}}
 {{- join "," . -}}
+{{- else if kindIs "map" . -}}
+{{- toJson . -}}
 {{- else if kindIs "float64" . -}}
 {{- if eq . (floor .) -}}{{- printf "%d" (int64 .) -}}{{- else -}}{{- toString . -}}{{- end -}}
 {{- else -}}
