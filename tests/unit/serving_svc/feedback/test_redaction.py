@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -100,8 +101,10 @@ async def test_arguments_stay_an_object_where_a_number_is_replaced(
     redactor: Redactor, field: str
 ) -> None:
     call = a_call('{"phone": 4155552671, "order": 17, "share": 0.5, "also": "' + PHONE + '"}')
-    said = {"tool_calls": (call,)}
-    record = a_record(**{field: (said | {"role": "assistant"},) if field == "messages" else said})
+    said: Any = Answer(tool_calls=(call,))
+    if field == "messages":
+        said = (Turn(role="assistant", tool_calls=(call,)),)
+    record = a_record().model_copy(update={field: said})
     kept = await redactor.redacted(record, "acme")
     found = kept.messages[0] if field == "messages" else getattr(kept, field)
     arguments = json.loads(found.tool_calls[0].function.arguments)
