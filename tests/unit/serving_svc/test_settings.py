@@ -50,7 +50,7 @@ def test_feedback_is_off_until_tenants_are_named(monkeypatch: pytest.MonkeyPatch
     assert settings.feedback_allowed == frozenset()
     assert settings.feedback_personal_data == "redact"
     some = _read(monkeypatch, FEEDBACK_TENANTS="acme, globex")
-    assert some.feedback_allowed == {"acme", "globex"}
+    assert some.feedback_allowed == frozenset({"acme", "globex"})
     assert _read(monkeypatch, FEEDBACK_TENANTS="*").feedback_allowed is None
 
 
