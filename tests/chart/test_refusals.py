@@ -104,6 +104,7 @@ ENGINE = [
     Case("serving.config.dtype", "int8", "must be one of"),
     Case("serving.config.toolCallParser", "Not A Parser", "pattern"),
     Case("serving.config.importPrefixes", ["s3://bucket/adapters/"], "pattern"),
+    Case("serving.config.feedbackTenants", ["Acme"], "pattern"),
     Case("serving.config.importPrefixes", ["https://host/{tenant}/"], "pattern"),
     Case("trainer.config.datasetPrefixes", {"acme": ["s3://bucket/no-slash"]}, "pattern"),
     Case("trainer.config.datasetPrefixes", {"acme": ["https://host/data/"]}, "pattern"),

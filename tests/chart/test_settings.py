@@ -31,6 +31,7 @@ SAMPLES: dict[str, Any] = {
     "personalDataKinds": ["email", "phone"],
     "personalDataPatterns": "ticket=T-[0-9]{4,9}\ncase=(?P<value>\\d+), of",
     "personalDataSpacyModel": "en_core_web_sm",
+    "feedbackTenants": ["acme", "globex"],
     "generalData": "/data/general.jsonl",
     "safetyLists": "/data/safety.json",
     "toolCallParser": "llama3_json",
