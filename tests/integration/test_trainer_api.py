@@ -589,7 +589,7 @@ async def test_an_event_of_a_later_release_is_not_sent(
         ]
 
     monkeypatch.setattr(JobStore, "events", later)
-    monkeypatch.setattr("trainer_svc.jobs.service._EVENTS_PER_READ", 1)
+    monkeypatch.setattr("trainer_svc.jobs.watching._EVENTS_PER_READ", 1)
     seen = await watch(trainer, job.name)
     assert [event.sequence for event in seen] == [
         event.sequence for event in whole if event.sequence not in {2, 4}

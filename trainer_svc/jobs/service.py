@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
@@ -24,7 +23,7 @@ from tailorbird.names import (
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
 from trainer_svc.jobs.data_check import Compared, check_data
-from trainer_svc.jobs.events import JobEvent, JobWarning, StateChanged, Unknown
+from trainer_svc.jobs.events import JobEvent, JobWarning
 from trainer_svc.jobs.job_data import (
     JobData,
     Named,
@@ -37,15 +36,14 @@ from trainer_svc.jobs.model import TERMINAL, AskedLora, Job, JobSpec, JobState, 
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
 from trainer_svc.jobs.preflight import Checks, Preflight
 from trainer_svc.jobs.trained_versions import TrainedPage, TrainedVersions
+from trainer_svc.jobs.watching import Feed, Watched, watched
 from trainer_svc.served import ServingLimits, check_rank
 
-_EVENTS_PER_READ = 500
-_POLL_SECONDS = 1.0
 _MOST_USERS = 3
 """Jobs told that keep a dataset from being deleted."""
 
 
-class Jobs(Protocol):
+class Jobs(Watched, Protocol):
     """The job store, as far as callers reach into it."""
 
     async def create(
@@ -55,8 +53,6 @@ class Jobs(Protocol):
     async def find_request(
         self, tenant: str, request_id: str, request_sha256: str
     ) -> Job | None: ...
-
-    async def get(self, name: JobName) -> Job: ...
 
     async def page(
         self,
@@ -68,10 +64,6 @@ class Jobs(Protocol):
         adapter: AdapterName | None,
         sweeps: bool,
     ) -> list[Job]: ...
-
-    async def events(self, name: JobName, after_sequence: int, limit: int) -> list[JobEvent]: ...
-
-    async def last_sequence(self, name: JobName) -> int: ...
 
     async def users(self, dataset: DatasetName, limit: int) -> list[JobName | SweepName]: ...
 
@@ -99,12 +91,6 @@ class Datasets(Compared, Named, Protocol):
     def turn(self, *names: DatasetName) -> AbstractAsyncContextManager[None]: ...
 
     async def delete(self, name: DatasetName) -> None: ...
-
-
-class Feed(Protocol):
-    """Wakes whoever waits for a job."""
-
-    def subscribe(self, job: JobName) -> AbstractContextManager[asyncio.Event]: ...
 
 
 class Queue(Protocol):
@@ -269,33 +255,13 @@ class TuningService:
         self._queue.wake()
         return job
 
-    async def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
+    def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
         """Yield a job's events after a sequence, and end after the terminal one.
 
         What a later release has written into the history is passed over.
         Raises NotFound, and InvalidArgument for a sequence the job has not reached.
         """
-        last = await self._jobs.last_sequence(name)
-        if not 0 <= after_sequence <= last:
-            raise InvalidArgument(
-                "after_sequence", f"{after_sequence} is not between 0 and {last}, the newest event"
-            )
-        with self._feed.subscribe(name) as changed:
-            while True:
-                changed.clear()
-                ended = (await self._jobs.get(name)).state in TERMINAL
-                found = await self._jobs.events(name, after_sequence, _EVENTS_PER_READ)
-                for event in found:
-                    after_sequence = event.sequence
-                    if isinstance(event.payload, Unknown):
-                        continue
-                    yield event
-                    if isinstance(event.payload, StateChanged) and event.payload.state in TERMINAL:
-                        return
-                if ended and not found:
-                    return
-                if not found:
-                    await _wait(changed)
+        return watched(self._jobs, self._feed, name, after_sequence)
 
     async def checked(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
         """Return a specification with its base and LoRA decided; raises what `create_job` does."""
@@ -362,12 +328,3 @@ def _request_sha256(job_id: str, spec: JobSpec, lora: AskedLora) -> str:
 
 def _new_id(adapter: AdapterName) -> str:
     return f"{adapter.adapter[:50]}-{secrets.token_hex(4)}"
-
-
-async def _wait(changed: asyncio.Event) -> None:
-    """Wait for a change here, or as long as another replica's may stay unseen."""
-    try:
-        async with asyncio.timeout(_POLL_SECONDS):
-            await changed.wait()
-    except TimeoutError:
-        return

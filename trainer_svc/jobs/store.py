@@ -27,6 +27,7 @@ from trainer_svc.jobs.fence import (
     uncommitted,
     write_held,
 )
+from trainer_svc.jobs.listing import newest_first
 from trainer_svc.jobs.model import ACTIVE, WAITING, Job, JobError, JobState, Left
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
 from trainer_svc.jobs.queue import queued
@@ -115,19 +116,7 @@ class JobStore:
 
         `sweeps`: only those that carry one out.
         """
-        query = sa.select(jobs).where(jobs.c.tenant == tenant.tenant)
-        if after is not None:
-            older = sa.tuple_(jobs.c.create_time, jobs.c.job) < sa.tuple_(
-                sa.literal(after[0], sa.DateTime(timezone=True)), sa.literal(after[1])
-            )
-            query = query.where(older)
-        if state is not None:
-            query = query.where(in_state(state))
-        if sweeps:
-            query = query.where(jobs.c.sweep.is_not(None))
-        if adapter is not None:
-            query = query.where(jobs.c.adapter == str(adapter))
-        query = query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc()).limit(limit)
+        query = newest_first(tenant, limit, after, state, adapter, sweeps=sweeps)
         async with self._database.read() as connection:
             return [to_job(row) for row in await connection.execute(query)]
 
