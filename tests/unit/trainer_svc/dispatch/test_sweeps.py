@@ -15,6 +15,7 @@ from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
 from tests.unit.trainer_svc.faults import Fault
 from tests.unit.trainer_svc.values import make_job, make_sweep
+from trainer_svc.checkpoints import trial_prefix
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.placement import slots_of
 from trainer_svc.jobs.model import JobState
@@ -236,3 +237,29 @@ async def test_a_call_that_fails_once_costs_no_trial_and_no_decision(
     assert [each.rung for each in told if isinstance(each, RungDecided)] == [0, 1, 2]
     await check_history(jobs, beside, whole=beside.lease_epoch == 1)
     assert f"{found.version}/manifest.json" in await published(object_store)
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "published", "lost"])
+async def test_nothing_of_a_trial_is_left_when_its_sweep_has_ended(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, ending: str
+) -> None:
+    worker = ScriptedWorker(object_store, hold="decided-1")
+    sweep = await jobs.create(make_sweep(), "", DIGEST)
+    if ending == "lost":
+        # Whoever cancelled it was lost before its checkpoints were deleted.
+        await jobs.request_cancel(sweep.name)
+    for trial in (0, 3):
+        key = f"{trial_prefix(sweep.name, trial)}/00000002"
+        await object_store.create(f"{key}/manifest.json", b"{}")
+        await object_store.create(f"{key}/adapter-00.safetensors", b"")
+    dispatcher = make(ScriptedExecutor(object_store, worker), jobs_per_worker=8)
+    async with running(dispatcher):
+        if ending == "cancelled":
+            await worker.held.wait()
+            await jobs.request_cancel(sweep.name)
+            await dispatcher.cancel(sweep.name)
+        worker.go_on()
+        await ended(jobs, sweep.name)
+        if ending == "lost":
+            await dispatcher._publisher.sweep()
+    assert not [each.key async for each in object_store.objects(str(sweep.name))]

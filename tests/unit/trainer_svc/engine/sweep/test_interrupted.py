@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from safetensors.torch import load
 
+from tailorbird.errors import StoreUnavailable
 from tests.unit.trainer_svc.engine import versions
 from tests.unit.trainer_svc.engine.sweep.test_sweeping import (
     COMMON,
@@ -31,9 +32,10 @@ from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine import course
 from trainer_svc.engine.elsewhere import finished
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.events import StepProgress
-from trainer_svc.jobs.sweep import HALVED, RungDecided, RungResult, TrialResult
-from trainer_svc.protocol import Cancel, Cancelled, Start, Suspend, Suspended, Trained
+from trainer_svc.jobs.events import JobWarning, Judged, StepProgress
+from trainer_svc.jobs.sweep import HALVED, RungDecided, RungResult, TrialReached, TrialResult
+from trainer_svc.judgement.model import EvaluationSpec
+from trainer_svc.protocol import Cancel, Cancelled, Failed, Start, Suspend, Suspended, Trained
 
 SHORT = COMMON.model_copy(update={"epochs": 2})
 
@@ -185,3 +187,69 @@ async def test_those_who_are_stopped_are_forgotten_together(
     assert len(of(working, job, RungDecided)) == 3
     working.worker.take(Cancel(lease=job.lease))
     await working.until(Cancelled, job.lease)
+
+
+async def test_trials_whose_checkpoints_cannot_be_written_are_trained_again(
+    working: Working,
+) -> None:
+    """They wait for their turn off the base, and there is nothing to bring them back from."""
+    whole = await start(working, "whole", sweep_of(at_once=1), hyperparameters=SHORT)
+    await working.until(Trained, whole.lease)
+    working.store.fails = "/trial-"
+    job = await start(working, "unwritten", sweep_of(at_once=1), hyperparameters=SHORT)
+    await working.until(Trained, job.lease)
+    found, expected = results(working, job), results(working, whole)
+    assert found.active == expected.active
+    assert [[rung.step for rung in each.rungs] for each in found.trials] == [
+        [rung.step for rung in each.rungs] for each in expected.trials
+    ]
+    told = {said.reason for said in of(working, job, JobWarning)}
+    assert "CHECKPOINT_FAILED" in told
+    for lease in (whole.lease, job.lease):
+        working.worker.take(Cancel(lease=lease))
+        await working.until(Cancelled, lease)
+
+
+async def test_a_store_that_is_down_for_a_trial_lets_the_sweep_be_tried_again(
+    working: Working,
+) -> None:
+    job = await start(working, "down", sweep_of(at_once=1), hyperparameters=SHORT)
+    await working.until(TrialReached, job.lease)
+    working.store.down = "/trial-"
+    failed = await working.until(Failed, job.lease)
+    assert failed.retryable
+    assert not await attached(working)
+    working.store.down = None
+    again = after(working, job)
+    working.worker.take(Start(assignment=again))
+    await working.until(Trained, again.lease)
+    assert results(working, again).decided == 3
+    working.worker.take(Cancel(lease=again.lease))
+    await working.until(Cancelled, again.lease)
+
+
+async def test_a_judgement_that_fails_trains_no_trial_again(
+    working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(_: Any) -> None:
+        raise StoreUnavailable("the object store failed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("trainer_svc.engine.member.verdict", down)
+        job = await start(
+            working, "judged", sweep_of(at_once=2),
+            hyperparameters=SHORT, evaluation=EvaluationSpec(max_records=4),
+        )  # fmt: skip
+        failed = await working.until(Failed, job.lease)
+    assert failed.retryable
+    known = results(working, job)
+    assert (known.decided, len(known.active)) == (3, 1)
+    again = after(working, job)
+    working.worker.take(Start(assignment=again))
+    await working.until(Trained, again.lease)
+    assert not of(working, again, TrialReached)
+    assert not of(working, again, RungDecided)
+    assert not of(working, again, StepProgress)
+    assert of(working, again, Judged)
+    working.worker.take(Cancel(lease=again.lease))
+    await working.until(Cancelled, again.lease)
