@@ -22,6 +22,8 @@ from tailorbird.errors import InvalidArgument
 from trainer_svc.record import Record
 
 MOST_TRIALS = 32
+_NARROWEST = 1.01
+"""Highest rate of a range over the lowest, so that no two that are drawn are the same number."""
 _AT = "sweep."
 
 HALVED = "HALVED"
@@ -116,6 +118,7 @@ def settings(asked: AskedSweep) -> list[Setting]:
             raise InvalidArgument(
                 _AT + "space.learning_rate_range", "give it or learning_rates, not both"
             )
+        _check_width(space.learning_rate_range)
     elif count is not None and count > combinations:
         raise InvalidArgument(
             _AT + "random_trials", f"{count} is more than the {combinations} combinations there are"
@@ -128,6 +131,16 @@ def settings(asked: AskedSweep) -> list[Setting]:
             limit=MOST_TRIALS,
         )
     return _grid(space) if count is None else _drawn(space, sizes, count, asked.seed)
+
+
+def _check_width(rates: LogRange) -> None:
+    least = rates.low * _NARROWEST
+    if rates.high < least:
+        raise InvalidArgument(
+            _AT + "space.learning_rate_range.high",
+            f"{rates.high:g} is less than {_NARROWEST} times the low of {rates.low:g}",
+            limit=least,
+        )
 
 
 def _grid(space: SearchSpace) -> list[Setting]:
@@ -151,6 +164,8 @@ def _drawn(space: SearchSpace, sizes: Sequence[int], count: int, seed: int) -> l
         setting = _setting(space, at[::-1])
         if (rates := space.learning_rate_range) is not None:
             rate = math.exp(draw.uniform(math.log(rates.low), math.log(rates.high)))
+            # Rounding may take it out of the range, and above 1.
+            rate = min(max(rate, rates.low), rates.high)
             setting = setting.model_copy(update={"learning_rate": rate})
         found.append(setting)
     return found

@@ -19,7 +19,7 @@ def sweep_table(sweep: sweep_pb2.Sweep) -> Table:
     for head in ("TRIAL", "RANK", "ALPHA", "RATE", "EPOCHS", "STEP"):
         table.add_column(head, justify="right")
     for rung in sweep.rungs:
-        table.add_column(f"{rung.fraction:.0%}", justify="right")
+        table.add_column(f"{100 * rung.fraction:.3g}%", justify="right")
     table.add_column("")
     for trial in sweep.trials:
         table.add_row(*_cells(trial, len(sweep.rungs)), style=_style(trial))

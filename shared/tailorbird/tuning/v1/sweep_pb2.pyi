@@ -70,7 +70,7 @@ class SearchSpace(_message.Message):
         low: _builtins.float
         """The smallest, above 0."""
         high: _builtins.float
-        """The largest, above `low`."""
+        """The largest, at least 1.01 times `low`."""
         def __init__(
             self,
             *,

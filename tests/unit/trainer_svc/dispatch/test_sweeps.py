@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.dispatch.test_faults import DOWN, build, check_history, others
 from tests.unit.trainer_svc.dispatch.test_placement import place, placement
@@ -21,7 +22,7 @@ from trainer_svc.dispatch.placement import slots_of
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep import HALVED, RungDecided, SweepResults, TrialReached
-from trainer_svc.protocol import OUT_OF_MEMORY, LeaseKey, Reported, Start
+from trainer_svc.protocol import OUT_OF_MEMORY, Cancel, LeaseKey, Reported, Start
 
 __all__ = ["others"]
 
@@ -263,3 +264,25 @@ async def test_nothing_of_a_trial_is_left_when_its_sweep_has_ended(
         if ending == "lost":
             await dispatcher._publisher.sweep()
     assert not [each.key async for each in object_store.objects(str(sweep.name))]
+
+
+async def test_what_a_worker_says_of_a_lease_that_another_took_decides_nothing(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    worker = ScriptedWorker(object_store, hold="reached-0-3", only="sweep")
+    sweep = await jobs.create(make_sweep(), "", DIGEST)
+    async with running(make(ScriptedExecutor(object_store, worker), jobs_per_worker=8)):
+        await worker.held.wait()
+        await ended(jobs, sweep.name, JobState.RUNNING)
+        await jobs.requeue_lost()
+        taken = await jobs.claim("another trainer")
+        assert taken is not None
+        before = await jobs.get(sweep.name)
+        history = await jobs.events(sweep.name, 0, 100)
+        worker.go_on()
+        beside = await jobs.create(make_job("beside"), "", "b" * 64)
+        assert (await ended(jobs, beside.name)).state is JobState.SUCCEEDED
+    assert await jobs.get(sweep.name) == before
+    assert await jobs.events(sweep.name, 0, 100) == history
+    assert await published(object_store) == [f"{(await jobs.get(beside.name)).version}/{MANIFEST}"]
+    assert worker.told(Cancel) == ["sweep"]

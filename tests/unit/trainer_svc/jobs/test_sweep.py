@@ -112,6 +112,31 @@ def test_rates_are_drawn_evenly_in_their_logarithm() -> None:
     assert below == pytest.approx(0.5, abs=0.05)
 
 
+@given(
+    low=st.floats(1e-12, 0.99),
+    width=st.floats(1.01, 1.02),
+    count=st.integers(2, MOST_TRIALS),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_rates_are_of_their_range_and_none_comes_twice(
+    low: float, width: float, count: int, seed: int
+) -> None:
+    rates = LogRange(low=low, high=min(low * width, 1.0))
+    found = settings(asked(learning_rate_range=rates, random_trials=count, seed=seed))
+    drawn = [each.learning_rate or 0.0 for each in found]
+    assert len(set(drawn)) == count
+    assert low <= min(drawn)
+    assert max(drawn) <= rates.high
+
+
+def test_a_rate_is_never_rounded_out_of_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = LogRange(low=0.7, high=0.9)
+    ends = iter([math.log(0.7) - 1e-15, math.log(0.9) + 1e-15])
+    monkeypatch.setattr("random.Random.uniform", lambda *_: next(ends))
+    found = settings(asked(learning_rate_range=rates, random_trials=2))
+    assert [each.learning_rate for each in found] == [0.7, 0.9]
+
+
 def test_with_a_range_more_may_be_drawn_than_there_are_combinations() -> None:
     found = settings(
         asked(ranks=(8, 16), learning_rate_range=LogRange(low=1e-5, high=1e-3), random_trials=8)
@@ -134,6 +159,11 @@ RANGE = LogRange(low=1e-5, high=1e-3)
             asked(learning_rate_range=RANGE, learning_rates=(1e-4,), random_trials=4),
             "sweep.space.learning_rate_range",
             "not both",
+        ),
+        (
+            asked(learning_rate_range=LogRange(low=1e-3, high=1.009e-3), random_trials=4),
+            "sweep.space.learning_rate_range.high",
+            "0.001009 is less than 1.01 times the low of 0.001",
         ),
         (asked(ranks=(8, 16), random_trials=3), "sweep.random_trials", "the 2 combinations"),
     ],
