@@ -15,24 +15,33 @@ from tailorbird.registry import AdapterRegistry
 from trainer_svc.__main__ import main
 from trainer_svc.jobs.events import CheckpointSaved
 from trainer_svc.jobs.store import JobStore
+from trainer_svc.jobs.sweep import RungDecided
 
 MOMENTS = ("checkpoint", "before-commit", "before-manifest", "before-route", "before-success")
+SWEEP_MOMENTS = ("before-decision", "after-decision")
 
 
 async def _die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_recording(event: type[Any], *, after: bool) -> None:
+    record = JobStore.record
+
+    async def record_and_die(self: JobStore, lease: Any, *payloads: Any) -> None:
+        if after or not isinstance(payloads[0], event):
+            await record(self, lease, *payloads)
+        if isinstance(payloads[0], event):
+            await _die()
+
+    JobStore.record = record_and_die  # type: ignore[method-assign]
+
+
 def _die_at(moment: str) -> None:
     if moment == "checkpoint":
-        record = JobStore.record
-
-        async def record_and_die(self: JobStore, lease: Any, *payloads: Any) -> None:
-            await record(self, lease, *payloads)
-            if isinstance(payloads[0], CheckpointSaved):
-                await _die()
-
-        JobStore.record = record_and_die  # type: ignore[method-assign]
+        _die_recording(CheckpointSaved, after=True)
+    elif moment in SWEEP_MOMENTS:
+        _die_recording(RungDecided, after=moment == "after-decision")
     elif moment == "before-commit":
         JobStore.commit = _die  # type: ignore[method-assign, assignment]
     elif moment == "before-manifest":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from tailorbird.tuning.v1 import job_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
+from tests.acceptance.dying_trainer import SWEEP_MOMENTS
 from tests.acceptance.trainer_job import records
 from tests.acceptance.trainer_process import trainer
 
@@ -75,15 +78,20 @@ class Trainer:
         return sorted(path for path in self.store.glob(pattern) if path.is_file())
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
-    data_dir = tmp_path_factory.mktemp("sweeps") / "data"
+@contextmanager
+def started(data_dir: Path, *command: str) -> Iterator[tuple[subprocess.Popen[bytes], Trainer]]:
     with (
-        trainer(data_dir, "trainer_svc") as (process, address),
-        grpc.insecure_channel(address) as channel,
+        trainer(data_dir, *command) as (process, address),
+        grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel,
     ):
         stub = pb_grpc.TuningServiceStub(channel)
-        yield Trainer(process.pid, stub, data_dir / "store")
+        yield process, Trainer(process.pid, stub, data_dir / "store")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    with started(tmp_path_factory.mktemp("sweeps") / "data", "trainer_svc") as (_, running):
+        yield running
 
 
 def of(events: list[job_pb2.JobEvent], kind: str) -> list[Any]:
@@ -173,6 +181,27 @@ def test_a_worker_that_is_killed_after_a_decision_is_not_missed(real: Trainer) -
     assert resumed.resumed_from_step >= sum(done.trials[each].rungs[0].step for each in range(4))
     after = events[[event.HasField("resumed") for event in events].index(True) :]
     assert {each.trial for each in of(after, "trial_reached")} <= set(first.going_on)
+
+
+@pytest.mark.parametrize("moment", SWEEP_MOMENTS)
+def test_a_trainer_that_is_killed_at_a_decision_decides_it_once(
+    tmp_path: Path, moment: str
+) -> None:
+    """Also where its worker had gone on from a decision that nobody wrote down."""
+    data_dir = tmp_path / "data"
+    with started(data_dir, "tests.acceptance.dying_trainer", moment) as (process, dying):
+        sweep = dying.sweep("dead", epochs=2)
+        with suppress(grpc.RpcError):
+            list(dying.events(sweep.job))
+        assert process.wait(timeout=120) == -signal.SIGKILL
+    with started(data_dir, "trainer_svc") as (_, again):
+        events = list(again.events(sweep.job))
+        done = again.get(sweep)
+        assert done.state == job_pb2.JOB_STATE_SUCCEEDED
+        each_decided_once(events, done)
+        published_once(again, "dead", done)
+    (resumed,) = of(events, "resumed")
+    assert resumed.resumed_from_step > 0
 
 
 def test_a_sweep_is_held_back_goes_on_and_is_cancelled(real: Trainer) -> None:

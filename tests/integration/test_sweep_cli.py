@@ -136,6 +136,11 @@ def test_a_sweep_is_a_table_of_its_trials(run: Run, sweep: sweep_pb2.Sweep) -> N
     assert shown["trials"][1]["state"] == "TRIAL_STATE_BEST"
 
 
+def test_an_eighth_of_the_steps_is_not_rounded(run: Run, sweep: sweep_pb2.Sweep) -> None:
+    sweep.rungs[0].fraction = 0.125
+    assert "12.5%" in run("jobs", "sweep", "get", sweep.name).out
+
+
 def test_sweeps_are_listed_and_cancelled(run: Run, script: Script, sweep: sweep_pb2.Sweep) -> None:
     heads, *found = rows(run("jobs", "sweep", "list").out)
     assert heads == ["SWEEP", "STATE", "TRIALS", "RUNG", "ADAPTER", "CREATED", "VERSION"]
