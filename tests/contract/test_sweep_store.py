@@ -79,6 +79,21 @@ async def test_what_is_said_of_trials_is_known(store: JobStore) -> None:
     assert kinds[-3:] == ["trial_reached", "trial_reached", "rung_decided"]
 
 
+async def test_what_a_later_release_knows_of_a_sweep_stays(store: JobStore) -> None:
+    sweep = await store.create(make_sweep(trials=2), "", DIGEST)
+    lease = await claimed(store)
+    async with store._database.write() as connection:
+        row = (await connection.execute(sa.select(jobs.c.sweep))).scalar_one()
+        await connection.execute(sa.update(jobs).values(sweep={**row, "later": 7}))
+    await store.record(lease, reached(0, 2.0))
+    async with store._database.read() as connection:
+        row = (await connection.execute(sa.select(jobs.c.sweep))).scalar_one()
+    assert row["later"] == 7
+    found = await store.get(sweep.name)
+    assert found.sweep is not None
+    assert len(found.sweep.trials[0].rungs) == 1
+
+
 async def test_a_job_of_its_own_has_no_trials_whatever_is_said(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     await store.record(await claimed(store), reached(0, 2.0))

@@ -46,7 +46,7 @@ def consequences(row: sa.Row[Any], payloads: Sequence[EventPayload]) -> dict[str
     if progress != before:
         values["progress"] = {**(row.progress or {}), **progress.model_dump(mode="json")}
     if row.sweep is not None and (results := _results(row.sweep, payloads)) is not None:
-        values["sweep"] = results.model_dump(mode="json")
+        values["sweep"] = {**row.sweep, **results.model_dump(mode="json")}
     return values
 
 

@@ -23,6 +23,15 @@ class SweepProgress:
         self._told_steps, self._told_tokens = sum(self._steps.values()), 0
         self._first = True
 
+    def begins(self, trial: int, step: int, tokens: int) -> None:
+        """Take a trial's place from its checkpoint: how fast it came there was told before.
+
+        Between the steps of all trials.
+        """
+        self._told_steps += step - self._steps.get(trial, 0)
+        self._told_tokens += tokens - self._tokens.get(trial, 0)
+        self._steps[trial], self._tokens[trial] = step, tokens
+
     def after(self, trial: int, event: StepProgress) -> StepProgress | None:
         """Return what the job's history says of a trial's step, if it is its turn.
 

@@ -230,9 +230,14 @@ class Sweeping:
         """Attach a trial, at its newest checkpoint or at its first weights."""
         course = self._courses[trial]
         await course.attach(self._varied(trial, data))
-        if course.run is None:
+        run = course.run
+        if run is None:
             raise ValueError(f"trial {trial} is not attached")
-        return course.run
+        state = run.state
+        await self._device.on_step_thread(
+            lambda: self._progress.begins(trial, state.step, state.tokens)
+        )
+        return run
 
     async def _decide(self, rung: Rung) -> None:
         decided = self._results.decide(rung.keep)

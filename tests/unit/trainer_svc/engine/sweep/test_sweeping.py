@@ -17,6 +17,7 @@ from tests.unit.trainer_svc.engine.tiny import chats, jsonl
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
+from trainer_svc.engine.sweep.progress import SweepProgress
 from trainer_svc.jobs.events import CheckpointSaved, Evaluation, Prepared, Resumed, StepProgress
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.jobs.sweep import (
@@ -330,9 +331,19 @@ async def test_a_suspended_sweep_goes_on_where_it_was(
     working.worker.take(Suspend(lease=job.lease))
     await working.until(Suspended, job.lease)
     again = after(working, job)
+    begun: list[tuple[int, int]] = []
+    begins = SweepProgress.begins
+
+    def noted(progress: SweepProgress, trial: int, step: int, tokens: int) -> None:
+        begun.append((step, tokens))
+        begins(progress, trial, step, tokens)
+
+    monkeypatch.setattr(SweepProgress, "begins", noted)
     working.worker.take(Start(assignment=again))
     await working.until(Trained, again.lease)
     assert of(working, again, Resumed)
+    # How fast the trials came to their checkpoints is not told again.
+    assert any(step > 0 and tokens > 0 for step, tokens in begun)
     known = results(working, again)
     _same(known, results(working, whole))
     # No step was taken twice, neither after the pause nor by trials that left the base meanwhile.
