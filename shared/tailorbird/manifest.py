@@ -44,7 +44,7 @@ MAX_MANIFEST_BYTES = 2**20
 """Some four times what the largest dense models need: about 150 bytes for each of 2,000 tensors."""
 
 MAX_PROBES_BYTES = 2**20
-"""Four sequences of 128 tokens take a twentieth, and four chats of the longest a third."""
+"""Four sequences of 128 tokens take a twentieth; four chats of the longest fit beside them."""
 
 MAX_REPORT_BYTES = 2**20
 """Of report.json and of report.html. A judgement takes at most a quarter of the first."""
@@ -52,7 +52,7 @@ MAX_REPORT_BYTES = 2**20
 MAX_CHATS = 4
 MAX_CHAT_CHARS = 2**15
 """Of one chat of a certificate: its messages, calls and tools together."""
-MAX_CHAT_TOKENS = 2**13
+MAX_CHAT_TOKENS = 2**12
 
 _MAX_CHAT_PARTS = 128
 """Messages of a chat, calls of a message, tools."""

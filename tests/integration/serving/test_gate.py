@@ -106,10 +106,54 @@ def scaled_by(alpha: float) -> dict[str, Any]:
     return {"spoil": change_config(lora_alpha=alpha), "manifest_changes": {"alpha": alpha}}
 
 
-def foreign_probe(folder: Path) -> None:
-    probes = json.loads((folder / PROBES).read_text())
+def change_probes(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        probes = json.loads((folder / PROBES).read_text())
+        change(probes)
+        (folder / PROBES).write_text(json.dumps(probes))
+
+    return spoil
+
+
+def foreign(probes: dict[str, Any]) -> None:
     probes["sequences"][0]["token_ids"][3] = VOCABULARY
-    (folder / PROBES).write_text(json.dumps(probes))
+
+
+def rendered_otherwise(probes: dict[str, Any]) -> None:
+    probes["chats"][0]["token_ids"][2] += 1
+
+
+def too_many_chats(probes: dict[str, Any]) -> None:
+    probes["chats"] *= 5
+
+
+def deep_schema(probes: dict[str, Any]) -> None:
+    schema = '{"a":' * 10_000 + "{}" + "}" * 10_000
+    probes["chats"][0]["tools"] = [{"name": "look", "parameters_json_schema": schema}]
+
+
+def doubled(tensors: dict[str, torch.Tensor]) -> None:
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name] *= 2
+
+
+def layers_swapped(tensors: dict[str, torch.Tensor]) -> None:
+    held = dict(tensors)
+    for name in held:
+        other = name.replace("layers.0", "layers.@").replace("layers.1", "layers.0")
+        tensors[other.replace("layers.@", "layers.1")] = held[name]
+
+
+def one_module_lost(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[next(name for name in tensors if "q_proj.lora_B" in name)].zero_()
+
+
+def b_of_another(tensors: dict[str, torch.Tensor]) -> None:
+    generator = torch.Generator().manual_seed(77)
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name] = torch.randn(tensors[name].shape, generator=generator) / 2
 
 
 SPOILED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -120,7 +164,18 @@ SPOILED: dict[str, tuple[str, dict[str, Any]]] = {
     "other weights": ("PROBE_MISMATCH", {"spoil": change_weights(other)}),
     "DoRA": ("CONFIG_UNSUPPORTED", {"spoil": change_config(use_dora=True)}),
     "another rank": ("CONFIG_UNSUPPORTED", {"spoil": change_config(r=16)}),
-    "a foreign probe": ("PROBES_INVALID", {"spoil": foreign_probe}),
+    "twice its weights": ("PROBE_MISMATCH", {"spoil": change_weights(doubled)}),
+    "half as much again of alpha": ("PROBE_MISMATCH", scaled_by(24.0)),
+    "layers that are swapped": ("PROBE_MISMATCH", {"spoil": change_weights(layers_swapped)}),
+    "one module of six lost": ("PROBE_MISMATCH", {"spoil": change_weights(one_module_lost)}),
+    "B of another version": ("PROBE_MISMATCH", {"spoil": change_weights(b_of_another)}),
+    "a foreign probe": ("PROBES_INVALID", {"spoil": change_probes(foreign)}),
+    "a chat rendered otherwise": (
+        "RENDERING_MISMATCH",
+        {"spoil": change_probes(rendered_otherwise)},
+    ),
+    "five chats": ("PROBES_INVALID", {"spoil": change_probes(too_many_chats)}),
+    "a deep schema": ("PROBES_INVALID", {"spoil": change_probes(deep_schema)}),
     "another base": (
         "BASE_MISMATCH",
         {"manifest_changes": {"base_model_digest": f"sha256:{'0' * 64}"}},
@@ -186,6 +241,16 @@ async def test_a_spoiled_version_is_refused_and_others_go_on(
         assert (code, told) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
     answer = await client.generate(ask(adapter))
     assert (answer.version, answer.text) == (str(good), world.answers[good])
+
+
+async def test_a_version_without_chats_is_served(
+    world: World, client: Client, adapter: AdapterName
+) -> None:
+    """As earlier releases publish, and who trains on plain text, and imports."""
+    without = change_probes(lambda told: told.pop("chats"))
+    version = await world.publish_routed(adapter, spoil=without)
+    answer = await client.generate(ask(adapter))
+    assert (answer.version, answer.text) == (str(version), world.answers[version])
 
 
 async def replace(world: World, version: VersionName, change: Callable[[bytes], bytes]) -> None:

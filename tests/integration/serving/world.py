@@ -30,10 +30,12 @@ from tailorbird.manifest import (
     ADAPTER_WEIGHTS,
     PROBES,
     AdapterManifest,
+    ChatMessage,
     EvaluationSummary,
     Lineage,
     Probes,
     ProbeSequence,
+    RenderedChat,
     file_entry,
 )
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
@@ -226,8 +228,9 @@ def train_adapter(base_path: Path, folder: Path, seed: int, scale: float) -> tup
     model.eval()
     model.save_pretrained(folder)
     sequences = [_probe(model, torch.randint(5, VOCABULARY, (24,)).tolist()) for _ in range(2)]
-    (folder / PROBES).write_bytes(Probes(sequences=tuple(sequences)).to_json())
     tokenizer = AutoTokenizer.from_pretrained(base_path)
+    probes = Probes(sequences=tuple(sequences), chats=(_chat(tokenizer, "hello?"),))
+    (folder / PROBES).write_bytes(probes.to_json())
     with model.disable_adapter():
         base_answer = str(tokenizer.decode(_greedy(model, PROMPT)))
     return str(tokenizer.decode(_greedy(model, PROMPT))), base_answer
@@ -266,6 +269,16 @@ def _probe(model: PeftModel, ids: list[int]) -> ProbeSequence:
         base = _logprobs(model, ids)
     return ProbeSequence(
         token_ids=tuple(ids), base_logprobs=base, adapter_logprobs=_logprobs(model, ids)
+    )
+
+
+def _chat(tokenizer: Any, question: str) -> RenderedChat:
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+    )
+    return RenderedChat(
+        messages=(ChatMessage(role="user", content=question),),
+        token_ids=tuple(tokenizer.encode(text, add_special_tokens=False)),
     )
 
 

@@ -14,12 +14,17 @@ import pytest
 
 from tailorbird.errors import AdapterRefused, DataCorrupt
 from tailorbird.manifest import (
+    MAX_CHAT_CHARS,
+    MAX_CHAT_TOKENS,
+    MAX_CHATS,
     MAX_MANIFEST_BYTES,
     MAX_PROBES_BYTES,
     AdapterManifest,
+    ChatMessage,
     EvaluationSummary,
     Probes,
     ProbeSequence,
+    RenderedChat,
     file_entry,
 )
 from tailorbird.names import DatasetName, VersionName
@@ -154,6 +159,114 @@ def test_a_newer_manifest_is_read_and_keeps_what_is_new() -> None:
 def test_newer_probes_keep_what_is_new() -> None:
     newer = with_unknown(PROBES)
     assert json.loads(Probes.from_json(json.dumps(newer).encode()).to_json()) == newer
+
+
+CHAT: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": "hello", "tool_calls": [], "tool_call_id": ""},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c", "name": "look", "arguments_json": '{"a": [{}]}'}],
+            "tool_call_id": "",
+        },
+        {"role": "tool", "content": "42", "tool_calls": [], "tool_call_id": "c"},
+    ],
+    "tools": [{"name": "look", "description": "", "parameters_json_schema": ""}],
+    "token_ids": [1, 2],
+}
+
+
+def with_chat(**changes: Any) -> bytes:
+    return json.dumps(PROBES | {"chats": [CHAT | changes]}).encode()
+
+
+def with_message(**changes: Any) -> bytes:
+    return with_chat(messages=[{"role": "user", "content": "hello"} | changes], tools=[])
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "{}" + "}" * depth
+
+
+def call(arguments: str) -> dict[str, str]:
+    return {"id": "c", "name": "look", "arguments_json": arguments}
+
+
+def test_chats_come_back_and_are_not_written_where_there_are_none() -> None:
+    told = PROBES | {"chats": [CHAT]}
+    assert json.loads(Probes.from_json(json.dumps(told).encode()).to_json()) == told
+    earlier = json.dumps(PROBES, separators=(",", ":")).encode()
+    assert Probes.from_json(earlier).to_json() == earlier
+    newer = with_unknown(told)
+    assert json.loads(Probes.from_json(json.dumps(newer).encode()).to_json()) == newer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chat(messages=[CHAT["messages"][0]] * 128),
+        with_chat(tools=[CHAT["tools"][0]] * 128),
+        with_chat(token_ids=[0] * MAX_CHAT_TOKENS),
+        with_message(content="x" * (MAX_CHAT_CHARS - len("user"))),
+        with_message(tool_calls=[call(nested(63))]),
+        json.dumps(PROBES | {"chats": [CHAT] * MAX_CHATS}).encode(),
+    ],
+    ids=["messages", "tools", "tokens", "characters", "depth", "chats"],
+)
+def test_chats_up_to_the_bounds_are_read(data: bytes) -> None:
+    assert Probes.from_json(data).chats
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chat(messages=[]),
+        with_chat(messages=[CHAT["messages"][0]] * 129),
+        with_chat(tools=[CHAT["tools"][0]] * 129),
+        with_chat(token_ids=[]),
+        with_chat(token_ids=[0] * (MAX_CHAT_TOKENS + 1)),
+        with_chat(token_ids=[-1]),
+        with_chat(token_ids=[2**31]),
+        with_chat(token_ids=["x"]),
+        with_message(role="developer"),
+        with_message(role=["user"]),
+        with_message(content=None),
+        with_message(content="x" * (MAX_CHAT_CHARS - len("user") + 1)),
+        with_message(tool_call_id="x" * MAX_CHAT_CHARS),
+        with_message(tool_calls=[call("{}")] * 129),
+        with_message(tool_calls=[call(nested(64))]),
+        with_message(tool_calls=[call(nested(5_000))]),
+        with_message(tool_calls=[call("[" * 30_000)]),
+        with_message(tool_calls=[call("")]),
+        with_message(tool_calls=[call("[]")]),
+        with_message(tool_calls=[call("9" * 5000)]),
+        with_message(tool_calls=[call(json.dumps({"a": "x" * MAX_CHAT_CHARS}))]),
+        with_chat(tools=[{"name": "look", "parameters_json_schema": "no JSON"}]),
+        with_chat(tools=[{"name": "look", "description": "x" * MAX_CHAT_CHARS}]),
+        json.dumps(PROBES | {"chats": [CHAT] * (MAX_CHATS + 1)}).encode(),
+        json.dumps(PROBES | {"chats": {}}).encode(),
+        json.dumps(PROBES | {"chats": [{}] * 100_000}).encode(),
+    ],
+    ids=lambda data: f"{len(data)}: {data[90:150]!r}",
+)
+def test_chats_that_no_training_writes_are_corrupt(data: bytes) -> None:
+    with pytest.raises(DataCorrupt) as caught:
+        Probes.from_json(data)
+    assert caught.value.reason == "PROBES_INVALID"
+    assert len(caught.value.message.encode()) < 500
+
+
+def test_a_certificate_of_the_largest_parts_is_not_too_large() -> None:
+    """In the longest form that JSON has for characters and ids."""
+    chat = RenderedChat(
+        messages=(ChatMessage(role="user", content="\x01" * (MAX_CHAT_CHARS - len("user"))),),
+        token_ids=(2**31 - 1,) * MAX_CHAT_TOKENS,
+    )
+    told = (-12.345678901234567,) * 127
+    probe = ProbeSequence(token_ids=(10**6,) * 128, base_logprobs=told, adapter_logprobs=told)
+    data = Probes(sequences=(probe,) * 4, chats=(chat,) * MAX_CHATS).to_json()
+    assert len(data) < MAX_PROBES_BYTES
 
 
 def test_a_newer_dataset_keeps_what_is_new() -> None:

@@ -21,6 +21,7 @@ class FakeEngine:
         self.loaded: dict[int, LoadedAdapter] = {}
         self.added: list[LoadedAdapter] = []
         self.probed: list[tuple[tuple[int, ...], int | None]] = []
+        self.rendered: list[RenderedChat] = []
         self.running: Counter[int] = Counter()
         self.error = 0.0
         self.quiet_after: int | None = None
@@ -67,6 +68,7 @@ class FakeEngine:
         del self.loaded[adapter.engine_id]
 
     async def render(self, chat: RenderedChat, tenant: str) -> Sequence[int]:
+        self.rendered.append(chat)
         return [len(message.content) for message in chat.messages]
 
     async def prompt_logprobs(

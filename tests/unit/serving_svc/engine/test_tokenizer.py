@@ -12,7 +12,7 @@ import pytest
 from serving_svc.engine.tokenizer import Tokenizer
 from serving_svc.engine.tools import Tools
 from serving_svc.generation.model import Chat, Input, Message, Text, Tool, ToolCall
-from tailorbird.errors import InvalidArgument, Unavailable
+from tailorbird.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 LONG = "x" * 5000
 
@@ -149,3 +149,30 @@ async def test_what_can_never_fit_is_refused_unread(hugging_face: HuggingFace) -
     assert caught.value.reason == "PROMPT_TOO_LONG"
     assert not hugging_face.texts
     tokenizer.close()
+
+
+async def test_a_certificates_chat_is_rendered_although_nobody_could_ask_it(
+    hugging_face: HuggingFace,
+) -> None:
+    hugging_face.get_vocab = lambda: {"ab": 0}  # type: ignore[method-assign]
+    tokenizer = Tokenizer(hugging_face, Tools(hugging_face, None), 100)
+    chat = Chat((Message("user", LONG),), (Tool("weather"),))
+    with pytest.raises(FailedPrecondition) as caught:
+        await tokenizer.encode(chat, "acme")
+    assert caught.value.reason == "TOOL_PARSER_UNSET"
+    assert await tokenizer.render(chat, "acme") == [1, 2]
+    (thread,) = hugging_face.threads
+    assert thread is not threading.current_thread()
+    tokenizer.close()
+
+
+@pytest.mark.parametrize("error", [TypeError("no name"), RecursionError(), KeyError("x")])
+async def test_whatever_a_template_raises_is_a_refusal_of_the_chat(
+    tokenizer: Tokenizer, hugging_face: HuggingFace, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    hugging_face.apply_chat_template = fail  # type: ignore[method-assign]
+    with pytest.raises(InvalidArgument, match="the chat template refuses it"):
+        await tokenizer.encode(Chat((Message("user", "x"),)), "acme")
