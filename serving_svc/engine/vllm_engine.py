@@ -136,7 +136,7 @@ class VllmEngine:
 
     async def render(self, chat: RenderedChat, tenant: str) -> Sequence[int]:
         """See adapters.chats.ChatRenderer."""
-        return await self._tokenizer.render(_as_asked(chat), tenant)
+        return await self._tokenizer.render(as_asked(chat), tenant)
 
     async def start(self, request: EngineRequest, sink: Sink) -> Request:
         """See generation.service.Engine."""
@@ -298,7 +298,7 @@ class VllmEngine:
             death.cancel()
 
 
-def _as_asked(chat: RenderedChat) -> Chat:
+def as_asked(chat: RenderedChat) -> Chat:
     """Return the chat of a certificate as a request has it."""
     return Chat(
         tuple(

@@ -95,6 +95,22 @@ async def test_nothing_of_a_failed_job_stays_in_memory(
     assert [run for run in runs if run() is not None] == []
 
 
+async def test_weights_that_serving_would_refuse_end_the_job_before_it_is_published(
+    working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grown(run: Run) -> None:
+        for name, parameter in run.adapter.parameters.items():
+            if ".lora_B." in name:
+                parameter.data.fill_(1e5)
+
+    monkeypatch.setattr(Run, "hold_best", grown)
+    monkeypatch.setattr("trainer_svc.engine.member.build_package", pytest.fail)
+    job = await working.start("large", hyperparameters=SHORT)
+    failed = await working.until(Failed, job.lease)
+    assert (failed.error.reason, failed.retryable) == ("NOT_FINITE", False)
+    assert "serving would refuse the adapter" in failed.error.message
+
+
 @pytest.mark.parametrize(("command", "ending"), [(Cancel, Cancelled), (Suspend, Suspended)])
 async def test_nothing_of_a_job_that_was_ended_stays_in_memory(
     working: Working, runs: list[weakref.ref[Run]], command: Any, ending: Any
