@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from trainer_svc.datasets.records import DatasetFormat
 
-_LONGEST_RUN = 30
+LONGEST_RUN = 30
 """Combining marks in a row that text is normalised with: UAX #15's Stream-Safe Text Format. No
 language has as many, and Python sorts a run in the square of its length."""
 
@@ -65,18 +65,30 @@ def normalised(text: str) -> str:
     A text with more than 30 combining marks in a row is only trimmed.
     """
     text = text.strip()
-    if text.isascii() or _run().search(text):
+    if text.isascii() or marks_in_a_row(text).search(text):
         return text
     return unicodedata.normalize("NFC", text)
 
 
+def marks_in_a_row(text: str) -> re.Pattern[str]:
+    """Return what finds the runs of `text`, which is not empty, that are too long: all of each."""
+    return _runs(_LAST_OF_BMP if max(text) <= chr(_LAST_OF_BMP) else sys.maxunicode)
+
+
+_LAST_OF_BMP = 0xFFFF
+
+
 @cache
-def _run() -> re.Pattern[str]:
-    """Return what finds a run that is too long; a fifth of a second, spent for the first text."""
+def _runs(last: int) -> re.Pattern[str]:
+    """Return what finds runs of marks up to this code point; a fifth of a second at most.
+
+    `re` looks a character of the basic plane up in a table, and in a list if there are others.
+    """
     # What begins with a combining mark when decomposed is sorted with the marks, too.
     marks = "".join(
         character
-        for character in map(chr, range(sys.maxunicode + 1))
+        for character in map(chr, range(last + 1))
         if unicodedata.combining(unicodedata.normalize("NFD", character)[0])
     )
-    return re.compile(f"[{re.escape(marks)}]{{{_LONGEST_RUN + 1}}}")
+    # One of them by itself first: what is none is passed over faster than by a repeat.
+    return re.compile(f"[{marks}][{marks}]{{{LONGEST_RUN},}}")

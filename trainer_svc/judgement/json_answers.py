@@ -6,12 +6,12 @@ that reads the answer.
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from trainer_svc.judgement.json_schema import JsonSchema
 from trainer_svc.judgement.json_text import parsed
 from trainer_svc.judgement.metrics import exact_match
 from trainer_svc.judgement.tokens import normalised
-
-_Path = tuple[str | int, ...]
 
 
 def json_validity(expected: str, answer: str, schema: JsonSchema | None = None) -> float:
@@ -41,31 +41,53 @@ def field_accuracy(expected: str, answer: str) -> float:
     said = parsed(answer)
     if said is None:
         return 0.0
-    wanted_leaves, said_leaves = _leaves(wanted), _leaves(said)
-    right = sum(
-        path in said_leaves and _same(value, said_leaves[path])
-        for path, value in wanted_leaves.items()
-    )
-    return right / len(wanted_leaves.keys() | said_leaves.keys())
+    right, leaves = _compared(wanted, said)
+    return right / leaves
 
 
-def _leaves(value: object) -> dict[_Path, object]:
-    """Return every leaf by its path; without recursion, however deep an answer is."""
-    leaves: dict[_Path, object] = {}
-    waiting: list[tuple[_Path, object]] = [((), value)]
+class _Absent:
+    """Stands where one of two documents has nothing."""
+
+
+def _compared(wanted: object, said: object) -> tuple[int, int]:
+    """Return how many leaves are right, and how many there are in either.
+
+    Without recursion, however deep an answer is, and in memory for what is still to be compared.
+    """
+    right = leaves = 0
+    waiting = [(wanted, said)]
     while waiting:
-        path, node = waiting.pop()
-        if isinstance(node, dict) and node:
-            waiting.extend((_under(path, key), child) for key, child in node.items())
-        elif isinstance(node, list) and node:
-            waiting.extend((_under(path, index), child) for index, child in enumerate(node))
+        one, other = waiting.pop()
+        if isinstance(one, dict) and isinstance(other, dict) and one and other:
+            keys = one.keys() | other.keys()
+            waiting += [(one.get(key, _Absent), other.get(key, _Absent)) for key in keys]
+        elif isinstance(one, list) and isinstance(other, list) and one and other:
+            waiting += zip_longest(one, other, fillvalue=_Absent)
+        elif _has_leaves_inside(one) or _has_leaves_inside(other):
+            leaves += _leaves(one) + _leaves(other)
         else:
-            leaves[path] = node
+            right += _same(one, other)
+            leaves += 1
+    return right, leaves
+
+
+def _leaves(value: object) -> int:
+    """Return how many leaves a document has; an empty object or array is one."""
+    leaves = 0
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict) and node:
+            waiting += node.values()
+        elif isinstance(node, list) and node:
+            waiting += node
+        else:
+            leaves += node is not _Absent
     return leaves
 
 
-def _under(path: _Path, key: str | int) -> _Path:
-    return (*path, key)
+def _has_leaves_inside(value: object) -> bool:
+    return isinstance(value, dict | list) and bool(value)
 
 
 def _same(wanted: object, said: object) -> bool:

@@ -87,7 +87,7 @@ def judge_answers(
     schema = JsonSchema(spec.json_schema) if spec.json_schema else None
     classes = Classes([*expected, *training_answers]) if kind is AnswerKind.LABELS else Classes([])
     scorer = Scorer(spec, kind, primary, classes, schema)
-    scores = {candidate: scorer.scores(records, given) for candidate, given in said.items()}
+    scores = scorer.scores(records, said)
     decisive = {candidate: given[primary] for candidate, given in scores.items()}
     comparisons = _comparisons(decisive, len(records), seed)
     parts = judge_slices(

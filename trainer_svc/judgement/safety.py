@@ -13,16 +13,16 @@ invisible characters, which would hide a word from the list but not from a reade
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import regex
 
 from tailorbird.errors import InvalidArgument
 from trainer_svc.judgement.model import Candidate, SafetyFinding
-from trainer_svc.judgement.tokens import WORD_END, WORD_START
+from trainer_svc.judgement.tokens import WORD_END, WORD_START, composed
 
 EXPECTED = "expected"
 """`SafetyFinding.where`, of the held-out records' expected answers."""
@@ -34,9 +34,14 @@ _MAX_PATTERNS = 100
 _MAX_ENTRY = 500
 _MAX_OVERRUNS = 10
 _PATTERN_SECONDS = 0.05
+_CHARACTERS_A_SECOND = 20_000
+"""A long text is given longer by so much: it is no explosion that it takes its time."""
 _CATEGORY = regex.compile(r"[a-z][a-z0-9_]{0,39}")
 _INVISIBLE = regex.compile(r"[\p{Cf}\x00]")
-_LISTED = rf"{WORD_START}\L<listed>{WORD_END}"
+_START = regex.compile(rf"{WORD_START}\S", flags=regex.VERSION1)
+_END = regex.compile(WORD_END, flags=regex.VERSION1)
+_HEAD = 3
+"""Characters by which words are looked up."""
 _FLAGS = regex.IGNORECASE | regex.VERSION1
 
 
@@ -51,7 +56,7 @@ class SafetyScreen:
     def __init__(self, content: Mapping[str, Any], field: str = "safety") -> None:
         if len(content) > _MAX_CATEGORIES:
             raise InvalidArgument(field, f"{len(content)} categories; at most {_MAX_CATEGORIES}")
-        self._patterns = {name: _compiled(name, lists, field) for name, lists in content.items()}
+        self._categories = {name: _compiled(name, lists, field) for name, lists in content.items()}
 
     @classmethod
     def parse(cls, text: str, field: str = "safety") -> SafetyScreen:
@@ -67,14 +72,14 @@ class SafetyScreen:
     @property
     def categories(self) -> tuple[str, ...]:
         """Return the categories' names."""
-        return tuple(self._patterns)
+        return tuple(self._categories)
 
     def scan(self, where: str, lines: Sequence[int], texts: Sequence[str]) -> list[SafetyFinding]:
         """Return one finding for each category that occurs: in how many texts, and their lines."""
         readable = [_visible(text) for text in texts]
         findings = []
-        for category, patterns in self._patterns.items():
-            search = _Search(patterns)
+        for category, sought in self._categories.items():
+            search = _Search(sought)
             found = [
                 line for line, text in zip(lines, readable, strict=True) if search.occurs(text)
             ]
@@ -91,21 +96,49 @@ class SafetyScreen:
         return findings
 
 
-class _Search:
-    """One category's patterns over the texts of one scan: what one tenant's do ends with it."""
+class _Words:
+    """Words, each found between word boundaries, in a time that does not grow with their number."""
 
-    def __init__(self, patterns: Sequence[regex.Pattern[str]]) -> None:
-        self._patterns = patterns
+    def __init__(self, words: Sequence[str]) -> None:
+        self._by_head: dict[str, list[str]] = {}
+        for word in dict.fromkeys(_visible(word).casefold() for word in words):
+            self._by_head.setdefault(word[:_HEAD], []).append(word)
+
+    def occur(self, text: str) -> bool:
+        """Tell whether one of the words stands in a visible text."""
+        folded = text.casefold()
+        return any(
+            folded.startswith(word, at) and _END.match(folded, at + len(word))
+            for at in (match.start() for match in _START.finditer(folded))
+            for length in range(1, _HEAD + 1)
+            for word in self._by_head.get(folded[at : at + length], ())
+        )
+
+
+@dataclass(frozen=True)
+class _Category:
+    words: _Words
+    patterns: Sequence[regex.Pattern[str]]
+
+
+class _Search:
+    """One category over the texts of one scan: what one tenant's do to a pattern ends with it."""
+
+    def __init__(self, category: _Category) -> None:
+        self._category = category
         self.overruns: Counter[regex.Pattern[str]] = Counter()
 
     def occurs(self, text: str) -> bool:
-        return any(self._finds(pattern, text) for pattern in self._patterns)
+        if self._category.words.occur(text):
+            return True
+        return any(self._finds(pattern, text) for pattern in self._category.patterns)
 
     def _finds(self, pattern: regex.Pattern[str], text: str) -> bool:
         if self.overruns[pattern] >= _MAX_OVERRUNS:
             return False
+        seconds = _PATTERN_SECONDS * (1 + len(text) / _CHARACTERS_A_SECOND)
         try:
-            return pattern.search(text, timeout=_PATTERN_SECONDS) is not None
+            return pattern.search(text, timeout=seconds, concurrent=True) is not None
         except TimeoutError:
             self.overruns[pattern] += 1
             return True
@@ -134,7 +167,7 @@ def safety_failures(findings: Sequence[SafetyFinding]) -> list[tuple[str, str]]:
     return failures
 
 
-def _compiled(category: str, lists: object, field: str) -> list[regex.Pattern[str]]:
+def _compiled(category: str, lists: object, field: str) -> _Category:
     at = f"{field}.{category[:40]}"
     if not _CATEGORY.fullmatch(category):
         raise InvalidArgument(at, "a category is 1 to 40 of a-z, 0-9 and _, a letter first")
@@ -144,11 +177,9 @@ def _compiled(category: str, lists: object, field: str) -> list[regex.Pattern[st
     patterns = _texts(lists.get("patterns", []), _MAX_PATTERNS, f"{at}.patterns")
     if not words and not patterns:
         raise InvalidArgument(at, "has neither words nor patterns")
-    compiled = [_pattern(text, f"{at}.patterns[{i}]") for i, text in enumerate(patterns)]
-    if words:
-        listed = [_visible(word) for word in words]
-        compiled.append(regex.compile(_LISTED, flags=_FLAGS | regex.FULLCASE, listed=listed))
-    return compiled
+    return _Category(
+        _Words(words), [_pattern(text, f"{at}.patterns[{i}]") for i, text in enumerate(patterns)]
+    )
 
 
 def _texts(value: object, most: int, field: str) -> list[str]:
@@ -177,5 +208,5 @@ def _pattern(text: str, field: str) -> regex.Pattern[str]:
 
 
 def _visible(text: str) -> str:
-    seen = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    seen = _INVISIBLE.sub("", composed(text, "NFKC"))
     return " ".join(seen.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,11 @@ from trainer_svc.judgement.json_answers import field_accuracy, json_validity
 from trainer_svc.judgement.json_schema import JsonSchema
 from trainer_svc.judgement.kinds import GRADER_PREFIX
 from trainer_svc.judgement.labels import NO_CLASS, Classes, macro_f1
-from trainer_svc.judgement.metrics import TEXT_METRICS, phrases
-from trainer_svc.judgement.model import Answer, AnswerKind, EvaluationSpec, HeldOut
+from trainer_svc.judgement.metrics import TEXT_METRICS, Text, phrases
+from trainer_svc.judgement.model import Answer, AnswerKind, Candidate, EvaluationSpec, HeldOut
+
+_Score = Callable[[HeldOut, Text, Text], float]
+"""Of a record, its expected answer, and what is said."""
 
 
 @dataclass(frozen=True)
@@ -74,43 +77,79 @@ class Scorer:
         if spec.required_phrases or spec.forbidden_phrases:
             names.append("phrases")
         self.names = tuple(dict.fromkeys([*names, *self._graders, primary]))
+        self._functions = {name: self._function(name) for name in self.names}
 
-    def scores(self, held_out: Sequence[HeldOut], answers: Sequence[Answer]) -> dict[str, Scores]:
-        """Return each metric's scores of one candidate's answers, in the order of the records."""
-        return {name: self._metric(name, held_out, answers) for name in self.names}
+    def scores(
+        self, held_out: Sequence[HeldOut], answers: Mapping[Candidate, Sequence[Answer]]
+    ) -> dict[Candidate, dict[str, Scores]]:
+        """Return each metric's scores of each candidate's answers, in the order of the records.
 
-    def _metric(self, name: str, held_out: Sequence[HeldOut], answers: Sequence[Answer]) -> Scores:
-        if name == "macro_f1":
-            expected = [self._classes.index(record.expected) for record in held_out]
-            answered = [self._class(answer) for answer in answers]
-            classes = np.asarray(expected, np.int64), np.asarray(answered, np.int64)
-            return Scores((classes[0] == classes[1]).astype(np.float64), classes)
-        score = self._function(name)
-        values = [
-            0.0 if answer.broken else score(record, answer.text)
-            for record, answer in zip(held_out, answers, strict=True)
-        ]
-        return Scores(np.asarray(values, dtype=np.float64))
+        A text is cut into words once, and its words are not kept: they may be many.
+        """
+        values = {candidate: self._blank(len(held_out)) for candidate in answers}
+        for place, record in enumerate(held_out):
+            expected = Text(record.expected)
+            for candidate, given in answers.items():
+                if not given[place].broken:
+                    self._score(values[candidate], place, record, expected, given[place])
+        return {
+            candidate: {
+                name: self._scores(name, values[candidate][name], held_out, given)
+                for name in self.names
+            }
+            for candidate, given in answers.items()
+        }
+
+    def _blank(self, records: int) -> dict[str, FloatArray]:
+        return {name: np.zeros(records) for name in self.names}
+
+    def _score(
+        self,
+        values: Mapping[str, FloatArray],
+        place: int,
+        record: HeldOut,
+        expected: Text,
+        answer: Answer,
+    ) -> None:
+        said = Text(answer.text)
+        for name, score in self._functions.items():
+            values[name][place] = score(record, expected, said)
+
+    def _scores(
+        self,
+        name: str,
+        values: FloatArray,
+        held_out: Sequence[HeldOut],
+        answers: Sequence[Answer],
+    ) -> Scores:
+        if name != "macro_f1":
+            return Scores(values)
+        expected = [self._classes.index(record.expected) for record in held_out]
+        answered = [self._class(answer) for answer in answers]
+        return Scores(values, (np.asarray(expected, np.int64), np.asarray(answered, np.int64)))
 
     def _class(self, answer: Answer) -> int:
         return NO_CLASS if answer.broken else self._classes.index(answer.text)
 
-    def _function(self, name: str) -> Callable[[HeldOut, str], float]:
+    def _function(self, name: str) -> _Score:
         if name in self._graders:
-            return lambda record, text: self._grade(name, record, text)
+            return lambda record, _, said: self._grade(name, record, said.text)
         if name in TEXT_METRICS:
             metric = TEXT_METRICS[name]
-            return lambda record, text: metric(record.expected, text)
+            return lambda _, expected, said: metric(expected, said)
         spec, schema = self._spec, self._schema
         return {
             "label_accuracy": self._is_right_class,
-            "json_validity": lambda r, text: json_validity(r.expected, text, schema),
-            "field_accuracy": lambda r, text: field_accuracy(r.expected, text),
-            "phrases": lambda _, t: phrases(t, spec.required_phrases, spec.forbidden_phrases),
+            "macro_f1": self._is_right_class,
+            "json_validity": lambda r, _, said: json_validity(r.expected, said.text, schema),
+            "field_accuracy": lambda r, _, said: field_accuracy(r.expected, said.text),
+            "phrases": lambda _, __, said: phrases(
+                said, spec.required_phrases, spec.forbidden_phrases
+            ),
         }[name]
 
-    def _is_right_class(self, record: HeldOut, text: str) -> float:
-        return float(self._classes.index(record.expected) == self._classes.index(text))
+    def _is_right_class(self, record: HeldOut, _: Text, said: Text) -> float:
+        return float(self._classes.index(record.expected) == self._classes.index(said.text))
 
     def _grade(self, name: str, record: HeldOut, text: str) -> float:
         return grade(

@@ -115,3 +115,10 @@ def test_what_is_no_grader_is_refused(grader: Grader, field: str, message: str) 
     assert message in refused.value.message
     with pytest.raises(InvalidArgument):
         grade(grader, output_text="a")
+
+
+def test_a_template_that_never_ends_its_variable_is_read_at_once() -> None:
+    # The cube of its white space would be minutes.
+    hostile = Grader(kind="string_check", name="g", operation="eq", input="{{" + " " * 4000)
+    check_grader(hostile, "grader")
+    assert grade(hostile, output_text="x", expected="x") == 0

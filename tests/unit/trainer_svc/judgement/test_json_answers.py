@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -41,6 +42,11 @@ def schema(value: object) -> JsonSchema:
         ({"a": {}, "b": []}, {"a": {}, "b": {}}, 1 / 2),
         ({}, {}, 1),
         ([], {}, 0),
+        ({"a": {"b": 1, "c": 2}}, {"a": 1}, 0),
+        ({"a": 1}, {"a": [1, 2]}, 0),
+        ({"a": {}}, {"a": {"b": 1}}, 0),
+        ([[1], [2, 3]], [[1], [2]], 2 / 3),
+        ({"0": 1}, [1], 0),
     ],
 )
 def test_fields_by_hand(expected: object, answer: object, share: float) -> None:
@@ -54,6 +60,15 @@ def test_fields_are_symmetric_and_between_0_and_1(first: object, second: object)
     assert 0 <= field_accuracy(one, two) <= 1
     assert field_accuracy(one, two) == field_accuracy(two, one)
     assert field_accuracy(one, one) == 1
+
+
+def test_many_fields_far_inside_take_no_more_memory_than_they_are() -> None:
+    deep = "[" * 500 + ",".join(map(str, range(20_000))) + "]" * 500
+    tracemalloc.start()
+    assert field_accuracy(deep, deep) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -109,6 +124,13 @@ def test_validity_is_by_the_schema() -> None:
         ('{"patternProperties": {"(a+)+$": {}}}', "patternProperties: not supported"),
         ('{"allOf": [{"$dynamicRef": "#x"}]}', "dynamicRef: not supported"),
         ('{"pattern": "("}', "not a JSON schema|pattern"),
+        ('{"$schema": ["x"]}', "schema is no text"),
+        # A part of another draft, or of another name, would be checked without our bounds.
+        ('{"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}', "schema: not supp"),
+        ('{"items": {"$id": "x", "$ref": "#"}}', "only the schema as a whole has one"),
+        ('{"items": {"id": "x", "$ref": "#"}}', "only the schema as a whole has one"),
+        ('{"default": {"pattern": "^(a+)+$"}, "$ref": "#/default"}', "leads to no schema"),
+        ('{"properties": {"a": {}}, "$ref": "#/properties"}', "leads to no schema"),
         ('{"not":' * 300 + "{}" + "}" * 300, "nested too deeply"),
     ],
 )
@@ -161,14 +183,88 @@ def test_all_answers_together_may_cost_only_so_much(monkeypatch: pytest.MonkeyPa
     assert not costly.is_met([1])
 
 
+def test_the_draft_that_is_named_does_not_take_the_bounds_away() -> None:
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://x.y/z"}
+    within = schema({**draft, "properties": {"a": {"$ref": "#"}}, "pattern": "^(a|a)+$"})
+    assert not within.is_met({"a": "a" * 5000 + "!"})
+    assert within.is_met({"a": "aa"})
+
+
+@pytest.mark.parametrize("draft", ["https://json-schema.org/draft/2099/schema", "http://[x", ""])
+def test_an_unknown_draft_is_read_as_the_latest(draft: str) -> None:
+    latest = schema({"$schema": draft, "prefixItems": [{"type": "string"}]})
+    assert latest.is_met(["a"])
+    assert not latest.is_met([1])
+
+
+def test_numbers_that_cannot_be_divided_meet_nothing() -> None:
+    divided = schema({"items": {"multipleOf": 0.5}})
+    assert divided.is_met([1.5])
+    assert not divided.is_met([10**400])
+    assert not divided.is_met([float("inf")])
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, True, "1", [1], {"a": 1}, None, 0, False, [[1]], {"a": [1]}], True),
+        ([1, 1.0], False),
+        ([{"a": [1, {"b": 2}], "c": 3}, {"c": 3, "a": [1.0, {"b": 2}]}], False),
+        ([[], {}, "", 0, False, None], True),
+        ([[1, 2], [2, 1]], True),
+        ({"a": 1}, True),
+    ],
+)
+def test_unique_items_are_those_that_json_tells_apart(items: object, unique: bool) -> None:
+    assert schema({"uniqueItems": True}).is_met(items) is unique
+    assert schema({"uniqueItems": False}).is_met(items)
+
+
+def test_a_schema_may_not_list_a_value_twice_where_its_draft_says_so() -> None:
+    draft4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+    with pytest.raises(InvalidArgument, match="has an item twice"):
+        schema({**draft4, "properties": {"a": {"enum": [[1], {}, [1]]}}})
+    assert schema({**draft4, "enum": [[1], {}]}).is_met({})
+
+
+class _Compared:
+    """Counts how often it is compared."""
+
+    count = 0
+
+    def __eq__(self, other: object) -> bool:
+        type(self).count += 1
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def test_unique_items_are_not_compared_pair_by_pair() -> None:
+    _Compared.count = 0
+    assert schema({"uniqueItems": True}).is_met([_Compared() for _ in range(2000)])
+    assert _Compared.count < 2000
+
+
+@pytest.mark.parametrize("keyword", ["unevaluatedItems", "unevaluatedProperties"])
+def test_what_takes_the_square_of_a_length_is_not_checked_at_length(keyword: str) -> None:
+    short: Any = [1] * 100
+    long: Any = [1] * 6000
+    given_ = schema({"items": {}, "additionalProperties": {}, keyword: False})
+    if keyword == "unevaluatedProperties":
+        short, long = (dict.fromkeys(map(str, range(len(each)))) for each in (short, long))
+    assert given_.is_met(short)
+    assert not given_.is_met(long)
+
+
 def test_a_pattern_is_of_texts_only() -> None:
     assert schema({"items": {"pattern": "^a"}}).is_met([1, "ab"])
     assert not schema({"items": {"pattern": "^a"}}).is_met(["b"])
 
 
 def test_an_older_draft_is_read_as_such() -> None:
-    draft4 = {"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 1}
-    old = schema({"items": {**draft4, "exclusiveMinimum": True}} | {"$schema": draft4["$schema"]})
+    draft4 = "http://json-schema.org/draft-04/schema#"
+    old = schema({"$schema": draft4, "items": {"minimum": 1, "exclusiveMinimum": True}})
     assert not old.is_met([1])
     assert old.is_met([2])
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.errors import InvalidArgument
+from trainer_svc.judgement import metrics
 from trainer_svc.judgement.metrics import (
     TEXT_METRICS,
+    Text,
     exact_match,
     phrases,
     rouge_l,
@@ -139,3 +141,28 @@ def test_phrases(answer: str, required: list[str], forbidden: list[str], share: 
 def test_there_is_nothing_to_say_without_phrases() -> None:
     with pytest.raises(ValueError, match="no phrases"):
         phrases("a", [], [])
+
+
+def test_a_run_of_marks_does_not_take_its_square() -> None:
+    run = "e" + "\u0301\u0316" * 70_000
+    assert exact_match(run, run) == 1
+    assert exact_match(run, "e") == 0
+    assert exact_match("e\u0301", "\u00e9") == 1
+    assert token_f1(run, f"{run} more") == pytest.approx(2 / 3)
+
+
+def test_white_space_before_a_text_hides_none_of_it() -> None:
+    assert token_f1("yes", " " * 500_000 + "yes") == 1
+
+
+def test_what_a_text_is_compared_by_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def words(text: str) -> list[str]:
+        read.append(text)
+        return text.split()
+
+    monkeypatch.setattr(metrics, "words", words)
+    expected, said = Text("a b"), Text("a c")
+    assert [token_f1(expected, said), rouge_l(expected, said)] == [0.5, 0.5]
+    assert read == ["a b", "a c"]

@@ -68,6 +68,28 @@ def test_a_pattern_that_explodes_counts_and_then_ends() -> None:
     assert (again.count, again.overruns) == (1, 0)
 
 
+def test_many_words_and_a_long_text_are_no_explosion() -> None:
+    words = [f"{first}{last}x" for first in "abcdefghij" * 2 for last in range(250)]
+    screen = SafetyScreen({"violence": {"words": [*words, "thing zz"], "patterns": ["w{3}x"]}})
+    text = "peace and quiet, nothing else; " * 2000
+    assert screen.scan("tuned", [1, 2], [text, f"{text} THING\nzz"]) == [
+        SafetyFinding(category="violence", where="tuned", count=1, lines=(2,))
+    ]
+
+
+def test_a_run_of_marks_neither_hides_a_word_nor_takes_its_square() -> None:
+    run = "e" + "\u0301\u0316" * 200_000
+    (found,) = SCREEN.scan("tuned", [1, 2], [f"{run} ｂｏｍｂ", run])
+    assert found.lines == (1,)
+
+
+@pytest.mark.parametrize("text", ["x", "ab", "abc", "x y"])
+def test_short_words_are_found_too(text: str) -> None:
+    screen = SafetyScreen({"violence": {"words": ["x", "ab", "abc"]}})
+    assert screen.scan("tuned", [1], [f"so {text}."])
+    assert not screen.scan("tuned", [1], [f"so{text} {text}so"] if " " not in text else ["xy"])
+
+
 @pytest.mark.parametrize(
     ("content", "field", "message"),
     [
