@@ -189,8 +189,8 @@ def open_store(url: str, retry_seconds: float | None = None) -> ObstoreStore:
     """Open the store at `url`; a file:// folder is made if it is missing.
 
     Requests are tried again for `retry_seconds`, at most three times; None: for obstore's three
-    minutes. Raises InvalidArgument for a URL no store answers to. Credentials come from the environment, as obstore
-    documents them.
+    minutes. Raises InvalidArgument for a URL no store answers to. Credentials come from the
+    environment, as obstore documents them.
     """
     if not is_store_url(url):
         raise InvalidArgument("object_store", f"{url!r} is not a file, s3, gs or az URL")

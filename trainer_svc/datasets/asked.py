@@ -25,6 +25,7 @@ class Asked:
     all that came is known. `format` and `size_bytes` are what is expected, None: anything.
     """
 
+    tenant: str
     mode: Mode
     key: str
     named: Callable[[str], DatasetName]

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.personal_data.modes import Mode
-from tailorbird.personal_data.record_texts import as_line, put_texts, record_texts
+from tailorbird.personal_data.record_texts import (
+    as_line,
+    has_a_key_twice,
+    put_texts,
+    record_texts,
+)
+from tailorbird.pieces import some
+from trainer_svc.datasets.places import Places
 from trainer_svc.record import Record
 
 if TYPE_CHECKING:
     from tailorbird.personal_data.scanner import Scanner
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+T = TypeVar("T")
 
+_TURN_SECONDS = 0.1
 _MAX_LINES = 100
 _MAX_TOLD_LINES = 5
 _MAX_TOLD = 400
@@ -46,18 +52,10 @@ class PersonalDataPolicy:
         self._make = scanner
         self._made: Scanner | None = None
         self._making = Lock()
-        # One thread for all tenants, a chunk at a time in turn: whatever one uploads, the others'
-        # uploads that are not scanned do not wait, and one core is left.
-        self._thread: Executor = ThreadPoolExecutor(1, "personal-data")
-
-    async def work(
-        self, mode: Mode, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        """Run `do` in a thread: that of scans, unless nothing is looked for."""
-        if mode is Mode.OFF:
-            return await asyncio.to_thread(do, *args, **kwargs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(do, *args, **kwargs))
+        # One thread for all: whatever is scanned, uploads that are not do not wait, and one core
+        # is left. Tenants have it in turn, a little at a time.
+        self._thread = ThreadPoolExecutor(1, "personal-data")
+        self._places = Places(1)
 
     def load(self) -> None:
         """Make the scanner now if every upload needs it; raises what making it does."""
@@ -76,6 +74,15 @@ class PersonalDataPolicy:
                 least=self._least,
             )
         return asked
+
+    async def run(self, tenant: str, work: Generator[None, None, T]) -> T:
+        """Do what belongs to a tenant's scan, in pieces of which others have theirs in between."""
+        loop = asyncio.get_running_loop()
+        while True:
+            async with self._places.taken(tenant):
+                done = await loop.run_in_executor(self._thread, some, work, _TURN_SECONDS)
+            if done is not None:
+                return done.result
 
     def scan(self, mode: Mode, key: str) -> PersonalDataScan | None:
         """Begin an upload's scan, or None for OFF; FailedPrecondition without the extra."""
@@ -100,24 +107,25 @@ class PersonalDataScan:
         self._counts: Counter[str] = Counter()
         self._lines: dict[str, list[int]] = {}
 
-    def read(self, line: int, record: Any, source: bytes) -> bytes:
+    def read(self, line: int, record: Any, source: bytes) -> Generator[None, None, bytes]:
         """Return the line to store for `record`, whose texts are changed where a mode rewrites.
 
-        A record without findings is `source` itself. FailedPrecondition (PATTERN_TIMED_OUT,
+        A record without findings is `source` itself, but for what stands in it unread: of a key
+        that an object has twice the first value. FailedPrecondition (PATTERN_TIMED_OUT,
         SCAN_FAILED) tells the line.
         """
         try:
-            texts, counts = self._replacer.replace(record_texts(record), line)
+            texts, counts = yield from self._replacer.replacing(record_texts(record), line)
         except FailedPrecondition as error:
             raise FailedPrecondition(
                 f"line {line}: {error.message}", reason=error.reason, line=line, **error.metadata
             ) from None
-        if not counts:
+        if counts:
+            self._count(line, counts)
+        if self._mode is Mode.SCAN or not (counts or has_a_key_twice(source)):
             return source
-        self._count(line, counts)
-        if not self._mode.rewrites:
-            return source
-        put_texts(record, texts)
+        if self._mode.rewrites:
+            put_texts(record, texts)
         return as_line(record, source)
 
     def finish(self) -> PersonalDataReport:

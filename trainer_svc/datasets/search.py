@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -91,22 +92,22 @@ class Sought:
             return self.digest
         return record_digest(*parse_record(1, self._line, format_)).record
 
-    async def redacted(self, format_: DatasetFormat) -> bytes:
+    async def redacted(self, tenant: str, format_: DatasetFormat) -> bytes:
         """Return the digest of what REDACT makes of it: its own if it has no personal data.
 
         FailedPrecondition if this trainer cannot look for any.
         """
         if format_ not in self._redacted:
-            digest = await self._policy.work(Mode.REDACT, self._redact, format_)
-            self._redacted[format_] = digest
+            work = self._redacting(format_)
+            self._redacted[format_] = await self._policy.run(tenant, work)
         return self._redacted[format_]
 
-    def _redact(self, format_: DatasetFormat) -> bytes:
+    def _redacting(self, format_: DatasetFormat) -> Generator[None, None, bytes]:
         scan = self._policy.scan(Mode.REDACT, "")
         if not self._line or scan is None:
             return self.digest
         found, record = parse_record(1, self._line, format_)
-        scan.read(1, record, self._line)
+        yield from scan.read(1, record, self._line)
         return record_digest(found, record).record
 
 
@@ -218,7 +219,8 @@ async def _look(place: _Place, sought: Sought, found: Found) -> None:
     known = True
     if place.mode.rewrites:
         try:
-            redacted = await sought.redacted(place.format)
+            tenant = DatasetName.parse(place.dataset).tenant
+            redacted = await sought.redacted(tenant, place.format)
         except FailedPrecondition:
             known = False
     for digest in (plain, redacted) if place.mode is Mode.REDACT else (plain,):

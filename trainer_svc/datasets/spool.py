@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -47,23 +47,23 @@ class Spool:
         self._ignored: set[str] = set()
         self.report = ReportBuilder()
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes. FailedPrecondition for a line that cannot be scanned."""
+    def feed(self, chunk: bytes) -> Generator[None, None, None]:
+        """Take the next bytes, in pieces. FailedPrecondition for a line that cannot be scanned."""
         self._source.update(chunk)
         self.size += len(chunk)
-        lines = self._lines.feed(chunk)
-        self._keep(b"".join(self._read(line, data) + b"\n" for line, data in lines))
+        for line, data in self._lines.feed(chunk):
+            self._keep((yield from self._read(line, data)) + b"\n")
+            yield
 
     @property
     def source_sha256(self) -> str:
         """Digest of the bytes that have come."""
         return self._source.hexdigest()
 
-    def finish(self, name: DatasetName, size_bytes: int | None) -> Dataset:
-        """Return the record of what has come.
+    def end(self, size_bytes: int | None) -> Generator[None, None, None]:
+        """Take the last line, in pieces. Raises what `feed` does.
 
-        Raises InvalidRecords with the first 100 bad lines, and InvalidArgument for a file that is
-        empty, cut short, or has personal data where that is refused.
+        InvalidArgument (UPLOAD_TRUNCATED) if not `size_bytes` have come.
         """
         if size_bytes is not None and size_bytes != self.size:
             raise InvalidArgument(
@@ -71,7 +71,15 @@ class Spool:
                 f"{size_bytes} bytes were announced and {self.size} came",
                 reason="UPLOAD_TRUNCATED",
             )
-        self._keep(b"".join(self._read(line, data) for line, data in self._lines.end()))
+        for line, data in self._lines.end():
+            self._keep((yield from self._read(line, data)))
+
+    def finish(self, name: DatasetName) -> Dataset:
+        """Return the record of what has come, once that has ended.
+
+        Raises InvalidRecords with the first 100 bad lines, and InvalidArgument for a file that is
+        empty, or has personal data where that is refused.
+        """
         self._bad.check(self._records)
         if not self._records or self._format is None:
             raise InvalidArgument("chunk", "the file has no records", reason="DATASET_EMPTY")
@@ -95,7 +103,7 @@ class Spool:
         self._sha256.update(data)
         self._stored += len(data)
 
-    def _read(self, line: int, data: bytes | None) -> bytes:
+    def _read(self, line: int, data: bytes | None) -> Generator[None, None, bytes]:
         """Check a line and return what is stored of it; of a bad one nothing."""
         if data is not None and not data.strip():
             return data
@@ -109,7 +117,9 @@ class Spool:
             self._bad.add(error)
             return b""
         # Before anything else sees the record: its texts are changed in place.
-        stored = data if self._scan is None else self._scan.read(line, record, data)
+        stored = data
+        if self._scan is not None:
+            stored = yield from self._scan.read(line, record, data)
         self.report.add(line, format_, record)
         if len(self._ignored) < _MAX_IGNORED_KEYS:
             self._ignored |= {key[:64] for key in ignored_keys(format_, record)}

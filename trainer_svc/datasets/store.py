@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from pathlib import Path
 
@@ -33,12 +33,14 @@ from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObjectExists, ObjectStore, delete_folder, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
+from tailorbird.pieces import drained
 from trainer_svc.datasets.asked import Asked, id_of, named_as
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import keep_index
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.places import Places
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.spool import Spool
@@ -51,7 +53,9 @@ _MAX_META_BYTES = 2**20
 _READS = 16
 """Datasets' records read at once."""
 _COMPARISONS = 2
-"""Comparisons of two datasets at once: each takes up to 300 MiB, and two seconds of a core."""
+"""Comparisons of two datasets at once: each takes up to 300 MiB, and two seconds of a core.
+
+Tenants have them in turn."""
 _PART_BYTES = 256 * 2**10
 
 
@@ -77,7 +81,7 @@ class DatasetStore:
         self._spool_dir = spool_dir
         self._max_bytes = max_bytes
         self.max_record_bytes = max_record_bytes
-        self._comparing = asyncio.Semaphore(_COMPARISONS)
+        self._comparing = Places(_COMPARISONS)
         spool_dir.mkdir(parents=True, exist_ok=True)
         for leftover in spool_dir.iterdir():
             leftover.unlink()
@@ -102,7 +106,7 @@ class DatasetStore:
         if size_bytes is not None and size_bytes < 0:
             raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
         self._check_size(size_bytes or 0)
-        asked = Asked(mode, str(name), lambda _: name, format_, size_bytes)
+        asked = Asked(name.tenant, mode, str(name), lambda _: name, format_, size_bytes)
         return await self._take(chunks, asked)
 
     async def import_uri(
@@ -124,9 +128,12 @@ class DatasetStore:
             mode = self.policy.chosen(personal_data)
             if dataset_id:
                 name = DatasetName(tenant.tenant, dataset_id)
-                asked = Asked(mode, str(name), lambda _: name, format_, source_uri=uri)
+                asked = Asked(
+                    tenant.tenant, mode, str(name), lambda _: name, format_, source_uri=uri
+                )
             else:
                 asked = Asked(
+                    tenant.tenant,
                     mode,
                     f"{tenant}/{uri}",
                     lambda sha256: DatasetName(tenant.tenant, id_of(uri, sha256, mode)),
@@ -140,14 +147,15 @@ class DatasetStore:
         mode = asked.mode
         # Closing the file writes what is buffered: a full disk may show only then.
         with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
-            scan = await self.policy.work(mode, self.policy.scan, mode, asked.key)
+            scan = await asyncio.to_thread(self.policy.scan, mode, asked.key)
             spool = Spool(file, self.max_record_bytes, asked.format, scan)
             async for chunk in chunks:
                 self._check_size(spool.size + len(chunk))
                 for part in _parts(chunk):
-                    await self.policy.work(mode, spool.feed, part)
+                    await self._work(asked, spool.feed(part))
+            await self._work(asked, spool.end(asked.size_bytes))
             name = asked.named(spool.source_sha256)
-            dataset = await self.policy.work(mode, spool.finish, name, asked.size_bytes)
+            dataset = await asyncio.to_thread(spool.finish, name)
             dataset = dataset.model_copy(update={"source_uri": asked.source_uri})
             index = await asyncio.to_thread(spool.report.index_file)
             async with self.turn(name):
@@ -239,11 +247,18 @@ class DatasetStore:
 
     async def leakage(self, training: Dataset, validation: Dataset) -> Leakage | None:
         """Compare two datasets by their digests; None if one has none. Raises what `index` does."""
-        async with self._comparing:
+        async with self._comparing.taken(DatasetName.parse(training.name).tenant):
             known, asked = await self.index(training), await self.index(validation)
             if known is None or asked is None:
                 return None
             return await asyncio.to_thread(leakage, known, asked)
+
+    async def _work(self, asked: Asked, work: Generator[None, None, None]) -> None:
+        """Read what has come in a thread: that of scans, unless nothing is looked for."""
+        if asked.mode is Mode.OFF:
+            await asyncio.to_thread(drained, work)
+        else:
+            await self.policy.run(asked.tenant, work)
 
     async def _publish(
         self, name: DatasetName, dataset: Dataset, path: Path, index: bytes

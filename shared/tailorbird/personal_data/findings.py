@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -30,6 +30,27 @@ def without_overlaps(findings: Iterable[Finding]) -> list[Finding]:
 
     Of equal scores the longer one stays, then the one that begins first.
     """
+    kept: list[Finding] = []
+    for side_by_side in _clusters(sorted(findings, key=lambda finding: finding.start)):
+        kept += _best(side_by_side)
+    return kept
+
+
+def _clusters(findings: Sequence[Finding]) -> Iterator[list[Finding]]:
+    """Cut findings, by where they begin, where none reaches over: each with few to compare."""
+    cluster: list[Finding] = []
+    end = 0
+    for finding in findings:
+        if cluster and finding.start >= end:
+            yield cluster
+            cluster = []
+        cluster.append(finding)
+        end = max(end, finding.end)
+    if cluster:
+        yield cluster
+
+
+def _best(findings: Iterable[Finding]) -> list[Finding]:
     kept: list[Finding] = []
     starts: list[int] = []
     for finding in sorted(findings, key=_rank):

@@ -32,6 +32,7 @@ class NamesDetector:
     """
 
     kind = Kind.PERSON
+    whole = True
 
     def __init__(self, model: str) -> None:
         try:

@@ -75,6 +75,11 @@ class PatternDetector:
     """
     windows: Callable[[str], Iterable[Window]] = whole_text
 
+    @property
+    def whole(self) -> bool:
+        """An operator's expression may find what is as long as the text."""
+        return not self.bounded
+
     def find(self, text: str, seconds: float) -> Iterator[Finding]:
         """Yield what stands in `text`; PatternTimedOut after `seconds` of one expression."""
         if self.bounded:

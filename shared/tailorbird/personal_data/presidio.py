@@ -169,6 +169,7 @@ class PhoneDetector:
     """
 
     kind = Kind.PHONE
+    whole = False
     _PLAIN = 0.05
     # Digits in groups, as many as a number has; the recogniser is slow, and not asked elsewhere.
     _windows = staticmethod(near(compiled(r"[+(]{0,2}\d(?:[^\w\n]{0,3}\d){6,16}"), 8, 8))

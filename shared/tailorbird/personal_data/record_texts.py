@@ -43,6 +43,18 @@ def as_line(record: Mapping[str, Any], source: bytes) -> bytes:
     return line + source[len(source.rstrip()) :]
 
 
+def has_a_key_twice(source: bytes) -> bool:
+    """Tell whether an object of a record's line has a key twice: the last one alone is read."""
+    twice = False
+
+    def seen(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal twice
+        twice |= len({key for key, _ in pairs}) < len(pairs)
+
+    json.loads(source.decode(), object_pairs_hook=seen)
+    return twice
+
+
 def _slots(record: Mapping[str, Any]) -> Iterator[_Slot]:
     # A stack of our own: how deep a record may be nested is json's to say.
     waiting: list[_Slot] = [({None: record}, None, "")]

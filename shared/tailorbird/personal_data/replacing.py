@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from random import Random
 
 from tailorbird.personal_data.birth_dates import birth_date
@@ -14,6 +14,7 @@ from tailorbird.personal_data.kinds import Kind
 from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.scanner import Scanner
 from tailorbird.personal_data.stand_ins import stand_in
+from tailorbird.pieces import drained
 
 _DRAWS = 32
 _SIGNS_COUNT = frozenset({Kind.EMAIL, Kind.IP_ADDRESS})
@@ -40,16 +41,24 @@ class Replacer:
         another. Modes that rewrite nothing (scan, refuse) return the texts as they are. Raises what
         `Scanner.find` raises.
         """
+        return drained(self.replacing(texts, record))
+
+    def replacing(
+        self, texts: Iterable[LabelledText], record: int = 0
+    ) -> Generator[None, None, tuple[list[str], Counter[str]]]:
+        """Return what `replace` does; in pieces of a bounded time."""
         counts: Counter[str] = Counter()
         stand_ins = _StandIns(f"{self._key}\0{record}")
         replaced = []
         for each in texts:
-            findings = self._scanner.find(each.text, each.label)
+            findings = yield from self._scanner.search(each.text, each.label)
             counts.update(finding.kind for finding in findings)
-            replaced.append(self._rewritten(each.text, findings, stand_ins))
+            replaced.append((yield from self._rewritten(each.text, findings, stand_ins)))
         return replaced, counts
 
-    def _rewritten(self, text: str, findings: list[Finding], stand_ins: _StandIns) -> str:
+    def _rewritten(
+        self, text: str, findings: list[Finding], stand_ins: _StandIns
+    ) -> Generator[None, None, str]:
         if not findings or not self._mode.rewrites:
             return text
         parts, end = [], 0
@@ -62,6 +71,7 @@ class Replacer:
                 else stand_ins.of(finding.kind, value)
             )
             end = finding.end
+            yield
         return "".join([*parts, text[end:]])
 
 
@@ -73,6 +83,8 @@ class _StandIns:
         self._random = Random(digest)  # noqa: S311
         self._drawn: dict[tuple[str, str], tuple[int, str]] = {}
         self._taken: set[str] = set()
+        self._spent: set[str] = set()
+        """Kinds of which there are more values than stand-ins."""
 
     def of(self, kind: str, value: str) -> str:
         plain = folded(value).text
@@ -85,13 +97,13 @@ class _StandIns:
 
     def _draw(self, kind: str, value: str) -> tuple[int, str]:
         suffix = ""
-        for _ in range(_DRAWS):
+        for _ in range(1 if kind in self._spent else _DRAWS):
             seed = self._random.getrandbits(64)
             bare = _bare(kind, stand_in(kind, value, Random(seed)))  # noqa: S311
             if bare not in self._taken and bare != _bare(kind, value):
                 break
         else:
-            # More values than the kind has stand-ins for.
+            self._spent.add(kind)
             suffix = f"-{len(self._taken)}"
         self._taken.add(bare + suffix)
         return seed, suffix

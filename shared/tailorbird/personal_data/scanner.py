@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 import regex
@@ -18,8 +18,20 @@ from tailorbird.personal_data.own_patterns import (
     medical_record,
 )
 from tailorbird.personal_data.patterns import PatternDetector, compiled
+from tailorbird.pieces import drained
 
 _CUSTOM_SCORE = 0.95
+
+_PIECE, _OVERLAP = 4096, 512
+"""Characters that a detector reads at once, and how many of these it has read before: more than
+any value of ours has, with the words beside it. What takes the square of a length, or a third of a
+millisecond for each of its numbers, so does it for a piece alone."""
+
+_BREAK = 256
+"""A piece ends at white space, if there is some in its last characters."""
+
+_MAX_LABEL = 128
+"""Of a label, from its end: words of a context are no further away."""
 
 
 class Detector(Protocol):
@@ -28,6 +40,10 @@ class Detector(Protocol):
     @property
     def kind(self) -> str:
         """What it finds, for errors."""
+
+    @property
+    def whole(self) -> bool:
+        """It reads a text as a whole, however long."""
 
     def find(self, text: str, seconds: float) -> Iterator[Finding]:
         """Yield what stands in `text`, in any order; an expression may take `seconds`."""
@@ -45,37 +61,55 @@ class Scanner:
         self._detectors = tuple(_detectors(options))
 
     def find(self, text: str, label: str = "") -> list[Finding]:
-        """Return what stands in `text`, in order and without overlaps.
+        """Return what `search` does, without a pause."""
+        return drained(self.search(text, label))
+
+    def search(self, text: str, label: str = "") -> Generator[None, None, list[Finding]]:
+        """Return what stands in `text`, in order and without overlaps; in pieces of a bounded time.
 
         `label` is what the text is called where it stands, such as a JSON key: it counts as words
         before it. PatternTimedOut if a pattern takes too long, FailedPrecondition with SCAN_FAILED
         if a detector fails; neither says a word of the text.
         """
-        head = f"{label.replace('_', ' ')}: " if label else ""
+        head = f"{label[-_MAX_LABEL:].replace('_', ' ')}: " if label else ""
         plain = folded(head + text)
         found = []
-        for finding in self._found(plain.text):
-            start, end = plain.original(finding.start, finding.end)
-            start, end = max(0, start - len(head)), end - len(head)
-            if end > start:
-                found.append(Finding(finding.kind, start, end, finding.score))
+        for detector in self._detectors:
+            for first, last in _pieces(plain.text, whole=detector.whole):
+                for finding in self._found(detector, plain.text[first:last]):
+                    start, end = plain.original(first + finding.start, first + finding.end)
+                    start, end = max(0, start - len(head)), end - len(head)
+                    if end > start:
+                        found.append(Finding(finding.kind, start, end, finding.score))
+                yield
         return without_overlaps(found)
 
-    def _found(self, text: str) -> Iterator[Finding]:
-        for detector in self._detectors:
-            try:
-                for finding in detector.find(text, self._options.pattern_seconds):
-                    if finding.score >= self._options.min_score and finding.kind in self._wanted:
-                        yield finding
-            except TailorbirdError:
-                raise
-            except Exception as error:
-                # Its text and its cause may hold what was read.
-                raise FailedPrecondition(
-                    f"looking for {detector.kind} failed ({type(error).__name__})",
-                    reason="SCAN_FAILED",
-                    kind=detector.kind,
-                ) from None
+    def _found(self, detector: Detector, text: str) -> Iterator[Finding]:
+        try:
+            for finding in detector.find(text, self._options.pattern_seconds):
+                if finding.score >= self._options.min_score and finding.kind in self._wanted:
+                    yield finding
+        except TailorbirdError:
+            raise
+        except Exception as error:
+            # Its text and its cause may hold what was read.
+            raise FailedPrecondition(
+                f"looking for {detector.kind} failed ({type(error).__name__})",
+                reason="SCAN_FAILED",
+                kind=detector.kind,
+            ) from None
+
+
+def _pieces(text: str, *, whole: bool) -> Iterator[tuple[int, int]]:
+    """Cut a text; each piece begins before the end of the one before it."""
+    start = 0
+    while not whole and len(text) - start > _PIECE:
+        end = start + _PIECE
+        spaces = (at for at in range(end, end - _BREAK, -1) if text[at].isspace())
+        end = next(spaces, end)
+        yield start, end
+        start = end - _OVERLAP
+    yield start, len(text)
 
 
 def _detectors(options: ScanOptions) -> Iterator[Detector]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailorbird.personal_data import replacing
 from tailorbird.personal_data.birth_dates import birth_date, other_birth_date
 from tailorbird.personal_data.findings import LabelledText
 from tailorbird.personal_data.kinds import Kind
@@ -58,6 +59,31 @@ def test_many_values_have_as_many_stand_ins(scanner: Scanner) -> None:
     stand_ins = re.findall(r"card ([\d-]+)", text)
     assert len(set(stand_ins)) == 200
     assert not set(stand_ins) & set(cards)
+
+
+def test_when_stand_ins_are_spent_no_more_are_tried(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def counted(kind: str, value: str, random: Random) -> str:
+        drawn.append(value)
+        return stand_in(kind, value, random)
+
+    monkeypatch.setattr(replacing, "stand_in", counted)
+    numbers = [f"415-555-{number:04}" for number in range(2000)]
+    (text,) = replaced(scanner, " ".join(f"call {each}," for each in numbers))
+    assert len(set(re.findall(r"call ([\d-]+)", text))) == 2000
+    # There are 1,000: by then a few dozen are tried for each, from then on one.
+    assert len(drawn) < 20_000
+
+
+def test_a_record_with_many_values_pauses(scanner: Scanner) -> None:
+    few, many = (
+        sum(1 for _ in Replacer(scanner, Mode.REDACT, "k").replacing([LabelledText(text)]))
+        for text in ("a@web.de", "a@web.de " * 300)
+    )
+    assert many >= few + 299
 
 
 def test_redacting_leaves_a_mark(scanner: Scanner) -> None:

@@ -270,6 +270,7 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_detector_that_fails_says_nothing_of_the_text() -> None:
     class Failing:
         kind = "ticket"
+        whole = False
 
         def find(self, text: str, seconds: float) -> object:
             raise ValueError(f"invalid literal: {text}")
@@ -284,3 +285,75 @@ def test_a_detector_that_fails_says_nothing_of_the_text() -> None:
     assert told.value.__cause__ is None
     assert told.value.__suppress_context__
     assert "secret" not in repr(told.value)
+
+
+FILLER = "the parcel was late and nobody said why, so we ask what is to be done. "
+
+
+@pytest.mark.parametrize("before", range(3800, 4200, 29))
+def test_a_value_is_found_wherever_a_long_text_is_cut(scanner: Scanner, before: int) -> None:
+    values = ("4111 1111 1111 1111", "jane.roe@web.de", "born on the 3rd of May 1984")
+    text = (FILLER * 200)[:before] + " " + "; ".join(values) + "; " + FILLER * 150
+    assert [value for _, value in found(scanner, text)] == [
+        values[0], values[1], "3rd of May 1984"
+    ]  # fmt: skip
+
+
+def test_a_long_text_without_a_space_is_cut_too(scanner: Scanner) -> None:
+    text = "x" * 20_000 + ",jane.roe@web.de," + "y" * 20_000
+    assert found(scanner, text) == [("email", "jane.roe@web.de")]
+
+
+def test_a_value_that_two_pieces_hold_is_found_once(scanner: Scanner) -> None:
+    text = " ".join(f"call 415-555-{number:04}," for number in range(1000, 2000))
+    numbers = found(scanner, text)
+    assert numbers == [("phone", f"415-555-{number}") for number in range(1000, 2000)]
+
+
+def test_a_long_text_is_looked_at_in_pieces(scanner: Scanner) -> None:
+    short, long = (sum(1 for _ in scanner.search(text)) for text in ("a", "a " * 40_000))
+    # 80,000 characters, of which a piece begins 3,584 after the one before, at most.
+    assert long >= short * 10
+
+
+def test_an_operator_s_pattern_sees_a_text_as_a_whole() -> None:
+    scanner = load_scanner(ScanOptions(kinds=("iban",), patterns={"letter": "dear.*yours"}))
+    text = f"dear {FILLER * 300} yours"
+    assert [(each.kind, each.end - each.start) for each in scanner.find(text)] == [
+        ("letter", len(text))
+    ]
+
+
+def test_of_a_long_label_the_end_counts(scanner: Scanner) -> None:
+    read: list[str] = []
+
+    class Reading:
+        kind = "ticket"
+        whole = False
+
+        def find(self, text: str, seconds: float) -> list[Finding]:
+            read.append(text)
+            return []
+
+    reading = Scanner(ScanOptions())
+    reading._detectors = (Reading(),)  # type: ignore[assignment]
+    reading.find("5", "key_" * 100_000)
+    assert [len(text) for text in read] == [128 + len(": 5")]
+    number = "4155552671"
+    assert found(scanner, number, "x" * 500 + "_phone") == found(scanner, number, "phone") != []
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.integers(1, 12), st.sampled_from([0.4, 0.5, 1.0])),
+        max_size=12,
+    )
+)
+def test_what_stays_is_best_and_shares_nothing(spans: list[tuple[int, int, float]]) -> None:
+    findings = [Finding("k", start, start + length, score) for start, length, score in spans]
+    kept = without_overlaps(findings)
+    assert all(one.end <= other.start for one, other in pairwise(kept))
+    for finding in findings:
+        rivals = [k for k in kept if k.start < finding.end and finding.start < k.end]
+        assert any((k.score, k.end - k.start) >= (finding.score, finding.end - finding.start)
+                   for k in rivals)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.options import ScanOptions
 from tailorbird.personal_data.record_texts import as_line, put_texts, record_texts
 from tailorbird.personal_data.scanner import Scanner
+from trainer_svc.datasets import personal_data
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.store import DatasetStore
@@ -285,6 +286,80 @@ async def test_a_pattern_that_explodes_fails_the_upload_with_its_line(
     assert told.value.reason == "PATTERN_TIMED_OUT"
     assert told.value.metadata["kind"] == "ticket"
     assert [info.key async for info in store.objects("tenants")] == []
+
+
+@pytest.mark.parametrize("mode", [Mode.SUBSTITUTE, Mode.REDACT, Mode.REFUSE])
+async def test_what_is_not_read_is_not_stored(
+    datasets: DatasetStore, store: ObstoreStore, mode: Mode
+) -> None:
+    hidden = b'{"prompt": "a", "completion": "b", "x": {"y": "a@web.de", "y": 1}}'
+    dataset = await datasets.upload(NAME, None, chunks(hidden + b"\r\n"), personal_data=mode)
+    assert await stored(store, dataset) == (
+        b'{"prompt": "a", "completion": "b", "x": {"y": 1}}\r\n'
+    )
+    assert dataset.personal_data is not None
+    assert dataset.personal_data.counts == {}
+
+
+async def test_what_is_only_counted_is_stored_as_it_came(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    twice = b'{"text": "a@web.de", "text": "b"}'
+    dataset = await datasets.upload(NAME, None, chunks(twice), personal_data=Mode.SCAN)
+    assert await stored(store, dataset) == twice
+
+
+async def test_a_tenant_s_upload_does_not_wait_for_another_s_record(
+    store: ObstoreStore, tmp_path: Path, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personal_data, "_TURN_SECONDS", 0.0)
+    ended: list[str] = []
+    datasets = with_least(Mode.SCAN, store, tmp_path, scanner)
+
+    async def upload(tenant: str, data: bytes) -> None:
+        await datasets.upload(DatasetName(tenant, "chats"), None, chunks(data))
+        ended.append(tenant)
+
+    numbers = " ".join(f"415-555-{number:04}" for number in range(3000))
+    slow = json.dumps({"text": numbers}).encode()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(upload("acme", slow))
+        group.create_task(upload("acme", slow))
+        await asyncio.sleep(0)
+        group.create_task(upload("globex", PLAIN))
+    assert ended[0] == "globex"
+
+
+async def test_an_upload_that_is_given_up_is_scanned_no_more(
+    store: ObstoreStore, tmp_path: Path, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personal_data, "_TURN_SECONDS", 0.0)
+    policy = PersonalDataPolicy(Mode.SCAN, lambda: scanner)
+    pieces, begun = 0, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def endless() -> Generator[None, None, None]:
+        nonlocal pieces
+        while True:
+            pieces += 1
+            loop.call_soon_threadsafe(begun.set)
+            yield
+
+    given_up = asyncio.create_task(policy.run("acme", endless()))
+    await begun.wait()
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+
+    def three() -> Generator[None, None, int]:
+        yield
+        yield
+        return 3
+
+    assert await policy.run("globex", three()) == 3
+    before = pieces
+    assert await policy.run("globex", three()) == 3
+    assert pieces == before
 
 
 async def test_a_bad_line_is_told_as_ever(

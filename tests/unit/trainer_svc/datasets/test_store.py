@@ -22,6 +22,7 @@ from tailorbird.errors import (
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
 from trainer_svc.datasets import store as store_module
+from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.digests import record_digest
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import DatasetStore
@@ -319,3 +320,21 @@ async def test_only_two_comparisons_have_memory_at_once(
     assert len(running) == 2
     go_on.set()
     assert await asyncio.gather(*all_five) == [None] * 5
+
+
+async def test_a_tenant_s_comparison_does_not_wait_for_all_of_another_s(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = await datasets.upload(NAME, None, chunks(RECORD))
+    theirs = await datasets.upload(DatasetName("globex", "chats"), None, chunks(RECORD))
+    monkeypatch.setattr(store_module, "leakage", lambda *_: None)
+    ended: list[str] = []
+
+    async def compare(dataset: Dataset) -> None:
+        await datasets.leakage(dataset, dataset)
+        ended.append(dataset.name)
+
+    async with asyncio.TaskGroup() as group:
+        for dataset in [*[ours] * 8, theirs]:
+            group.create_task(compare(dataset))
+    assert ended.index(theirs.name) <= 4
