@@ -20,6 +20,8 @@ from trainer_svc.engine.step.lora import Span
 from trainer_svc.engine.step.product import LayerUpdate
 
 _HIDDEN = float("-inf")
+_MASKED = 2**26
+"""Places that a pass looks at, of all its tokens together: 256 MiB of what is hidden."""
 
 
 class Past:
@@ -212,10 +214,11 @@ class PackedRows:
                 ids[row, : len(sequence)] = torch.as_tensor(sequence)
             ends = [len(each) - 1 for each in sequences[first:last]]
             found: list[torch.Tensor | None] = [None] * len(ends)
-            for start in range(0, longest, self._micro_tokens):
+            most = min(self._micro_tokens, max(1, _MASKED // (len(ids) * longest)))
+            for start in range(0, longest, most):
                 if first or start:
                     yield
-                chunk = ids[:, start : start + self._micro_tokens]
+                chunk = ids[:, start : start + most]
                 reading = Reading.of(
                     past, first, [start] * len(chunk), chunk.shape[1], self._device
                 )

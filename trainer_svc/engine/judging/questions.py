@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from tailorbird.errors import FailedPrecondition
 from trainer_svc.datasets.chats import is_trained
@@ -20,11 +21,14 @@ from trainer_svc.engine.data.template import (
     messages_of,
 )
 from trainer_svc.engine.judging.few_shot import FewShot
+from trainer_svc.judgement.few_shot import how_many_fit
 
 _SLACK = 1.25
 """An answer may be so many times as long as the longest that is expected, and a bit."""
 _MORE_TOKENS = 8
 _MOST_TOKENS = 1024
+_TOGETHER = 16
+"""Turns that are encoded at once: each is there as text and as ids, several times over."""
 _PLAIN_KEYS = ("prompt", "completion", "metadata")
 
 Record = Mapping[str, Any]
@@ -58,6 +62,14 @@ class Questions:
     refusal: str
     max_new_tokens: int
     stop_ids: frozenset[int]
+
+
+class _Expected(NamedTuple):
+    """An answer as it decodes, how many ids it has, and the last of these."""
+
+    text: str
+    tokens: int
+    last: int
 
 
 class Asker:
@@ -96,12 +108,14 @@ class Asker:
         Raises what Renderer.turns and Encoder.encode raise.
         """
         turns = [self._last(held_out[line], line) for line in sorted(held_out)]
-        encoded = self._encoder.encode(turns)
-        longest = max((len(answer) for _, answer in encoded), default=0)
+        encoded = list(self._encoded(turns))
+        longest = max((answer.tokens for _, answer in encoded), default=0)
         most = min(math.ceil(_SLACK * longest) + _MORE_TOKENS, _MOST_TOKENS)
         refusal = ""
         try:
-            count, shown = self._shown(turns, held_out, examples, self._context - most)
+            count, shown = self._shown(
+                turns, [prompt for prompt, _ in encoded], held_out, examples, self._context - most
+            )
         except FailedPrecondition as error:
             # Of a template that takes no examples, the other candidates are asked all the same.
             count, shown, refusal = 0, [()] * len(turns), error.message
@@ -110,9 +124,9 @@ class Asker:
                 Question(
                     line=turn.line,
                     prompt=self._readable(held_out[turn.line]),
-                    expected=self.text(answer),
+                    expected=answer.text,
                     metadata=_metadata(held_out[turn.line]),
-                    asked=tuple(prompt),
+                    asked=prompt,
                     shown=with_examples,
                 )
                 for turn, (prompt, answer), with_examples in zip(turns, encoded, shown, strict=True)
@@ -120,7 +134,7 @@ class Asker:
             examples=count,
             refusal=refusal,
             max_new_tokens=most,
-            stop_ids=self._stops(encoded),
+            stop_ids=self._stops({answer.last for _, answer in encoded}),
         )
 
     def pair(self, record: Record) -> tuple[str, str]:
@@ -133,8 +147,8 @@ class Asker:
 
     def prompt_ids(self, record: Record, line: int) -> tuple[int, ...]:
         """Return the ids of a record's last question."""
-        ((prompt, _),) = self._encoder.encode([self._last(record, line)])
-        return tuple(prompt)
+        ((prompt, _),) = self._encoded([self._last(record, line)])
+        return prompt
 
     def labels(self, record: Record, names: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of each name as the answer to a record's last question, with its end."""
@@ -160,32 +174,58 @@ class Asker:
         )
         return text
 
+    def _encoded(self, turns: Sequence[Turn]) -> Iterator[tuple[tuple[int, ...], _Expected]]:
+        """Yield each turn's prompt, as far as the base reads it, and its answer; a few at a time.
+
+        A prompt that fills the context has no answer, however much longer it is.
+        """
+        for start in range(0, len(turns), _TOGETHER):
+            for prompt, answer in self._encoder.encode(turns[start : start + _TOGETHER]):
+                expected = _Expected(self.text(answer), len(answer), answer[-1])
+                yield tuple(prompt[: self._context]), expected
+
     def _shown(
         self,
         turns: Sequence[Turn],
+        asked: Sequence[Sequence[int]],
         held_out: Mapping[int, Record],
         examples: Sequence[Record],
         limit: int,
     ) -> tuple[int, list[tuple[int, ...]]]:
-        """Return how many examples fit before every question, and the prompts with them."""
-        records = [held_out[turn.line] for turn in turns]
-        prompter = FewShot(self._format, examples, records)
-        for count in range(len(examples), 0, -1):
-            asked = [
-                self._last(prompter.before(record, count), turn.line)
-                for turn, record in zip(turns, records, strict=True)
+        """Return how many examples fit before every question, and the prompts with them.
+
+        Looked for with the longest question: all of them are many times the data's size.
+        """
+        prompter = FewShot(self._format, examples, [held_out[turn.line] for turn in turns])
+
+        def shown(some: Sequence[Turn], count: int) -> list[tuple[int, ...]]:
+            before = [
+                self._last(prompter.before(held_out[turn.line], count), turn.line) for turn in some
             ]
-            prompts = [tuple(prompt) for prompt, _ in self._encoder.encode(asked)]
+            return [prompt for prompt, _ in self._encoded(before)]
+
+        longest = max(zip(map(len, asked), turns, strict=True), key=itemgetter(0), default=None)
+        for count in range(self._may_fit(examples, limit), 0, -1):
+            if longest is None or len(shown([longest[1]], count)[0]) > limit:
+                continue
+            prompts = shown(turns, count)
             if max(map(len, prompts)) <= limit:
                 return count, prompts
         return 0, [()] * len(turns)
 
-    def _stops(self, encoded: Sequence[tuple[Sequence[int], Sequence[int]]]) -> frozenset[int]:
+    def _may_fit(self, examples: Sequence[Record], limit: int) -> int:
+        """Return how many examples are not much too long, by what each takes by itself."""
+        turns = [self._last(example, 0) for example in examples]
+        lengths = [len(prompt) + answer.tokens for prompt, answer in self._encoded(turns)]
+        # A template may put more around a record alone than around one of several.
+        return how_many_fit(lengths, 2 * limit)
+
+    def _stops(self, ends: Set[int]) -> frozenset[int]:
         """Return the ids that end an answer: the base's own, and those that end answers here."""
         special = set(self._tokenizer.all_special_ids)
-        ends = {answer[-1] for _, answer in encoded} & special
         own = self._tokenizer.eos_token_id
-        return frozenset(ends if own is None else {*ends, own})
+        found = ends & special
+        return frozenset(found if own is None else {*found, own})
 
     def _readable(self, record: Record) -> str:
         if self._plain:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.unit.trainer_svc.engine.generation import plainly
 from tests.unit.trainer_svc.engine.generation.plainly import attach, counted, ids, run
 from tests.unit.trainer_svc.engine.tiny import CONTEXT, examples, make_base
 from trainer_svc.engine.base import Base, load_base
-from trainer_svc.engine.generation import batches
+from trainer_svc.engine.generation import batches, packed
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.prompts import Generated, Prompt
 from trainer_svc.engine.step.bank import AdapterBank, Share
@@ -94,6 +95,23 @@ def test_batches_and_passes_of_any_size_give_the_same(
     bank = bank_of(load_base(str(llama), "cpu"), lanes=lanes)
     work = generate(bank, mixed(), stop_ids=STOP, micro_tokens=micro_tokens, rows=rows)
     assert run(work) == expected
+
+
+def test_a_long_row_is_read_in_passes_that_look_at_few_places(
+    llama: Path, expected: list[Generated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 600
+    monkeypatch.setattr(packed, "_MASKED", most)
+    attend, looked_at = packed.Reading.attend, []
+
+    def counted(reading: packed.Reading, *of_layer: Any) -> torch.Tensor:
+        looked_at.append(reading.hidden.numel())
+        return attend(reading, *of_layer)
+
+    monkeypatch.setattr(packed.Reading, "attend", counted)
+    bank = bank_of(load_base(str(llama), "cpu"))
+    assert run(generate(bank, mixed(), stop_ids=STOP, micro_tokens=8192, rows=2)) == expected
+    assert max(looked_at) <= most
 
 
 def test_with_gradient_checkpointing_the_answers_are_the_same(llama: Path, tmp_path: Path) -> None:

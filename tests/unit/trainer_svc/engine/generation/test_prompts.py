@@ -49,6 +49,12 @@ def test_every_prompt_keeps_a_token_of_its_own() -> None:
     assert grouped(prompts(long, long, [*long, 4])) == {(None, 99, frozenset({0, 1, 2}))}
 
 
+def test_lists_and_tuples_of_ids_are_the_same() -> None:
+    long = ids(100, 1)
+    made = [Prompt([*long, 5], None, 1), Prompt((*long, 6), None, 1)]
+    assert grouped(made) == {(None, 100, frozenset({0, 1}))}
+
+
 def test_without_sharing_prompts_go_by_job() -> None:
     long = ids(100, 1)
     made = prompts([*long, 5], [*long, 6]) + prompts(long, job="a")

@@ -57,6 +57,35 @@ def test_where_no_example_fits_there_is_no_few_shot_prompt(asker: Asker) -> None
     assert all(each.shown == () for each in questions.all)
 
 
+def test_examples_that_fit_nowhere_are_not_put_before_every_question(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, turns = asker._encoder.encode, []
+
+    def counted(some: Any) -> Any:
+        turns.append(sum(len(turn.prompt) for turn in some))
+        assert len(some) <= 16
+        return encode(some)
+
+    monkeypatch.setattr(asker._encoder, "encode", counted)
+    held_out = dict(enumerate(chats(40), start=1))
+    message = {"role": "user", "content": "why " * 20_000}
+    long = {"messages": [message, {"role": "assistant", "content": "so"}]}
+    questions = asker.questions(held_out, [long] * 8)
+    assert questions.examples == 0
+    # Each by itself, a pair of them once, and none before any of the 40 questions.
+    assert sum(turns) < 11 * 80_000
+
+
+def test_of_a_question_that_fills_the_context_no_more_is_kept(asker: Asker) -> None:
+    message = {"role": "user", "content": "why " * 20_000}
+    long = {"messages": [message, {"role": "assistant", "content": "so"}]}
+    questions = asker.questions({1: long, **HELD_OUT}, chats(2, seed=1))
+    assert [len(each.asked) for each in questions.all][0] == CONTEXT
+    assert questions.all[0].expected == "so"
+    assert questions.examples == 0
+
+
 def test_labels_end_as_answers_do(asker: Asker) -> None:
     tokenizer = make_tokenizer()
     (ids,) = asker.labels(HELD_OUT[10], ["on its way"])
