@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tailorbird.call_error import CallError
 from tailorbird.connection import TIMEOUT, Connection
-from tailorbird.serving.v1.inference_service_pb2 import RATING_UNSPECIFIED, Rating
-from tailorbird.tuning.v1 import dataset_pb2, feedback_pb2, job_pb2, preflight_pb2, sweep_pb2
+from tailorbird.trainer_data import TrainerData
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
 
-_CHUNK_BYTES = 2**20
 _CHECK_TIMEOUT = 1200.0
 """All of the data is read, after that of others: the trainer gives up before."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
@@ -34,7 +30,7 @@ def is_terminal(state: job_pb2.JobState.ValueType) -> bool:
     }
 
 
-class TrainerClient:
+class TrainerClient(TrainerData):
     """The trainer: datasets and fine-tuning jobs.
 
     `address` is host:port. The channel is TLS, trusting `root_certificates` (PEM; None: gRPC's
@@ -49,8 +45,8 @@ class TrainerClient:
         root_certificates: bytes | None = None,
         plaintext: bool = False,
     ) -> None:
-        self._connection = Connection(address, token, root_certificates, plaintext)
-        self._stub = TuningServiceStub(self._connection.channel)
+        connection = Connection(address, token, root_certificates, plaintext)
+        super().__init__(connection, TuningServiceStub(connection.channel))
 
     def __enter__(self) -> Self:
         return self
@@ -61,106 +57,6 @@ class TrainerClient:
     def close(self) -> None:
         """Close the channel; calls in flight end as cancelled."""
         self._connection.channel.close()
-
-    def upload_dataset(
-        self,
-        parent: str,
-        dataset_id: str,
-        path: Path,
-        *,
-        personal_data: dataset_pb2.PersonalDataMode.ValueType = (
-            dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
-        ),
-        sent: Callable[[int], None] | None = None,
-        format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
-    ) -> dataset_pb2.Dataset:
-        """Upload a JSONL file of any size in bounded memory; `sent` hears the bytes sent so far.
-
-        Every record must be of `format`, or where it is unspecified of the first one's.
-        `personal_data` is what is done about it; UNSPECIFIED leaves it to the trainer's operator.
-        Raises OSError if the file cannot be opened.
-        """
-        with path.open("rb") as file:
-            header = tuning.UploadDatasetHeader(
-                parent=parent,
-                dataset_id=dataset_id,
-                size_bytes=path.stat().st_size,
-                format=format,
-                personal_data=personal_data,
-            )
-
-            def requests() -> Iterator[tuning.UploadDatasetRequest]:
-                yield tuning.UploadDatasetRequest(header=header)
-                total = 0
-                while chunk := file.read(_CHUNK_BYTES):
-                    yield tuning.UploadDatasetRequest(chunk=chunk)
-                    total += len(chunk)
-                    if sent is not None:
-                        sent(total)
-
-            return self._connection.upload(self._stub.UploadDataset, requests()).dataset
-
-    def get_dataset(self, name: str) -> dataset_pb2.Dataset:
-        """Return one dataset's record."""
-        request = tuning.GetDatasetRequest(name=name)
-        return self._connection.call(self._stub.GetDataset, request).dataset
-
-    def get_dataset_report(self, name: str) -> bytes:
-        """Return the page that shows the report on a dataset, in UTF-8."""
-        request = tuning.GetDatasetReportRequest(name=name)
-        return self._connection.call(self._stub.GetDatasetReport, request).content
-
-    def import_dataset(
-        self,
-        parent: str,
-        dataset_id: str,
-        uri: str,
-        *,
-        format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
-        personal_data: dataset_pb2.PersonalDataMode.ValueType = (
-            dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
-        ),
-    ) -> dataset_pb2.Dataset:
-        """Let the trainer read a dataset from a URI, however long that takes."""
-        request = tuning.ImportDatasetRequest(
-            parent=parent,
-            dataset_id=dataset_id,
-            uri=uri,
-            format=format,
-            personal_data=personal_data,
-        )
-        return self._connection.call(self._stub.ImportDataset, request, timeout=None).dataset
-
-    def list_datasets(self, parent: str) -> Iterator[dataset_pb2.Dataset]:
-        """Yield a tenant's datasets by id, without reports; pages are fetched as needed."""
-        request = tuning.ListDatasetsRequest(parent=parent)
-        for page in self._connection.pages(self._stub.ListDatasets, request):
-            yield from page.datasets
-
-    def delete_dataset(self, name: str) -> None:
-        """Delete a dataset; again, if it fails half-way."""
-        self._connection.call(self._stub.DeleteDataset, tuning.DeleteDatasetRequest(name=name))
-
-    def find_record(
-        self, parent: str, record: bytes
-    ) -> Iterator[dataset_pb2.RecordMatch | dataset_pb2.UnsearchedDataset]:
-        """Yield the tenant's datasets that hold a record, and those that may."""
-        request = tuning.FindRecordRequest(parent=parent, record=record)
-        for page in self._connection.pages(self._stub.FindRecord, request):
-            yield from page.matches
-            yield from page.unsearched
-
-    def list_trained_versions(
-        self, parent: str, dataset_sha256: Iterable[str]
-    ) -> Iterator[dataset_pb2.TrainedVersion | str]:
-        """Yield the tenant's versions that have seen any of these datasets.
-
-        A name alone is that of a version of which it is not known.
-        """
-        request = tuning.ListTrainedVersionsRequest(parent=parent, dataset_sha256=dataset_sha256)
-        for page in self._connection.pages(self._stub.ListTrainedVersions, request):
-            yield from page.versions
-            yield from page.unknown_versions
 
     def create_job(
         self,
@@ -292,60 +188,6 @@ class TrainerClient:
         request = tuning.CancelSweepRequest(name=name)
         return self._connection.call(self._stub.CancelSweep, request).sweep
 
-    def list_feedback(
-        self,
-        parent: str,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        rating: Rating.ValueType = RATING_UNSPECIFIED,
-        has_correction: bool | None = None,
-    ) -> Iterator[feedback_pb2.ListFeedbackResponse]:
-        """Yield pages of an adapter's feedback, newest first, each fetched when it is needed.
-
-        Each names the records that it met and that cannot be read. Times have a zone.
-        """
-        request = feedback_pb2.ListFeedbackRequest(
-            parent=parent,
-            since=_timestamp(since),
-            until=_timestamp(until),
-            rating=rating,
-            has_correction=has_correction,
-        )
-        yield from self._connection.pages(self._stub.ListFeedback, request)
-
-    def import_feedback(
-        self,
-        parent: str,
-        dataset_id: str,
-        adapter: str,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        rule: feedback_pb2.FeedbackRule.ValueType = feedback_pb2.FEEDBACK_RULE_UNSPECIFIED,
-        format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_UNSPECIFIED,  # noqa: A002 - the field's name
-        personal_data: dataset_pb2.PersonalDataMode.ValueType = (
-            dataset_pb2.PERSONAL_DATA_MODE_UNSPECIFIED
-        ),
-    ) -> feedback_pb2.ImportFeedbackResponse:
-        """Make a dataset of an adapter's feedback; the response says what became of each record."""
-        request = feedback_pb2.ImportFeedbackRequest(
-            parent=parent,
-            dataset_id=dataset_id,
-            adapter=adapter,
-            since=_timestamp(since),
-            until=_timestamp(until),
-            rule=rule,
-            format=format,
-            personal_data=personal_data,
-        )
-        return self._connection.call(self._stub.ImportFeedback, request, timeout=None)
-
-    def delete_feedback(self, name: str) -> None:
-        """Delete a record of feedback, for good; datasets that were made of it keep it."""
-        request = feedback_pb2.DeleteFeedbackRequest(name=name)
-        self._connection.call(self._stub.DeleteFeedback, request)
-
     def trainer_info(self) -> tuning.GetTrainerInfoResponse:
         """Return what this trainer offers."""
         return self._connection.call(self._stub.GetTrainerInfo, tuning.GetTrainerInfoRequest())
@@ -371,14 +213,6 @@ def _tell(
             warned(warning)
     if checked is not None and response.HasField("preflight"):
         checked(response.preflight)
-
-
-def _timestamp(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
 
 
 class _Absence:
