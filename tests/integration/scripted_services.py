@@ -150,6 +150,36 @@ class Tuning(tuning_grpc.TuningServiceServicer):
             content_type="text/html; charset=utf-8", content="<p>größer</p>".encode()
         )
 
+    def ImportDataset(
+        self, request: tuning_pb.ImportDatasetRequest, context: Context
+    ) -> tuning_pb.ImportDatasetResponse:
+        self.script.heard(request, context)
+        return tuning_pb.ImportDatasetResponse()
+
+    def ListDatasets(
+        self, request: tuning_pb.ListDatasetsRequest, context: Context
+    ) -> tuning_pb.ListDatasetsResponse:
+        self.script.heard(request, context)
+        return tuning_pb.ListDatasetsResponse()
+
+    def DeleteDataset(
+        self, request: tuning_pb.DeleteDatasetRequest, context: Context
+    ) -> tuning_pb.DeleteDatasetResponse:
+        self.script.heard(request, context)
+        return tuning_pb.DeleteDatasetResponse()
+
+    def FindRecord(
+        self, request: tuning_pb.FindRecordRequest, context: Context
+    ) -> tuning_pb.FindRecordResponse:
+        self.script.heard(request, context)
+        return tuning_pb.FindRecordResponse()
+
+    def ListTrainedVersions(
+        self, request: tuning_pb.ListTrainedVersionsRequest, context: Context
+    ) -> tuning_pb.ListTrainedVersionsResponse:
+        self.script.heard(request, context)
+        return tuning_pb.ListTrainedVersionsResponse()
+
     def CreateJob(
         self, request: tuning_pb.CreateJobRequest, context: Context
     ) -> tuning_pb.CreateJobResponse:

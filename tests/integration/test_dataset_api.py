@@ -200,15 +200,15 @@ async def test_a_job_and_a_deletion_at_once_end_in_order(trainer: World) -> None
     for turn in range(12):
         dataset = f"d{turn}"
         await trainer.upload(dataset, lines("yes"))
-        made, deleted = await asyncio.gather(
+        outcome: tuple[Any, Any] = await asyncio.gather(
             trainer.create(name(dataset)),
             trainer.call("DeleteDataset", delete(dataset)),
             return_exceptions=True,
         )
-        failed = [each for each in (made, deleted) if isinstance(each, grpc.aio.AioRpcError)]
-        assert len(failed) == 1, (made, deleted)
+        failed = [isinstance(each, grpc.aio.AioRpcError) for each in outcome]
+        assert failed.count(True) == 1, outcome
         there = dataset in await trainer.ids()
-        assert there == isinstance(deleted, grpc.aio.AioRpcError)
+        assert there == failed[1]
         outcomes.add(there)
     assert outcomes
 
@@ -217,14 +217,14 @@ async def test_an_upload_and_a_deletion_at_once_end_whole(trainer: World) -> Non
     """Whichever is first, what is there is whole: its data, its digests and its record."""
     for turn in range(12):
         await trainer.upload("chats", lines("yes"))
-        _, again = await asyncio.gather(
+        outcome: tuple[Any, Any] = await asyncio.gather(
             trainer.call("DeleteDataset", delete("chats")),
             trainer.upload("chats", lines("yes", *"ab"[: turn % 2])),
             return_exceptions=True,
         )
         there = await trainer.keys(f"{ACME}/datasets")
         if not there:
-            assert turn % 2 == 0 or isinstance(again, grpc.aio.AioRpcError)
+            assert turn % 2 == 0 or isinstance(outcome[1], grpc.aio.AioRpcError)
             continue
         dataset = (await trainer.call("GetDataset", get("chats"))).dataset
         sha = dataset.sha256

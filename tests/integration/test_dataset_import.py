@@ -15,6 +15,7 @@ import grpc
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tailorbird.beneath import open_beneath
 from tailorbird.object_store import ObstoreStore
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
@@ -402,7 +403,6 @@ async def test_a_tenant_that_waits_for_its_files_holds_up_no_other(
         (drop.parent / tenant).mkdir(exist_ok=True)
         (drop.parent / tenant / "x.jsonl").write_bytes(DATA)
     opened, go_on = [], threading.Event()
-    open_beneath = sources.open_beneath
 
     def slow(folder: Path, parts: Any) -> Any:
         opened.append(folder)

@@ -159,4 +159,5 @@ def test_wrong_prefixes_for_datasets_stop_the_start(
     environ.setenv("TAILORBIRD_DATASET_PREFIXES", given)
     with pytest.raises(ValidationError, match=message) as told:
         TrainerSettings()
-    assert wrong_settings(told.value)[0][0].startswith("dataset_prefixes")
+    ((name, _),) = wrong_settings(told.value)
+    assert name.startswith("dataset_prefixes")

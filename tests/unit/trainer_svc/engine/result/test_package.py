@@ -10,6 +10,7 @@ from tailorbird.errors import Conflict
 from tailorbird.manifest import EvaluationSummary
 from tailorbird.names import AdapterName
 from tailorbird.object_store import ObstoreStore
+from tests.unit.trainer_svc.values import make_manifest
 from trainer_svc.engine.result.package import FILES, Package, upload
 
 VERSION = AdapterName("acme", "voice").version("20260101T000000-one-1")
@@ -22,7 +23,13 @@ def package(tmp_path: Path) -> Package:
     score = EvaluationSummary(
         steps=1, training_loss=1.0, validation_loss=None, base_validation_loss=None
     )
-    return Package(folder=tmp_path, target_modules=("q_proj",), tensors={}, evaluation=score)
+    return Package(
+        folder=tmp_path,
+        target_modules=("q_proj",),
+        tensors={},
+        evaluation=score,
+        lineage=make_manifest(str(VERSION)).lineage,
+    )
 
 
 async def test_an_upload_goes_on_where_an_earlier_one_has_ended(
