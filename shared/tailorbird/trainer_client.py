@@ -16,7 +16,7 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
 
-_CHECK_TIMEOUT = 1200.0
+_CHECK_TIMEOUT = 3600.0
 """All of the data is read, after that of others: the trainer gives up before."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 

@@ -179,6 +179,7 @@ def test_a_check_shows_what_the_job_would_do_with_its_data(run: Run, script: Scr
     assert "validation" not in shown.lower()
     assert "training data: 3 of 60 records kept; 57 dropped as too long (lines 4-60)" in shown
     assert shown.splitlines()[-1] == "the job would be accepted"
+    assert json.loads(run(*asked, "--json").out)["total_steps"] == "1800"
     script.preflight.validation.CopyFrom(data)
     shown = run(*asked).out
     assert "95.0% of the training data, 95.0% of the validation data" in shown

@@ -103,7 +103,6 @@ def _tiles(report: DatasetReport) -> Sequence[tuple[str, str, str]]:
         ("Duplicates", f"{report.duplicates.surplus:,}", compared),
         ("Near-duplicates", f"{near.found:,}", f"of {near.compared:,} looked at"),
         ("Contradictory", f"{report.contradictions.records:,}", compared),
-        ("Very short answers", f"{report.short_answers.records:,}", f"of {report.records:,}"),
     )
 
 

@@ -150,13 +150,14 @@ def create(
         request_id=request_id,
         validate_only=validate_only,
         warned=warnings.append,
-        checked=None if json else print_preflight,
+        checked=print_json if json else print_preflight,
     )
     if validate_only or not watch:
         # Who watches reads them in the job's history.
         print_warnings(warnings, errors)
     if validate_only:
-        out.print("the job would be accepted")
+        if not json:
+            out.print("the job would be accepted")
     elif watch:
         errors.print(Text(job.name))
         _follow(trainer, job.name)

@@ -560,7 +560,7 @@ class CreateJobRequest(_message.Message):
     What ends the job before it trains ends this call, with the same reason. Takes as long as reading
     the data does, for a million records minutes, and ends with the call. RESOURCE_EXHAUSTED with
     TOO_MANY_CHECKS where many of the tenant's wait already, FAILED_PRECONDITION with CHECK_TOO_LONG
-    after 15 minutes.
+    after 30 minutes.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:
