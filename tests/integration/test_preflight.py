@@ -107,7 +107,10 @@ def test_it_finds_what_the_job_itself_finds(running: Running) -> None:
     assert found.hyperparameters == prepared.hyperparameters
     assert dict(found.reasons) == dict(prepared.reasons)
     assert found.total_steps == prepared.total_steps > 0
-    # What the service reads itself, and what a worker reads by transformers.
+    # The worker found what the check had tokenised: there is one entry.
+    digest = running.client.get_dataset(dataset).sha256
+    cached = (running.folder / "data" / "cache" / "datasets" / "acme").glob(f"{digest}-*-150-*")
+    assert len(list(cached)) == 1
     total = prepared.training.records + prepared.validation.records
     assert found.training.account.dropped_too_long > 0
     assert found.training.too_long_fraction == found.training.account.dropped_too_long / total
