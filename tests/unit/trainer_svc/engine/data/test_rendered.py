@@ -89,7 +89,8 @@ def test_a_template_that_says_the_date_or_draws_has_none(part: str) -> None:
 
 
 def test_a_template_that_refuses_a_chat_leaves_it_out() -> None:
-    two_calls = {**CALL, "tool_calls": CALL["tool_calls"] * 2}
+    call: Any = CALL["tool_calls"]
+    two_calls = {**CALL, "tool_calls": call * 2}
     records = [chat(ASK, two_calls, RESULT, ANSWER, tools=TOOLS), chat(ASK, ANSWER)]
     assert roles(rendered(records, template=BARE)) == [["user"]]
 

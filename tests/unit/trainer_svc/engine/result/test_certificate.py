@@ -97,13 +97,15 @@ def test_where_a_cut_has_lost_the_effect_another_record_is_taken(
 def test_candidates_are_drawn_from_both_kinds_by_the_seed_alone() -> None:
     held_out, training = examples(100, seed=1), examples(100, seed=2)
     chosen = choose_candidates(held_out, training, 3)
-    assert len(chosen) == 32
-    assert sum(any(one is each for each in held_out) for one in chosen) == 16
+    assert len(chosen) == 16
+    assert sum(any(one is each for each in held_out) for one in chosen) == 8
     assert [id(one) for one in choose_candidates(held_out, training, 3)] == list(map(id, chosen))
     assert [id(one) for one in choose_candidates(held_out, training, 4)] != list(map(id, chosen))
 
 
-@pytest.mark.parametrize(("held_out", "training", "count"), [(0, 50, 32), (2, 50, 32), (2, 3, 5)])
+@pytest.mark.parametrize(
+    ("held_out", "training", "count"), [(0, 50, 16), (2, 50, 16), (50, 3, 11), (2, 3, 5)]
+)
 def test_there_are_as_many_candidates_as_there_can_be(
     held_out: int, training: int, count: int
 ) -> None:
@@ -119,9 +121,9 @@ def test_a_base_and_an_adapter_are_measured_apart(tmp_path: Path) -> None:
     bank = AdapterBank(load_base(str(make_base(tmp_path / "tiny")), "cpu"))
     run = make_run(bank)
     step(bank, run)
-    made = examples(6, longest=200)
+    made = examples(6, longest=120)
     pieces, found = through(make_probes(bank, JOB, made))
-    assert pieces >= 4
+    assert pieces == 2 * (1 + (sum(len(one.token_ids) for one in made) > 512))
     sequences = [torch.tensor(probe.token_ids) for probe in found.sequences]
     for probe, base, tuned in zip(
         found.sequences,
