@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
+from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import EventPayload
 from trainer_svc.jobs.model import DataPolicy, Hyperparameters, JobError, LoraSpec
 from trainer_svc.jobs.preflight import Preflight
@@ -87,6 +88,8 @@ class DatasetRef(Record):
     key: str
     sha256: str
     format: Literal["chat", "prompt_completion", "instruction", "text"]
+    personal_data: PersonalDataReport | None = None
+    """What was found at its upload, for the version's report; None: nothing was looked for."""
 
 
 class SweepAssignment(Record):

@@ -72,7 +72,11 @@ class Assignments:
     async def _dataset(self, name: str) -> DatasetRef:
         dataset = await self._datasets.get(DatasetName.parse(name))
         return DatasetRef(
-            name=name, key=dataset.data_key, sha256=dataset.sha256, format=dataset.format.value
+            name=name,
+            key=dataset.data_key,
+            sha256=dataset.sha256,
+            format=dataset.format.value,
+            personal_data=dataset.personal_data,
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from tailorbird.errors import DataCorrupt
 from tailorbird.names import JobName
 from tailorbird.object_store import ObjectStore
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.elsewhere import finished, stoppable
 from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
@@ -41,6 +42,7 @@ class Tools:
     bank: AdapterBank
     steps: StepThread
     store: ObjectStore
+    files: DatasetFiles
     preparer: Preparer
     references: References
     send: Callable[[Record], None]

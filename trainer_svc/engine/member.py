@@ -244,6 +244,7 @@ class JobTask:
         return Examiner(
             bank=self._tools.bank,
             store=self._tools.store,
+            files=self._tools.files,
             device=self._device,
             assignment=assignment,
             chosen=data.chosen,

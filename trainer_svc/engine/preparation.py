@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tailorbird.errors import FailedPrecondition, NotFound
+from tailorbird.errors import FailedPrecondition
 from tailorbird.manifest import RenderedChat
-from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.chosen import Chosen, choose
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_limit
 from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import TokenDataset
@@ -86,15 +86,15 @@ class Preparation:
 class Preparer:
     """Prepares the data of a worker's jobs, beside the event loop and the step thread.
 
-    `cache` holds what was tokenised before; the store's file of what is not there is downloaded
-    into the folder of the job that needs it. `apart`: see `prepare`.
+    `cache` holds what was tokenised before; what is not there is made of the dataset's file.
+    `apart`: see `prepare`.
     """
 
     def __init__(
-        self, base: PreparedFor, store: ObjectStore, cache: DatasetCache, *, apart: bool = True
+        self, base: PreparedFor, files: DatasetFiles, cache: DatasetCache, *, apart: bool = True
     ) -> None:
         self._base = base
-        self._store = store
+        self._files = files
         self._cache = cache
         self._apart = apart
 
@@ -161,27 +161,20 @@ class Preparer:
         )
         if found is not None:
             return found
-        path = folder / "dataset.jsonl"
-        try:
-            await self._store.download(ref.key, path)
-        except NotFound as error:
-            raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
-        try:
-            return await in_thread(
-                lambda stop: prepare(
-                    path,
-                    ref,
-                    tokenizer,
-                    limit,
-                    self._cache,
-                    stop,
-                    rows=rows,
-                    truncate=truncate,
-                    apart=self._apart,
-                )
+        file = await self._files.file(ref, folder)
+        return await in_thread(
+            lambda stop: prepare(
+                file.path,
+                ref,
+                tokenizer,
+                limit,
+                self._cache,
+                stop,
+                rows=rows,
+                truncate=truncate,
+                apart=self._apart,
             )
-        finally:
-            path.unlink()
+        )
 
 
 def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, Read | None]:

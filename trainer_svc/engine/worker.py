@@ -11,6 +11,7 @@ import structlog
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.course import Tools
 from trainer_svc.engine.data.cache import DatasetCache
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.member import JobTask
@@ -37,9 +38,10 @@ class Worker:
         references: References | None = None,
     ) -> None:
         cache = DatasetCache(Path(settings.cache_dir), settings.cache_bytes)
-        preparer = Preparer(bank.base, store, cache)
+        files = DatasetFiles(store, cache)
+        preparer = Preparer(bank.base, files, cache)
         against = references or References()
-        self._tools = Tools(settings, bank, steps, store, preparer, against, send)
+        self._tools = Tools(settings, bank, steps, store, files, preparer, against, send)
         self._leases: dict[LeaseKey, JobTask] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The newest lease of each job; it began when those before it had ended."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tailorbird.personal_data.modes import Mode
+from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import DataReport
 from trainer_svc.judgement.model import Candidate, Judgement
 from trainer_svc.report import words
@@ -24,6 +26,14 @@ _COUNTS = {
     "masked_tokens": "Tokens that are read only",
 }
 """What a person would say of DataReport's fields, in order; others are called by their name."""
+
+_PERSONAL = "Personal data"
+_DONE = {
+    Mode.SCAN: "counted, left as it is",
+    Mode.SUBSTITUTE: "replaced by stand-ins",
+    Mode.REDACT: "redacted",
+    Mode.REFUSE: "none is allowed",
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,12 @@ def headlines(report: Report) -> tuple[Headline, ...]:
 
 
 def data_rows(report: Report) -> tuple[DataRow, ...]:
-    """Return the counts of both datasets, what was dropped with its lines; zeros are left out."""
-    training, validation = _counts(report.training_data), _counts(report.validation_data)
+    """Return the counts of both datasets, what was dropped with its lines; zeros are left out.
+
+    What was found of personal data comes last.
+    """
+    training = _counts(report.training_data) | _personal(report.training_personal_data)
+    validation = _counts(report.validation_data) | _personal(report.validation_personal_data)
     names = [*training, *(name for name in validation if name not in training)]
     return tuple(
         DataRow(name, training.get(name, ""), validation.get(name, "")) for name in _ordered(names)
@@ -189,6 +203,17 @@ def _counts(data: DataReport | None) -> dict[str, str]:
         elif value or field in ("records", "kept"):
             counts[name] = _said(value)
     return counts
+
+
+def _personal(found: PersonalDataReport | None) -> dict[str, str]:
+    """Say what was done about personal data, how many records have some, and of which kinds."""
+    if found is None:
+        return {}
+    return {
+        _PERSONAL: _DONE.get(found.mode, found.mode),
+        f"{_PERSONAL} · Records": words.number(found.records),
+        **{f"{_PERSONAL} · {words.words(k)}": words.number(n) for k, n in found.counts.items()},
+    }
 
 
 def _said(value: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.manifest import EvaluationSummary, Lineage
+from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import DataReport
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.judgement.model import Judgement
@@ -64,6 +65,12 @@ class Report(Record):
     lineage: Lineage
     training_data: DataReport
     validation_data: DataReport | None
+    training_personal_data: PersonalDataReport | None = None
+    """What was found in the dataset at its upload, and what was done about it; None: not known.
+
+    Records that were held out of the training dataset are counted in it.
+    """
+    validation_personal_data: PersonalDataReport | None = None
     lengths: Lengths | None = None
     training_curve: tuple[tuple[int, float, float], ...]
     """(step, loss, learning rate), thinned to a few hundred."""

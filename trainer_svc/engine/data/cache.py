@@ -1,7 +1,9 @@
-"""Prepared datasets on local disk: made once, bounded, never another tenant's.
+"""Datasets and what was made of them, on local disk: once, bounded, never another tenant's.
 
 {folder}/{tenant}/{dataset sha256}-{tokenizer digest}-{format}-{limit}-{rows}-{cut|drop}/
-                            a whole entry
+                            a whole entry: tokens
+{folder}/{tenant}/{dataset sha256}-file/
+                            a whole entry: the dataset itself
     MANIFEST.json           written last: every other file's digest
 {folder}/.partial/{unique}/  one that is being made, or that was broken
 
@@ -18,11 +20,12 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 from uuid import uuid4
 
 from tailorbird.errors import Unavailable
@@ -38,9 +41,17 @@ _BLOCK_BYTES = 512
 """What `st_blocks` counts, whatever the file system's own blocks are."""
 
 
+class Key(Hashable, Protocol):
+    """Names an entry; nothing else has its path."""
+
+    @property
+    def path(self) -> str:
+        """The entry's folder in the cache's: {tenant}/{name}."""
+
+
 @dataclass(frozen=True)
 class CacheKey:
-    """What an entry was made of, and whose it is."""
+    """What an entry of tokens was made of, and whose it is."""
 
     tenant: str
     dataset_sha256: str
@@ -77,17 +88,17 @@ class DatasetCache:
         self._folder = folder
         self._partial = folder / _PARTIAL
         self._max_bytes = max_bytes
-        self._turns: weakref.WeakValueDictionary[CacheKey, _Turn] = weakref.WeakValueDictionary()
+        self._turns: weakref.WeakValueDictionary[Key, _Turn] = weakref.WeakValueDictionary()
         self._lock = Lock()
         self._partial.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
-    def get(self, key: CacheKey) -> Entry | None:
+    def get(self, key: Key) -> Entry | None:
         """Return the entry of `key` if there is a whole one."""
         return self._open(key)
 
     def get_or_make(
-        self, key: CacheKey, build: Callable[[Path], None], check: Callable[[], None]
+        self, key: Key, build: Callable[[Path], None], check: Callable[[], None]
     ) -> Entry:
         """Return the entry of `key`; if there is none, or it is broken, `build` fills its folder.
 
@@ -104,7 +115,7 @@ class DatasetCache:
             self._evict()
         return entry
 
-    def _open(self, key: CacheKey) -> Entry | None:
+    def _open(self, key: Key) -> Entry | None:
         folder = self._folder / key.path
         entry = _hold(folder)
         if entry is not None and not _is_whole(folder):
@@ -115,7 +126,7 @@ class DatasetCache:
             os.utime(folder)
         return entry
 
-    def _make(self, key: CacheKey, build: Callable[[Path], None]) -> Entry:
+    def _make(self, key: Key, build: Callable[[Path], None]) -> Entry:
         entry = self._begin()
         partial = entry.folder
         try:
@@ -140,7 +151,7 @@ class DatasetCache:
             if entry is not None:
                 return entry
 
-    def _settle(self, made: Entry, key: CacheKey) -> Entry:
+    def _settle(self, made: Entry, key: Key) -> Entry:
         """Give what was made its name; if another process was faster, take what that made."""
         folder = self._folder / key.path
         folder.parent.mkdir(exist_ok=True)

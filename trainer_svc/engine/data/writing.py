@@ -19,6 +19,7 @@ from trainer_svc.engine.data.token_files import Piece, Rows, TokenWriter, map_to
 from trainer_svc.engine.data.work import Source
 from trainer_svc.jobs.data_account import nothing_kept
 from trainer_svc.jobs.events import DataReport
+from trainer_svc.protocol import DatasetRef
 
 _CHAT_LIST = TypeAdapter(tuple[RenderedChat, ...])
 _LINES_REPORTED = 100
@@ -38,8 +39,8 @@ def write_dataset(
     trained on (INVALID_RECORD, also for an id past `rows`, and what Sequencer raises) or if nothing
     is kept (NO_TRAINABLE_RECORDS).
     """
-    _check_digest(source)
     ref = source.ref
+    check_digest(source.path, ref)
     sequencer = Sequencer(tokenizer, ref.format, source.limit, check, truncate=source.truncate)
     chats = ChatPool(ref.format)
     records = chats.seen(_records(source, check))
@@ -179,12 +180,13 @@ def _invalid(line: int, message: str) -> FailedPrecondition:
     )
 
 
-def _check_digest(source: Source) -> None:
-    with source.path.open("rb") as file:
+def check_digest(path: Path, ref: DatasetRef) -> None:
+    """Raise DataCorrupt (DATASET_CORRUPT) if the file at `path` is not the one that is named."""
+    with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != source.ref.sha256:
+    if found != ref.sha256:
         raise DataCorrupt(
-            f"the stored file of {source.ref.name} has the digest {found}, not {source.ref.sha256}",
+            f"the stored file of {ref.name} has the digest {found}, not {ref.sha256}",
             reason="DATASET_CORRUPT",
-            dataset=source.ref.name,
+            dataset=ref.name,
         )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.chosen import Chosen
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.likelihood import score
@@ -55,11 +56,12 @@ class Answers:
 class Examiner:
     """Examines one job's adapter, which is attached to `bank` under its job and trained no more.
 
-    `folder` is the job's own; a dataset's file lies there while its records are read.
+    `folder` is the job's own; a dataset's file is downloaded there.
     """
 
     bank: AdapterBank
     store: ObjectStore
+    files: DatasetFiles
     device: Device
     assignment: Assignment
     chosen: Chosen
@@ -71,7 +73,7 @@ class Examiner:
         """Raise what `check_judged` does; before anything is trained."""
         base = self.bank.base
         await check_judged(
-            self.store, self.assignment, self.chosen, self.folder, base.tokenizer, base.context
+            self.files, self.assignment, self.chosen, self.folder, base.tokenizer, base.context
         )
 
     async def examine(self) -> tuple[Judgement, Routed]:
@@ -102,7 +104,7 @@ class Examiner:
 
     async def _material(self) -> Material:
         assignment = self.assignment
-        held_out, training = await judged_records(self.store, assignment, self.chosen, self.folder)
+        held_out, training = await judged_records(self.files, assignment, self.chosen, self.folder)
         return await in_thread(
             lambda _: material(
                 held_out,

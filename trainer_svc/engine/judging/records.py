@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tailorbird.errors import InvalidArgument, NotFound
-from tailorbird.object_store import ObjectStore
+from tailorbird.errors import InvalidArgument
 from trainer_svc.engine.data.chosen import Chosen, read_records
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.judging.questions import Asker
@@ -24,24 +24,17 @@ _MAX_NAME = 64
 
 
 async def judged_records(
-    store: ObjectStore, assignment: Assignment, chosen: Chosen, folder: Path
+    files: DatasetFiles, assignment: Assignment, chosen: Chosen, folder: Path
 ) -> tuple[Records, Records]:
     """Return the held-out records and those to draw examples from.
 
-    A dataset's file lies in `folder` while it is read. Raises NotFound (DATASET_NOT_FOUND),
-    StoreUnavailable and DataCorrupt.
+    A dataset's file is downloaded into `folder` where it must be. Raises what `DatasetFiles.file`
+    does.
     """
 
     async def read(ref: DatasetRef, lines: tuple[int, ...]) -> Records:
-        path = folder / "judged.jsonl"
-        try:
-            await store.download(ref.key, path)
-        except NotFound as error:
-            raise NotFound(ref.name, reason="DATASET_NOT_FOUND") from error
-        try:
-            return await in_thread(lambda _: read_records(path, lines))
-        finally:
-            path.unlink()
+        file = await files.file(ref, folder)
+        return await in_thread(lambda _: read_records(file.path, lines))
 
     if assignment.validation is not None:
         held_out = await read(assignment.validation, chosen.held_out)
@@ -55,7 +48,7 @@ async def judged_records(
 
 
 async def check_judged(
-    store: ObjectStore,
+    files: DatasetFiles,
     assignment: Assignment,
     chosen: Chosen,
     folder: Path,
@@ -71,7 +64,7 @@ async def check_judged(
     spec = assignment.evaluation
     if not chosen.held_out or not (spec.primary_metric or spec.json_schema or spec.slice_fields):
         return
-    held_out, training = await judged_records(store, assignment, chosen, folder)
+    held_out, training = await judged_records(files, assignment, chosen, folder)
     _check_slices(spec, held_out)
     if not (spec.primary_metric or spec.json_schema):
         return

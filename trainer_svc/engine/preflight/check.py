@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.cache import DatasetCache
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.judging.records import check_judged
 from trainer_svc.engine.preparation import Preparation, PreparedFor, Preparer
@@ -33,10 +34,11 @@ async def check(
     Raises whatever a worker's preparation of the same job raises: what Preparer.prepare does,
     FailedPrecondition (NO_VALIDATION_DATA) for a sweep without, and what `check_judged` does.
     """
-    data = await Preparer(base, store, cache, apart=False).prepare(assignment, folder)
+    files = DatasetFiles(store, cache)
+    data = await Preparer(base, files, cache, apart=False).prepare(assignment, folder)
     if assignment.sweep is not None and not data.validation:
         raise no_validation()
-    await check_judged(store, assignment, data.chosen, folder, base.tokenizer, base.context)
+    await check_judged(files, assignment, data.chosen, folder, base.tokenizer, base.context)
     return _told(assignment, data)
 
 

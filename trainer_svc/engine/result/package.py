@@ -157,6 +157,8 @@ def _report(
         lineage=package.lineage,
         training_data=result.training_data,
         validation_data=result.validation_data,
+        training_personal_data=assignment.training.personal_data,
+        validation_personal_data=assignment.validation and assignment.validation.personal_data,
         lengths=Lengths.of(result.run.plan.lengths),
         training_curve=state.curve.training,
         validation_curve=state.curve.validation,

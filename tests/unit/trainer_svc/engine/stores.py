@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 from obstore.store import LocalStore
@@ -15,8 +14,7 @@ from tailorbird.object_store import ObstoreStore
 class TryingStore(ObstoreStore):
     """A folder. A put fails where its key holds `fails`, a get where it holds `down`.
 
-    What holds `waits` stands still. What holds `pipes` is downloaded as a pipe, at which its reader
-    waits for a writer.
+    What holds `waits` stands still.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,11 +24,10 @@ class TryingStore(ObstoreStore):
         self.down: str | None = None
         self.full = False
         self.waits: str | None = None
-        self.pipes: str | None = None
-        self.pipe: asyncio.Queue[Path] = asyncio.Queue()
         self.waiting = asyncio.Event()
         self.go_on = asyncio.Event()
         self.puts: list[str] = []
+        self.downloads: list[str] = []
 
     async def seed(self, key: str, data: bytes) -> None:
         """Put what is there before the test."""
@@ -55,11 +52,8 @@ class TryingStore(ObstoreStore):
         await super().create(key, data)
 
     async def download(self, key: str, path: Path) -> int:
+        self.downloads.append(key)
         await self._wait(key)
-        if self.pipes is not None and self.pipes in key:
-            os.mkfifo(path)
-            await self.pipe.put(path)
-            return 0
         return await super().download(key, path)
 
     async def _wait(self, key: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +19,14 @@ import structlog
 from tailorbird.errors import StoreUnavailable
 from tests.unit.trainer_svc.engine.tiny import chats, jsonl, later
 from tests.unit.trainer_svc.engine.working import DATA, LONG, Working, tokenising_processes
+from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import CheckpointSaved, JobWarning, Resumed, StepProgress
 from trainer_svc.protocol import (
     Assignment,
     Cancel,
     Cancelled,
+    DatasetRef,
     Evaluating,
     Failed,
     Start,
@@ -96,12 +100,19 @@ async def tokenising(working: Working, patch: pytest.MonkeyPatch) -> Assignment:
 async def tokenising_apart(working: Working, patch: pytest.MonkeyPatch) -> Assignment:
     """A process of its own waits for the first record."""
     patch.setattr("trainer_svc.engine.data.prepare._SMALL_BYTES", -1)
-    working.store.pipes = "datasets"
+    pipe: asyncio.Queue[Path] = asyncio.Queue()
+
+    async def piped(_: DatasetFiles, __: DatasetRef, folder: Path) -> Any:
+        path = folder / "pipe"
+        os.mkfifo(path)
+        await pipe.put(path)
+        return SimpleNamespace(path=path)
+
+    patch.setattr(DatasetFiles, "file", piped)
     job = await working.start("apart", jsonl(chats(20, seed=1)))
     async with asyncio.timeout(60):
-        pipe = await working.store.pipe.get()
-        working.open_files.enter_context(await asyncio.to_thread(pipe.open, "wb"))
-    working.store.pipes = None
+        path = await pipe.get()
+        working.open_files.enter_context(await asyncio.to_thread(path.open, "wb"))
     return job
 
 

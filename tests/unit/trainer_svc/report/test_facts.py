@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
+from tailorbird.personal_data.modes import Mode
 from tests.unit.trainer_svc.report.reports import full_report, minimal_report
+from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import DataReport
 from trainer_svc.judgement.model import Candidate
+from trainer_svc.report.card import model_card
 from trainer_svc.report.curves import length_chart, loss_chart, run_charts
 from trainer_svc.report.facts import DataRow, data_rows, headlines, lineage_rows, run_rows
 from trainer_svc.report.intervals import candidate_label, difference_forest, metric_names
-from trainer_svc.report.model import Lengths
+from trainer_svc.report.model import Lengths, Report
+from trainer_svc.report.page import report_page
 
 FULL = full_report()
 
@@ -48,6 +52,28 @@ def test_a_later_releases_counts_are_shown_as_well() -> None:
     assert rows[7] == DataRow("Redacted · EMAIL", "1,200", "")
     assert rows[9].training.endswith("19, 20, …")
     assert rows[5].training.endswith("1330, 1402")
+
+
+def test_what_was_found_of_personal_data_is_told_of_each_dataset() -> None:
+    redacted = PersonalDataReport(
+        mode=Mode.REDACT,
+        records=1200,
+        counts={"email": 1300, "us_ssn": 2},
+        lines={"email": (1, 2), "us_ssn": (7,)},
+    )
+    counted = PersonalDataReport(mode=Mode.SCAN, records=0, counts={}, lines={})
+    found = {"training_personal_data": redacted, "validation_personal_data": counted}
+    report = FULL.model_copy(update=found)
+    assert data_rows(report)[-4:] == (
+        DataRow("Personal data", "redacted", "counted, left as it is"),
+        DataRow("Personal data · Records", "1,200", "0"),
+        DataRow("Personal data · Email", "1,300", ""),
+        DataRow("Personal data · Us ssn", "2", ""),
+    )
+    assert data_rows(FULL)[-1].name == "Dropped lines"
+    assert Report.model_validate_json(report.to_json()).training_personal_data == redacted
+    assert "Personal data · Email" in report_page(report)
+    assert "Personal data · Email | 1,300" in model_card(report, "0.1")
 
 
 def test_nothing_dropped_is_not_told_but_nothing_kept_is() -> None:

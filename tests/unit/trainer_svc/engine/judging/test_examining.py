@@ -27,6 +27,7 @@ from trainer_svc.protocol import (
     Cancelled,
     Evaluating,
     Failed,
+    Start,
     Trained,
     Upload,
     Uploaded,
@@ -102,6 +103,33 @@ async def test_a_tenth_is_held_out_and_answered_by_all(working: Working) -> None
         range(1, done.manifest.evaluation.steps + 1)
     )
     assert report.validation_curve[0][0] == 0
+
+
+async def test_the_data_is_downloaded_once_for_training_checking_and_judging(
+    working: Working,
+) -> None:
+    named = EvaluationSpec(primary_metric="exact_match")
+    validation = jsonl(chats(12, seed=5))
+    held_out = dataset_ref(validation, "held-out")
+    await working.store.seed(held_out.key, validation)
+    job = await start(working, validation=held_out, evaluation=named)
+    await working.until(Judged, job.lease)
+    assert sorted(working.store.downloads) == sorted([job.training.key, held_out.key])
+    again = await working.start(
+        "again", DATA, base_model_digest=DIGEST, validation=held_out, hyperparameters=SHORT,
+        validation_fraction=None, hold_out=True,
+    )  # fmt: skip
+    await working.until(Judged, again.lease)
+    assert len(working.store.downloads) == 2
+
+
+async def test_data_that_changed_in_the_store_is_not_judged_by(working: Working) -> None:
+    job = await working.job("judged", DATA, base_model_digest=DIGEST, hold_out=True)
+    await working.store.seed(job.training.key, DATA + b"\n")
+    working.worker.take(Start(assignment=job))
+    failed = await working.until(Failed, job.lease)
+    assert failed.error.reason == "DATASET_CORRUPT"
+    assert working.left_behind == []
 
 
 async def test_the_routed_version_answers_too(working: Working, bank: AdapterBank) -> None:
