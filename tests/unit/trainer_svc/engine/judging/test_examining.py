@@ -13,10 +13,12 @@ import pytest
 
 from tailorbird.manifest import REPORT
 from tailorbird.names import VersionName
+from tailorbird.personal_data.modes import Mode
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
+from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import JobWarning, Judged, Prepared, StepProgress
 from trainer_svc.jobs.model import Hyperparameters
@@ -130,6 +132,17 @@ async def test_data_that_changed_in_the_store_is_not_judged_by(working: Working)
     failed = await working.until(Failed, job.lease)
     assert failed.error.reason == "DATASET_CORRUPT"
     assert working.left_behind == []
+
+
+async def test_the_report_has_what_was_found_of_personal_data(working: Working) -> None:
+    found = PersonalDataReport(
+        mode=Mode.SUBSTITUTE, records=2, counts={"email": 3}, lines={"email": (1, 4)}
+    )
+    training = dataset_ref(DATA).model_copy(update={"personal_data": found})
+    job = await start(working, training=training)
+    _, report = await uploaded(working, job)
+    assert report.training_personal_data == found
+    assert report.validation_personal_data is None
 
 
 async def test_the_routed_version_answers_too(working: Working, bank: AdapterBank) -> None:
