@@ -16,6 +16,7 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tailorbird.feedback import FeedbackStore
 from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.auth import Caller, TokenVerifier
@@ -25,13 +26,14 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tailorbird.tuning.v1 import tuning_service_pb2_grpc as pb_grpc
 from tests.integration.test_trainer_api import BASE, metadata
-from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker
+from tests.unit.trainer_svc.fakes import ScriptedChecks, ScriptedExecutor, ScriptedWorker
 from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.service import TuningService
@@ -145,14 +147,19 @@ async def world(
         bases=bases, workers=1, jobs_per_worker=8, max_worker_losses=3,
     )  # fmt: skip
     limits = ServingLimits(object_store, bases, profile="default", max_lora_rank=64, device="cpu")
-    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits)
+    service = TuningService(
+        jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks()
+    )
     callers = {
         hashlib.sha256(caller.encode()).hexdigest(): Caller(caller, frozenset({caller}))
         for caller in ("acme", "other")
     }
     server = RpcServer("127.0.0.1", 0, TokenVerifier(callers), CollectorRegistry(), [])
+    feedback = FeedbackService(
+        FeedbackStore(object_store), datasets, max_record_bytes=MOST_RECORD_BYTES
+    )
     servicer = TuningServicer(
-        service, SweepService(service), datasets, metrics, server.endless,
+        service, SweepService(service), datasets, feedback, metrics, server.endless,
         max_dataset_bytes=MOST_BYTES, max_record_bytes=MOST_RECORD_BYTES, workers=1,
         jobs_per_worker=8, device="cpu", ready={},
     )  # fmt: skip
