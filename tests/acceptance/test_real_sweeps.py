@@ -85,7 +85,13 @@ def started(data_dir: Path, *command: str) -> Iterator[tuple[subprocess.Popen[by
         grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel,
     ):
         stub = pb_grpc.TuningServiceStub(channel)
-        yield process, Trainer(process.pid, stub, data_dir / "store")
+        running = Trainer(process.pid, stub, data_dir / "store")
+        yield process, running
+        if process.poll() is None:
+            # Checkpoints go after the job has ended, and before the trainer has.
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+            assert not running.files("tenants/*/jobs/*/checkpoints/**/*")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,6 @@ def published_once(real: Trainer, tenant: str, done: sweep_pb2.Sweep) -> None:
     (best,) = (trial for trial in done.trials if trial.state == sweep_pb2.TRIAL_STATE_BEST)
     report = json.loads((manifest.parent / "report.json").read_text())
     assert report["hyperparameters"]["learning_rate"] == best.learning_rate
-    assert not real.files(f"tenants/{tenant}/jobs/*/checkpoints/**/*")
 
 
 def each_decided_once(events: list[job_pb2.JobEvent], done: sweep_pb2.Sweep) -> None:

@@ -32,7 +32,7 @@ from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine import course
 from trainer_svc.engine.elsewhere import finished
 from trainer_svc.engine.step.bank import AdapterBank
-from trainer_svc.jobs.events import JobWarning, Judged, StepProgress
+from trainer_svc.jobs.events import JobWarning, Judged, Prepared, StepProgress
 from trainer_svc.jobs.sweep import HALVED, RungDecided, RungResult, TrialReached, TrialResult
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.protocol import Cancel, Cancelled, Failed, Start, Suspend, Suspended, Trained
@@ -146,6 +146,15 @@ async def test_the_best_begins_with_its_version_where_its_checkpoint_is_lost(
     assert sum(float(matrix.float().abs().sum()) for matrix in found.values()) == pytest.approx(
         total, rel=1e-3
     )
+
+
+async def test_a_version_that_is_gone_is_told_before_the_data_is_read(working: Working) -> None:
+    job = await start(
+        working, "gone", sweep_of(), lora=versions.LORA, from_version=versions.VERSION
+    )
+    failed = await working.until(Failed, job.lease)
+    assert versions.VERSION in failed.error.message
+    assert not of(working, job, Prepared)
 
 
 def _all_at_once(monkeypatch: pytest.MonkeyPatch, method: str, count: int) -> None:
