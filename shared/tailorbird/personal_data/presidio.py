@@ -171,6 +171,7 @@ class PhoneDetector:
     kind = Kind.PHONE
     whole = False
     _PLAIN = 0.05
+    _LEAST_DIGITS = 7
     # Digits in groups, as many as a number has; the recogniser is slow, and not asked elsewhere.
     _windows = staticmethod(near(compiled(r"[+(]{0,2}\d(?:[^\w\n]{0,3}\d){6,16}"), 8, 8))
     _WORDS = (
@@ -189,8 +190,11 @@ class PhoneDetector:
         for start, end in self._windows(text):
             for result in self._recogniser.analyze(text[start:end], []):
                 begin, behind = start + result.start, start + result.end
-                # phonenumbers knows some ways to write a date, but not 05-05-2019.
-                if not is_date(text[begin:behind].strip()):
+                number = text[begin:behind].strip()
+                # Of "49 - 168.93" it may take the amount alone for one. It knows some ways to
+                # write a date, but not 05-05-2019.
+                digits = sum(map(str.isdecimal, number))
+                if digits >= self._LEAST_DIGITS and not is_date(number):
                     yield self._judged(text, begin, behind, result.score)
 
     def _judged(self, text: str, start: int, end: int, score: float) -> Finding:

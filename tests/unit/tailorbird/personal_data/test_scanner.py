@@ -89,6 +89,7 @@ def test_no_kind_is_left_out_of_the_test_above() -> None:
         "version 1.2.3.400",
         "SSN 000-12-3456",
         "due 07-03-2022, or 08.07.2021",
+        "rust peg - qty 49 - 168.93 pounds",
     ],
 )
 def test_what_only_looks_like_it_is_not(scanner: Scanner, text: str) -> None:
