@@ -11,7 +11,7 @@ from trainer_svc.datasets.general import GeneralData
 from trainer_svc.engine.base import Base
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.prompts import Prompt
-from trainer_svc.engine.judging.questions import Asker, Questions
+from trainer_svc.engine.judging.questions import Asker, Question, Questions
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.judgement.metrics import exact_match
 from trainer_svc.judgement.model import Retention
@@ -51,39 +51,55 @@ class General:
         """Return what the job's adapter, which is trained no more, leaves; in pieces."""
         before = self._base
         if before is None:
-            before = self._base = yield from self._figures(bank, None, micro_tokens)
-        after = yield from self._figures(bank, job, micro_tokens)
+            before = self._base = _Figures(
+                (yield from self._losses(bank, None, micro_tokens)),
+                (yield from self._right(bank, None, micro_tokens, self._asked)),
+            )
+        losses = yield from self._losses(bank, job, micro_tokens)
+        # What the base gets wrong cannot be forgotten, and is not asked again.
+        known = [
+            question for question, right in zip(self._asked, before.right, strict=True) if right
+        ]
+        still = iter((yield from self._right(bank, job, micro_tokens, known)))
         return retention_of(
             before.losses,
-            after.losses,
+            losses,
             [len(text) - 1 for text in self._texts],
             before.right,
-            after.right,
+            [right and next(still) for right in before.right],
         )
 
-    def _figures(
+    @property
+    def _asked(self) -> Sequence[Question]:
+        return () if self._questions is None else self._questions.all
+
+    def _losses(
         self, bank: AdapterBank, job: str | None, micro_tokens: int
-    ) -> Generator[None, None, _Figures]:
+    ) -> Generator[None, None, list[float]]:
         losses: list[float] = []
         for start in range(0, len(self._texts), most := max(1, micro_tokens // _TEXT_TOKENS)):
             texts = self._texts[start : start + most]
             losses += [-float(each.mean()) for each in bank.logprobs(texts, job=job)]
             yield
-        return _Figures(losses, (yield from self._right(bank, job, micro_tokens)))
+        return losses
 
     def _right(
-        self, bank: AdapterBank, job: str | None, micro_tokens: int
+        self,
+        bank: AdapterBank,
+        job: str | None,
+        micro_tokens: int,
+        asked: Sequence[Question],
     ) -> Generator[None, None, list[bool]]:
         questions = self._questions
-        if questions is None:
+        if questions is None or not asked:
             return []
         answers = yield from generate(
             bank,
-            [Prompt(each.asked, job, questions.max_new_tokens) for each in questions.all],
+            [Prompt(each.asked, job, questions.max_new_tokens) for each in asked],
             stop_ids=questions.stop_ids,
             micro_tokens=micro_tokens,
         )
         return [
             exact_match(each.expected, self._asker.text(answer.token_ids)) == 1.0
-            for each, answer in zip(questions.all, answers, strict=True)
+            for each, answer in zip(asked, answers, strict=True)
         ]

@@ -72,20 +72,24 @@ def test_what_the_base_never_knew_is_not_forgotten(bank: AdapterBank, adapter: s
 def test_what_the_base_knows_may_be_forgotten(
     bank: AdapterBank, adapter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The base answers three of four questions right, the adapter one of these and the fourth."""
+    """The base answers three of four questions right; the adapter is asked these, and one is."""
     tokenizer = bank.base.tokenizer
     right = tuple(tokenizer("?")["input_ids"])
     wrong = tuple(tokenizer("no")["input_ids"])
-    given = {None: [right, right, right, wrong], adapter: [right, wrong, wrong, right]}
+    given = {None: [right, wrong, right, right], adapter: [right, wrong, wrong]}
+    asked = {}
 
     def generate(_: AdapterBank, prompts: list[Prompt], **__: object) -> Any:
         yield
         (job,) = {prompt.job for prompt in prompts}
+        asked[job] = [prompt.token_ids for prompt in prompts]
         return [Generated(ids, stopped=True, truncated=False, broken=False) for ids in given[job]]
 
     monkeypatch.setattr("trainer_svc.engine.judging.general.generate", generate)
     found = through(General(data(bank), bank.base).retention(bank, adapter, 8192))
     assert (found.questions, found.forgotten) == (3, 2)
+    first, _, *later = asked[None]
+    assert asked[adapter] == [first, *later]
 
 
 def test_the_base_is_asked_once(
