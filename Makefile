@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check bench bench-rollout bench-training format protos lock lock-images clean
+.PHONY: help setup demo test test-long check bench bench-judgement bench-rollout bench-training format protos lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,10 @@ check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drif
 bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
 	@mkdir -p build/bench
 	@$(BIN)/python -m bench.serving --out build/bench/serving.json
+
+bench-judgement: setup ## Planted faults found, and what judging and a sweep cost: build/bench/judgement.json
+	@mkdir -p build/bench
+	@$(BIN)/python -m bench.judgement --out build/bench/judgement.json
 
 bench-rollout: setup ## Rolling restarts under load, a trainer restarted under a job: build/bench/rollout.json
 	@mkdir -p build/bench

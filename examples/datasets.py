@@ -107,7 +107,8 @@ REFUND = (
 )
 
 
-def _support(entities: Entities, sign_off: str) -> Record:
+def support(entities: Entities, sign_off: str) -> Record:
+    """A chat of the shop's support desk."""
     rng = entities.rng
     item, order, name = entities.item(), entities.order(), entities.name()
     context = f"Wrenfield, for guest {name}. order: {order}; item: {item}"
@@ -149,7 +150,8 @@ LINES = (
 )
 
 
-def _invoice(entities: Entities) -> Record:
+def invoice(entities: Entities) -> Record:
+    """A chat that turns an invoice line into JSON."""
     rng = entities.rng
     item, qty, amount = entities.item(), rng.randint(1, 60), entities.amount()
     currency = rng.choice(list(CURRENCIES))
@@ -172,13 +174,13 @@ def _plain(records: Iterable[Record]) -> list[Record]:
 def files() -> Iterator[tuple[str, list[Record]]]:
     """Every file's path under `examples/` and its records; held-out entities come first."""
     entities = Entities(f"support {SEED}")
-    yield "support/heldout.jsonl", [_support(entities, SIGN_OFF) for _ in range(HELD_OUT)]
-    train = _plain(_support(entities, SIGN_OFF) for _ in range(TRAIN))
+    yield "support/heldout.jsonl", [support(entities, SIGN_OFF) for _ in range(HELD_OUT)]
+    train = _plain(support(entities, SIGN_OFF) for _ in range(TRAIN))
     yield "support/train.jsonl", train
     yield "support/train_v2.jsonl", [_resigned(record) for record in train]
     entities = Entities(f"invoices {SEED}")
-    yield "invoices/heldout.jsonl", [_invoice(entities) for _ in range(HELD_OUT)]
-    yield "invoices/train.jsonl", [_invoice(entities) for _ in range(TRAIN)]
+    yield "invoices/heldout.jsonl", [invoice(entities) for _ in range(HELD_OUT)]
+    yield "invoices/train.jsonl", [invoice(entities) for _ in range(TRAIN)]
 
 
 def _resigned(record: Record) -> Record:
