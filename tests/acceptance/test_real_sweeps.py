@@ -42,7 +42,7 @@ class Trainer:
         )
         worker.send_signal(signal.SIGKILL)
 
-    def spec(self, tenant: str, epochs: int) -> job_pb2.JobSpec:
+    def spec(self, tenant: str, epochs: int, *, judged: bool = False) -> job_pb2.JobSpec:
         parent = f"tenants/{tenant}"
         header = pb.UploadDatasetHeader(parent=parent, dataset_id="chats")
         messages = [
@@ -56,11 +56,13 @@ class Trainer:
             adapter=f"{parent}/adapters/voice",
             lora=job_pb2.LoraConfig(rank=8),
             hyperparameters=job_pb2.Hyperparameters(epochs=epochs, batch_tokens=256),
+            evaluation=job_pb2.EvaluationConfig(max_records=None if judged else 0),
         )
 
-    def sweep(self, tenant: str, epochs: int = 3) -> sweep_pb2.Sweep:
+    def sweep(self, tenant: str, epochs: int = 3, *, judged: bool = False) -> sweep_pb2.Sweep:
         asked = sweep_pb2.Sweep(
-            spec=self.spec(tenant, epochs), space=sweep_pb2.SearchSpace(learning_rates=RATES)
+            spec=self.spec(tenant, epochs, judged=judged),
+            space=sweep_pb2.SearchSpace(learning_rates=RATES),
         )
         request = pb.CreateSweepRequest(parent=f"tenants/{tenant}", sweep=asked)
         return self.stub.CreateSweep(request).sweep
@@ -150,12 +152,14 @@ def each_decided_once(events: list[job_pb2.JobEvent], done: sweep_pb2.Sweep) -> 
 
 
 def test_a_sweep_is_halved_and_its_best_is_published(real: Trainer) -> None:
-    sweep = real.sweep("whole")
+    sweep = real.sweep("whole", judged=True)
     events = list(real.events(sweep.job))
     done = real.get(sweep)
     assert done.state == job_pb2.JOB_STATE_SUCCEEDED
     each_decided_once(events, done)
     published_once(real, "whole", done)
+    (judged,) = of(events, "judged")
+    assert judged.records == 10
     losers = [trial for trial in done.trials if trial.stop_reason == "HALVED"]
     assert len(losers) == 3
     for trial in losers:
