@@ -570,9 +570,14 @@ class JobSpec(_message.Message):
     base_model: _builtins.str
     """Base model, by the name GetTrainerInfo lists. Empty: that of from_version, or the first listed."""
     training_dataset: _builtins.str
-    """tenants/{tenant}/datasets/{dataset}; of the job's own tenant."""
+    """tenants/{tenant}/datasets/{dataset}; of the job's own tenant. Or in a request a URI, as
+    ImportDatasetRequest.uri: it is imported first, as ImportDataset does, and what is returned names
+    the dataset that it has become. The same content of the same URI is the same dataset.
+    """
     validation_dataset: _builtins.str
-    """tenants/{tenant}/datasets/{dataset}; of the job's own tenant, other than training_dataset."""
+    """tenants/{tenant}/datasets/{dataset}; of the job's own tenant, other than training_dataset. Or a
+    URI, as there.
+    """
     validation_fraction: _builtins.float
     """Share of the training records held out, chosen by the seed; above 0 and at most 0.5."""
     adapter: _builtins.str

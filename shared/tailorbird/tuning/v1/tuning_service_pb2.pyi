@@ -556,11 +556,12 @@ class CreateJobRequest(_message.Message):
     exists, with another job it is ALREADY_EXISTS. 1 to 128 characters; unique within a tenant.
     """
     validate_only: _builtins.bool
-    """Checks everything and stores nothing (AIP-163): the data too, all of it, as the job's worker would.
+    """Checks everything and stores no job (AIP-163): the data too, all of it, as the job's worker would.
     What ends the job before it trains ends this call, with the same reason. Takes as long as reading
     the data does, for a million records minutes, and ends with the call. RESOURCE_EXHAUSTED with
     TOO_MANY_CHECKS where many of the tenant's wait already, FAILED_PRECONDITION with CHECK_TOO_LONG
-    after 30 minutes.
+    after 30 minutes. Data named by a URI becomes a dataset all the same, which stays: the job itself
+    then takes it.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:
@@ -944,8 +945,8 @@ class CreateSweepRequest(_message.Message):
     request_id: _builtins.str
     """As CreateJobRequest.request_id; jobs and sweeps of a tenant share theirs."""
     validate_only: _builtins.bool
-    """Checks everything and stores nothing (AIP-163), as CreateJobRequest.validate_only; the answer has
-    the trials.
+    """Checks everything and stores no sweep (AIP-163), as CreateJobRequest.validate_only; the answer has the
+    trials.
     """
     @_builtins.property
     def sweep(self) -> _sweep_pb2.Sweep:
