@@ -15,6 +15,8 @@ from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
 from tailorbird.tuning.v1.tuning_service_pb2_grpc import TuningServiceStub
 
 _CHUNK_BYTES = 2**20
+_VERSIONS_A_PAGE = 1000
+"""As many as there may be: a page of them takes the trainer about a second."""
 
 
 class TrainerData:
@@ -119,7 +121,9 @@ class TrainerData:
 
         A name alone is that of a version of which it is not known.
         """
-        request = tuning.ListTrainedVersionsRequest(parent=parent, dataset_sha256=dataset_sha256)
+        request = tuning.ListTrainedVersionsRequest(
+            parent=parent, dataset_sha256=dataset_sha256, page_size=_VERSIONS_A_PAGE
+        )
         for page in self._connection.pages(self._stub.ListTrainedVersions, request):
             yield from page.versions
             yield from page.unknown_versions
