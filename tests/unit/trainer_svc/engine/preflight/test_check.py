@@ -155,13 +155,28 @@ async def test_a_field_that_some_records_lack_is_taken(checking: Checking) -> No
 
 
 async def test_plain_text_has_no_answers(checking: Checking) -> None:
-    data = jsonl([{"text": f"the order {number}"} for number in range(60)])
+    data = jsonl(
+        [{"text": f"the order {number}", "metadata": {"shop": "a"}} for number in range(60)]
+    )
     spec = EvaluationSpec(primary_metric="token_f1")
     job = assignment(data, hold_out=True, evaluation=spec)
     ref = job.training.model_copy(update={"format": "text"})
     await checking.store.seed(ref.key, data)
     with pytest.raises(InvalidArgument, match="plain text has no answers"):
         await checking.run(job.model_copy(update={"training": ref}))
+    # Nothing of it is measured, so that it may be sliced as well.
+    sliced = EvaluationSpec(slice_fields=("shop",))
+    found = await checking.run(
+        job.model_copy(update={"training": ref, "evaluation": sliced, "validation_fraction": 0.5})
+    )
+    assert found.held_out
+
+
+async def test_a_metric_that_the_answers_do_not_have_is_refused(checking: Checking) -> None:
+    spec = EvaluationSpec(primary_metric="label_accuracy")
+    with pytest.raises(InvalidArgument) as caught:
+        await checking.check(chats(60), hold_out=True, evaluation=spec)
+    assert caught.value.reason == "METRIC_NOT_APPLICABLE"
 
 
 async def test_a_sweep_needs_something_to_compare_on(checking: Checking) -> None:
