@@ -70,6 +70,14 @@ def test_a_chat_that_serving_is_never_asked_is_none() -> None:
     assert rendered([chat(ASK, UNWEIGHTED, ANSWER)]) == ()
 
 
+def test_what_cannot_be_certified_is_not_kept() -> None:
+    """A line may have megabytes."""
+    pool = ChatPool("chat")
+    long = chat(ASK | {"content": "a" * (MAX_CHAT_CHARS + 1)}, ANSWER)
+    assert len(list(pool.seen(enumerate([long, chat(ASK, UNWEIGHTED)])))) == 2
+    assert not pool._kinds
+
+
 def test_what_is_too_long_is_left_out() -> None:
     long = chat(ASK | {"content": "a" * MAX_CHAT_CHARS}, ANSWER)
     wordy = chat(ASK | {"content": "a b c d " * 80}, ANSWER)
