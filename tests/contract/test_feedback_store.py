@@ -218,6 +218,7 @@ async def test_what_is_no_record_s_key_is_passed_over(
         f"archive/support/{4:032x}.json",
     ):
         await store.put(f"{folder}/{key}", b"{}")
+    assert [entry.name for entry in await kept.entries(ADAPTER, "20261123")] == [a_name()]
     (page,) = await pages(kept, 10)
     assert names([page]) == [str(a_name())]
     assert not page.unreadable

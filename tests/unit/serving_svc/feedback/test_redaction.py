@@ -237,3 +237,18 @@ async def test_what_waits_at_the_end_is_told() -> None:
         with pytest.raises(Unavailable) as caught:
             await waits
         assert caught.value.reason == "SHUTTING_DOWN"
+
+
+async def test_what_the_thread_has_not_begun_at_the_end_is_told() -> None:
+    async with held() as (redactor, scanner):
+        first = of(redactor, "acme")
+        await until(scanner.began)
+        # Its turn is over, while the thread is still at it.
+        first.cancel()
+        await asyncio.wait({first})
+        queued = of(redactor, "globex")
+        await asyncio.sleep(0)
+        redactor.close()
+        with pytest.raises(Unavailable) as caught:
+            await queued
+        assert caught.value.reason == "SHUTTING_DOWN"

@@ -53,6 +53,14 @@ class FailingStore(ObstoreStore):
 
     fails = ""
 
+    def __init__(self, backend: LocalStore) -> None:
+        super().__init__(backend)
+        self.gets: list[str] = []
+
+    async def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        self.gets.append(key)
+        return await super().get(key, max_bytes)
+
     async def create(self, key: str, data: bytes) -> None:
         if self.fails == "before":
             raise StoreUnavailable("down")
@@ -216,6 +224,8 @@ async def test_a_request_id_is_its_adapter_s_own_and_none_is_no_id(world: World)
     for _ in range(2):
         await recorder.record(replace(GIVEN, request_id=""))
     assert len(await world.keys()) == 4
+    # Only what may be a repetition is looked for.
+    assert len([key for key in world.store.gets if "/feedback/" in key]) == 4
 
 
 async def test_two_replicas_at_once_make_one_record(world: World) -> None:
