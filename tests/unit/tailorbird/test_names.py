@@ -13,6 +13,7 @@ from tailorbird.errors import InvalidArgument
 from tailorbird.names import (
     AdapterName,
     DatasetName,
+    FeedbackName,
     JobName,
     TenantName,
     VersionName,
@@ -20,13 +21,14 @@ from tailorbird.names import (
     version_id,
 )
 
-KINDS = [TenantName, JobName, DatasetName, AdapterName, VersionName]
+KINDS = [TenantName, JobName, DatasetName, AdapterName, VersionName, FeedbackName]
 GOOD = {
     TenantName: "tenants/acme",
     JobName: "tenants/acme/jobs/j-1",
     DatasetName: "tenants/acme/datasets/d",
     AdapterName: "tenants/acme/adapters/voice",
     VersionName: "tenants/acme/adapters/voice/versions/20260102T030405-j-1-12",
+    FeedbackName: f"tenants/acme/adapters/voice/feedback/20260102-{'0a' * 16}",
 }
 
 
