@@ -182,7 +182,12 @@ class Trainer:
                 name, warned = made[key]
                 return Ran(name, list(self.client.watch_job(name)), warned)
 
-            return dict(zip(made, pool.map(watched, made), strict=True))
+            try:
+                return dict(zip(made, pool.map(watched, made), strict=True))
+            except BaseException:
+                # Or the pool would wait for the jobs' ends.
+                self.client.close()
+                raise
 
     def _stop(self) -> None:
         self.client.close()
