@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from trainer_svc.datasets.records import parse_record
 
 _SHOWN = 1000
 """Training records that examples are drawn from, and whose answers tell the classes."""
+
+_SAMPLE_BYTES = 64 * 2**20
+"""That these may have: a record may be as long as a mebibyte, and takes several times that."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,25 @@ def choose(
     )
 
 
-def read_records(path: Path, lines: tuple[int, ...]) -> dict[int, Mapping[str, Any]]:
-    """Return the records on these lines of a dataset's file; DataCorrupt if one is not there."""
-    wanted = set(lines)
+def read_records(
+    path: Path, lines: Collection[int], sample: Collection[int] = ()
+) -> dict[int, Mapping[str, Any]]:
+    """Return the records on these lines of a dataset's file; DataCorrupt if one is not there.
+
+    Also those of `sample`, the first of them if all together have more than 64 MiB.
+    """
+    needed, wanted = set(lines), set(sample) - set(lines)
+    last, room = max(needed | wanted, default=0), _SAMPLE_BYTES
+    line = 0
     found: dict[int, Mapping[str, Any]] = {}
     with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
+        for line, raw in enumerate(islice(file, last), start=1):
             if line in wanted:
+                room -= len(raw)
+            if line in needed or (line in wanted and room >= 0):
                 _, found[line] = parse_record(line, raw)
-                if len(found) == len(wanted):
-                    break
-    if len(found) < len(wanted):
-        missing = min(wanted - found.keys())
+    if line < last:
+        missing = min(each for each in needed | wanted if each > line)
         raise DataCorrupt(f"a dataset's file has no line {missing}", reason="DATASET_CORRUPT")
     return found
 

@@ -32,18 +32,19 @@ async def judged_records(
     does.
     """
 
-    async def read(ref: DatasetRef, lines: tuple[int, ...]) -> Records:
+    async def read(
+        ref: DatasetRef, lines: tuple[int, ...], sample: tuple[int, ...] = ()
+    ) -> Records:
         file = await files.file(ref, folder)
-        return await in_thread(lambda _: read_records(file.path, lines))
+        return await in_thread(lambda _: read_records(file.path, lines, sample))
 
     if assignment.validation is not None:
         held_out = await read(assignment.validation, chosen.held_out)
-        return held_out, await read(assignment.training, chosen.training)
-    lines = tuple(sorted({*chosen.training, *chosen.held_out}))
-    every = await read(assignment.training, lines)
+        return held_out, await read(assignment.training, (), chosen.training)
+    every = await read(assignment.training, chosen.held_out, chosen.training)
     return (
         {line: every[line] for line in chosen.held_out},
-        {line: every[line] for line in chosen.training},
+        {line: every[line] for line in chosen.training if line in every},
     )
 
 

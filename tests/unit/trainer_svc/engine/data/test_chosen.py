@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tailorbird.errors import DataCorrupt
+from trainer_svc.engine.data import chosen
 from trainer_svc.engine.data.chosen import choose, read_records
 
 
@@ -17,8 +18,8 @@ def lines(count: int) -> np.ndarray:
 
 
 def test_everything_is_taken_where_it_is_few() -> None:
-    chosen = choose(lines(3), lines(5), 200, seed=0)
-    assert (chosen.training, chosen.held_out) == ((1, 2, 3), (1, 2, 3, 4, 5))
+    few = choose(lines(3), lines(5), 200, seed=0)
+    assert (few.training, few.held_out) == ((1, 2, 3), (1, 2, 3, 4, 5))
 
 
 def test_what_is_too_much_is_drawn_by_the_seed() -> None:
@@ -39,3 +40,20 @@ def test_the_records_of_the_lines_are_read(tmp_path: Path) -> None:
     with pytest.raises(DataCorrupt, match="line 9") as caught:
         read_records(path, (1, 9))
     assert caught.value.reason == "DATASET_CORRUPT"
+
+
+def test_of_a_sample_as_much_is_read_as_fits_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.jsonl"
+    records = [{"prompt": "a" * 100, "completion": str(number)} for number in range(1, 9)]
+    path.write_text("\n".join(map(json.dumps, records)), "utf-8")
+    size = len(json.dumps(records[0])) + 1
+    monkeypatch.setattr(chosen, "_SAMPLE_BYTES", 2 * size)
+    found = read_records(path, (2, 7, 8), (1, 2, 3, 4))
+    # What is needed is read, however much it is, and is no part of the sample.
+    assert list(found) == [1, 2, 3, 7, 8]
+    assert found[3] == records[2]
+    with pytest.raises(DataCorrupt, match="line 9"):
+        read_records(path, (), (3, 4, 9, 10))
+    assert read_records(path, ()) == {}
