@@ -46,14 +46,16 @@ def id_of(uri: str, sha256: str, mode: Mode) -> str:
 
 @contextmanager
 def named_as(field: str) -> Iterator[None]:
-    """Name what is wrong with the file, which no message brought, by `field`."""
+    """Name what is wrong with the file, which no message brought, by `field`; there is no header."""
+    names = {"chunk": field, "header.personal_data": "personal_data"}
     try:
         yield
     except InvalidRecords:
         # These name lines.
         raise
     except InvalidArgument as error:
-        if error.field != "chunk":
+        if error.field not in names:
             raise
         told = {key: value for key, value in error.metadata.items() if key != "field"}
-        raise InvalidArgument(field, error.description, reason=error.reason, **told) from error
+        name = names[error.field]
+        raise InvalidArgument(name, error.description, reason=error.reason, **told) from error
