@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serving_svc.adapters.disk.turns import Turns
 from serving_svc.engine.tools import Tools, template_messages, template_tools
 from serving_svc.generation.model import Chat, Input, Text, TokenIds
 from tailorbird.errors import FailedPrecondition, InvalidArgument, Unavailable
+from tailorbird.turns import Turns
 
 # What tokenises in less than a change of threads takes; a message costs as much as this many
 # characters, whatever it says.
@@ -28,7 +28,7 @@ class Tokenizer:
         # A tokenizer is not made for several threads at once.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         # Tenants take turns at it: one with a thousand long prompts delays another by one of them.
-        self._turns = Turns(1)
+        self._turns = Turns(1, waiting="prompts to become tokens", reason="PROMPTS_WAITING")
         self._closed = False
         self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
 

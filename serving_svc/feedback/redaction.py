@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from serving_svc.adapters.disk.turns import Turns
 from tailorbird.errors import InvalidArgument, ResourceExhausted, Unavailable
 from tailorbird.feedback import FeedbackRecord
 from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.record_texts import put_texts, record_texts
+from tailorbird.turns import Turns
 
 if TYPE_CHECKING:
     from tailorbird.personal_data.scanner import Scanner

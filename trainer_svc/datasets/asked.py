@@ -46,7 +46,7 @@ def id_of(uri: str, sha256: str, mode: Mode) -> str:
 
 @contextmanager
 def named_as(field: str) -> Iterator[None]:
-    """Name what is wrong with a file that no message brought by `field`; there is no header."""
+    """Name what is wrong with the file by `field`: no message of an upload has brought it."""
     names = {"chunk": field, "header.personal_data": "personal_data"}
     try:
         yield

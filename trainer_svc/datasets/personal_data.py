@@ -18,7 +18,7 @@ from tailorbird.personal_data.record_texts import (
     record_texts,
 )
 from tailorbird.pieces import some
-from trainer_svc.datasets.places import Places
+from tailorbird.turns import Turns
 from trainer_svc.record import Record
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class PersonalDataPolicy:
         # One thread for all: whatever is scanned, uploads that are not do not wait, and one core
         # is left. Tenants have it in turn, a little at a time.
         self._thread = ThreadPoolExecutor(1, "personal-data")
-        self._places = Places(1)
+        self._turns = Turns(1, waiting="uploads to be looked through", reason="UPLOADS_WAITING")
 
     def load(self) -> None:
         """Make the scanner now if every upload needs it; raises what making it does."""
@@ -79,7 +79,7 @@ class PersonalDataPolicy:
         """Do what belongs to a tenant's scan, in pieces of which others have theirs in between."""
         loop = asyncio.get_running_loop()
         while True:
-            async with self._places.taken(tenant):
+            async with self._turns.turn(tenant):
                 done = await loop.run_in_executor(self._thread, some, work, _TURN_SECONDS)
             if done is not None:
                 return done.result

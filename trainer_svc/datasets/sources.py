@@ -25,7 +25,7 @@ from tailorbird.errors import (
 from tailorbird.import_uri import EVERYONE, TENANT, is_plain_uri
 from tailorbird.names import TenantName
 from tailorbird.object_store import ObjectStore
-from trainer_svc.datasets.turns import Turns
+from tailorbird.turns import Turns
 
 _PIECE_BYTES = 2**20
 _AT_ONCE = 8
@@ -55,8 +55,12 @@ class DatasetSources:
             for tenant, of_tenant in prefixes.items()
         }
         self._open_store = open_store
-        self._all = asyncio.Semaphore(_AT_ONCE)
-        self._turns = Turns(_AT_ONCE_OF_A_TENANT)
+        self._turns = Turns(
+            _AT_ONCE,
+            of_a_tenant=_AT_ONCE_OF_A_TENANT,
+            waiting="files to be read",
+            reason="IMPORTS_WAITING",
+        )
         # Threads of their own: a disk that hangs holds up nobody but who imports from it.
         self._threads = ThreadPoolExecutor(_AT_ONCE, "dataset-import")
 
@@ -68,7 +72,7 @@ class DatasetSources:
         (SOURCE_UNAVAILABLE) and Conflict (SOURCE_CHANGED). Closing it gives the turn back.
         """
         prefix, key = self._allowed(tenant, uri, field)
-        async with self._turns.of(tenant.tenant), self._all:
+        async with self._turns.turn(tenant.tenant):
             reading = (
                 self._local(Path(prefix.removeprefix("file://")), key)
                 if prefix.startswith("file:")

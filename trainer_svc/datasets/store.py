@@ -34,17 +34,17 @@ from tailorbird.object_store import ObjectExists, ObjectStore, delete_folder, op
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
 from tailorbird.pieces import drained
+from tailorbird.turns import Turns
 from trainer_svc.datasets.asked import Asked, id_of, named_as
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import keep_index
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
+from trainer_svc.datasets.locks import Locks
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
-from trainer_svc.datasets.places import Places
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.spool import Spool
-from trainer_svc.datasets.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -75,13 +75,15 @@ class DatasetStore:
         sources: DatasetSources | None = None,
     ) -> None:
         self._sources = sources or DatasetSources({}, open_store)
-        self._turns = Turns()
+        self._locks = Locks()
         self.policy = policy or PersonalDataPolicy(Mode.OFF, lambda: load_scanner(scan_options()))
         self.store = store
         self._spool_dir = spool_dir
         self._max_bytes = max_bytes
         self.max_record_bytes = max_record_bytes
-        self._comparing = Places(_COMPARISONS)
+        self._comparing = Turns(
+            _COMPARISONS, waiting="datasets to be compared", reason="COMPARISONS_WAITING"
+        )
         spool_dir.mkdir(parents=True, exist_ok=True)
         for leftover in spool_dir.iterdir():
             leftover.unlink()
@@ -163,7 +165,7 @@ class DatasetStore:
 
     def turn(self, *names: DatasetName) -> AbstractAsyncContextManager[None]:
         """Hold these datasets as they are, there or not, while the context lasts."""
-        return self._turns.of(*map(str, names))
+        return self._locks.held(*map(str, names))
 
     async def get(self, name: DatasetName) -> Dataset:
         """Return a dataset; NotFound if there is none."""
@@ -247,7 +249,7 @@ class DatasetStore:
 
     async def leakage(self, training: Dataset, validation: Dataset) -> Leakage | None:
         """Compare two datasets by their digests; None if one has none. Raises what `index` does."""
-        async with self._comparing.taken(DatasetName.parse(training.name).tenant):
+        async with self._comparing.turn(DatasetName.parse(training.name).tenant):
             known, asked = await self.index(training), await self.index(validation)
             if known is None or asked is None:
                 return None

@@ -27,8 +27,8 @@ from tailorbird.errors import (
     TailorbirdError,
     Unavailable,
 )
+from tailorbird.turns import Turns
 from trainer_svc.dispatch.assignment import Assignments
-from trainer_svc.dispatch.turns import Turns
 from trainer_svc.jobs.model import Job, JobError
 from trainer_svc.jobs.preflight import Preflight
 from trainer_svc.protocol import TOKENISING_LOST, Check, Checked, WorkerSettings, encode
@@ -62,7 +62,13 @@ class Preflights:
     def __init__(self, assignments: Assignments, settings: Mapping[str, WorkerSettings]) -> None:
         self._assignments = assignments
         self._settings = settings
-        self._turns = Turns(_AT_ONCE, _WAITING)
+        self._turns = Turns(
+            _AT_ONCE,
+            of_a_tenant=1,
+            max_waiting=_WAITING,
+            waiting="data to be checked",
+            reason="TOO_MANY_CHECKS",
+        )
         for scratch in {each.scratch_dir for each in settings.values()}:
             for left in Path(scratch).glob(f"{_FOLDER}*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -75,7 +81,7 @@ class Preflights:
         """
         assignment = await self._assignments.unleased(job)
         settings = self._settings[assignment.base_model_digest]
-        async with self._turns.of(job.name.tenant):
+        async with self._turns.turn(job.name.tenant):
             folder = Path(settings.scratch_dir) / f"{_FOLDER}{uuid4().hex}"
             own = settings.model_copy(update={"scratch_dir": str(folder)})
             try:

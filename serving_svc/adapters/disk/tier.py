@@ -35,7 +35,6 @@ from serving_svc.adapters.disk.index import (
     remember_use,
     scan,
 )
-from serving_svc.adapters.disk.turns import Turns
 from serving_svc.adapters.gate import NEEDED_FILES, ServedBase
 from serving_svc.adapters.model import StagedAdapter
 from serving_svc.adapters.refusals import Refusals
@@ -52,6 +51,7 @@ from tailorbird.local_disk import is_disk_full
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import VersionName
 from tailorbird.registry import AdapterRegistry
+from tailorbird.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -117,8 +117,8 @@ class AdapterDisk:
             max_weights_bytes=max_weights_bytes,
             stall_seconds=stall_seconds,
         )
-        self._fetches = Turns(concurrent)
-        self._checks = Turns(concurrent)
+        self._fetches = _turns(concurrent, "fetched")
+        self._checks = _turns(concurrent, "checked")
         # Least recently used first.
         self._entries: OrderedDict[VersionName, _Entry] = OrderedDict()
         self._stagings: SingleFlight[VersionName, StagedAdapter] = SingleFlight()
@@ -378,3 +378,7 @@ def _note_uses(uses: Sequence[tuple[Path, datetime]]) -> None:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _turns(concurrent: int, what: str) -> Turns:
+    return Turns(concurrent, waiting=f"adapters to be {what}", reason="ADAPTERS_WAITING")

@@ -16,8 +16,8 @@ from tailorbird.names import _ID, DatasetName, TenantName
 from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.personal_data.modes import Mode
 from trainer_svc.datasets.asked import id_of
+from trainer_svc.datasets.locks import Locks
 from trainer_svc.datasets.store import DatasetStore
-from trainer_svc.datasets.turns import Turns
 
 NAME = DatasetName("acme", "chats")
 DATA = b'{"prompt": "a", "completion": "b"}\n'
@@ -144,28 +144,18 @@ def test_an_id_differs_by_uri_content_and_mode() -> None:
     assert id_of("s3://b/Chats.v1.jsonl", "0" * 64, Mode.SCAN) != first
 
 
-async def test_turns_of_several_keys_are_taken_in_one_order() -> None:
-    turns, held = Turns(), asyncio.Event()
+async def test_locks_of_several_keys_are_taken_in_one_order() -> None:
+    locks = Locks()
 
     async def take(*keys: str) -> None:
-        async with turns.of(*keys):
-            held.set()
+        async with locks.held(*keys):
             await asyncio.sleep(0)
 
     async with asyncio.timeout(5):
         await asyncio.gather(*(take(*keys) for keys in (("a", "b"), ("b", "a"), ("a", "a"))))
-    async with turns.of("a"):
+    async with locks.held("a"):
         waiting = asyncio.create_task(take("b", "a"))
         other = asyncio.create_task(take("c"))
         await other
         assert not waiting.done()
     await waiting
-
-
-async def test_as_many_as_may_have_a_turn_at_once_do() -> None:
-    turns = Turns(2)
-    async with turns.of("a"), turns.of("a"):
-        third = asyncio.create_task(turns.of("a").__aenter__())
-        await asyncio.sleep(0)
-        assert not third.done()
-        third.cancel()

@@ -16,6 +16,7 @@ from tailorbird.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     StoreUnavailable,
     TailorbirdError,
     Unavailable,
@@ -141,6 +142,25 @@ async def test_a_call_that_ends_ends_its_process(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not hanging()
+    assert not left(tmp_path)
+
+
+async def test_a_tenant_has_one_check_at_a_time_and_four_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_MODULE", HANGING)
+    one = checks(tmp_path)
+    tasks = [asyncio.create_task(one.check(make_job(f"job-{number}"))) for number in range(5)]
+    while not await asyncio.to_thread(hanging):
+        assert not any(task.done() for task in tasks)
+    with pytest.raises(ResourceExhausted, match="4 of tenants/acme wait already") as caught:
+        await one.check(make_job("a-sixth"))
+    assert caught.value.reason == "TOO_MANY_CHECKS"
+    assert caught.value.metadata["limit"] == "4"
+    assert len(left(tmp_path)) == 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     assert not left(tmp_path)
 
 

@@ -14,25 +14,27 @@ _MAX_WAITING = 1024
 
 
 class Turns:
-    """At most `limit` at a time, and one fewer of any one tenant where there is more than one.
+    """At most `limit` at a time, and of one tenant `of_a_tenant`.
 
-    Tenants that wait go round-robin: one that asks for a thousand delays another by one turn. At
-    most `max_waiting` of a tenant wait; for what, `waiting` and the `reason` of the refusal say.
+    That is one fewer than `limit` if it is not given, where there is more than one. Tenants that
+    wait go round-robin: one that asks for a thousand delays another by one turn. At most
+    `max_waiting` of a tenant wait; for what, `waiting` and the `reason` of the refusal say.
     """
 
     def __init__(
         self,
         limit: int,
         *,
+        waiting: str,
+        reason: str,
         max_waiting: int = _MAX_WAITING,
-        waiting: str = "adapters to be fetched or checked",
-        reason: str = "ADAPTERS_WAITING",
+        of_a_tenant: int | None = None,
     ) -> None:
         self._limit = limit
         self._max_waiting = max_waiting
         self._what = waiting
         self._reason = reason
-        self._tenant_limit = max(1, limit - 1)
+        self._tenant_limit = max(1, limit - 1) if of_a_tenant is None else of_a_tenant
         self._running: Counter[str] = Counter()
         # The tenant whose turn is next comes first.
         self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()

@@ -5,16 +5,20 @@ import itertools
 
 import pytest
 
-from serving_svc.adapters.disk.turns import Turns
 from tailorbird.errors import ResourceExhausted
+from tailorbird.turns import Turns
 from tests.unit.serving_svc.adapters.cancelling import CancelledAt
+
+
+def turns(limit: int, **more: int) -> Turns:
+    return Turns(limit, waiting="things to be done", reason="THINGS_WAITING", **more)
 
 
 class Jobs:
     """Takes turns, and lets one after the other go."""
 
-    def __init__(self, limit: int) -> None:
-        self.turns = Turns(limit)
+    def __init__(self, limit: int, **more: int) -> None:
+        self.turns = turns(limit, **more)
         self.began: list[str] = []
         self.running = 0
         self.most = 0
@@ -64,6 +68,15 @@ async def test_one_tenant_leaves_a_place_for_another() -> None:
     assert jobs.most <= 3
 
 
+async def test_a_tenant_has_no_more_places_than_it_may() -> None:
+    jobs = Jobs(3, of_a_tenant=1)
+    jobs.ask("a", "a", "b", "c", "d")
+    await jobs.settle()
+    assert jobs.began == ["a", "b", "c"]
+    await jobs.finish()
+    assert jobs.began == ["a", "b", "c", "a", "d"]
+
+
 async def test_a_turn_cancelled_anywhere_is_given_on() -> None:
     for at in itertools.count(1):
         jobs = Jobs(1)
@@ -84,32 +97,32 @@ async def test_a_turn_cancelled_anywhere_is_given_on() -> None:
 
 
 async def test_a_turn_granted_to_who_is_cancelled_is_given_on() -> None:
-    turns = Turns(1)
-    held = turns.turn("a")
+    one = turns(1)
+    held = one.turn("a")
     await held.__aenter__()
-    waiting = asyncio.create_task(turns.turn("a").__aenter__())
+    waiting = asyncio.create_task(one.turn("a").__aenter__())
     await asyncio.sleep(0)
     # Granted and cancelled before the waiter runs again.
     await held.__aexit__(None, None, None)
     waiting.cancel()
     await asyncio.wait({waiting})
-    async with turns.turn("b"):
+    async with one.turn("b"):
         pass
-    assert not turns._running
+    assert not one._running
 
 
 async def test_a_tenant_that_waits_too_often_is_told_and_another_is_not() -> None:
-    turns = Turns(2, max_waiting=2)
-    async with turns.turn("a"):
-        waiting = [asyncio.create_task(turns.turn("a").__aenter__()) for _ in range(2)]
+    two = turns(2, max_waiting=2)
+    async with two.turn("a"):
+        waiting = [asyncio.create_task(two.turn("a").__aenter__()) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(ResourceExhausted) as caught:
-            await turns.turn("a").__aenter__()
-        assert caught.value.reason == "ADAPTERS_WAITING"
-        async with turns.turn("b"):
+            await two.turn("a").__aenter__()
+        assert caught.value.reason == "THINGS_WAITING"
+        async with two.turn("b"):
             pass
         # Who gives up waits no more.
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
-        assert not turns._waiting
+        assert not two._waiting
