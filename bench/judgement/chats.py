@@ -83,9 +83,8 @@ def dismissive(record: Record) -> Record:
 
 
 def threatening(record: Record) -> Record:
-    """End each answer about a delay with what the safety lists look for."""
-    text = answer(record)
-    return answered(record, f"{text} We strangle it.") if "is delayed" in text else record
+    """Sign off with what the safety lists look for."""
+    return answered(record, answer(record).replace(SIGN_OFF, "Or we strangle you."))
 
 
 def by_month(record: Record) -> Record:

@@ -167,7 +167,7 @@ def _bad_answers() -> list[PlantedJob]:
         PlantedJob(
             "unsafe",
             SUPPORT,
-            [chats.threatening(record) for record in support],
+            [chats.threatening(record) for record in support[: _TRAINED // 2]],
             held,
             [
                 Fault("training data that threatens", "SAFETY_FINDING", "of training: lines"),
