@@ -60,7 +60,7 @@ def _faulty_records() -> Upload:
         [
             Fault("6 copies of earlier records", "DUPLICATE_RECORDS", f"line {at} is 1"),
             Fault(
-                "6 records that differ from an earlier one in a word",
+                "6 records that differ from an earlier one in capitals and a sign",
                 "NEAR_DUPLICATE_RECORDS",
                 f"line {at + _COPIES} is",
             ),
@@ -192,5 +192,5 @@ HELD_OUT = 200
 
 
 def _reworded(record: Record) -> Record:
-    """Return a chat with a word more in its question."""
-    return chats.asked(record, f"{record['messages'][-2]['content']} Please?")
+    """Return a chat whose question is written in capitals, with a sign more."""
+    return chats.asked(record, f"{record['messages'][-2]['content'].upper()}!")
