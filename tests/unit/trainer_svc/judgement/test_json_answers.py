@@ -124,6 +124,8 @@ def test_validity_is_by_the_schema() -> None:
         ('{"patternProperties": {"(a+)+$": {}}}', "patternProperties: not supported"),
         ('{"allOf": [{"$dynamicRef": "#x"}]}', "dynamicRef: not supported"),
         ('{"pattern": "("}', "not a JSON schema|pattern"),
+        # No draft knows of this place, and a $ref may lead to it.
+        ('{"ours": {"pattern": "("}, "$ref": "#/ours"}', "^[^:]*: pattern"),
         ('{"$schema": ["x"]}', "schema is no text"),
         # A part of another draft, or of another name, would be checked without our bounds.
         ('{"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}', "schema: not supp"),
