@@ -387,7 +387,7 @@ async def test_wrong_digests_are_refused(trainer: World, sha256s: list[str], fie
 async def test_the_client_goes_through_all_pages(
     trainer: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tailorbird.trainer_client._VERSIONS_A_PAGE", 25)
+    monkeypatch.setattr("tailorbird.trainer_data._VERSIONS_A_PAGE", 25)
     for number in range(60):
         await publish(trainer, version(number), training_dataset_sha256=SHA)
     await trainer.upload("a", YES)

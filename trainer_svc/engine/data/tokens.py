@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.manifest import RenderedChat
 from trainer_svc.engine.data.token_files import Rows, map_tokens
 
 if TYPE_CHECKING:
     import torch
+
+    from tailorbird.manifest import RenderedChat
 
 
 @dataclass(frozen=True)
