@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tailorbird.errors import InvalidArgument, ResourceExhausted, Unavailable
+from tailorbird.errors import ResourceExhausted, Unavailable
 from tailorbird.feedback import FeedbackRecord
 from tailorbird.personal_data.modes import Mode
-from tailorbird.personal_data.record_texts import put_texts, record_texts
+from tailorbird.personal_data.record_texts import RecordTexts
 from tailorbird.turns import Turns
 
 if TYPE_CHECKING:
@@ -47,8 +45,7 @@ class Redactor:
         """Return the record as it may be stored, with what was replaced counted.
 
         Raises ResourceExhausted (FEEDBACK_WAITING) if too many wait, what `Replacer.replace` does,
-        InvalidArgument (NOT_REDACTABLE) for a call whose arguments cannot be redacted, and
-        Unavailable once closed.
+        and Unavailable once closed.
         """
         if self._waiting >= _ALL_WAITING:
             raise ResourceExhausted(
@@ -82,54 +79,16 @@ class Redactor:
         return work.result()
 
     def _replaced(self, record: FeedbackRecord) -> FeedbackRecord:
-        content, counts = self._replace(record, _content(record))
-        if not all(_is_object(function["arguments"]) for function in _functions(content)):
-            # Where a number was replaced by a mark; the mark has room in a string.
-            content = _content(record)
-            for function in _functions(content):
-                function["arguments"] = _with_strings_for_numbers(function["arguments"])
-            content, counts = self._replace(record, content)
-            if not all(_is_object(function["arguments"]) for function in _functions(content)):
-                raise InvalidArgument(
-                    "tool_calls",
-                    "personal data in the arguments of a call cannot be replaced so that they"
-                    " stay a JSON object",
-                    reason="NOT_REDACTABLE",
-                )
-        stored = {**record.model_dump(), **content, "redactions": counts}
-        return FeedbackRecord.model_validate(stored)
-
-    def _replace(
-        self, record: FeedbackRecord, content: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, int]]:
         from tailorbird.personal_data.replacing import Replacer
 
+        content = record.model_dump(mode="json", include=_TEXTS)
+        texts = RecordTexts(content)
         # By its name, so that the same request again has the same stand-ins.
-        replacer = Replacer(self._scanner, self._mode, record.name)
-        texts, counts = replacer.replace(record_texts(content))
-        put_texts(content, texts)
-        return content, {str(kind): count for kind, count in sorted(counts.items())}
-
-
-def _content(record: FeedbackRecord) -> dict[str, Any]:
-    return record.model_dump(mode="json", include=_TEXTS)
-
-
-def _functions(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for said in (*content["messages"], content["answer"], content["correction"] or {}):
-        for call in said.get("tool_calls", ()):
-            yield call["function"]
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
-
-
-def _with_strings_for_numbers(arguments: str) -> str:
-    return json.dumps(json.loads(arguments, parse_int=str, parse_float=str), ensure_ascii=False)
+        replaced, counts = Replacer(self._scanner, self._mode, record.name).replace(texts.all)
+        texts.put(replaced)
+        redactions = {str(kind): count for kind, count in sorted(counts.items())}
+        stored = {**record.model_dump(), **content, "redactions": redactions}
+        return FeedbackRecord.model_validate(stored)
 
 
 def _closed() -> Unavailable:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.record_texts import (
+    RecordTexts,
     as_line,
     has_a_key_twice,
-    put_texts,
-    record_texts,
 )
 from tailorbird.pieces import some
 from tailorbird.turns import Turns
@@ -114,18 +113,18 @@ class PersonalDataScan:
         that an object has twice the first value. FailedPrecondition (PATTERN_TIMED_OUT,
         SCAN_FAILED) tells the line.
         """
+        texts = RecordTexts(record)
         try:
-            texts, counts = yield from self._replacer.replacing(record_texts(record), line)
+            replaced, counts = yield from self._replacer.replacing(texts.all, line)
         except FailedPrecondition as error:
             raise FailedPrecondition(
                 f"line {line}: {error.message}", reason=error.reason, line=line, **error.metadata
             ) from None
         if counts:
             self._count(line, counts)
-        if self._mode is Mode.SCAN or not (counts or has_a_key_twice(source)):
+        if self._mode is Mode.SCAN or not (counts or texts.some_unread or has_a_key_twice(source)):
             return source
-        if self._mode.rewrites:
-            put_texts(record, texts)
+        texts.put(replaced)
         return as_line(record, source)
 
     def finish(self) -> PersonalDataReport:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tailorbird.errors import AlreadyExists, FailedPrecondition, InvalidArgument, InvalidRecords
@@ -20,11 +18,12 @@ from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.options import ScanOptions
-from tailorbird.personal_data.record_texts import as_line, put_texts, record_texts
 from tailorbird.personal_data.scanner import Scanner
+from tailorbird.pieces import drained
 from trainer_svc.datasets import personal_data
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.personal_data import PersonalDataPolicy, PersonalDataScan
+from trainer_svc.datasets.records import parse_record
 from trainer_svc.datasets.store import DatasetStore
 
 NAME = DatasetName("acme", "chats")
@@ -369,47 +368,32 @@ async def test_a_bad_line_is_told_as_ever(
         await datasets.upload(NAME, None, chunks(PLAIN + b"\n{"), personal_data=Mode.REDACT)
 
 
-def test_every_text_of_a_record_is_read_in_order() -> None:
-    record = {
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "one"}]},
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"function": {"name": "f", "arguments": '{"to": "two"}'}}],
-            },
-        ],
-        "metadata": {"customer_phone": "three", "list": ["four", 5, {"deep": "six"}]},
-    }
-    texts = record_texts(record)
-    assert [each.text for each in texts] == [
-        "user", "text", "one", "assistant", "f", '{"to": "two"}', "three", "four", "six"
-    ]  # fmt: skip
-    assert [each.label for each in texts if each.label] == ["customer_phone", "list", "deep"]
-    put_texts(record, [each.text.upper() for each in texts])
-    assert [each.text for each in record_texts(record)] == [each.text.upper() for each in texts]
+def calling(function: dict[str, str]) -> bytes:
+    call = {"id": "a", "type": "function", "function": function}
+    asked = {"role": "user", "content": "Call me."}
+    messages = [asked, {"role": "assistant", "tool_calls": [call]}]
+    return json.dumps({"messages": messages}).encode()
 
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
-    max_leaves=12,
-)
+@pytest.mark.parametrize("mode", [Mode.REDACT, Mode.SUBSTITUTE])
+def test_what_a_tool_is_called_with_stays_an_object(mode: Mode) -> None:
+    arguments = {"phone": 4155552671, "card": 4111111111111111, "order": 17}
+    function = {"name": "call", "arguments": json.dumps(arguments)}
+    line = calling(function)
+    scan = PersonalDataScan(load_scanner(scan_options()), mode, "key")
+    stored = drained(scan.read(1, parse_record(1, line)[1], line))
+    _, kept = parse_record(1, stored)
+    found = json.loads(kept["messages"][1]["tool_calls"][0]["function"]["arguments"])
+    assert found["order"] == 17
+    assert str(4155552671) not in str(found)
+    assert str(4111111111111111) not in str(found)
 
 
-@given(st.dictionaries(st.text(), values), st.sampled_from([b"", b"\r", b"  "]))
-def test_putting_the_same_texts_back_changes_nothing(record: dict[str, Any], end: bytes) -> None:
-    before = json.dumps(record)
-    put_texts(record, [each.text for each in record_texts(record)])
-    line = as_line(record, b"{}" + end)
-    assert json.dumps(json.loads(line)) == before
-    assert line.endswith(b"}" + end)
-
-
-def test_a_deep_record_and_half_a_surrogate_pair_are_no_trouble() -> None:
-    deep: Any = "a"
-    for _ in range(900):
-        deep = [deep]
-    record = {"text": "b", "deep": deep, "half": "\ud800"}
-    assert [each.text for each in record_texts(record)] == ["b", "a", "\ud800"]
-    assert json.loads(as_line(record, b"")) == record
+def test_what_arguments_have_unread_is_not_stored() -> None:
+    function = {"name": "call", "arguments": '{"to": "a@web.de", "to": "b"}'}
+    line = calling(function)
+    for mode in (Mode.REDACT, Mode.SUBSTITUTE, Mode.REFUSE):
+        scan = PersonalDataScan(load_scanner(scan_options()), mode, "key")
+        assert b"web.de" not in drained(scan.read(1, parse_record(1, line)[1], line))
+    scan = PersonalDataScan(load_scanner(scan_options()), Mode.SCAN, "key")
+    assert drained(scan.read(1, parse_record(1, line)[1], line)) == line
