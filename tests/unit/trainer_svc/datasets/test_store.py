@@ -300,7 +300,8 @@ async def test_a_damaged_index_is_told(
 async def test_only_two_comparisons_have_memory_at_once(
     datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = await datasets.upload(NAME, None, chunks(RECORD))
+    names = [DatasetName(tenant, "chats") for tenant in ("acme", "globex", "initech")]
+    owned = [await datasets.upload(name, None, chunks(RECORD)) for name in names]
     loop, begun, go_on = asyncio.get_running_loop(), asyncio.Semaphore(0), threading.Event()
     running: list[int] = []
 
@@ -311,15 +312,15 @@ async def test_only_two_comparisons_have_memory_at_once(
         running.pop()
 
     monkeypatch.setattr(store_module, "leakage", compared)
-    all_five = [asyncio.create_task(datasets.leakage(dataset, dataset)) for _ in range(5)]
+    all_six = [asyncio.create_task(datasets.leakage(each, each)) for each in owned * 2]
     await begun.acquire()
     await begun.acquire()
     # A third would read its index while these two wait.
-    await datasets.index(dataset)
-    await datasets.index(dataset)
+    await datasets.index(owned[0])
+    await datasets.index(owned[0])
     assert len(running) == 2
     go_on.set()
-    assert await asyncio.gather(*all_five) == [None] * 5
+    assert await asyncio.gather(*all_six) == [None] * 6
 
 
 async def test_a_tenant_s_comparison_does_not_wait_for_all_of_another_s(

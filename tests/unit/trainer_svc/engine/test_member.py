@@ -98,11 +98,13 @@ async def tokenising(working: Working, patch: pytest.MonkeyPatch) -> Assignment:
 
 
 async def tokenising_apart(working: Working, patch: pytest.MonkeyPatch) -> Assignment:
-    """A process of its own waits for the first record."""
+    """A process of its own waits for the first record; whatever asks again gets the file."""
     patch.setattr("trainer_svc.engine.data.prepare._SMALL_BYTES", -1)
     pipe: asyncio.Queue[Path] = asyncio.Queue()
+    downloaded = DatasetFiles.file
 
     async def piped(_: DatasetFiles, __: DatasetRef, folder: Path) -> Any:
+        patch.setattr(DatasetFiles, "file", downloaded)
         path = folder / "pipe"
         os.mkfifo(path)
         await pipe.put(path)
