@@ -8,7 +8,7 @@ import grpc
 from rich.console import Console
 from rich.text import Text
 
-from tailorbird.cli.output import last_part, out, print_facts, print_rows
+from tailorbird.cli.output import last_part, out, plain, print_facts, print_rows
 from tailorbird.client import CallError, TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2
 
@@ -18,7 +18,7 @@ _Report = dataset_pb2.DatasetReport
 def print_warnings(warnings: Iterable[dataset_pb2.DataWarning], console: Console) -> None:
     """Print one warning a line."""
     for warning in warnings:
-        said = Text(f"warning: {warning.reason}: {warning.message}", style="yellow")
+        said = Text(plain(f"warning: {warning.reason}: {warning.message}"), style="yellow")
         console.print(said, soft_wrap=True)
 
 
@@ -62,18 +62,13 @@ def print_report(report: dataset_pb2.DatasetReport) -> None:
             ("near-duplicates", _some(near.found, near.compared)),
             ("contradictory", _some(found.records, report.compared_records)),
             ("short answers", _some(report.short_answers.records, report.records)),
-            ("labels", ", ".join(f"{plain(one.label)} {one.records:,}" for one in report.labels)),
+            ("labels", ", ".join(f"{one.label} {one.records:,}" for one in report.labels)),
             ("languages", _languages(report.languages)),
             ("scripts", ", ".join(f"{one.script} {one.letters:,}" for one in report.scripts)),
         ]
     )
     out.print()
     print_rows(["CHARACTERS", "PROMPTS", "ANSWERS"], _histogram(report))
-
-
-def plain(text: str) -> str:
-    """Return `text` with what a terminal would act on written as an escape."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _lengths(lengths: dataset_pb2.DatasetReport.Lengths) -> str:

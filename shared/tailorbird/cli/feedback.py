@@ -17,9 +17,17 @@ from tailorbird.cli.connect import (
     with_serving,
     with_trainer,
 )
-from tailorbird.cli.data_report import plain
 from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
-from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
+from tailorbird.cli.output import (
+    errors,
+    last_part,
+    out,
+    plain,
+    print_facts,
+    print_json,
+    print_rows,
+    when,
+)
 from tailorbird.client import ServingClient, TrainerClient, feedback_request
 from tailorbird.errors import InvalidArgument
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb

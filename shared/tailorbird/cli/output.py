@@ -43,7 +43,7 @@ def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     out.print(table)
 
 
@@ -54,7 +54,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts:
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(plain(value)))
     out.print(table)
 
 
@@ -64,14 +64,22 @@ def describe(error: TailorbirdError) -> str:
     Where several fields are wrong, each has a line of its own.
     """
     if not isinstance(error, CallError):
-        return f"error: {error.message}"
+        return "\n".join(map(plain, f"error: {error.message}".split("\n")))
     words = ["error:", error.code.name]
     if error.reason != error.code.name:
         words.append(error.reason)
     said = [f"{violation.field}: {violation.description}" for violation in error.violations]
     head, *more = said if len(said) == 1 else [error.message, *said]
     lines = [[*words, *(head + error.hints).split()], *([" ", *one.split()] for one in more)]
-    return "\n".join(" ".join(line) for line in lines)
+    return "\n".join(plain(" ".join(line)) for line in lines)
+
+
+def plain(text: str) -> str:
+    """Return `text` with what a terminal would act on written as an escape.
+
+    Keys of records, labels and what a caller named are other people's texts.
+    """
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def when(timestamp: Timestamp) -> str:
