@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -96,6 +97,8 @@ def check_metadata(record: Mapping[str, Any]) -> None:
             raise Unfit(where, f"a key has 1 to {_MAX_METADATA_KEY} characters, not {len(key)}")
         if isinstance(value, dict | list):
             raise Unfit(where, f"a string, number or boolean is expected, not {kind(value)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Unfit(where, "NaN and Infinity are no JSON values, nor is a number above 1.8e308")
         if isinstance(value, str):
             check_unicode(value, where)
             if len(value) > _MAX_METADATA_VALUE:

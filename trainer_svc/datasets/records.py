@@ -11,6 +11,7 @@ Other top-level keys are allowed; but for `metadata`, which slices are made by, 
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -84,6 +85,8 @@ def ignored_keys(format_: DatasetFormat, record: Mapping[str, Any]) -> set[str]:
 
 
 def _loaded(data: bytes) -> dict[str, Any]:
+    if data.startswith(BOM_UTF8):
+        raise Unfit("", "begins with a byte order mark; save the file as UTF-8 without one")
     try:
         record = json.loads(data.decode())
     except UnicodeDecodeError as error:

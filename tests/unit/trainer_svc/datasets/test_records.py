@@ -99,6 +99,8 @@ def test_metadata_is_kept(metadata: object) -> None:
         ({str(i): i for i in range(17)}, "metadata: 17 keys; at most 16 are allowed"),
         ({"": 1}, "a key has 1 to 64 characters, not 0"),
         ({"k" * 65: 1}, "a key has 1 to 64 characters, not 65"),
+        ({"a": float("nan")}, "metadata.a: NaN and Infinity are no JSON values"),
+        ({"a": float("-inf")}, "metadata.a: NaN and Infinity are no JSON values"),
         ({"a": {}}, "metadata.a: a string, number or boolean is expected, not an object"),
         ({"a": "v" * 513}, "metadata.a: 513 characters; at most 512"),
     ],
@@ -130,6 +132,7 @@ def test_a_question_of_white_space_is_a_question() -> None:
     ("data", "message"),
     [
         (b"{", "not JSON (Expecting property name enclosed in double quotes at column 2)"),
+        (b'\xef\xbb\xbf{"text": "a"}', "begins with a byte order mark"),
         (b"PAR1\x15\x04", "not JSON"),
         (b"a,b,c", "not JSON"),
         (b"\xff{}", "byte 1 is not UTF-8"),
