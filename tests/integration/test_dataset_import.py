@@ -281,7 +281,12 @@ async def test_too_large_a_file_is_read_no_further(trainer: World, at_s3: None) 
     [
         (b"", {}, "uri", "the file has no records"),
         (DATA + b"nope\n", {}, "chunk", "1 bad line of 3: line 3: not JSON"),
-        (DATA, {"format": dataset_pb2.DATASET_FORMAT_TEXT}, "chunk", "header.format names text"),
+        (
+            DATA,
+            {"format": dataset_pb2.DATASET_FORMAT_TEXT},
+            "chunk",
+            "the format asked for is text",
+        ),
         (DATA, {"format": 9}, "format", "9 is not a format"),
         (DATA, {"personal_data": 99}, "personal_data", "99 is not a mode"),
         (DATA, {"dataset_id": "../x"}, "dataset_id", "'../x' is not an id"),

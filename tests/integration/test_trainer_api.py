@@ -226,7 +226,7 @@ async def test_a_dataset_is_stored_and_found(trainer: Trainer) -> None:
             {"format": dataset_pb2.DATASET_FORMAT_TEXT},
             "INVALID_ARGUMENT",
             "line 1",
-            "chat where header.format names text",
+            "chat where the format asked for is text",
         ),
         ([RECORD], {"format": 9}, "INVALID_ARGUMENT", "header.format", "9 is not a format"),
         ([], {}, "INVALID_ARGUMENT", "chunk", "the file has no records"),

@@ -134,7 +134,7 @@ class Spool:
         self._format = self._format or format_
         if format_ is not self._format:
             why = (
-                f"where header.format names {self._named}"
+                f"where the format asked for is {self._named}"
                 if self._named
                 else f"in a file whose first record is {self._format}: one format a file"
             )

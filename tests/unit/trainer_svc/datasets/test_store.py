@@ -200,7 +200,7 @@ async def test_a_record_of_another_format_than_the_named_one_is_told(
         await datasets.upload(NAME, None, chunks(RECORD, b'{"text": "a"}'), DatasetFormat.TEXT)
     assert caught.value.reason == "MIXED_FORMATS"
     assert caught.value.violations == [
-        ("line 1", "prompt_completion where header.format names text")
+        ("line 1", "prompt_completion where the format asked for is text")
     ]
 
 
