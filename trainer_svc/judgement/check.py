@@ -10,7 +10,7 @@ from trainer_svc.judgement.graders import check_grader
 from trainer_svc.judgement.interchangeable import DEFAULT
 from trainer_svc.judgement.json_schema import JsonSchema
 from trainer_svc.judgement.kinds import check_primary, kind_of, primary_metric
-from trainer_svc.judgement.model import AnswerKind, EvaluationSpec
+from trainer_svc.judgement.model import EvaluationSpec, Grader
 
 FIELD = "job.spec.evaluation"
 
@@ -27,6 +27,9 @@ MIN_RECORDS = 10
 MAX_RECORDS = 1000
 MAX_RETENTION_LOSS = 100.0
 
+_GRADER_FIELDS = {"operation": "string_check", "evaluation_metric": "text_similarity"}
+"""What the API calls a grader's fields."""
+
 
 def check_spec(spec: EvaluationSpec) -> None:
     """Raise InvalidArgument, which names the field of `job.spec.evaluation`, for what is too much.
@@ -35,6 +38,7 @@ def check_spec(spec: EvaluationSpec) -> None:
     """
     _check_texts(spec.required_phrases, "required_phrases", MAX_PHRASES, MAX_PHRASE)
     _check_texts(spec.forbidden_phrases, "forbidden_phrases", MAX_PHRASES, MAX_PHRASE)
+    _check_apart(spec)
     _check_texts(spec.slice_fields, "slice_fields", MAX_SLICE_FIELDS, MAX_SLICE_FIELD)
     _check_graders(spec)
     check_primary(spec)
@@ -47,6 +51,10 @@ def check_spec(spec: EvaluationSpec) -> None:
     _check_within(spec.max_retention_loss, "max_retention_loss", 0, MAX_RETENTION_LOSS)
     _check_within(spec.max_forgotten, "max_forgotten", 0, 1)
     if spec.max_counterfactual_changes is not None:
+        if not spec.counterfactuals:
+            raise InvalidArgument(
+                f"{FIELD}.max_counterfactual_changes", "needs sets of words in counterfactuals"
+            )
         _check_within(spec.max_counterfactual_changes, "max_counterfactual_changes", 0, 1)
 
 
@@ -63,7 +71,7 @@ def check_answers(
     """
     kind = kind_of(prompts, expected, training_answers)
     primary_metric(spec, kind)
-    if not spec.json_schema or kind is not AnswerKind.JSON:
+    if not spec.json_schema:
         return
     schema = JsonSchema(spec.json_schema, f"{FIELD}.json_schema")
     if expected and not schema.is_met_by_any(expected):
@@ -80,10 +88,30 @@ def _check_graders(spec: EvaluationSpec) -> None:
         raise InvalidArgument(field, f"{len(spec.graders)} graders; at most {MAX_GRADERS}")
     names: set[str] = set()
     for index, grader in enumerate(spec.graders):
-        check_grader(grader, f"{field}[{index}]")
+        _check_grader(grader, f"{field}[{index}]")
         if grader.name in names:
             raise InvalidArgument(f"{field}[{index}].name", f"{grader.name!r} is there already")
         names.add(grader.name)
+
+
+def _check_grader(grader: Grader, field: str) -> None:
+    try:
+        check_grader(grader, field)
+    except InvalidArgument as error:
+        part = error.field.removeprefix(f"{field}.")
+        raise InvalidArgument(
+            f"{field}.{_GRADER_FIELDS.get(part, part)}", error.description, reason=error.reason
+        ) from error
+
+
+def _check_apart(spec: EvaluationSpec) -> None:
+    """Check that no phrase is asked for and forbidden: every answer would be half wrong."""
+    required = {phrase.casefold() for phrase in spec.required_phrases}
+    for index, phrase in enumerate(spec.forbidden_phrases):
+        if phrase.casefold() in required:
+            raise InvalidArgument(
+                f"{FIELD}.forbidden_phrases[{index}]", f"{phrase!r} is a required phrase as well"
+            )
 
 
 def _check_sets(sets: Sequence[Sequence[str]]) -> None:

@@ -585,7 +585,7 @@ class Grader(_message.Message):
     STRING_CHECK_FIELD_NUMBER: _builtins.int
     TEXT_SIMILARITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Letters, digits, "_" and "-", 1 to 32; unique in a job. Its metric is "grader:{name}"."""
+    """1 to 64 letters, digits, spaces, "_", "." and "-"; unique in a job. Its metric is "grader:{name}"."""
     input: _builtins.str
     """What is looked at: a text with {{sample.output_text}}, {{item.expected}}, {{item.prompt}} and
     {{item.metadata.KEY}} in it. Empty: {{sample.output_text}}.

@@ -30,8 +30,10 @@ def graders(count: int) -> tuple[Grader, ...]:
         {"counterfactuals": tuple((f"a{i}", "b") for i in range(16))},
         {"few_shot_examples": 0, "max_records": 10, "max_slice_drop": 0, "max_forgotten": 0},
         {"few_shot_examples": 8, "max_records": 1000, "max_slice_drop": 1, "max_forgotten": 1},
-        {"max_retention_loss": 0, "max_counterfactual_changes": 0},
-        {"max_retention_loss": 100, "max_counterfactual_changes": 1},
+        {"max_counterfactual_changes": 0, "counterfactuals": (("default",),)},
+        {"max_counterfactual_changes": 1, "counterfactuals": (("a", "b"),)},
+        {"max_retention_loss": 0},
+        {"max_retention_loss": 100},
         {"json_schema": "{}"},
     ],
 )
@@ -57,6 +59,27 @@ def test_the_bounds_themselves_are_allowed(spec: dict[str, Any]) -> None:
         ),
         ({"primary_metric": "bleurt"}, "primary_metric", "'bleurt' is none of"),
         ({"primary_metric": "phrases"}, "primary_metric", "needs required_phrases"),
+        (
+            {"graders": (EQ.model_copy(update={"operation": "is"}),)},
+            "graders[0].string_check",
+            "'is' is none of eq, ne, like, ilike",
+        ),
+        (
+            {"graders": (Grader(kind="text_similarity", name="a", evaluation_metric="b"),)},
+            "graders[0].text_similarity",
+            "'b' is none of fuzzy_match, bleu",
+        ),
+        ({"graders": (EQ.model_copy(update={"name": ""}),)}, "graders[0].name", "is not 1 to 64"),
+        (
+            {"required_phrases": ("Fly well",), "forbidden_phrases": ("a", "fly well")},
+            "forbidden_phrases[1]",
+            "'fly well' is a required phrase as well",
+        ),
+        (
+            {"max_counterfactual_changes": 0.1},
+            "max_counterfactual_changes",
+            "needs sets of words in counterfactuals",
+        ),
         ({"json_schema": '{"type": 3}'}, "json_schema", "not a JSON schema"),
         ({"counterfactuals": (("a", "b"),) * 17}, "counterfactuals", "17 sets"),
         ({"counterfactuals": (("a", "b"), ("c",))}, "counterfactuals[1]", "two words or more"),
@@ -79,7 +102,7 @@ def test_the_bounds_themselves_are_allowed(spec: dict[str, Any]) -> None:
         ({"max_retention_loss": math.inf}, "max_retention_loss", "inf is not"),
         ({"max_forgotten": 2}, "max_forgotten", "2 is not at least 0 and at most 1"),
         (
-            {"max_counterfactual_changes": 1.5},
+            {"max_counterfactual_changes": 1.5, "counterfactuals": (("a", "b"),)},
             "max_counterfactual_changes",
             "1.5 is not at least 0 and at most 1",
         ),
@@ -105,8 +128,9 @@ def test_a_schema_that_no_answer_meets() -> None:
     spec = EvaluationSpec(json_schema='{"required": ["b"]}')
     check_answers(spec, ["?"] * 2, ['{"a": 1}', '{"b": 1}'])
     check_answers(spec, [], [], ['{"a": 1}'])
-    check_answers(spec, ["?"] * 2, ["some", "words"])
     with pytest.raises(InvalidArgument, match="none of the 2 expected answers meets it") as refused:
         check_answers(spec, ["?"] * 2, ['{"a": 1}', "{}"])
+    with pytest.raises(InvalidArgument, match="none of the 2 expected answers meets it"):
+        check_answers(spec, ["?"] * 2, ["some", "words"])
     assert refused.value.field == "job.spec.evaluation.json_schema"
     assert refused.value.reason == "SCHEMA_MET_BY_NONE"
