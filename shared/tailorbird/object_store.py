@@ -7,6 +7,8 @@ for file://, s3://, gs:// and az:// URLs. Keys are relative, separated by "/".
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from tailorbird.local_disk import is_disk_full
 _CHUNK_BYTES = 8 * 2**20
 _PIECE_BYTES = 2**20
 _PARTS_AT_ONCE = 4
+_OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")
 _NO_ROOM = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT))
 
 
@@ -91,10 +94,18 @@ def _mapped(key: str) -> Iterator[None]:
         raise ObjectExists(f"object {key} exists", key=key) from error
     except (BaseError, OSError) as error:
         raise StoreUnavailable(
-            f"the object store failed at {key}: {type(error).__name__}",
+            f"the object store failed at {key}: {_cause(error)}",
             reason="DISK_FULL" if _no_room(error) else None,
             key=key,
         ) from error
+
+
+def _cause(error: BaseError | OSError) -> str:
+    """Say what failed in the system's words; a driver's own text may have paths and addresses."""
+    number = error.errno if isinstance(error, OSError) else None
+    if found := _OS_ERROR.search(str(error)):
+        number = int(found[1])
+    return type(error).__name__ if number is None else os.strerror(number)
 
 
 def _no_room(error: BaseError | OSError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,6 +183,7 @@ async def test_a_store_in_a_folder_says_that_its_disk_is_full(
     with pytest.raises(StoreUnavailable) as caught:
         await open_store(tmp_path.as_uri()).put("key", b"x")
     assert (caught.value.reason == "DISK_FULL") is (number != errno.EIO)
+    assert caught.value.message == f"the object store failed at key: {os.strerror(number)}"
 
 
 async def test_a_download_onto_a_full_disk_says_so(tmp_path: Path) -> None:

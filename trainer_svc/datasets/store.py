@@ -27,6 +27,7 @@ from tailorbird.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    StoreUnavailable,
 )
 from tailorbird.local_disk import is_disk_full
 from tailorbird.names import DatasetName, TenantName
@@ -320,4 +321,10 @@ def _full_disk_told() -> Iterator[None]:
             raise
         raise ResourceExhausted(
             "the trainer's disk is full", reason="DISK_FULL", retry_after=60
+        ) from error
+    except StoreUnavailable as error:
+        if error.reason != "DISK_FULL":
+            raise
+        raise ResourceExhausted(
+            "the object store's disk is full", reason="DISK_FULL", retry_after=60
         ) from error

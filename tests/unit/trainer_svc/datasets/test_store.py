@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from tailorbird.errors import (
     AlreadyExists,
@@ -18,6 +20,7 @@ from tailorbird.errors import (
     InvalidRecords,
     NotFound,
     ResourceExhausted,
+    StoreUnavailable,
 )
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
@@ -145,6 +148,23 @@ async def test_a_full_disk_is_told_also_when_it_shows_only_at_the_end(
         with pytest.raises(ResourceExhausted) as caught:
             await datasets.upload(NAME, None, chunks(data))
         assert caught.value.reason == "DISK_FULL"
+
+
+async def test_a_store_without_room_is_told_as_a_full_disk_is(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another failure of the store stays what it is: the same call may work at once."""
+    for number, kind in ((errno.ENOSPC, ResourceExhausted), (errno.EROFS, StoreUnavailable)):
+
+        async def fail(*_: object, _number: int = number, **__: object) -> None:
+            raise GenericError(f"Unable to copy data to file: no (os error {_number})")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("obstore.put_async", fail)
+            with pytest.raises(kind) as caught:
+                await datasets.upload(NAME, None, chunks(RECORD))
+        assert (caught.value.reason == "DISK_FULL") is (number == errno.ENOSPC)
+    await datasets.upload(NAME, None, chunks(RECORD))
 
 
 async def test_a_negative_size_is_refused(datasets: DatasetStore) -> None:
