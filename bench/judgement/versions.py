@@ -218,7 +218,7 @@ def _bad_training(routed: str) -> list[PlantedJob]:
             chats.with_codes(support[:_FEW], "trained"),
             chats.with_codes(held, "held out"),
             [Fault("codes learnt by heart", "OVERFITTING", "learns its records by heart")],
-            lambda spec: _with_epochs(spec, 20, rate=4e-3),
+            lambda spec: _with_epochs(spec, 40, rate=4e-3),
         ),
         PlantedJob(
             "too-hot",

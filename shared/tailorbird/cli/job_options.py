@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from google.protobuf.json_format import ParseDict, ParseError
 
 from tailorbird.cli.connect import data_name
 from tailorbird.tuning.v1 import job_pb2
@@ -49,6 +52,16 @@ Slices = Annotated[
 FewShot = Annotated[
     int | None, typer.Option(help="Examples of the few-shot prompt, at most 8; 0: none.")
 ]
+EvaluationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--evaluation",
+        help="A JSON file of what is evaluated, by the API's names: graders, required_phrases,"
+        " json_schema, counterfactuals and so on. Other options go before it.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
 MaxRetentionLoss = Annotated[
     float | None, typer.Option(help="Nats that the loss on general texts may rise.")
 ]
@@ -65,6 +78,44 @@ def set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str | 
         spec.validation_fraction = float(validation)
     except ValueError:
         spec.validation_dataset = data_name(validation, tenant)
+
+
+def evaluation(
+    file: Path | None,
+    metric: str,
+    slices: Sequence[str] | None,
+    few_shot: int | None,
+    max_retention_loss: float | None,
+    max_forgotten: float | None,
+) -> job_pb2.EvaluationConfig:
+    """Return what a file asks for with the options before it; BadParameter if it cannot be read."""
+    config = job_pb2.EvaluationConfig()
+    if file is not None:
+        _read(file, config)
+    config.MergeFrom(
+        job_pb2.EvaluationConfig(
+            primary_metric=metric,
+            few_shot_examples=few_shot,
+            max_retention_loss=max_retention_loss,
+            max_forgotten=max_forgotten,
+        )
+    )
+    config.slice_fields.extend(each for each in slices or () if each not in config.slice_fields)
+    return config
+
+
+def _read(file: Path, config: job_pb2.EvaluationConfig) -> None:
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("a JSON object is expected")  # noqa: TRY004 - as json's own
+        if isinstance(content.get("json_schema"), dict):
+            # As a person writes it; the API has its text.
+            content["json_schema"] = json.dumps(content["json_schema"])
+        ParseDict(content, config)
+    except (OSError, ValueError, RecursionError, ParseError) as error:
+        said = f"{file}: {error}"
+        raise typer.BadParameter(said, param_hint="--evaluation") from error
 
 
 def set_limits(limits: job_pb2.DataLimits, given: Iterable[str] | None) -> None:

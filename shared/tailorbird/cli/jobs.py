@@ -20,6 +20,7 @@ from tailorbird.cli.connect import (
 from tailorbird.cli.data_report import print_summary, print_warnings
 from tailorbird.cli.job_options import (
     DataLimits,
+    EvaluationFile,
     FewShot,
     MaxForgotten,
     MaxRetentionLoss,
@@ -29,6 +30,7 @@ from tailorbird.cli.job_options import (
     Slices,
     TooLong,
     TooLongOption,
+    evaluation,
     set_limits,
     set_validation,
 )
@@ -91,6 +93,7 @@ def create(
     policy: Annotated[
         Policy, typer.Option(help="Whether the route moves.")
     ] = Policy.AUTO_IF_BETTER,
+    evaluate: EvaluationFile = None,
     metric: Metric = "",
     slice_: Slices = None,
     few_shot: FewShot = None,
@@ -126,12 +129,8 @@ def create(
         isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
         from_version=version_name(from_version, adapter, tenant) if from_version else "",
-        evaluation=job_pb2.EvaluationConfig(
-            primary_metric=metric,
-            slice_fields=slice_,
-            few_shot_examples=few_shot,
-            max_retention_loss=max_retention_loss,
-            max_forgotten=max_forgotten,
+        evaluation=evaluation(
+            evaluate, metric, slice_, few_shot, max_retention_loss, max_forgotten
         ),
         data=job_pb2.DataPolicy(
             too_long=job_pb2.TooLong.Value(f"TOO_LONG_{too_long.name}"),

@@ -1,0 +1,78 @@
+"""What is evaluated, given to `jobs create` and `jobs sweep create` as a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailorbird.tuning.v1 import job_pb2
+from tests.integration.scripted_services import Script
+from tests.integration.test_cli import Run, run
+
+__all__ = ["run"]
+
+ASKED: dict[str, Any] = {
+    "primary_metric": "phrases",
+    "required_phrases": ["Fly well"],
+    "json_schema": {"type": "object"},
+    "slice_fields": ["topic"],
+    "counterfactuals": [{"words": ["he", "she"]}],
+    "graders": [{"name": "signed", "reference": "Fly", "string_check": "like"}],
+    "max_slice_drop": 0.05,
+}
+JOB = ("jobs", "create", "--adapter", "support", "--data", "chats")
+SWEEP = ("jobs", "sweep", "create", *JOB[2:], "--ranks", "8,16")
+
+
+def config_of(request: Any) -> job_pb2.EvaluationConfig:
+    spec = request.job.spec if request.DESCRIPTOR.name == "CreateJobRequest" else request.sweep.spec
+    config: job_pb2.EvaluationConfig = spec.evaluation
+    return config
+
+
+@pytest.mark.parametrize("command", [JOB, SWEEP])
+def test_a_file_says_what_is_evaluated_and_options_go_before_it(
+    run: Run, script: Script, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "evaluation.json"
+    file.write_text(json.dumps(ASKED), encoding="utf-8")
+    more = ("--metric", "token_f1", "--slice", "topic", "--slice", "region", "--few-shot", "0")
+    ran = run(*command, "--evaluation", str(file), *more)
+    assert ran.status == 0, ran.err
+    config = config_of(script.requests[0])
+    assert config.primary_metric == "token_f1"
+    assert list(config.required_phrases) == ["Fly well"]
+    assert json.loads(config.json_schema) == {"type": "object"}
+    assert list(config.slice_fields) == ["topic", "region"]
+    assert list(config.counterfactuals[0].words) == ["he", "she"]
+    assert config.graders[0].string_check == "like"
+    assert config.few_shot_examples == 0
+    assert config.HasField("few_shot_examples")
+    assert config.max_slice_drop == 0.05
+    assert not config.HasField("max_forgotten")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "Expecting property name"),
+        (b"[]", "a JSON object is expected"),
+        (b'{"grader": []}', "grader"),
+        (b'{"max_slice_drop": "much"}', "max_slice_drop"),
+        (b"\xff", "utf-8"),
+        (b"[" * 100_000, "recursion"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(
+    run: Run, script: Script, tmp_path: Path, content: bytes, said: str
+) -> None:
+    file = tmp_path / "evaluation.json"
+    file.write_bytes(content)
+    ran = run(*JOB, "--evaluation", str(file))
+    assert ran.status == 2
+    assert said in " ".join(ran.err.split())
+    assert "--evaluation" in ran.err
+    assert not script.requests
