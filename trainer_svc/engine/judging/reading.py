@@ -92,11 +92,11 @@ def material(
 def _swapped(held_out: Records, spec: EvaluationSpec, seed: int) -> list[SwappedPrompt]:
     if not spec.counterfactuals:
         return []
-    prompts = [(line, _asked(held_out[line])) for line in sorted(held_out)]
+    prompts = [(line, asked_messages(held_out[line])) for line in sorted(held_out)]
     return swap_prompts(prompts, spec.counterfactuals, seed=seed)
 
 
-def _asked(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def asked_messages(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return the messages of a record's last question."""
     if "messages" not in record:
         return [{"role": "user", "content": record["prompt"]}]

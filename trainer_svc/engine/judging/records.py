@@ -14,8 +14,10 @@ from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.judging.questions import Asker
-from trainer_svc.engine.judging.reading import Records
+from trainer_svc.engine.judging.reading import Records, asked_messages
 from trainer_svc.judgement.check import FIELD, check_answers
+from trainer_svc.judgement.counterfactuals import swap_prompts
+from trainer_svc.judgement.interchangeable import DEFAULT
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.protocol import Assignment, DatasetRef
 
@@ -58,21 +60,24 @@ async def check_judged(
 ) -> None:
     """Raise InvalidArgument if the records have not what the job names to be judged by.
 
-    That is its primary metric, a schema which none of them meets (see `check_answers`), or a field
-    of its slices that no held-out record has (UNKNOWN_SLICE_FIELD). Raises also what reading the
-    records does.
+    That is its primary metric, a schema which none of them meets (see `check_answers`), a field of
+    its slices that no held-out record has (UNKNOWN_SLICE_FIELD), or words to be swapped that no
+    prompt has (WORDS_IN_NO_PROMPT). Raises also what reading the records does.
     """
     spec = assignment.evaluation
-    if not chosen.held_out or not (spec.primary_metric or spec.json_schema or spec.slice_fields):
+    of_answers = spec.primary_metric or spec.json_schema
+    if not chosen.held_out or not (of_answers or spec.slice_fields or spec.counterfactuals):
         return
     held_out, training = await judged_records(files, assignment, chosen, folder)
     _check_slices(spec, held_out)
-    if not (spec.primary_metric or spec.json_schema):
-        return
     asked, shown = (
         Asker(tokenizer, ref.format, context)
         for ref in (assignment.validation or assignment.training, assignment.training)
     )
+    if asked.kind != TEXT:
+        await in_thread(lambda _: _check_words(spec, held_out, asked))
+    if not of_answers:
+        return
     if asked.kind == TEXT:
         raise InvalidArgument(FIELD, "plain text has no answers that a metric could measure")
     await in_thread(lambda _: _check_answers(spec, held_out, training, asked, shown))
@@ -85,6 +90,21 @@ def _check_answers(
     alike = training.values() if shown.kind == asked.kind else ()
     answers = [shown.pair(shown.up_to_answer(each))[1] for each in alike]
     check_answers(spec, [one for one, _ in pairs], [one for _, one in pairs], answers)
+
+
+def _check_words(spec: EvaluationSpec, held_out: Records, asked: Asker) -> None:
+    prompts = [
+        (line, asked_messages(asked.up_to_answer(record))) for line, record in held_out.items()
+    ]
+    for index, words in enumerate(spec.counterfactuals):
+        # Which of ours the prompts have is for the judgement to find out.
+        if tuple(words) == (DEFAULT,) or swap_prompts(prompts, [words], most=1):
+            continue
+        raise InvalidArgument(
+            f"{FIELD}.counterfactuals[{index}]",
+            f"none of the {len(prompts)} held-out prompts has one of the words {', '.join(words)}",
+            reason="WORDS_IN_NO_PROMPT",
+        )
 
 
 def _check_slices(spec: EvaluationSpec, held_out: Records) -> None:

@@ -145,6 +145,21 @@ async def test_what_the_records_lack_is_refused(checking: Checking) -> None:
         await checking.check(chats(60), hold_out=True, evaluation=known)
 
 
+async def test_words_that_no_prompt_has_are_refused(checking: Checking) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        sets = (("order", "parcel"), ("he", "she"))
+        spec = EvaluationSpec(counterfactuals=sets)
+        await checking.check(chats(60), hold_out=True, evaluation=spec)
+    assert caught.value.reason == "WORDS_IN_NO_PROMPT"
+    assert caught.value.field == "job.spec.evaluation.counterfactuals[1]"
+    assert caught.value.description == (
+        "none of the 10 held-out prompts has one of the words he, she"
+    )
+    # Ours may be in none.
+    known = EvaluationSpec(counterfactuals=(("order", "parcel"), ("default",)))
+    assert (await checking.check(chats(60), hold_out=True, evaluation=known)).held_out
+
+
 async def test_a_field_that_some_records_lack_is_taken(checking: Checking) -> None:
     some = [*chats(59), {**chats(60)[59], "metadata": {"shop": "a"}}]
     marked = [
