@@ -193,6 +193,13 @@ async def test_what_is_not_there_is_not_found(
     assert message == f"{uri} does not exist"
 
 
+async def test_a_name_too_long_for_a_file_is_not_found(trainer: World, drop: Path) -> None:
+    code, reason, told, _ = await trainer.refused(
+        "ImportDataset", asked(f"file://{drop}/{'n' * 300}.jsonl")
+    )
+    assert (code, reason, told["field"]) == ("NOT_FOUND", "OBJECT_NOT_FOUND", "uri")
+
+
 async def test_a_store_that_is_away_is_unavailable(
     trainer: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,9 +139,7 @@ def _told(uri: str, field: str) -> Iterator[None]:
     try:
         yield
     except (NotFound, FileNotFoundError) as error:
-        found = NotFound(uri[:_MAX_TOLD], reason="OBJECT_NOT_FOUND")
-        found.metadata["field"] = field
-        raise found from error
+        raise _not_there(uri, field) from error
     except StoreUnavailable as error:
         if isinstance(error.__cause__, PermissionDeniedError | UnauthenticatedError):
             raise _refused(uri, field) from error
@@ -149,9 +147,17 @@ def _told(uri: str, field: str) -> Iterator[None]:
     except PermissionError as error:
         raise _refused(uri, field) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _not_there(uri, field) from error
         if error.errno in _NO_FILE:
             raise _not_allowed(uri, field) from error
         raise _unavailable(uri, field, error) from error
+
+
+def _not_there(uri: str, field: str) -> NotFound:
+    error = NotFound(uri[:_MAX_TOLD], reason="OBJECT_NOT_FOUND")
+    error.metadata["field"] = field
+    return error
 
 
 def _not_allowed(uri: str, field: str) -> InvalidArgument:
