@@ -26,9 +26,9 @@ class Cost:
 
     job: str
     training: float
-    """From its first step to its last, the validation losses on the way included."""
+    """From its first step to its last validation loss."""
     judging: float
-    """From its last step until the judgement is there, its last validation loss included."""
+    """From then until the judgement is there; its certificate is made meanwhile, too."""
     records: int
     candidates: Sequence[str]
 
@@ -86,7 +86,7 @@ def _cost(tenant: Tenant, ran: Ran) -> Cost:
     names = [] if judgement is None else [each.candidate for each in judgement.candidates]
     if judgement is None or len(names) != _CANDIDATES:
         raise BenchFailed(f"the {tenant.folder} job was judged by {names}: {ran.found()}")
-    ended = ran.time_of(job_pb2.JOB_STATE_EVALUATING)
+    ended = ran.trained_at
     return Cost(
         job=tenant.folder,
         training=ended - ran.time_of(job_pb2.JOB_STATE_RUNNING),

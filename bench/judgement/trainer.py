@@ -51,6 +51,17 @@ class Ran:
         raise ValueError(f"{self.name} was never {job_pb2.JobState.Name(state)}")
 
     @property
+    def trained_at(self) -> float:
+        """When the last validation loss was known, that of the weights to be published.
+
+        ValueError without one.
+        """
+        losses = [seconds(event) for event in self.events if event.HasField("evaluation")]
+        if not losses:
+            raise ValueError(f"{self.name} has no validation loss")
+        return losses[-1]
+
+    @property
     def judged_at(self) -> float:
         """When the judgement was there, in seconds; ValueError if it never was."""
         for event in self.events:
