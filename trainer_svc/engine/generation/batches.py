@@ -22,7 +22,7 @@ from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.product import LayerUpdate
 from trainer_svc.protocol import OUT_OF_MEMORY
 
-ROWS = 256
+ROWS = 512
 """Rows of a batch, unless told."""
 CACHE_BYTES = 2**30
 """Keys and values that a lane's rows may take; one row always may."""

@@ -23,9 +23,9 @@ from trainer_svc.engine.data.template import (
 from trainer_svc.engine.judging.few_shot import FewShot
 from trainer_svc.judgement.few_shot import how_many_fit
 
-_SLACK = 1.25
+_SLACK = 1.125
 """An answer may be so many times as long as the longest that is expected, and a bit."""
-_MORE_TOKENS = 8
+_MORE_TOKENS = 4
 _MOST_TOKENS = 1024
 _TOGETHER = 16
 """Turns that are encoded at once: each is there as text and as ids, several times over."""

@@ -34,7 +34,7 @@ def test_an_answer_may_be_somewhat_longer_than_the_longest(asker: Asker) -> None
     longest = max(
         len(make_tokenizer()(r["messages"][1]["content"])["input_ids"]) for r in HELD_OUT.values()
     )
-    assert longest < asker.questions(HELD_OUT, []).max_new_tokens <= 1.25 * (longest + 1) + 9
+    assert longest < asker.questions(HELD_OUT, []).max_new_tokens <= 1.125 * (longest + 1) + 5
 
 
 def test_as_many_examples_as_fit_into_every_question(asker: Asker) -> None:
@@ -52,7 +52,7 @@ def test_as_many_examples_as_fit_into_every_question(asker: Asker) -> None:
 
 
 def test_where_no_example_fits_there_is_no_few_shot_prompt(asker: Asker) -> None:
-    questions = Asker(make_tokenizer(), "chat", 40).questions(HELD_OUT, chats(2, seed=1))
+    questions = Asker(make_tokenizer(), "chat", 34).questions(HELD_OUT, chats(2, seed=1))
     assert questions.examples == 0
     assert all(each.shown == () for each in questions.all)
 
