@@ -102,6 +102,7 @@ def test_plain_prompts_end_by_the_end_of_sequence() -> None:
     assert tokenizer.decode(questions.all[0].shown) == "1 + 1 = 2\n\n1 + 1 ="
     assert asker.labels(record, [" 3"]) == [(*tokenizer(" 3")["input_ids"], tokenizer.eos_token_id)]
     assert asker.pair(record) == ("1 + 1 =", " 2")
+    assert asker.up_to_answer({**record, "note": "ours"}) == record
 
 
 def test_a_question_of_several_turns_is_readable(asker: Asker) -> None:
