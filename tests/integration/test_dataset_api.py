@@ -192,6 +192,8 @@ async def test_another_tenant_s_job_holds_no_dataset(trainer: World) -> None:
     await trainer.create(name("chats"))
     request = pb.DeleteDatasetRequest(name=name("chats", OTHER))
     await trainer.call("DeleteDataset", request, caller="other")
+    assert not await trainer.keys(f"{OTHER}/datasets")
+    assert await trainer.ids() == ["chats"]
 
 
 async def test_a_job_and_a_deletion_at_once_end_in_order(trainer: World) -> None:

@@ -254,7 +254,12 @@ class DatasetStore:
             known, asked = await self.index(training), await self.index(validation)
             if known is None or asked is None:
                 return None
-            return await asyncio.to_thread(leakage, known, asked)
+            compared = asyncio.ensure_future(asyncio.to_thread(leakage, known, asked))
+            try:
+                return await asyncio.shield(compared)
+            finally:
+                # It has its memory until it ends, whoever has hung up.
+                await asyncio.wait({compared})
 
     async def _work(self, asked: Asked, work: Generator[None, None, None]) -> None:
         """Read what has come in a thread: that of scans, unless nothing is looked for."""

@@ -93,8 +93,9 @@ def test_held_out_chats_are_no_training_chats() -> None:
 
 @pytest.mark.parametrize("job", versions.planted_jobs("routed"), ids=lambda job: job.name)
 def test_what_is_planted_for_training_can_be_uploaded(job: versions.PlantedJob) -> None:
-    for line, record in enumerate(chats.lines([*job.training, *(job.held or ())]), start=1):
-        parse_record(line, record.encode())
+    records = [*job.training, *(job.held or ())]
+    for line, record in enumerate(chats.lines(records), start=1):
+        assert parse_record(line, record.encode())[1] == records[line - 1]
 
 
 def test_a_spec_asks_for_what_the_demo_allows() -> None:

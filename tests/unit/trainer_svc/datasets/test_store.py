@@ -343,6 +343,32 @@ async def test_only_two_comparisons_have_memory_at_once(
     assert await asyncio.gather(*all_six) == [None] * 6
 
 
+async def test_a_comparison_that_is_given_up_keeps_its_turn_until_it_ends(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = await datasets.upload(NAME, None, chunks(RECORD))
+    loop, begun, go_on = asyncio.get_running_loop(), asyncio.Semaphore(0), threading.Event()
+
+    def compared(*_: object) -> None:
+        loop.call_soon_threadsafe(begun.release)
+        go_on.wait(30)
+
+    monkeypatch.setattr(store_module, "leakage", compared)
+    given_up = asyncio.create_task(datasets.leakage(dataset, dataset))
+    await begun.acquire()
+    given_up.cancel()
+    other = asyncio.create_task(datasets.leakage(dataset, dataset))
+    # It would read its index, and begin, while these wait.
+    for _ in range(3):
+        await datasets.index(dataset)
+    assert begun.locked()
+    assert not given_up.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert await other is None
+
+
 async def test_a_tenant_s_comparison_does_not_wait_for_all_of_another_s(
     datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
