@@ -18,6 +18,7 @@ from tailorbird.errors import (
 )
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.personal_data.modes import Mode
+from tailorbird.turns import Turns
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import (
     deleted_data,
@@ -134,7 +135,7 @@ class RecordSearch:
     def __init__(self, datasets: DatasetStore) -> None:
         self._datasets = datasets
         self._store = datasets.store
-        self._searching = asyncio.Semaphore(_PAGES)
+        self._searching = Turns(_PAGES, waiting="searches for a record", reason="SEARCHES_WAITING")
 
     def by_record(self, line: bytes) -> Sought:
         """Return what a record is looked for by; InvalidArgument if the line is none."""
@@ -159,7 +160,7 @@ class RecordSearch:
         Two listings, and for each dataset a read of its record and of its digests.
         """
         found, read = Found(), 0
-        async with self._searching:
+        async with self._searching.turn(tenant.tenant):
             places = [f"{_LIVE}/{each}" for each in await self._datasets.ids(tenant)]
             places += [f"{_DELETED}/{each}" for each in await deleted_ids(self._store, tenant)]
             begin = bisect.bisect_right(places, after)

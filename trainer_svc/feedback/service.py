@@ -18,6 +18,7 @@ from tailorbird.feedback import (
 )
 from tailorbird.names import AdapterName, DatasetName, FeedbackName, TenantName
 from tailorbird.personal_data.modes import Mode
+from tailorbird.turns import Turns
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.feedback.lines import Rule, Unusable, dataset_line
@@ -26,7 +27,7 @@ MAX_IMPORTED = 100_000
 """Records that are read for one dataset."""
 _MAX_TOLD = 100
 _IMPORTS = 2
-"""Imports at a time, of all tenants: each reads many small objects."""
+"""Imports at a time, of all tenants in turn: each reads many small objects."""
 
 
 class Datasets(Protocol):
@@ -100,7 +101,9 @@ class FeedbackService:
         self._datasets = datasets
         self._max_record_bytes = max_record_bytes
         self._max_imported = max_imported
-        self._importing = asyncio.Semaphore(_IMPORTS)
+        self._importing = Turns(
+            _IMPORTS, waiting="feedback to be imported", reason="IMPORTS_WAITING"
+        )
 
     async def list(
         self, adapter: AdapterName, period: Period, wanted: Wanted, size: int, after: str
@@ -121,7 +124,10 @@ class FeedbackService:
         does; then nothing is stored.
         """
         imported = Imported()
-        async with self._importing, aclosing(self._lines(asked, imported)) as lines:
+        async with (
+            self._importing.turn(name.tenant),
+            aclosing(self._lines(asked, imported)) as lines,
+        ):
             try:
                 dataset = await self._datasets.upload(
                     name, None, lines, asked.format, personal_data

@@ -208,7 +208,8 @@ async def test_two_imports_go_at_a_time_and_the_others_wait(world: World) -> Non
 
     held = Held()
     feedback = FeedbackService(world.feedback, held, max_record_bytes=4096)
-    imports = [asyncio.create_task(feedback.import_(MADE, ALL)) for _ in range(3)]
+    tenants = [DatasetName(tenant, "made") for tenant in ("acme", "globex", "initech")]
+    imports = [asyncio.create_task(feedback.import_(name, ALL)) for name in tenants]
     await held.is_full.wait()
     await asyncio.sleep(0)
     assert held.entered == 2
@@ -257,3 +258,28 @@ async def test_a_store_that_fails_while_it_is_read_makes_no_dataset(
     with pytest.raises(NotFound):
         await world.datasets.get(MADE)
     assert not list(world.spool.iterdir())
+
+
+async def test_a_tenant_that_imports_a_lot_leaves_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(name: DatasetName, *_: object) -> Dataset:
+        if name.tenant == "acme":
+            begun.set()
+            await go_on.wait()
+        raise NotFound(name)
+
+    monkeypatch.setattr(world.datasets, "upload", slow)
+    service = world.service()
+    many = [asyncio.create_task(service.import_(MADE, ALL, None)) for _ in range(4)]
+    await begun.wait()
+    theirs = Import(AdapterName("globex", "voice"))
+    async with asyncio.timeout(30):
+        with pytest.raises(NotFound, match="globex"):
+            await service.import_(DatasetName("globex", "made"), theirs, None)
+    assert not any(task.done() for task in many)
+    go_on.set()
+    assert all(isinstance(e, NotFound) for e in await asyncio.gather(*many, return_exceptions=True))
