@@ -172,7 +172,13 @@ async def test_a_record_of_standard_input_that_nobody_has(
 
 
 @pytest.mark.parametrize(
-    ("data", "says"), [(b"nope", "not JSON"), (lines("a", "b"), "one object a line"), (b"", "JSON")]
+    ("data", "says"),
+    [
+        (b"nope", "not JSON"),
+        (lines("a", "b"), "2 lines are a record each; one is looked for"),
+        (b'{"text":\n"a",', "not JSON"),
+        (b"", "JSON"),
+    ],
 )
 async def test_what_is_no_record_is_refused(
     run: Run, tmp_path: Path, data: bytes, says: str

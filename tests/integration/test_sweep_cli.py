@@ -111,7 +111,11 @@ def test_rates_may_be_a_range(run: Run, script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--ranks", "8,x"), ("--epochs", "1.5"), ("--learning-rates", "1..x")]
+    ("option", "value"),
+    [
+        *(("--ranks", "8,x"), ("--ranks", "8,,16"), ("--ranks", "8,"), ("--epochs", "1.5")),
+        ("--learning-rates", "1..x"),
+    ],
 )
 def test_what_is_no_number_is_refused_here(
     run: Run, script: Script, option: str, value: str
@@ -119,6 +123,13 @@ def test_what_is_no_number_is_refused_here(
     ran = run(*CREATE, option, value)
     assert ran.status == 2
     assert option in ran.err
+    assert not script.requests
+
+
+def test_a_number_beyond_the_field_is_refused_here(run: Run, script: Script) -> None:
+    ran = run(*CREATE, "--ranks", "8,99999999999")
+    assert ran.status == 1
+    assert "--ranks: 99999999999 is out of range: at most 2147483647" in ran.err
     assert not script.requests
 
 

@@ -49,6 +49,9 @@ _Plaintext = Annotated[
     ),
 ]
 
+_MOST = 2**31 - 1
+"""Of a whole number in the API's messages."""
+
 P = ParamSpec("P")
 _Command = Callable[..., None]
 
@@ -95,7 +98,7 @@ def _connected(command: _Command, *services: _Service) -> _Command:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         for name, value in arguments.items():
-            _check_sendable(name, value)
+            check_sendable(name, value)
         addresses = [arguments.pop(service.parameter) for service in services]
         token, plaintext = _bare(arguments.pop("token")), arguments.pop("plaintext")
         pem: Path | None = arguments.pop("root_certificates")
@@ -124,13 +127,13 @@ def _bare(token: str | None) -> str | None:
     return token and token.strip()
 
 
-def _check_sendable(name: str, value: object) -> None:
+def check_sendable(name: str, value: object) -> None:
     """Refuse what no message of the API can hold; InvalidArgument names the parameter."""
     if isinstance(value, list):
         for one in value:
-            _check_sendable(name, one)
-    if isinstance(value, int) and abs(value) >= 2**31:
-        raise InvalidArgument(name, f"{value} is out of range")
+            check_sendable(name, one)
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise InvalidArgument(name, f"{value} is out of range: at most {_MOST} is accepted")
     if isinstance(value, str):
         try:
             value.encode()

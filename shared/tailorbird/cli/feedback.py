@@ -98,7 +98,7 @@ def record(
             system=system,
             correction=correction,
             rating=_rating(rating),
-            labels=dict(map(_label, label or ())),
+            labels=_labels(label or ()),
             route_generation=generation,
             request_id=request_id,
         )
@@ -242,6 +242,15 @@ def _cut(text: str) -> str:
 def _rating(rating: Rated | None) -> serving_pb.Rating.ValueType:
     named = rating.name if rating else "UNSPECIFIED"
     return serving_pb.Rating.Value(f"RATING_{named}")
+
+
+def _labels(given: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for key, value in map(_label, given):
+        if key in labels:
+            raise InvalidArgument("--label", f"{key[:80]!r} is given twice")
+        labels[key] = value
+    return labels
 
 
 def _label(given: str) -> tuple[str, str]:

@@ -119,7 +119,7 @@ def _read(file: Path, config: job_pb2.EvaluationConfig) -> None:
 
 
 def set_limits(limits: job_pb2.DataLimits, given: Iterable[str] | None) -> None:
-    """Set limits from words like leakage=0; BadParameter names those there are."""
+    """Set limits from words like leakage=0; BadParameter: unknown, or set twice."""
     for each in given or ():
         _set_limit(limits, each)
 
@@ -128,6 +128,8 @@ def _set_limit(limits: job_pb2.DataLimits, given: str) -> None:
     name, _, share = given.partition("=")
     field = f"max_{name.replace('-', '_')}"
     try:
+        if limits.HasField(field):  # type: ignore[arg-type]
+            raise typer.BadParameter(f"{name} is given twice", param_hint="--data-limit")
         setattr(limits, field, float(share))
     except (AttributeError, ValueError) as error:
         known = ", ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from json import loads
 from typing import Annotated
 
 import typer
@@ -67,8 +68,18 @@ def _one(data: bytes) -> bytes:
     if len(data) > _MOST_BYTES:
         raise InvalidArgument("record", f"longer than {_MOST_BYTES} bytes")
     lines = [line for line in data.splitlines() if line.strip()]
-    # A record may be written on several lines; several records may not be asked for.
-    return data.strip() if len(lines) != 1 else lines[0]
+    if len(lines) > 1 and all(map(_is_json, lines[:2])):
+        raise InvalidArgument("record", f"{len(lines)} lines are a record each; one is looked for")
+    # A record may be written on several lines.
+    return data.strip()
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _versions(trainer: TrainerClient, parent: str, sha256s: Sequence[str]) -> list[_Version | str]:

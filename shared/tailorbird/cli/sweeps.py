@@ -14,6 +14,7 @@ from rich.text import Text
 from tailorbird.cli.connect import (
     AsJson,
     TenantOption,
+    check_sendable,
     data_name,
     full_name,
     parent_of,
@@ -156,9 +157,11 @@ def create(
 
 def _numbers(option: str, text: str, kind: type[_Number]) -> list[_Number]:
     try:
-        return [kind(word) for word in text.split(",") if word.strip()]
+        numbers = [kind(word) for word in text.split(",")] if text.strip() else []
     except ValueError as error:
         raise typer.BadParameter(f"{option}: {text!r} is not numbers between commas") from error
+    check_sendable(option, numbers)
+    return numbers
 
 
 def _set_rates(space: sweep_pb2.SearchSpace, text: str) -> None:
