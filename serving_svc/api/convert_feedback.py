@@ -75,13 +75,19 @@ def record_response(record: FeedbackRecord) -> pb.RecordFeedbackResponse:
 def _asked(message: pb.RecordFeedbackRequest) -> Chat:
     match message.WhichOneof("input"):
         case "chat":
-            return chat(message.chat)
-        case "prompt" if message.prompt:
+            return _some(chat(message.chat))
+        case "prompt" if message.prompt.strip():
             return Chat(())
         case "prompt":
             raise InvalidArgument("prompt", "it is empty")
         case _:
             raise InvalidArgument("chat", "one of chat and prompt is needed; neither is set")
+
+
+def _some(asked: Chat) -> Chat:
+    if any(each.content.strip() or each.tool_calls for each in asked.messages):
+        return asked
+    raise InvalidArgument("chat.messages", "they are empty: nothing is asked")
 
 
 def _answer(message: pb.RecordFeedbackRequest, field: str, *, empty: bool = False) -> Answer:

@@ -95,6 +95,11 @@ def test_an_answer_may_be_empty_beside_its_correction() -> None:
     [
         ({"chat": None}, "chat"),
         ({"prompt": ""}, "prompt"),
+        ({"prompt": " \n"}, "prompt"),
+        (
+            {"chat": pb.Chat(messages=[pb.Message(role=pb.ROLE_USER, content=" ")] * 2)},
+            "chat.messages",
+        ),
         ({"chat": pb.Chat()}, "chat.messages"),
         ({"answer": None}, "answer.text"),
         ({"answer": pb.FeedbackAnswer(text=" \n")}, "answer.text"),
