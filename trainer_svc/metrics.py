@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from trainer_svc.jobs.model import JobState
+from trainer_svc.jobs.sweep import HALVED
 
 
 class TrainerMetrics:
@@ -48,6 +49,8 @@ class TrainerMetrics:
             ["reason"],
             registry=registry,
         )
+        # There from the start, at 0: what a rate is taken of must not begin at 1.
+        self.trials_stopped.labels(HALVED)
         self.datasets = Counter(
             "tailorbird_trainer_datasets_uploaded", "Datasets accepted.", registry=registry
         )
