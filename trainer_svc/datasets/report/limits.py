@@ -83,7 +83,7 @@ def findings(report: DatasetReport) -> tuple[Finding, ...]:
         ),
         Finding(
             "LABEL_IMBALANCE",
-            f"the largest of {len(report.labels)} classes of answers has "
+            f"{_largest(len(report.labels))} of answers has "
             f"{_of(report.labels[0].records if report.labels else 0, report.records)}",
             report.label_share,
             0.9,
@@ -118,6 +118,10 @@ def to_tell(found: Iterable[Finding], limits: DataLimits) -> list[Finding]:
         for one in found
         if one.told and not (one.limit and getattr(limits, one.limit) is not None)
     ]
+
+
+def _largest(classes: int) -> str:
+    return "the only class" if classes == 1 else f"the largest of {classes} classes"
 
 
 def _of(count: int, total: int) -> str:

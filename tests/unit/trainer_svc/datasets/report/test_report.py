@@ -138,6 +138,15 @@ def test_a_class_that_nearly_all_have_is_told(largest: int, reasons: list[str]) 
 
 
 @pytest.mark.parametrize(
+    ("answers", "words"), [(["yes", "yes"], "the only class"), (["yes", "no"], "the largest of 2")]
+)
+def test_the_largest_class_is_counted_among_all(answers: list[str], words: str) -> None:
+    report = looked_at(pairs(*((f"is it {n}?", answers[n % 40 == 0]) for n in range(200))))
+    (found,) = (one for one in findings(report) if one.reason == "LABEL_IMBALANCE")
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
     ("classes", "characters", "each", "are_labels"),
     [
         (20, 64, 5, True),
