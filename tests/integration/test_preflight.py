@@ -123,7 +123,10 @@ def test_it_finds_what_the_job_itself_finds(running: Running) -> None:
 def test_few_records_are_warned_of(running: Running) -> None:
     dataset = running.upload("few", lines(*(chat(f"q {i}?", f"a {i}") for i in range(5))))
     _, warned = running.check(spec_of(dataset))
+    assert {"FEW_RECORDS", "NO_HELD_OUT_DATA"} <= set(warned)
+    _, warned = running.check(spec_of(dataset, promotion_policy=job_pb2.PROMOTION_POLICY_MANUAL))
     assert "FEW_RECORDS" in warned
+    assert "NO_HELD_OUT_DATA" not in warned
 
 
 def refused() -> dict[str, tuple[bytes, dict[str, Any], str]]:

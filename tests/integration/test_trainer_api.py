@@ -358,7 +358,10 @@ HYPER = "hyperparameters"
             "'lm_head'",
         ),
         (
-            {HYPER: {"early_stopping_patience": 2}},
+            {
+                HYPER: {"early_stopping_patience": 2},
+                "promotion_policy": job_pb2.PROMOTION_POLICY_ALWAYS,
+            },
             f"{HYPER}.early_stopping_patience",
             "needs validation data",
         ),

@@ -56,12 +56,10 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
     validation = None
     if spec.HasField("validation_dataset"):
         validation = _data(spec.validation_dataset, at + "validation_dataset")
-    if spec.hyperparameters.early_stopping_patience and validation is None and fraction is None:
-        raise InvalidArgument(
-            at + "hyperparameters.early_stopping_patience",
-            "needs validation data: give validation_dataset or validation_fraction",
-        )
     policy = _policy(spec.promotion_policy)
+    held_out = policy is model.PromotionPolicy.AUTO_IF_BETTER
+    if not held_out and validation is None and fraction is None:
+        _check_no_early_stopping(spec.hyperparameters, at + "hyperparameters.")
     judged = evaluation_from_proto(spec.evaluation)
     if policy is model.PromotionPolicy.AUTO_IF_BETTER and not judged.max_records:
         raise InvalidArgument(
@@ -83,6 +81,15 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         data=_data_policy(spec.data),
         data_limits=_data_limits(spec.data_limits, at + "data_limits."),
     )
+
+
+def _check_no_early_stopping(given: job_pb2.Hyperparameters, at: str) -> None:
+    if given.early_stopping_patience:
+        raise InvalidArgument(
+            at + "early_stopping_patience",
+            "needs validation data: give validation_dataset or validation_fraction, or a "
+            "promotion_policy of AUTO_IF_BETTER, for which a tenth is held out",
+        )
 
 
 def _data(value: str, field: str) -> str:

@@ -18,7 +18,7 @@ from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_li
 from trainer_svc.engine.data.prepare import prepare, prepared, split
 from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.elsewhere import in_thread
-from trainer_svc.jobs.data_account import check_too_long
+from trainer_svc.jobs.data_account import NOTHING_HELD_OUT, check_too_long, no_validation
 from trainer_svc.jobs.events import DataReport, EventPayload, JobWarning, Prepared
 from trainer_svc.jobs.model import DataPolicy, Hyperparameters, LoraSpec, TooLong
 from trainer_svc.protocol import Assignment, DatasetRef
@@ -102,7 +102,8 @@ class Preparer:
         """Read the job's data and resolve what it left open.
 
         Raises NotFound (DATASET_NOT_FOUND), StoreUnavailable, and what reading the data and
-        check_too_long raise.
+        check_too_long raise, and FailedPrecondition (NO_VALIDATION_DATA) for early stopping
+        without validation data.
         """
         asked = assignment.hyperparameters.max_sequence_length
         limit = sequence_limit(asked, self._base.context)
@@ -129,6 +130,8 @@ class Preparer:
         asked, seed = assignment.hyperparameters, assignment.hyperparameters.seed or 0
         if validation is None:
             training, validation = _held_out(assignment, training, seed)
+        if validation is None and asked.early_stopping_patience:
+            raise no_validation("early stopping looks at the loss")
         choice = resolve(
             asked,
             training[0].lengths,
@@ -145,7 +148,11 @@ class Preparer:
             validation_report=held_out[1],
             choice=choice,
             chosen=choose(training[0].lines, lines, assignment.evaluation.max_records, seed),
-            warnings=(*_of_base(self._base), *choice.warnings),
+            warnings=(
+                *_of_base(self._base),
+                *choice.warnings,
+                *_unjudged(assignment, validation),
+            ),
             chats=training[0].chats,
         )
 
@@ -193,6 +200,13 @@ def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, 
             return training, None
         raise
     return (kept, kept_report), (held, held_report)
+
+
+def _unjudged(assignment: Assignment, validation: Read | None) -> Sequence[JobWarning]:
+    """Say before anything is trained that nothing will be promoted by itself."""
+    if validation is not None or not assignment.hold_out:
+        return ()
+    return (NOTHING_HELD_OUT,)
 
 
 def _of_base(base: PreparedFor) -> Sequence[JobWarning]:

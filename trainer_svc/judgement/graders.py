@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rapidfuzz import fuzz
@@ -89,6 +89,14 @@ def check_grader(grader: Grader, field: str) -> None:
         )
 
 
+def metadata_keys(grader: Grader) -> Iterator[tuple[str, str]]:
+    """Yield each field of a record's metadata that is filled in, after `input` or `reference`."""
+    for part, template in (("input", grader.input), ("reference", grader.reference)):
+        for name in _names(template):
+            if name.startswith(_METADATA):
+                yield part, name.removeprefix(_METADATA)
+
+
 def _check_similarity(grader: Grader, field: str) -> None:
     if grader.operation:
         raise InvalidArgument(
@@ -112,7 +120,7 @@ def _check_one_of(value: str, known: Mapping[str, object], field: str) -> None:
 def _check_template(template: str, field: str) -> None:
     if len(template) > MAX_TEMPLATE:
         raise InvalidArgument(field, f"{len(template)} characters; at most {MAX_TEMPLATE}")
-    names = [name.strip() for name in _VARIABLE.findall(template)]
+    names = _names(template)
     if len(names) > _MAX_VARIABLES:
         raise InvalidArgument(field, f"{len(names)} variables; at most {_MAX_VARIABLES}")
     for name in names:
@@ -122,6 +130,10 @@ def _check_template(template: str, field: str) -> None:
                 f"{{{{{name[:64]}}}}} is not known; there are {', '.join(_PLAIN)}"
                 f" and {_METADATA}KEY",
             )
+
+
+def _names(template: str) -> list[str]:
+    return [name.strip() for name in _VARIABLE.findall(template)]
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ No torch is imported: what only looks at data asks the same of it as what judges
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainer_svc.engine.judging.questions import Asker
 from trainer_svc.engine.judging.reading import Records, asked_messages
 from trainer_svc.judgement.check import FIELD, check_answers
 from trainer_svc.judgement.counterfactuals import swap_prompts
+from trainer_svc.judgement.graders import metadata_keys
 from trainer_svc.judgement.interchangeable import DEFAULT
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.protocol import Assignment, DatasetRef
@@ -61,15 +63,17 @@ async def check_judged(
     """Raise InvalidArgument if the records have not what the job names to be judged by.
 
     That is its primary metric, a schema which none of them meets (see `check_answers`), a field of
-    its slices that no held-out record has (UNKNOWN_SLICE_FIELD), or words to be swapped that no
-    prompt has (WORDS_IN_NO_PROMPT). Raises also what reading the records does.
+    its slices or graders that no held-out record has (UNKNOWN_SLICE_FIELD, UNKNOWN_GRADER_FIELD),
+    or words to be swapped that no prompt has (WORDS_IN_NO_PROMPT). Raises also what reading the
+    records does.
     """
     spec = assignment.evaluation
     of_answers = spec.primary_metric or spec.json_schema
-    if not chosen.held_out or not (of_answers or spec.slice_fields or spec.counterfactuals):
+    of_records = spec.slice_fields or spec.graders or spec.counterfactuals
+    if not chosen.held_out or not (of_answers or of_records):
         return
     held_out, training = await judged_records(files, assignment, chosen, folder)
-    _check_slices(spec, held_out)
+    _check_metadata(spec, held_out)
     asked, shown = (
         Asker(tokenizer, ref.format, context)
         for ref in (assignment.validation or assignment.training, assignment.training)
@@ -107,19 +111,28 @@ def _check_words(spec: EvaluationSpec, held_out: Records, asked: Asker) -> None:
         )
 
 
-def _check_slices(spec: EvaluationSpec, held_out: Records) -> None:
+def _check_metadata(spec: EvaluationSpec, held_out: Records) -> None:
     known: dict[str, None] = {}
     for record in held_out.values():
         metadata = record.get("metadata")
         if isinstance(metadata, dict):
             known.update(dict.fromkeys(metadata))
-    for index, field in enumerate(spec.slice_fields):
-        if field in known:
+    for place, key, reason in _metadata_asked(spec):
+        if key in known:
             continue
         names = ", ".join(name[:_MAX_NAME] for name in list(known)[:_SAID])
         raise InvalidArgument(
-            f"{FIELD}.slice_fields[{index}]",
-            f"none of the {len(held_out)} held-out records has metadata.{field}; "
+            f"{FIELD}.{place}",
+            f"none of the {len(held_out)} held-out records has metadata.{key[:_MAX_NAME]}; "
             + (f"there are {names}" if known else "they have no metadata"),
-            reason="UNKNOWN_SLICE_FIELD",
+            reason=reason,
         )
+
+
+def _metadata_asked(spec: EvaluationSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield the place, the key and the error's reason of what records are to have."""
+    for index, field in enumerate(spec.slice_fields):
+        yield f"slice_fields[{index}]", field, "UNKNOWN_SLICE_FIELD"
+    for index, grader in enumerate(spec.graders):
+        for part, key in metadata_keys(grader):
+            yield f"graders[{index}].{part}", key, "UNKNOWN_GRADER_FIELD"

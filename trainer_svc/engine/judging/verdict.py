@@ -17,12 +17,12 @@ from tailorbird.manifest import Decision
 from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
+from trainer_svc.jobs.data_account import NOTHING_HELD_OUT
 from trainer_svc.jobs.events import EventPayload, JobWarning, Judged
 from trainer_svc.judgement.model import Judgement
 
 log = structlog.get_logger(__name__)
 
-NO_HELD_OUT_DATA = "NO_HELD_OUT_DATA"
 NO_ANSWERS = "NO_ANSWERS"
 NOT_JUDGED = "NOT_JUDGED"
 
@@ -42,11 +42,7 @@ async def verdict(examiner: Examiner) -> Verdict:
     Raises what may be over soon: StoreUnavailable, Unavailable, Aborted, OSError.
     """
     if not examiner.chosen.held_out:
-        return _without(
-            NO_HELD_OUT_DATA,
-            "there are no held-out records to judge the version on: name validation data, or give "
-            "at least 50 training records, of which a tenth is held out",
-        )
+        return _without(NOTHING_HELD_OUT.reason, NOTHING_HELD_OUT.message)
     if (examiner.assignment.validation or examiner.assignment.training).format == TEXT:
         return _without(
             NO_ANSWERS, "plain text asks nothing: the version was judged by its loss alone"

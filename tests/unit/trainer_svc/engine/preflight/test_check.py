@@ -21,10 +21,10 @@ from tests.unit.trainer_svc.values import make_sweep
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.preflight.base import DescribedBase, described
 from trainer_svc.engine.preflight.check import check, histogram
-from trainer_svc.jobs.model import DataPolicy
+from trainer_svc.jobs.model import DataPolicy, Hyperparameters
 from trainer_svc.jobs.preflight import Preflight
 from trainer_svc.jobs.sweep import SweepResults
-from trainer_svc.judgement.model import EvaluationSpec
+from trainer_svc.judgement.model import EvaluationSpec, Grader
 from trainer_svc.protocol import Assignment, SweepAssignment
 
 
@@ -143,6 +143,47 @@ async def test_what_the_records_lack_is_refused(checking: Checking) -> None:
     assert not (await checking.check(data, evaluation=spec)).held_out
     with pytest.raises(InvalidArgument, match="they have no metadata"):
         await checking.check(chats(60), hold_out=True, evaluation=known)
+
+
+async def test_a_field_that_a_grader_asks_for_is_one_of_some_record(checking: Checking) -> None:
+    data = chats(60, shop="a")
+    known, unknown = (
+        Grader(
+            name="shop",
+            kind="string_check",
+            input="{{sample.output_text}}",
+            reference=f"{{{{item.metadata.{key}}}}} {{{{item.expected}}}}",
+            operation="like",
+        )
+        for key in ("shop", "region")
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        spec = EvaluationSpec(graders=(known, unknown))
+        await checking.check(data, hold_out=True, evaluation=spec)
+    assert caught.value.reason == "UNKNOWN_GRADER_FIELD"
+    assert caught.value.field == "job.spec.evaluation.graders[1].reference"
+    assert caught.value.description == (
+        "none of the 10 held-out records has metadata.region; there are shop"
+    )
+    spec = EvaluationSpec(graders=(known,))
+    assert (await checking.check(data, hold_out=True, evaluation=spec)).held_out
+
+
+async def test_nothing_held_out_is_warned_of_where_it_would_be_judged(checking: Checking) -> None:
+    async def reasons(**asked: Any) -> list[str]:
+        return [each.reason for each in (await checking.check(chats(20), **asked)).warnings]
+
+    assert await reasons(hold_out=True) == ["FEW_RECORDS", "NO_HELD_OUT_DATA"]
+    assert await reasons(hold_out=True, validation_fraction=0.5) == ["FEW_RECORDS"]
+    assert await reasons() == ["FEW_RECORDS"]
+
+
+async def test_early_stopping_needs_records_that_are_held_out(checking: Checking) -> None:
+    asked = Hyperparameters(early_stopping_patience=2)
+    with pytest.raises(FailedPrecondition, match="early stopping looks at the loss") as caught:
+        await checking.check(chats(20), hold_out=True, hyperparameters=asked)
+    assert caught.value.reason == "NO_VALIDATION_DATA"
+    assert (await checking.check(chats(60), hold_out=True, hyperparameters=asked)).held_out
 
 
 async def test_words_that_no_prompt_has_are_refused(checking: Checking) -> None:
