@@ -16,6 +16,7 @@ from prometheus_client import Counter
 from serving_svc.feedback.quota import DailyQuota
 from tailorbird.errors import FailedPrecondition, InvalidArgument, NotFound, TailorbirdError
 from tailorbird.feedback import (
+    MAX_FEEDBACK_BYTES,
     Answer,
     FeedbackRecord,
     FeedbackStore,
@@ -99,7 +100,7 @@ class FeedbackRecorder:
         """
         with self._counted():
             redacting = self._redacting_of(feedback.version.tenant)
-            record = self._checked_size(self._new(feedback))
+            record = _checked_size(self._new(feedback), self._max_record_bytes)
             await self._versions.check_present(feedback.version)
             stored = await self._stored(feedback, record.create_time)
             if stored is not None:
@@ -109,7 +110,8 @@ class FeedbackRecorder:
                 )
             tenant = TenantName(feedback.version.tenant)
             async with self._quota.place(tenant, record.create_time):
-                return await self._store.create(await redacting.redacted(record, tenant.tenant))
+                redacted = await redacting.redacted(record, tenant.tenant)
+                return await self._store.create(_checked_size(redacted, MAX_FEEDBACK_BYTES))
 
     def _redacting_of(self, tenant: str) -> Redacting:
         if self._redacting is None or (self._tenants is not None and tenant not in self._tenants):
@@ -140,12 +142,6 @@ class FeedbackRecorder:
             labels=feedback.labels,
         )
 
-    def _checked_size(self, record: FeedbackRecord) -> FeedbackRecord:
-        size = len(record.model_dump_json().encode())
-        if size > self._max_record_bytes:
-            raise too_large(size, self._max_record_bytes)
-        return record
-
     async def _stored(self, feedback: Feedback, now: datetime) -> FeedbackRecord | None:
         """Return the record of this request id, if there is one of about a day."""
         if not feedback.request_id:
@@ -175,6 +171,13 @@ class FeedbackRecorder:
             self._results.labels("cancelled").inc()
             raise
         self._results.labels("ok").inc()
+
+
+def _checked_size(record: FeedbackRecord, limit: int) -> FeedbackRecord:
+    size = len(record.model_dump_json().encode())
+    if size > limit:
+        raise too_large(size, limit)
+    return record
 
 
 def too_large(size: int, limit: int) -> InvalidArgument:

@@ -13,6 +13,7 @@ import pytest
 from obstore.store import LocalStore
 from prometheus_client import CollectorRegistry
 
+from serving_svc.feedback import service
 from serving_svc.feedback.quota import DailyQuota
 from serving_svc.feedback.redaction import Redactor
 from serving_svc.feedback.service import Feedback, FeedbackRecorder
@@ -180,6 +181,22 @@ async def test_a_record_that_is_too_long_is_refused(world: World) -> None:
     assert await world.keys() == []
     size = len((await world.recorder().record(GIVEN)).model_dump_json())
     assert size < 4096
+
+
+async def test_a_record_that_its_marks_make_too_long_to_be_read_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = await world.recorder().record(GIVEN)
+    size = len(kept.model_dump_json().encode())
+    longer = replace(GIVEN, answer=Answer(content="On its way to a.b@web.de."), request_id="two")
+    monkeypatch.setattr(service, "MAX_FEEDBACK_BYTES", size)
+    await world.recorder().record(longer)
+    monkeypatch.setattr(service, "MAX_FEEDBACK_BYTES", size - 1)
+    with pytest.raises(InvalidArgument) as caught:
+        await world.recorder().record(replace(longer, request_id="three"))
+    assert caught.value.reason == "FEEDBACK_TOO_LARGE"
+    assert caught.value.metadata["limit"] == str(size - 1)
+    assert len(await world.keys()) == 2
 
 
 async def test_the_same_request_is_one_record(world: World) -> None:
