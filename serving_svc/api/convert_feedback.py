@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -53,7 +54,7 @@ def feedback(
         subject=subject,
         route_generation=message.route_generation,
         messages=tuple(_turn(one) for one in asked.messages),
-        tools=tuple(_tool(one) for one in asked.tools),
+        tools=tuple(_tool(one, index) for index, one in enumerate(asked.tools)),
         prompt=message.prompt,
         answer=_answer(message, "answer", empty=corrected),
         correction=_answer(message, "correction") if corrected else None,
@@ -132,8 +133,21 @@ def _call(call: ToolCall) -> Call:
     return Call(id=call.id, function=Function(name=call.name, arguments=call.arguments_json))
 
 
-def _tool(tool: Tool) -> StoredTool:
+def _tool(tool: Tool, index: int) -> StoredTool:
     schema = tool.parameters_json_schema
-    parameters = json.loads(schema) if schema else None
+    field = f"chat.tools[{index}].parameters_json_schema"
+    parameters = _as_stored(schema, field) if schema else None
     function = ToolFunction(name=tool.name, description=tool.description, parameters=parameters)
     return StoredTool(function=function)
+
+
+def _as_stored(schema: str, field: str) -> dict[str, Any]:
+    """Return a schema that is the same once it was written and read."""
+    parameters: dict[str, Any] = json.loads(schema)
+    try:
+        json.dumps(parameters, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise InvalidArgument(
+            field, "half a surrogate pair, or a number above 1.8e308, is in it"
+        ) from error
+    return parameters

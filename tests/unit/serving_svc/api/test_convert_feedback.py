@@ -136,6 +136,17 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    "schema", [r'{"title": "\ud800"}', r'{"\udc00": 1}', '{"maximum": 1e999}', '{"a": [-1e999]}']
+)
+def test_a_schema_that_would_not_be_read_as_it_was_written_is_refused(schema: str) -> None:
+    tools = [pb.Tool(name="end"), pb.Tool(name="find", parameters_json_schema=schema)]
+    asked = pb.Chat(messages=[pb.Message(role=pb.ROLE_USER, content="Where?")], tools=tools)
+    with pytest.raises(InvalidArgument) as caught:
+        read(a_request(chat=asked))
+    assert caught.value.field == "chat.tools[1].parameters_json_schema"
+
+
 def test_what_is_just_allowed_is_taken() -> None:
     labels = {("a" * 39) + chr(ord("a") + n): "x" * 256 for n in range(12)}
     found = read(a_request(labels=labels, request_id="x" * 128))
