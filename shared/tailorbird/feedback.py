@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tailorbird.errors import AlreadyExists, DataCorrupt, InvalidArgument, NotFound
 from tailorbird.manifest import Count, Instant
-from tailorbird.names import AdapterName, FeedbackName, TenantName
+from tailorbird.names import AdapterName, FeedbackName, TenantName, VersionName
 from tailorbird.object_store import ObjectExists, ObjectInfo, ObjectStore
 
 GOOD, BAD = "good", "bad"
@@ -199,6 +199,8 @@ class FeedbackStore:
             raise _invalid(name, what) from None
         if record.name != str(name):
             raise _invalid(name, "it names another")
+        if not _is_version_of(name.adapter_name, record.version):
+            raise _invalid(name, "its version is none of the adapter's")
         return record
 
     async def delete(self, name: FeedbackName) -> None:
@@ -337,6 +339,13 @@ def _entry(adapter: AdapterName, day: str, info: ObjectInfo) -> Entry | None:
 def _follows(entry: Entry, after: str) -> bool:
     """Tell whether a descending listing has `entry` behind position `after`."""
     return not after or tuple(entry.position.split("/")) < tuple(after.split("/"))
+
+
+def _is_version_of(adapter: AdapterName, version: str) -> bool:
+    try:
+        return VersionName.parse(version).adapter_name == adapter
+    except InvalidArgument:
+        return False
 
 
 def _invalid(name: FeedbackName, what: str) -> DataCorrupt:

@@ -24,7 +24,7 @@ from tailorbird.feedback import (
 from tailorbird.names import AdapterName, FeedbackName, TenantName
 from tailorbird.object_store import ObstoreStore
 from tests.contract.test_object_store import file_store, s3_endpoint, s3_store, store
-from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, a_name, a_record
+from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, VERSION, a_name, a_record
 
 __all__ = ["file_store", "s3_endpoint", "s3_store", "store"]
 
@@ -107,8 +107,12 @@ async def test_what_a_newer_release_adds_is_kept_and_its_own_schema_is_not_read(
         .replace(b":1}", b":9999999999}"),
         a_record().model_dump_json().encode().replace(b"Where", rb"\ud800"),
         b" " * (MAX_FEEDBACK_BYTES + 1),
+        a_record(version="20260101T000000-job-1").model_dump_json().encode(),
+        a_record(version=str(VERSION).replace("acme", "globex")).model_dump_json().encode(),
+        a_record(version=str(VERSION).replace("support", "legal")).model_dump_json().encode(),
     ],
-    ids="empty nul list fields short another-s-name count surrogate long".split(),
+    ids="empty nul list fields short another-s-name count surrogate long version another-tenant-s"
+    " another-adapter-s".split(),
 )
 async def test_what_is_no_record_is_named_and_can_be_deleted(
     kept: FeedbackStore, store: ObstoreStore, stored: bytes

@@ -129,6 +129,7 @@ async def test_what_cannot_be_read_or_trained_on_is_named_and_what_vanished_coun
     await world.keep(2, messages=(Turn(role="user"),))
     await world.store.put(feedback_key(a_name(3)), b"no record")
     await world.keep(4)
+    await world.keep(5, version="a version of a later release")
     listed = world.feedback.entries
 
     async def then_deleted(adapter: AdapterName, day: str) -> list[Entry]:
@@ -139,11 +140,12 @@ async def test_what_cannot_be_read_or_trained_on_is_named_and_what_vanished_coun
     monkeypatch.setattr(world.feedback, "entries", then_deleted)
     dataset, imported = await world.service().import_(MADE, ALL)
     assert asked_of(await world.lines(dataset)) == ["1"]
-    assert (imported.read, imported.imported, imported.vanished) == (4, 1, 1)
-    assert imported.unusable_count == 2
+    assert (imported.read, imported.imported, imported.vanished) == (5, 1, 1)
+    assert imported.unusable_count == 3
     told = dict(imported.unusable)
     assert told[a_name(2)] == "messages[0].content: empty"
     assert "is not a feedback record" in told[a_name(3)]
+    assert "its version" in told[a_name(5)]
 
 
 async def test_no_more_than_a_hundred_are_named(world: World) -> None:
