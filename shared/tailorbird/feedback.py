@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from heapq import nlargest
+from operator import attrgetter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,6 +37,7 @@ _MAX_DAYS = 100
 """Objects, and days, that are looked at for one page: then it ends early, with a token."""
 _MAX_PAGE_BYTES = 2**20
 _DAY = re.compile(r"[0-9]{8}", re.ASCII)
+_POSITION = attrgetter("position")
 
 
 class _Stored(BaseModel):
@@ -134,19 +137,14 @@ class Period:
         return after and (self.until is None or day <= feedback_day(self.until))
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored record that is not read yet; sorts by the time at which the store had it."""
+    """A stored record that is not read yet."""
 
-    day: str
-    written: str
     name: FeedbackName
-    size: int = field(compare=False)
-
-    @property
-    def position(self) -> str:
-        """Where it stands in a listing."""
-        return f"{self.day}/{self.written}/{self.name.record}"
+    position: str
+    """Where it stands in a listing: {day}/{time at which the store had it}/{record}."""
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +214,10 @@ class FeedbackStore:
 
     async def count(self, tenant: TenantName, day: str) -> int:
         """Return how many records a tenant has of a day, in one listing."""
-        return len([info async for info in self._store.objects(f"{tenant}/feedback/{day}")])
+        count = 0
+        async for _ in self._store.objects(f"{tenant}/feedback/{day}"):
+            count += 1
+        return count
 
     async def days(self, tenant: TenantName, period: Period) -> list[str]:
         """Return the days of `period` on which a tenant recorded, ascending; one listing."""
@@ -225,9 +226,20 @@ class FeedbackStore:
 
     async def entries(self, adapter: AdapterName, day: str) -> list[Entry]:
         """Return an adapter's records of a day, in the order of writing; one listing."""
-        folder = f"tenants/{adapter.tenant}/feedback/{day}/{adapter.adapter}"
-        found = [_entry(adapter, day, info) async for info in self._store.objects(folder)]
-        return sorted(entry for entry in found if entry is not None)
+        return sorted([one async for one in self._listed(adapter, day)], key=_POSITION)
+
+    async def newest(self, adapter: AdapterName, day: str, after: str) -> list[Entry]:
+        """Return a day's records behind position `after`, newest first: one more than is looked at.
+
+        However many there are, no more than twice as many are held.
+        """
+        most, found = _MAX_LOOKS + 1, list[Entry]()
+        async for entry in self._listed(adapter, day):
+            if not after or entry.position < after:
+                found.append(entry)
+            if len(found) >= 2 * most:
+                found = nlargest(most, found, _POSITION)
+        return nlargest(most, found, _POSITION)
 
     async def read(self, entries: Sequence[Entry]) -> AsyncGenerator[Found]:
         """Yield what each entry is, in their order, some read at a time."""
@@ -255,8 +267,7 @@ class FeedbackStore:
         for looked, day in enumerate(one for one in reversed(days) if one <= last_day):
             if looked == _MAX_DAYS:
                 return filling.page
-            entries = [one for one in await self.entries(adapter, day) if _follows(one, after)]
-            async with aclosing(self.read(entries[::-1])) as reading:
+            async with aclosing(self.read(await self.newest(adapter, day, after))) as reading:
                 async for found in reading:
                     if not filling.has_room_for(found.entry):
                         return filling.page
@@ -266,6 +277,13 @@ class FeedbackStore:
             filling.page.next_position = f"{day}/"
         filling.page.next_position = ""
         return filling.page
+
+    async def _listed(self, adapter: AdapterName, day: str) -> AsyncIterator[Entry]:
+        folder = f"tenants/{adapter.tenant}/feedback/{day}/{adapter.adapter}"
+        async for info in self._store.objects(folder):
+            entry = _entry(adapter, day, info)
+            if entry is not None:
+                yield entry
 
     async def _found(self, entry: Entry) -> Found:
         try:
@@ -304,7 +322,8 @@ class _Filling:
 
 def feedback_day(time: datetime) -> str:
     """Return the day of a time, in UTC, as keys have it."""
-    return f"{time.astimezone(UTC):%Y%m%d}"
+    # Of the year 999, too, eight digits.
+    return time.astimezone(UTC).date().isoformat().replace("-", "")
 
 
 def feedback_key(name: FeedbackName) -> str:
@@ -333,12 +352,7 @@ def _entry(adapter: AdapterName, day: str, info: ObjectInfo) -> Entry | None:
     if kind != "json" or info.key != feedback_key(name):
         return None
     written = f"{info.modified.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
-    return Entry(day, written, name, info.size)
-
-
-def _follows(entry: Entry, after: str) -> bool:
-    """Tell whether a descending listing has `entry` behind position `after`."""
-    return not after or tuple(entry.position.split("/")) < tuple(after.split("/"))
+    return Entry(name, f"{day}/{written}/{name.record}", info.size)
 
 
 def _is_version_of(adapter: AdapterName, version: str) -> bool:

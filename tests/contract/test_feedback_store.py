@@ -169,14 +169,14 @@ async def test_what_vanishes_between_listing_and_reading_is_neither(
 ) -> None:
     for number in range(3):
         await kept.create(a_record(number))
-    listed = kept.entries
+    listed = kept.newest
 
-    async def then_deleted(adapter: AdapterName, day: str) -> list[Entry]:
-        entries = await listed(adapter, day)
+    async def then_deleted(adapter: AdapterName, day: str, after: str) -> list[Entry]:
+        entries = await listed(adapter, day, after)
         await kept.delete(a_name(1))
         return entries
 
-    monkeypatch.setattr(kept, "entries", then_deleted)
+    monkeypatch.setattr(kept, "newest", then_deleted)
     (page,) = await pages(kept, 10)
     assert sorted(names([page])) == [str(a_name(0)), str(a_name(2))]
     assert not page.unreadable
@@ -195,6 +195,19 @@ async def test_a_page_ends_by_its_bytes_and_by_what_was_looked_at(
     monkeypatch.setattr(feedback, "_MAX_LOOKS", 3)
     found = await pages(kept, 10, lambda _: False)
     assert [bool(page.next_position) for page in found] == [True, False]
+
+
+async def test_a_day_with_more_than_a_page_looks_at_is_listed_whole(
+    kept: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback, "_MAX_LOOKS", 2)
+    for number in range(9):
+        await kept.create(a_record(number))
+    entries = await kept.entries(ADAPTER, "20261123")
+    assert len(await kept.newest(ADAPTER, "20261123", "")) == 3
+    found = await pages(kept, 10)
+    assert names(found) == [str(entry.name) for entry in reversed(entries)]
+    assert len(found) == 5
 
 
 async def test_a_page_looks_at_a_bounded_number_of_days(
@@ -259,3 +272,5 @@ def test_a_period_holds_its_beginning_and_not_its_end() -> None:
     ]
     assert datetime(1990, 1, 1, tzinfo=UTC) in Period()
     assert Period().has_day("19900101")
+    assert Period(datetime(999, 1, 1, tzinfo=UTC)).has_day("20261123")
+    assert not Period(until=datetime(999, 1, 1, tzinfo=UTC)).has_day("20261123")
