@@ -28,6 +28,8 @@ MAX_IMPORTED = 100_000
 _MAX_TOLD = 100
 _IMPORTS = 2
 """Imports at a time, of all tenants in turn: each reads many small objects."""
+_LISTINGS = 4
+"""Pages at a time: each reads up to 16 records of up to 2 MiB at once."""
 
 
 class Datasets(Protocol):
@@ -105,11 +107,16 @@ class FeedbackService:
             _IMPORTS, waiting="feedback to be imported", reason="IMPORTS_WAITING"
         )
 
+        self._listing = Turns(
+            _LISTINGS, waiting="feedback to be listed", reason="LISTINGS_WAITING"
+        )
+
     async def list(
         self, adapter: AdapterName, period: Period, wanted: Wanted, size: int, after: str
     ) -> FeedbackPage:
         """Return a page of an adapter's feedback, newest first; see FeedbackStore.page."""
-        return await self._store.page(adapter, period, size, wanted.has, after)
+        async with self._listing.turn(adapter.tenant):
+            return await self._store.page(adapter, period, size, wanted.has, after)
 
     async def delete(self, name: FeedbackName) -> None:
         """Delete a record; NotFound if there is none."""

@@ -21,6 +21,7 @@ from tailorbird.errors import (
 from tailorbird.feedback import (
     Answer,
     Entry,
+    FeedbackPage,
     FeedbackRecord,
     FeedbackStore,
     Period,
@@ -285,3 +286,29 @@ async def test_a_tenant_that_imports_a_lot_leaves_a_place(
     assert not any(task.done() for task in many)
     go_on.set()
     assert all(isinstance(e, NotFound) for e in await asyncio.gather(*many, return_exceptions=True))
+
+
+async def test_a_tenant_that_lists_a_lot_leaves_a_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    at_once = 0
+
+    async def slow(adapter: AdapterName, *_: object) -> FeedbackPage:
+        nonlocal at_once
+        if adapter.tenant == "acme":
+            at_once += 1
+            begun.set()
+            await go_on.wait()
+        return FeedbackPage()
+
+    monkeypatch.setattr(world.feedback, "page", slow)
+    service = world.service()
+    asked = (Period(), Wanted(), 10, "")
+    many = [asyncio.create_task(service.list(ADAPTER, *asked)) for _ in range(6)]
+    await begun.wait()
+    async with asyncio.timeout(30):
+        assert await service.list(AdapterName("globex", "voice"), *asked) == FeedbackPage()
+    assert at_once == 3
+    go_on.set()
+    await asyncio.gather(*many)
