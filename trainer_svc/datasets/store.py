@@ -169,15 +169,19 @@ class DatasetStore:
         return self._locks.held(*map(str, names))
 
     async def get(self, name: DatasetName) -> Dataset:
-        """Return a dataset; NotFound if there is none."""
+        """Return a dataset; NotFound if there is none, DataCorrupt if its record is none of its."""
         try:
             data = await self.store.get(f"{name}/{_META}", _MAX_META_BYTES)
         except NotFound as error:
             raise NotFound(name, reason="DATASET_NOT_FOUND") from error
         try:
-            return Dataset.model_validate_json(data)
+            dataset = Dataset.model_validate_json(data)
         except ValidationError as error:
             raise DataCorrupt(f"{name}/{_META} is not a dataset's record") from error
+        # By its name its bytes are found: of another's they would be another tenant's.
+        if dataset.name != str(name):
+            raise DataCorrupt(f"{name}/{_META} is another dataset's record")
+        return dataset
 
     async def page(
         self, tenant: TenantName, limit: int, after: str = ""
