@@ -189,7 +189,8 @@ class DatasetStore:
         """Return the datasets among the next `limit` ids after `after`, and the id to go on after.
 
         That is "" when there are no more. One listing, and a read for each id; an upload under way
-        is none, and one whose record cannot be read is left out and logged.
+        is none, and one whose record cannot be read is left out and logged. Reports are left out,
+        too: in memory one is up to a megabyte.
         """
         ids = await self.ids(tenant)
         begin = bisect.bisect_right(ids, after)
@@ -230,7 +231,7 @@ class DatasetStore:
 
     async def _readable(self, name: DatasetName) -> Dataset | None:
         try:
-            return await self.get(name)
+            return (await self.get(name)).model_copy(update={"report": None})
         except NotFound:
             return None
         except DataCorrupt as error:

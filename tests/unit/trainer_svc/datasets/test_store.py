@@ -22,7 +22,7 @@ from tailorbird.errors import (
     ResourceExhausted,
     StoreUnavailable,
 )
-from tailorbird.names import DatasetName
+from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObstoreStore, open_store
 from trainer_svc.datasets import store as store_module
 from trainer_svc.datasets.dataset import Dataset
@@ -289,6 +289,27 @@ async def test_what_an_earlier_release_stored_is_read_and_has_neither(
     assert await datasets.index(old) is None
     assert await datasets.leakage(old, new) is None
     assert await datasets.leakage(new, old) is None
+
+
+async def test_a_record_that_names_another_dataset_is_none_of_this_one(
+    datasets: DatasetStore, store: ObstoreStore
+) -> None:
+    theirs = DatasetName("globex", "chats")
+    made = await datasets.upload(theirs, None, chunks(RECORD))
+    await store.put(f"{NAME}/meta.json", made.model_dump_json().encode())
+    with pytest.raises(DataCorrupt, match="another dataset's record"):
+        await datasets.get(NAME)
+    assert await datasets.page(TenantName("acme"), 10) == ([], "")
+    before = {info.key async for info in store.objects("tenants/globex")}
+    await datasets.delete(NAME)
+    assert {info.key async for info in store.objects("tenants")} == before
+
+
+async def test_a_page_has_what_is_told_of_many_and_no_reports(datasets: DatasetStore) -> None:
+    made = await datasets.upload(NAME, None, chunks(RECORD))
+    assert made.report is not None
+    page, _ = await datasets.page(TenantName("acme"), 10)
+    assert page == [made.model_copy(update={"report": None})]
 
 
 async def test_two_datasets_are_compared(datasets: DatasetStore) -> None:
