@@ -412,3 +412,40 @@ def test_what_a_release_before_wrote_of_a_lineage_is_written_the_same() -> None:
     assert "validation" not in lineage.model_dump_json()
     known = lineage.model_copy(update={"held_out_records": 0})
     assert Lineage.model_validate_json(known.model_dump_json()).held_out_records == 0
+
+
+async def test_a_record_that_no_dataset_of_a_format_may_hold_is_in_none_of_them(
+    trainer: World,
+) -> None:
+    await trainer.upload("a", b'{"text": "c"}')
+    pair = await trainer.upload("b", YES)
+    record = json.dumps(json.loads(YES) | {"text": ""}).encode()
+    found = await find(trainer, record)
+    assert [each.dataset_sha256 for each in found.matches] == [pair.sha256]
+    assert list(found.unsearched) == []
+
+
+async def test_a_name_that_was_deleted_often_is_looked_at_a_page_at_a_time(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = {}
+    for one in ("a", "b", "c"):
+        # Under a name that is the beginning of another, too.
+        for dataset in ("x", "x-y"):
+            made = await trainer.upload(dataset, lines(one, "yes"))
+            deleted[dataset, made.sha256] = False
+            await trainer.call("DeleteDataset", delete(dataset))
+    monkeypatch.setattr(search, "_MOST_BYTES", 1)
+    page_token = ""
+    for _ in deleted:
+        page = await find(trainer, page_token=page_token)
+        (match,) = page.matches
+        deleted[match.dataset.rpartition("/")[2], match.dataset_sha256] = True
+        page_token = page.next_page_token
+    assert all(deleted.values())
+    assert page_token == ""
+    monkeypatch.undo()
+    page = await find(trainer, page_size=4)
+    assert len(page.matches) == 4
+    rest = await find(trainer, page_size=4, page_token=page.next_page_token)
+    assert (len(rest.matches), rest.next_page_token) == (2, "")

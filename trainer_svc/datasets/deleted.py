@@ -39,6 +39,11 @@ class DeletedData:
     """Of the digests."""
     delete_time: datetime
 
+    @property
+    def file(self) -> str:
+        """Last part of the key."""
+        return self.key.rpartition("/")[2]
+
 
 async def keep_index(store: ObjectStore, dataset: Dataset) -> None:
     """Keep a dataset's digests, if there are any, from before it is deleted."""

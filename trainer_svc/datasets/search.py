@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from tailorbird.errors import (
     DataCorrupt,
@@ -21,6 +22,7 @@ from tailorbird.personal_data.modes import Mode
 from tailorbird.turns import Turns
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import (
+    DeletedData,
     deleted_data,
     deleted_ids,
     deleted_index,
@@ -91,7 +93,7 @@ class Sought:
         """Return its digest in a dataset of a format."""
         if not self._line:
             return self.digest
-        return record_digest(*parse_record(1, self._line, format_)).record
+        return record_digest(*self._as(format_)).record
 
     async def redacted(self, tenant: str, format_: DatasetFormat) -> bytes:
         """Return the digest of what REDACT makes of it: its own if it has no personal data.
@@ -107,9 +109,32 @@ class Sought:
         scan = self._policy.scan(Mode.REDACT, "")
         if not self._line or scan is None:
             return self.digest
-        found, record = parse_record(1, self._line, format_)
+        found, record = self._as(format_)
         yield from scan.read(1, record, self._line)
         return record_digest(found, record).record
+
+    def _as(self, format_: DatasetFormat) -> tuple[DatasetFormat, Mapping[str, Any]]:
+        """Return the record as a dataset of a format reads it, or as it is where none has it."""
+        try:
+            return parse_record(1, self._line, format_)
+        except InvalidRecord:
+            return parse_record(1, self._line)
+
+
+@dataclass
+class _Room:
+    """What may still be looked at for a page."""
+
+    looks: int
+    size_bytes: int
+
+    @property
+    def is_left(self) -> bool:
+        return self.looks > 0 and self.size_bytes > 0
+
+    def take(self, size_bytes: int = 0) -> None:
+        self.looks -= 1
+        self.size_bytes -= size_bytes
 
 
 @dataclass(frozen=True)
@@ -157,21 +182,37 @@ class RecordSearch:
     async def page(self, tenant: TenantName, sought: Sought, limit: int, after: str = "") -> Found:
         """Look at the next `limit` datasets after the position `after`, or fewer large ones.
 
-        Two listings, and for each dataset a read of its record and of its digests.
+        Data that one name had in turn are as many datasets. Two listings, for each dataset a read
+        of its record and of its digests, and a listing for each name of deleted ones.
         """
-        found, read = Found(), 0
+        found, room, position = Found(), _Room(limit, _MOST_BYTES), after
         async with self._searching.turn(tenant.tenant):
-            places = [f"{_LIVE}/{each}" for each in await self._datasets.ids(tenant)]
-            places += [f"{_DELETED}/{each}" for each in await deleted_ids(self._store, tenant)]
-            begin = bisect.bisect_right(places, after)
-            for at, place in enumerate(places[begin:], begin):
-                if at - begin >= limit or read >= _MOST_BYTES:
-                    found.position = places[at - 1]
+            for place, file in await self._places(tenant, after):
+                if not room.is_left:
+                    found.position = position
                     break
                 kind, _, id_ = place.partition("/")
-                look = self._live if kind == _LIVE else self._deleted
-                read += await look(DatasetName(tenant.tenant, id_), sought, found)
+                name = DatasetName(tenant.tenant, id_)
+                if kind == _LIVE:
+                    room.take(await self._live(name, sought, found))
+                elif last := await self._deleted(name, file, sought, found, room):
+                    found.position = f"{place}/{last}"
+                    break
+                position = place
         return found
+
+    async def _places(self, tenant: TenantName, after: str) -> list[tuple[str, str]]:
+        """Return where to look after a position, each with the file after which to begin there.
+
+        A position is {kind}/{id}, or {kind}/{id}/{file} where not all of that was looked at.
+        """
+        places = [f"{_LIVE}/{each}" for each in await self._datasets.ids(tenant)]
+        places += [f"{_DELETED}/{each}" for each in await deleted_ids(self._store, tenant)]
+        begun, file = after, ""
+        if after.count("/") > 1:
+            begun, _, file = after.rpartition("/")
+        begin = bisect.bisect_left(places, begun) if file else bisect.bisect_right(places, begun)
+        return [(each, file if each == begun else "") for each in places[begin:]]
 
     async def _live(self, name: DatasetName, sought: Sought, found: Found) -> int:
         try:
@@ -189,21 +230,35 @@ class RecordSearch:
         await _look(place, sought, found)
         return 0 if index is None else index.size_bytes
 
-    async def _deleted(self, name: DatasetName, sought: Sought, found: Found) -> int:
-        live, read = await self._find(name), 0
-        for data in await deleted_data(self._store, name):
+    async def _deleted(
+        self, name: DatasetName, after: str, sought: Sought, found: Found, room: _Room
+    ) -> str:
+        """Look at what a name had, from behind a file; return the last one if more are left."""
+        live, last = await self._find(name), after
+        data_of = [each for each in await deleted_data(self._store, name) if each.file > after]
+        if not data_of:
+            room.take()
+        for data in data_of:
+            if not room.is_left:
+                return last
+            last = data.file
             # It was uploaded again, or its deletion came no further.
-            if live is not None and data.key == kept_key(live):
-                continue
-            read += data.size_bytes
-            try:
-                index = await deleted_index(self._store, data)
-            except DataCorrupt:
-                found.unsearched.append((str(name), Unsearched.INDEX_DAMAGED))
-                continue
-            place = _Place(str(name), data.sha256, data.format, data.mode, index, data.delete_time)
-            await _look(place, sought, found)
-        return read
+            is_there = live is not None and data.key == kept_key(live)
+            room.take(0 if is_there else data.size_bytes)
+            if not is_there:
+                await self._gone(name, data, sought, found)
+        return ""
+
+    async def _gone(
+        self, name: DatasetName, data: DeletedData, sought: Sought, found: Found
+    ) -> None:
+        try:
+            index = await deleted_index(self._store, data)
+        except DataCorrupt:
+            found.unsearched.append((str(name), Unsearched.INDEX_DAMAGED))
+            return
+        place = _Place(str(name), data.sha256, data.format, data.mode, index, data.delete_time)
+        await _look(place, sought, found)
 
     async def _find(self, name: DatasetName) -> Dataset | None:
         try:

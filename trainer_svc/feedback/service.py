@@ -107,9 +107,7 @@ class FeedbackService:
             _IMPORTS, waiting="feedback to be imported", reason="IMPORTS_WAITING"
         )
 
-        self._listing = Turns(
-            _LISTINGS, waiting="feedback to be listed", reason="LISTINGS_WAITING"
-        )
+        self._listing = Turns(_LISTINGS, waiting="feedback to be listed", reason="LISTINGS_WAITING")
 
     async def list(
         self, adapter: AdapterName, period: Period, wanted: Wanted, size: int, after: str
