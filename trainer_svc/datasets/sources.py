@@ -12,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import structlog
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from tailorbird.beneath import open_beneath
@@ -26,6 +27,8 @@ from tailorbird.import_uri import EVERYONE, TENANT, is_plain_uri
 from tailorbird.names import TenantName
 from tailorbird.object_store import ObjectStore
 from tailorbird.turns import Turns
+
+_log = structlog.get_logger(__name__)
 
 _PIECE_BYTES = 2**20
 _AT_ONCE = 8
@@ -145,6 +148,10 @@ def _told(uri: str, field: str) -> Iterator[None]:
             raise _refused(uri, field) from error
         raise _unavailable(uri, field, error.__cause__ or error) from error
     except PermissionError as error:
+        raise _refused(uri, field) from error
+    except InvalidArgument as error:
+        # Its text has the operator's settings.
+        _log.warning("source cannot be opened", uri=uri, error=error.message)
         raise _refused(uri, field) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
