@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import partial
 
 from tailorbird.errors import DataCorrupt, InvalidArgument, NotFound
-from tailorbird.manifest import AdapterManifest, Lineage
+from tailorbird.manifest import Lineage
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.registry import AdapterRegistry
 
@@ -108,11 +108,20 @@ class TrainedVersions:
         return [each for each in reversed(names) if each.version > after]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What is held of a manifest, which names every tensor and file."""
+
+    version: str
+    create_time: datetime
+    lineage: Lineage
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     """What is known of a version: None of one that is not published, or cannot be read."""
 
-    manifest: AdapterManifest | None = None
+    origin: _Origin | None = None
     deleted: bool = False
     broken: bool = False
 
@@ -130,18 +139,18 @@ class _Lineages:
             self._known[name] = await self._read(name)
         return self._known[name]
 
-    async def ancestors(self, name: VersionName) -> AsyncIterator[AdapterManifest | None]:
+    async def ancestors(self, name: VersionName) -> AsyncIterator[_Origin | None]:
         """Yield what a version's training began with, the nearest first.
 
         None, and no more, where a manifest is gone or cannot be read, or they are too many.
         """
         known = await self.of(name)
         for _ in range(_MOST_ANCESTORS):
-            if known.manifest is None or not known.manifest.lineage.from_version:
+            if known.origin is None or not known.origin.lineage.from_version:
                 return
-            parent = _of_tenant(name, known.manifest.lineage.from_version)
+            parent = _of_tenant(name, known.origin.lineage.from_version)
             known = _Known() if parent is None else await self.of(parent)
-            yield known.manifest
+            yield known.origin
         yield None
 
     async def _read(self, name: VersionName) -> _Known:
@@ -151,7 +160,8 @@ class _Lineages:
             return _Known()
         except DataCorrupt:
             return _Known(broken=True)
-        return _Known(manifest, await self._registry.tombstone(name) is not None)
+        origin = _Origin(manifest.version, manifest.create_time, manifest.lineage)
+        return _Known(origin, await self._registry.tombstone(name) is not None)
 
 
 def _of_tenant(name: VersionName, version: str) -> VersionName | None:
@@ -167,13 +177,13 @@ async def _look(
     name: VersionName, sha256s: Collection[str], lineages: _Lineages, page: TrainedPage
 ) -> None:
     known = await lineages.of(name)
-    manifest = known.manifest
-    if manifest is None:
+    origin = known.origin
+    if origin is None:
         page.unknown += [str(name)] if known.broken else []
         return
     seen: list[TrainedVersion] = []
-    told = partial(_version, manifest, deleted=known.deleted)
-    lineage = manifest.lineage
+    told = partial(_version, origin, deleted=known.deleted)
+    lineage = origin.lineage
     trained = {lineage.training_dataset_sha256}
     if lineage.training_dataset_sha256 in sha256s:
         seen.append(told(Use.TRAINED, lineage))
@@ -192,16 +202,16 @@ async def _look(
 
 
 def _version(
-    manifest: AdapterManifest, use: Use, of: Lineage, parent: str = "", *, deleted: bool
+    origin: _Origin, use: Use, of: Lineage, parent: str = "", *, deleted: bool
 ) -> TrainedVersion:
     validated = use is Use.VALIDATED
     return TrainedVersion(
-        version=manifest.version,
+        version=origin.version,
         use=use,
         dataset=of.validation_dataset if validated else of.training_dataset,
         sha256=of.validation_dataset_sha256 if validated else of.training_dataset_sha256,
-        job=manifest.lineage.job,
-        create_time=manifest.create_time,
+        job=origin.lineage.job,
+        create_time=origin.create_time,
         deleted=deleted,
         inherited_from=parent,
         held_out_records=of.held_out_records if use is Use.TRAINED else None,
