@@ -1,15 +1,21 @@
-"""Locks by key: who asks for the same waits, who asks for another does not."""
+"""Locks by key, and what is done under one to its end: nobody finds it half-way."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
+
+T = TypeVar("T")
 
 
 class Locks:
-    """Lets one caller in for each key; the others wait in the order they came."""
+    """Lets one caller in for each key; who asks for another does not wait.
+
+    The others wait in the order they came.
+    """
 
     def __init__(self) -> None:
         self._of: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -24,3 +30,15 @@ class Locks:
                     lock = self._of[key] = asyncio.Lock()
                 await stack.enter_async_context(lock)
             yield
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do `work`; who gives up hears so when it is done.
+
+    What is on its way to a store, or in a thread, goes on without whoever sent it.
+    """
+    doing = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(doing)
+    finally:
+        await asyncio.wait({doing})

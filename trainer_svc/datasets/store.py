@@ -41,7 +41,7 @@ from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import keep_index
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
-from trainer_svc.datasets.locks import Locks
+from trainer_svc.datasets.locks import Locks, to_its_end
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.sources import DatasetSources
@@ -259,12 +259,8 @@ class DatasetStore:
             known, asked = await self.index(training), await self.index(validation)
             if known is None or asked is None:
                 return None
-            compared = asyncio.ensure_future(asyncio.to_thread(leakage, known, asked))
-            try:
-                return await asyncio.shield(compared)
-            finally:
-                # It has its memory until it ends, whoever has hung up.
-                await asyncio.wait({compared})
+            # It has its memory until it ends, whoever has hung up.
+            return await to_its_end(asyncio.to_thread(leakage, known, asked))
 
     async def _work(self, asked: Asked, work: Generator[None, None, None]) -> None:
         """Read what has come in a thread: that of scans, unless nothing is looked for."""
@@ -282,7 +278,7 @@ class DatasetStore:
             await self.store.upload(dataset.data_key, path)
             await self.store.put(dataset.index_key, index)
             try:
-                await self.store.create(f"{name}/{_META}", meta)
+                await to_its_end(self.store.create(f"{name}/{_META}", meta))
             except ObjectExists:
                 existing = await self.get(name)
                 if existing.data_key != dataset.data_key:

@@ -22,6 +22,7 @@ from tailorbird.names import (
 )
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
+from trainer_svc.datasets.locks import to_its_end
 from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.events import JobEvent, JobWarning
 from trainer_svc.jobs.job_data import (
@@ -203,8 +204,12 @@ class TuningService:
         async with self._datasets.turn(*data.names):
             # While it was checked, somebody may have deleted it.
             await check_unchanged(self._datasets, data)
-            made = await self._jobs.create(job, request_id, request_sha256, warnings)
-        self._queue.wake()
+            creating = self._jobs.create(job, request_id, request_sha256, warnings)
+            try:
+                made = await to_its_end(creating)
+            finally:
+                # What failed may have been done all the same.
+                self._queue.wake()
         return Accepted(made, warnings if made == job else ())
 
     async def get_job(self, name: JobName) -> Job:
@@ -251,9 +256,11 @@ class TuningService:
 
     async def resume_job(self, name: JobName) -> Job:
         """Let a paused job go on; FailedPrecondition if it has ended."""
-        job = await self._jobs.request_resume(name)
-        self._queue.wake()
-        return job
+        try:
+            return await self._jobs.request_resume(name)
+        finally:
+            # What failed may have been done all the same.
+            self._queue.wake()
 
     def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
         """Yield a job's events after a sequence, and end after the terminal one.
@@ -299,7 +306,7 @@ class TuningService:
         async with self._datasets.turn(name):
             if users := await self._jobs.users(name, _MOST_USERS + 1):
                 raise in_use(name, users[:_MOST_USERS], more=len(users) > _MOST_USERS)
-            await self._datasets.delete(name)
+            await to_its_end(self._datasets.delete(name))
 
     async def trained_versions(
         self, tenant: TenantName, sha256s: Collection[str], limit: int, after: str
