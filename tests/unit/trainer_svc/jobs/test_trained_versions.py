@@ -9,7 +9,7 @@ import pytest
 
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import TenantName, VersionName
-from tailorbird.object_store import open_store
+from tailorbird.object_store import ObjectStore, open_store
 from tailorbird.registry import AdapterRegistry
 from tests.unit.trainer_svc.values import put_version
 from trainer_svc.jobs import trained_versions
@@ -21,17 +21,16 @@ VERSIONS = 6
 class Counting(AdapterRegistry):
     """Knows which manifests somebody still has."""
 
-    most = 0
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store)
+        self.read: list[weakref.ref[AdapterManifest]] = []
+        self.most = 0
 
     async def stored_manifest(self, version: VersionName) -> AdapterManifest:
         found = await super().stored_manifest(version)
-        self.alive.append(weakref.ref(found))
-        self.most = max(self.most, sum(each() is not None for each in self.alive))
+        self.read.append(weakref.ref(found))
+        self.most = max(self.most, sum(each() is not None for each in self.read))
         return found
-
-    @property
-    def alive(self) -> list[weakref.ref[AdapterManifest]]:
-        return self.__dict__.setdefault("_alive", [])
 
 
 async def test_a_page_holds_the_manifests_that_it_is_reading_alone(
@@ -45,5 +44,5 @@ async def test_a_page_holds_the_manifests_that_it_is_reading_alone(
         )
     monkeypatch.setattr(trained_versions, "_READS", 2)
     await TrainedVersions(registry).page(TenantName("acme"), {"1" * 64}, 100)
-    assert len(registry.alive) == VERSIONS
+    assert len(registry.read) == VERSIONS
     assert registry.most <= 2
