@@ -78,7 +78,7 @@ class DataServicer(pb_grpc.TuningServiceServicer):
         current_caller().check(tenant)
         name = DatasetName(tenant.tenant, check_id("header.dataset_id", header.dataset_id))
         size = header.size_bytes if header.HasField("size_bytes") else None
-        dataset = await self._datasets.upload(
+        dataset = await self._datasets.receive(
             name,
             size,
             upload_chunks(request_iterator),

@@ -57,6 +57,8 @@ _COMPARISONS = 2
 """Comparisons of two datasets at once: each takes up to 300 MiB, and two seconds of a core.
 
 Tenants have them in turn."""
+_UPLOADS, _UPLOADS_OF_A_TENANT = 1024, 8
+"""Uploads received at once: each has its file on the disk, and in memory its report."""
 _PART_BYTES = 256 * 2**10
 
 
@@ -85,9 +87,27 @@ class DatasetStore:
         self._comparing = Turns(
             _COMPARISONS, waiting="datasets to be compared", reason="COMPARISONS_WAITING"
         )
+        self._receiving = Turns(
+            _UPLOADS,
+            of_a_tenant=_UPLOADS_OF_A_TENANT,
+            waiting="uploads",
+            reason="UPLOADS_WAITING",
+        )
         spool_dir.mkdir(parents=True, exist_ok=True)
         for leftover in spool_dir.iterdir():
             leftover.unlink()
+
+    async def receive(
+        self,
+        name: DatasetName,
+        size_bytes: int | None,
+        chunks: AsyncIterator[bytes],
+        format_: DatasetFormat | None = None,
+        personal_data: Mode | None = None,
+    ) -> Dataset:
+        """Store what a caller sends, as `upload` does; a few of a tenant, while others wait."""
+        async with self._receiving.turn(name.tenant):
+            return await self.upload(name, size_bytes, chunks, format_, personal_data)
 
     async def upload(
         self,

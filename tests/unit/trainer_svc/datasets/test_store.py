@@ -338,6 +338,29 @@ async def test_a_damaged_index_is_told(
     assert caught.value.reason == reason
 
 
+async def test_a_tenant_that_uploads_a_lot_waits_for_itself_alone(
+    datasets: DatasetStore,
+) -> None:
+    full, go_on, begun = asyncio.Event(), asyncio.Event(), 0
+
+    async def slow() -> AsyncIterator[bytes]:
+        nonlocal begun
+        begun += 1
+        if begun == 8:
+            full.set()
+        await go_on.wait()
+        yield RECORD
+
+    names = [DatasetName("acme", f"d{number}") for number in range(9)]
+    many = [asyncio.create_task(datasets.receive(name, None, slow())) for name in names]
+    async with asyncio.timeout(30):
+        await full.wait()
+        await datasets.receive(DatasetName("globex", "chats"), None, chunks(RECORD))
+    assert begun == 8
+    go_on.set()
+    assert [each.name for each in await asyncio.gather(*many)] == [str(name) for name in names]
+
+
 async def test_only_two_comparisons_have_memory_at_once(
     datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
