@@ -24,7 +24,7 @@ from serving_svc.feedback.service import FeedbackRecorder
 from serving_svc.metrics import ServingMetrics
 from tailorbird.call_error import CallError
 from tailorbird.client import ServingClient, TrainerClient, feedback_request
-from tailorbird.feedback import FeedbackStore, feedback_key
+from tailorbird.feedback import Answer, FeedbackStore, feedback_key
 from tailorbird.names import FeedbackName
 from tailorbird.object_store import ObjectStore, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
@@ -345,6 +345,21 @@ async def test_an_import_that_cannot_be_is_told_which_field(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await trainer.stub.ImportFeedback(feedback_pb2.ImportFeedbackRequest(**(values | fields)))
     assert violation(caught.value)[0] == field
+
+
+async def test_feedback_that_no_dataset_may_have_is_named_by_its_adapter(trainer: Trainer) -> None:
+    record = a_record(rating="good", answer=Answer(content="jane.roe@web.de"))
+    await FeedbackStore(trainer.store).create(record)
+    request = feedback_pb2.ImportFeedbackRequest(
+        parent=ACME,
+        dataset_id="made",
+        adapter=str(ADAPTER),
+        personal_data=dataset_pb2.PERSONAL_DATA_MODE_REFUSE,
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await trainer.stub.ImportFeedback(request)
+    assert reason_of(caught.value) == "PERSONAL_DATA_FOUND"
+    assert violation(caught.value) == ("adapter", "personal data in 1 records: email 1× (lines 1)")
 
 
 async def test_an_import_accounts_for_every_record(trainer: Trainer) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tailorbird.errors import InvalidArgument
+from tailorbird.errors import InvalidArgument, InvalidRecords
 from tailorbird.feedback import BAD, GOOD, Answer, Call, FeedbackPage, FeedbackRecord, Period, Tool
 from tailorbird.names import AdapterName
 from tailorbird.serving.v1 import inference_service_pb2 as serving
@@ -48,14 +48,17 @@ _FORMATS = {
 
 @contextmanager
 def of_import() -> Iterator[None]:
-    """Name the fields of an upload's header as those of the import."""
+    """Name the fields of an upload as those of the import: what would be uploaded, its adapter."""
     try:
         yield
+    except InvalidRecords:
+        # These name lines.
+        raise
     except InvalidArgument as error:
-        if not error.field.startswith(_HEADER):
-            raise
-        metadata = {key: value for key, value in error.metadata.items() if key != "field"}
         field = error.field.removeprefix(_HEADER)
+        if field == "chunk":
+            field = "adapter"
+        metadata = {key: value for key, value in error.metadata.items() if key != "field"}
         raise InvalidArgument(field, error.description, reason=error.reason, **metadata) from error
 
 
