@@ -25,6 +25,7 @@ Nothing here knows of gRPC: `tailorbird.rpc.status` maps these to status codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 _MAX_REFUSAL_CHARS = 500
 _MAX_FIRST_CHARS = 200
@@ -43,6 +44,10 @@ class TailorbirdError(Exception):
         self.message = message
         self.reason = reason or self.default_reason
         self.metadata = {key: str(value) for key, value in metadata.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To another process, whole: a subclass's __init__ has arguments of its own.
+        return BaseException.__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidArgument(TailorbirdError):
