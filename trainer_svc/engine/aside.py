@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from threading import Thread
 
-from tailorbird.printed import log_as_the_parent
+from tailorbird.aside import stand_aside
 from trainer_svc.protocol import encode
 from trainer_svc.record import Record
-
-_NICE = 5
-"""More than the worker's: where the two share cores, steps have three quarters of them."""
 
 
 def serve_one(fd: int, answer: Callable[[bytes], Record]) -> None:
@@ -27,20 +20,5 @@ def serve_one(fd: int, answer: Callable[[bytes], Record]) -> None:
         line = lines.readline()
     if not line:
         return
-    Thread(target=_leave_with, args=(connection,), daemon=True).start()
-    _give_way()
-    log_as_the_parent()
+    stand_aside(fd)
     connection.sendall(encode(answer(line)))
-
-
-def _leave_with(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.recv(1)
-    os._exit(1)
-
-
-def _give_way() -> None:
-    """Let the worker have the cores first, and lose the memory last."""
-    os.nice(_NICE)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
