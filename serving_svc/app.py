@@ -89,9 +89,10 @@ async def _started(
     stack: AsyncExitStack,
 ) -> Parts:
     await _check_store(settings.object_store_url, folder)
-    redactor = await asyncio.to_thread(_redactor, settings)
+    redactor = _redactor(settings)
     if redactor is not None:
         stack.callback(redactor.close)
+        await asyncio.to_thread(redactor.start)
     base = await load_servable_base(
         settings.base_model,
         settings.data_dir.resolve() / "cache",
@@ -141,7 +142,7 @@ def _redactor(settings: ServingSettings) -> Redactor | None:
     """Return what rids feedback of personal data, or None where no tenant may record any."""
     if not settings.feedback_tenants:
         return None
-    return Redactor(settings.scanner(), Mode(settings.feedback_personal_data))
+    return Redactor(settings.scanner, Mode(settings.feedback_personal_data))
 
 
 def _asked(settings: ServingSettings) -> Asked:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from tailorbird.names import FeedbackName
 from tailorbird.object_store import ObjectStore, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
-from tailorbird.personal_data.scanner import Scanner
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.auth import Caller, TokenVerifier
 from tailorbird.rpc.server import RpcServer
@@ -51,8 +51,11 @@ GLOBEX = "tenants/globex/adapters/support/versions/20260101T000000-job-1"
 
 
 @pytest.fixture(scope="module")
-def scanner() -> Scanner:
-    return load_scanner(scan_options())
+def redactor() -> Iterator[Redactor]:
+    """One for all replicas: each takes seconds to start."""
+    redactor = Redactor(partial(load_scanner, scan_options()), Mode.REDACT)
+    yield redactor
+    redactor.close()
 
 
 @dataclass
@@ -64,7 +67,7 @@ class Replicas:
         return ServingClient(self.addresses[replica], token)
 
 
-def a_replica(store: ObjectStore, scanner: Scanner) -> tuple[RpcServer, Redactor]:
+def a_replica(store: ObjectStore, redactor: Redactor) -> RpcServer:
     """What serving has of RecordFeedback, without an engine."""
     registry = CollectorRegistry()
     callers = {
@@ -73,7 +76,6 @@ def a_replica(store: ObjectStore, scanner: Scanner) -> tuple[RpcServer, Redactor
     }
     server = RpcServer("127.0.0.1", 0, TokenVerifier(callers), registry, [])
     records = FeedbackStore(store)
-    redactor = Redactor(scanner, Mode.REDACT)
     recorder = FeedbackRecorder(
         records,
         AdapterRegistry(store),
@@ -87,22 +89,21 @@ def a_replica(store: ObjectStore, scanner: Scanner) -> tuple[RpcServer, Redactor
         Scripted(), recorder, serving_pb.GetServerInfoResponse(), 100, max_feedback_bytes=4096
     )
     serving_grpc.add_InferenceServiceServicer_to_server(servicer, server.grpc)
-    return server, redactor
+    return server
 
 
 @pytest.fixture
-async def replicas(tmp_path: Path, scanner: Scanner) -> AsyncIterator[Replicas]:
+async def replicas(tmp_path: Path, redactor: Redactor) -> AsyncIterator[Replicas]:
     (tmp_path / "data").mkdir()
     store = open_store((tmp_path / "data" / "store").as_uri())
     await put_version(store, str(VERSION))
     await put_version(store, GLOBEX)
-    made = [a_replica(store, scanner) for _ in range(3)]
-    for server, _ in made:
+    made = [a_replica(store, redactor) for _ in range(3)]
+    for server in made:
         await server.start()
-    yield Replicas([f"127.0.0.1:{server.port}" for server, _ in made], store)
-    for server, redactor in made:
+    yield Replicas([f"127.0.0.1:{server.port}" for server in made], store)
+    for server in made:
         await server.stop(0)
-        redactor.close()
 
 
 def a_request(number: int = 1, **changes: Any) -> serving_pb.RecordFeedbackRequest:

@@ -5,35 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving_svc.feedback import redaction
 from serving_svc.feedback.redaction import Redactor
-from tailorbird.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from tailorbird.errors import PatternTimedOut, ResourceExhausted, Unavailable
 from tailorbird.feedback import Answer, Call, FeedbackRecord, Function, Tool, ToolFunction, Turn
-from tailorbird.personal_data.findings import Finding
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
-from tailorbird.personal_data.scanner import Scanner
+from tests.unit.serving_svc.feedback.held import held
 from tests.unit.tailorbird.feedback_values import a_record
 
 ADDRESS, PHONE = "jane.roe@web.de", "415-555-2671"
-
-
-@pytest.fixture(scope="module")
-def scanner() -> Scanner:
-    return load_scanner(scan_options())
-
-
-@pytest.fixture
-def redactor(scanner: Scanner) -> Iterator[Redactor]:
-    redactor = Redactor(scanner, Mode.REDACT)
-    yield redactor
-    redactor.close()
 
 
 def a_call(arguments: str) -> Call:
@@ -84,8 +72,8 @@ async def test_a_record_in_which_nothing_is_found_is_itself(redactor: Redactor) 
     assert await redactor.redacted(record, "acme") == record
 
 
-async def test_the_same_request_again_has_the_same_stand_ins(scanner: Scanner) -> None:
-    redactor = Redactor(scanner, Mode.SUBSTITUTE)
+async def test_the_same_request_again_has_the_same_stand_ins() -> None:
+    redactor = Redactor(partial(load_scanner, scan_options(kinds=("email",))), Mode.SUBSTITUTE)
     record = a_record(answer=Answer(content=ADDRESS), correction=Answer(content=ADDRESS))
     kept = await redactor.redacted(record, "acme")
     assert kept.correction
@@ -114,49 +102,15 @@ async def test_arguments_stay_an_object_where_a_number_is_replaced(
 
 async def test_a_pattern_that_takes_too_long_is_told_and_the_next_record_is_taken() -> None:
     options = scan_options(kinds=("email",), patterns={"slow": "(a|aa)+$"})
-    slow = load_scanner(options)
     object.__setattr__(options, "pattern_seconds", 0.05)
-    redactor = Redactor(slow, Mode.REDACT)
-    with pytest.raises(FailedPrecondition) as caught:
+    redactor = Redactor(partial(load_scanner, options), Mode.REDACT)
+    with pytest.raises(PatternTimedOut, match=r"the pattern for slow did not end") as caught:
         await redactor.redacted(a_record(answer=Answer(content="a" * 200 + "!")), "acme")
     assert caught.value.reason == "PATTERN_TIMED_OUT"
+    assert caught.value.metadata == {"kind": "slow", "seconds": "0.05"}
     kept = await redactor.redacted(a_record(answer=Answer(content=ADDRESS)), "acme")
     assert kept.answer.content == "<EMAIL>"
     redactor.close()
-
-
-class Held:
-    """A scanner that waits, and remembers whose text it read."""
-
-    def __init__(self) -> None:
-        self.began = threading.Event()
-        self.go_on = threading.Event()
-        self.read: list[str] = []
-        self.at_once = 0
-        self.most = 0
-
-    def search(self, text: str, label: str = "") -> Generator[None, None, list[Finding]]:
-        yield
-        if not text.startswith("from "):
-            return []
-        self.at_once += 1
-        self.most = max(self.most, self.at_once)
-        self.began.set()
-        self.go_on.wait(30)
-        self.read.append(text.removeprefix("from "))
-        self.at_once -= 1
-        return []
-
-
-@asynccontextmanager
-async def held() -> AsyncIterator[tuple[Redactor, Held]]:
-    scanner = Held()
-    redactor = Redactor(scanner, Mode.REDACT)  # type: ignore[arg-type]
-    try:
-        yield redactor, scanner
-    finally:
-        scanner.go_on.set()
-        redactor.close()
 
 
 def of(redactor: Redactor, tenant: str) -> asyncio.Task[FeedbackRecord]:
@@ -168,23 +122,26 @@ async def until(began: threading.Event) -> None:
     assert await asyncio.to_thread(began.wait, 30)
 
 
-async def test_a_tenant_with_many_delays_another_by_one_and_the_loop_not_at_all() -> None:
-    async with held() as (redactor, scanner):
+async def test_a_tenant_with_many_delays_another_by_one_and_the_loop_not_at_all(
+    tmp_path: Path,
+) -> None:
+    with held(tmp_path) as (redactor, holder):
         many = [of(redactor, "acme") for _ in range(5)]
-        # The loop is free while the thread is held.
-        await until(scanner.began)
+        # The loop is free while the process is held.
+        await until(holder.began)
         other = of(redactor, "globex")
         await asyncio.sleep(0)
-        scanner.go_on.set()
+        holder.go_on.set()
         await asyncio.gather(*many, other)
-        assert scanner.read.index("globex") <= 2
-        assert scanner.most == 1
+        assert holder.read.index("globex") <= 2
 
 
-async def test_too_many_waiting_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with held() as (redactor, scanner):
+async def test_too_many_waiting_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(tmp_path) as (redactor, holder):
         waiting = [of(redactor, "acme") for _ in range(17)]
-        await until(scanner.began)
+        await until(holder.began)
         with pytest.raises(ResourceExhausted) as caught:
             await of(redactor, "acme")
         assert caught.value.reason == "FEEDBACK_WAITING"
@@ -194,15 +151,15 @@ async def test_too_many_waiting_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(ResourceExhausted, match="18 records") as caught:
             await of(redactor, "initech")
         assert caught.value.reason == "FEEDBACK_WAITING"
-        scanner.go_on.set()
+        holder.go_on.set()
         await asyncio.gather(*waiting)
         await of(redactor, "initech")
 
 
-async def test_who_gives_up_leaves_its_place() -> None:
-    async with held() as (redactor, scanner):
+async def test_who_gives_up_leaves_its_place(tmp_path: Path) -> None:
+    with held(tmp_path) as (redactor, holder):
         first = of(redactor, "acme")
-        await until(scanner.began)
+        await until(holder.began)
         waiting = [of(redactor, "acme") for _ in range(16)]
         await asyncio.sleep(0)
         for task in (first, *waiting):
@@ -210,19 +167,19 @@ async def test_who_gives_up_leaves_its_place() -> None:
         await asyncio.wait([first, *waiting])
         last = of(redactor, "acme")
         await asyncio.sleep(0)
-        scanner.go_on.set()
+        holder.go_on.set()
         await last
-        assert scanner.read == ["acme", "acme"]
+        assert holder.read == ["acme", "acme"]
 
 
-async def test_what_waits_at_the_end_is_told() -> None:
-    async with held() as (redactor, scanner):
+async def test_what_waits_at_the_end_is_told(tmp_path: Path) -> None:
+    with held(tmp_path) as (redactor, holder):
         first = of(redactor, "acme")
-        await until(scanner.began)
+        await until(holder.began)
         waits = of(redactor, "globex")
         await asyncio.sleep(0)
         redactor.close()
-        scanner.go_on.set()
+        holder.go_on.set()
         with suppress(Unavailable):
             await first
         with pytest.raises(Unavailable) as caught:
@@ -230,11 +187,11 @@ async def test_what_waits_at_the_end_is_told() -> None:
         assert caught.value.reason == "SHUTTING_DOWN"
 
 
-async def test_what_the_thread_has_not_begun_at_the_end_is_told() -> None:
-    async with held() as (redactor, scanner):
+async def test_what_has_not_begun_at_the_end_is_told(tmp_path: Path) -> None:
+    with held(tmp_path) as (redactor, holder):
         first = of(redactor, "acme")
-        await until(scanner.began)
-        # Its turn is over, while the thread is still at it.
+        await until(holder.began)
+        # Its turn is over, while the process is still at it.
         first.cancel()
         await asyncio.wait({first})
         queued = of(redactor, "globex")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +28,6 @@ from tailorbird.errors import (
 from tailorbird.feedback import Answer, FeedbackRecord, FeedbackStore, Turn
 from tailorbird.names import FeedbackName, VersionName
 from tailorbird.object_store import ObstoreStore
-from tailorbird.personal_data.loading import load_scanner, scan_options
-from tailorbird.personal_data.modes import Mode
-from tailorbird.personal_data.scanner import Scanner
 from tailorbird.registry import AdapterRegistry, Tombstone
 from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, VERSION
 from tests.unit.trainer_svc.values import put_version
@@ -73,10 +69,10 @@ class FailingStore(ObstoreStore):
 class World:
     """A recorder on a store in a folder, with a clock of its own."""
 
-    def __init__(self, folder: Path, scanner: Scanner) -> None:
+    def __init__(self, folder: Path, redactor: Redactor) -> None:
         self.store = FailingStore(LocalStore(folder, mkdir=True))
         self.registry = CollectorRegistry()
-        self.redactor = Redactor(scanner, Mode.REDACT)
+        self.redactor = redactor
         self.now = NOON
         self.metrics = ServingMetrics(self.registry)
 
@@ -107,17 +103,11 @@ class World:
         return [info.key async for info in self.store.objects("tenants/acme/feedback")]
 
 
-@pytest.fixture(scope="module")
-def scanner() -> Scanner:
-    return load_scanner(scan_options())
-
-
 @pytest.fixture
-async def world(tmp_path: Path, scanner: Scanner) -> AsyncIterator[World]:
-    world = World(tmp_path / "store", scanner)
+async def world(tmp_path: Path, redactor: Redactor) -> World:
+    world = World(tmp_path / "store", redactor)
     await put_version(world.store, str(VERSION))
-    yield world
-    world.redactor.close()
+    return world
 
 
 async def stored(world: World, record: FeedbackRecord) -> FeedbackRecord:
