@@ -35,7 +35,15 @@ async def finished(
 async def in_thread(action: Callable[[Callable[[], bool]], T]) -> T:
     """Run `action` in a thread. What it gets tells whether it may stop: nobody waits any more."""
     stop = Event()
-    return await finished(asyncio.ensure_future(asyncio.to_thread(action, stop.is_set)), stop.set)
+
+    def told() -> T:
+        try:
+            return action(stop.is_set)
+        except StopIteration as error:
+            # No future takes one: whoever awaits it would wait for ever.
+            raise RuntimeError("an iterator had no more") from error
+
+    return await finished(asyncio.ensure_future(asyncio.to_thread(told)), stop.set)
 
 
 def stoppable(work: Generator[None, None, T], stop: Event) -> Generator[None, None, T]:

@@ -14,8 +14,9 @@ class FewShot:
     """Puts `examples` before the question of any of `questions`; all are of one format.
 
     Chats become one chat: the examples' turns, then the question's. A system message that all have
-    stands first; where they differ, each stands at the head of its record's first user turn, in
-    examples and question alike, so that the beginning is the same for every question.
+    stands first; where they differ, each stands at the head of its record's first user turn, or is
+    one where it has none, in examples and question alike, so that the beginning is the same for
+    every question.
     """
 
     def __init__(
@@ -42,7 +43,10 @@ class FewShot:
         system = _system(record)
         if not system or self._system:
             return turns
-        first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
+        users = (index for index, turn in enumerate(turns) if turn["role"] == "user")
+        first = next(users, None)
+        if first is None:
+            return [{"role": "user", "content": system}, *turns]
         merged = {**turns[first], "content": f"{system}\n\n{turns[first]['content']}"}
         return [*turns[:first], merged, *turns[first + 1 :]]
 

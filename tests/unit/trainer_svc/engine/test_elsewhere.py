@@ -19,6 +19,11 @@ async def test_a_result_and_an_error_come_through() -> None:
         await in_thread(lambda _: {"a": 1}["b"])
 
 
+async def test_an_iterator_that_ends_too_early_hangs_nobody() -> None:
+    with pytest.raises(RuntimeError, match="no more"):
+        await asyncio.wait_for(in_thread(lambda _: next(iter(()))), 30)
+
+
 async def test_a_cancelled_wait_tells_the_thread_and_ends_after_it() -> None:
     began, seen = asyncio.Event(), []
     loop = asyncio.get_running_loop()

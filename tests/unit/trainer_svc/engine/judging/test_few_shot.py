@@ -49,6 +49,18 @@ def test_system_messages_that_differ_go_into_their_own_questions() -> None:
     assert said(prompter.before(other, 1))[:2] == said(prompter.before(asked, 1))[:2]
 
 
+def test_a_system_message_that_nobody_answers_but_the_assistant_is_asked_by_the_user() -> None:
+    def announced(system: str, answer: str) -> dict[str, Any]:
+        whole = chat("", answer, system)
+        return {"messages": [turn for turn in whole["messages"] if turn["role"] != "user"]}
+
+    asked = announced("Order 2", "two")
+    prompter = FewShot("chat", [announced("Order 1", "one")], [asked])
+    assert said(prompter.before(asked, 1)) == [
+        "user: Order 1", "assistant: one", "user: Order 2", "assistant: two",
+    ]  # fmt: skip
+
+
 def test_instructions_become_a_chat() -> None:
     example = {"instruction": "Add", "input": "1 1", "output": "2"}
     asked = {"instruction": "Add", "input": "1 2", "output": "3"}
