@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.chosen import Chosen
 from trainer_svc.engine.data.files import DatasetFiles
-from trainer_svc.engine.elsewhere import in_thread
+from trainer_svc.engine.elsewhere import finished, in_thread
 from trainer_svc.engine.generation.greedy import generate
 from trainer_svc.engine.generation.likelihood import score
 from trainer_svc.engine.generation.prompts import Generated, Prompt
@@ -90,8 +91,16 @@ class Examiner:
                 await self.device.on_step_thread(lambda: attach(self.bank, self._beside, routed))
             answers = await self.device.pieces(self._answers(found, routed))
         finally:
-            await self.device.on_step_thread(lambda: self.bank.detach(self._beside))
+            await self._detached()
         return await in_thread(lambda _: self._judged(found, answers, routed)), routed
+
+    async def _detached(self) -> None:
+        """Take the routed version off, also where the job is cancelled while that waits its turn.
+
+        Nobody else knows of it: it would stay until the worker's end.
+        """
+        detach = self.device.on_step_thread(lambda: self.bank.detach(self._beside))
+        await finished(asyncio.ensure_future(detach), lambda: None)
 
     @property
     def _beside(self) -> str:

@@ -7,10 +7,12 @@ import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from tailorbird.errors import FailedPrecondition
 from tailorbird.manifest import REPORT
 from tailorbird.names import VersionName
 from tailorbird.personal_data.modes import Mode
@@ -349,4 +351,36 @@ async def test_a_cancelled_examination_leaves_nothing(
     await working.until(Cancelled, job.lease)
     assert not working.left_behind
     assert not await working.attached(job.lease.job)
+    assert not await working.attached(f"{job.lease.job}/routed")
+
+
+async def test_a_cancellation_while_the_routed_version_is_taken_off_leaves_nothing(
+    working: Working, bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
+    await route(working)
+    asked, go_on = asyncio.Event(), Event()
+    loop, call = asyncio.get_running_loop(), working.steps.call
+
+    def asking(action: Any) -> Any:
+        answer = call(action)
+        asked.set()
+        return answer
+
+    def broken(*_: Any, **__: Any) -> Any:
+        yield
+        # The next order waits behind this one.
+        call(lambda: go_on.wait(60))
+        loop.call_soon_threadsafe(monkeypatch.setattr, working.steps, "call", asking)
+        raise FailedPrecondition("too long", reason="OUT_OF_MEMORY")
+
+    monkeypatch.setattr("trainer_svc.engine.judging.examination.generate", broken)
+    job = await start(working)
+    async with asyncio.timeout(60):
+        await asked.wait()
+    working.worker.take(Cancel(lease=job.lease))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    go_on.set()
+    await working.until(Cancelled, job.lease)
     assert not await working.attached(f"{job.lease.job}/routed")
