@@ -25,7 +25,7 @@ from trainer_svc.protocol import OUT_OF_MEMORY
 ROWS = 512
 """Rows of a batch, unless told."""
 CACHE_BYTES = 2**30
-"""Keys and values that a lane's rows may take; one row always may."""
+"""Keys and values that a lane's rows may take, with prefixes that they share; one row always may."""
 
 T = TypeVar("T")
 
@@ -144,23 +144,25 @@ class Reader:
         rows, size = 0, 0
         for group in groups:
             row_size = self._room(group) * self._token_bytes
+            shared = group.prefix * self._token_bytes
             left = list(group.members)
             while left:
-                fitting = min(most - rows, (CACHE_BYTES - size) // row_size)
+                fitting = min(most - rows, (CACHE_BYTES - size - shared) // row_size)
                 if fitting < 1 and rows:
                     batches.append([])
                     rows, size = 0, 0
                     continue
                 members, left = left[: max(fitting, 1)], left[max(fitting, 1) :]
                 batches[-1].append(replace(group, members=members))
-                rows, size = rows + len(members), size + len(members) * row_size
+                rows, size = rows + len(members), size + shared + len(members) * row_size
         return batches
 
     def _of_one_length(self, group: Alike, most: int) -> list[Alike]:
         found = []
         for length, members in groupby(group.members, self._length):
             same = list(members)
-            room = self._room(group)
+            # Each row has the prefix in its own cache.
+            room = self._room(group) + group.prefix
             rows = min(most, CACHE_BYTES // (room * self._token_bytes))
             rows = max(1, min(rows, self.limits.micro_tokens // max(1, length - group.prefix)))
             found += [

@@ -1,4 +1,4 @@
-"""Lanes get about as many rows each."""
+"""Lanes get about as many rows each, and of these no more than there is memory for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.trainer_svc.engine.generation.plainly import ids, run
 from trainer_svc.engine.base import Base
+from trainer_svc.engine.generation import batches
 from trainer_svc.engine.generation.batches import Limits, Reader
 from trainer_svc.engine.generation.prompts import Prompt
 from trainer_svc.engine.generation.rows import Rows
@@ -33,3 +34,21 @@ def test_batches_are_as_large_as_each_other(
     done = run(reader.run(work))
     assert sizes == expected
     assert sorted(done) == list(range(8))
+
+
+def test_prefixes_count_among_what_rows_take(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def work(_: Rows, numbers: Sequence[int]) -> Generator[None, None, Mapping[int, int]]:
+        sizes.append(len(numbers))
+        yield
+        return dict.fromkeys(numbers, 0)
+
+    # Two questions about each of four texts.
+    prompts = [
+        Prompt([*ids(100, text), question], None, 3) for text in range(4) for question in (5, 6)
+    ]
+    reader = Reader(AdapterBank(base), prompts, Limits(8192, 100))
+    monkeypatch.setattr(batches, "CACHE_BYTES", 2 * (100 + 2 * 4) * reader._token_bytes)
+    run(reader.run(work))
+    assert sizes == [4, 4]
