@@ -45,7 +45,7 @@ class Question:
     line: int
     prompt: str
     expected: str
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, Any]
     asked: tuple[int, ...]
     shown: tuple[int, ...]
 
@@ -125,7 +125,7 @@ class Asker:
                     line=turn.line,
                     prompt=self._readable(held_out[turn.line]),
                     expected=answer.text,
-                    metadata=_metadata(held_out[turn.line]),
+                    metadata=metadata_of(held_out[turn.line]),
                     asked=prompt,
                     shown=with_examples,
                 )
@@ -238,6 +238,9 @@ class Asker:
         return "\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in turns)
 
 
-def _metadata(record: Record) -> Mapping[str, str]:
+def metadata_of(record: Record) -> Mapping[str, Any]:
+    """Return what a record says of itself; what is null is not there, as in files of tables."""
     found = record.get("metadata")
-    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if value is not None}

@@ -14,7 +14,7 @@ from trainer_svc.engine.data.chosen import Chosen, read_records
 from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.elsewhere import in_thread
-from trainer_svc.engine.judging.questions import Asker
+from trainer_svc.engine.judging.questions import Asker, metadata_of
 from trainer_svc.engine.judging.reading import Records, asked_messages
 from trainer_svc.judgement.check import FIELD, check_answers
 from trainer_svc.judgement.counterfactuals import swap_prompts
@@ -114,9 +114,7 @@ def _check_words(spec: EvaluationSpec, held_out: Records, asked: Asker) -> None:
 def _check_metadata(spec: EvaluationSpec, held_out: Records) -> None:
     known: dict[str, None] = {}
     for record in held_out.values():
-        metadata = record.get("metadata")
-        if isinstance(metadata, dict):
-            known.update(dict.fromkeys(metadata))
+        known.update(dict.fromkeys(metadata_of(record)))
     for place, key, reason in _metadata_asked(spec):
         if key in known:
             continue

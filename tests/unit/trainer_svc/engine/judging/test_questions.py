@@ -25,9 +25,18 @@ def test_a_question_is_rendered_as_serving_does(asker: Asker) -> None:
     rendered = tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
     assert list(first.asked) == tokenizer(rendered)["input_ids"]
     assert (first.prompt, first.expected) == (asked["content"], answer["content"])
-    assert first.metadata == {"number": str(HELD_OUT[10]["metadata"]["number"])}
+    assert first.metadata == HELD_OUT[10]["metadata"]
     assert [each.line for each in questions.all] == sorted(HELD_OUT)
     assert questions.stop_ids == {tokenizer.eos_token_id}
+
+
+def test_metadata_that_is_null_is_lacking(asker: Asker) -> None:
+    metadata = {"ward": None, "urgent": True, "age": 7, "tags": ["a"]}
+    (question,) = asker.questions({1: {**HELD_OUT[10], "metadata": metadata}}, []).all
+    # What makes no slice is for the slices to say.
+    assert question.metadata == {"urgent": True, "age": 7, "tags": ["a"]}
+    (question,) = asker.questions({1: {**HELD_OUT[10], "metadata": None}}, []).all
+    assert question.metadata == {}
 
 
 def test_an_answer_may_be_somewhat_longer_than_the_longest(asker: Asker) -> None:

@@ -141,8 +141,9 @@ async def test_what_the_records_lack_is_refused(checking: Checking) -> None:
     assert (await checking.check(data, hold_out=True, evaluation=known)).held_out
     # Where nothing is held out nothing is judged.
     assert not (await checking.check(data, evaluation=spec)).held_out
-    with pytest.raises(InvalidArgument, match="they have no metadata"):
-        await checking.check(chats(60), hold_out=True, evaluation=known)
+    for without in (chats(60), chats(60, shop=None)):
+        with pytest.raises(InvalidArgument, match="they have no metadata"):
+            await checking.check(without, hold_out=True, evaluation=known)
 
 
 async def test_a_field_that_a_grader_asks_for_is_one_of_some_record(checking: Checking) -> None:
