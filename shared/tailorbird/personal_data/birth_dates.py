@@ -13,6 +13,20 @@ _BAND = 5
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
 
 
+def is_birth_date(value: str) -> bool:
+    """Tell whether the two functions below can read it: an operator's pattern may find anything.
+
+    That is eight digits, or up to three numbers, of which the first or the last is the year.
+    """
+    numbers = [part for part in _PARTS.findall(value) if part.isdigit()]
+    if len(numbers) == 1 and len(numbers[0]) == 8:
+        return True
+    if not 1 <= len(numbers) <= 3:
+        return False
+    year = numbers.pop(_year_at(numbers))
+    return len(year) in (2, 4) and all(len(number) <= 2 for number in numbers)
+
+
 def other_birth_date(value: str, random: Random) -> str:
     """Return `value` with another day and month, and a year of the same five (1980 to 1984).
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from random import Random
 
-from tailorbird.personal_data.birth_dates import birth_date
+from tailorbird.personal_data.birth_dates import birth_date, is_birth_date
 from tailorbird.personal_data.findings import Finding, LabelledText
 from tailorbird.personal_data.folding import folded
 from tailorbird.personal_data.kinds import Kind
@@ -88,7 +88,8 @@ class _StandIns:
 
     def of(self, kind: str, value: str) -> str:
         plain = folded(value).text
-        who = (kind, birth_date(plain) if kind == Kind.DATE_OF_BIRTH else _bare(kind, plain))
+        dated = kind == Kind.DATE_OF_BIRTH and is_birth_date(plain)
+        who = (kind, birth_date(plain) if dated else _bare(kind, plain))
         if who not in self._drawn:
             self._drawn[who] = self._draw(kind, plain)
         seed, suffix = self._drawn[who]

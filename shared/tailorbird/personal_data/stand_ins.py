@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable
 from random import Random
 
-from tailorbird.personal_data.birth_dates import other_birth_date
+from tailorbird.personal_data.birth_dates import is_birth_date, other_birth_date
 from tailorbird.personal_data.kinds import Kind
 
 _Make = Callable[[str, Random], str]
@@ -108,6 +108,11 @@ def _ip_address(value: str, random: Random) -> str:
     return f"2001:db8::{random.randint(1, 0xFFFF):x}"
 
 
+def _date_of_birth(value: str, random: Random) -> str:
+    make = other_birth_date if is_birth_date(value) else _of_its_shape
+    return make(value, random)
+
+
 def _us_ssn(value: str, random: Random) -> str:
     # 666 is no area that is given out.
     return _like(value, f"666{random.randint(1, 99):02}{random.randint(1, 9999):04}")
@@ -147,7 +152,7 @@ _MAKES: dict[str, _Make] = {
     Kind.CREDIT_CARD: _credit_card,
     Kind.IBAN: _iban,
     Kind.IP_ADDRESS: _ip_address,
-    Kind.DATE_OF_BIRTH: other_birth_date,
+    Kind.DATE_OF_BIRTH: _date_of_birth,
     Kind.US_SSN: _us_ssn,
     Kind.US_ITIN: _us_itin,
     Kind.UK_NINO: _uk_nino,

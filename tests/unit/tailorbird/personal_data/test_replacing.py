@@ -16,6 +16,7 @@ from tailorbird.personal_data.birth_dates import birth_date, other_birth_date
 from tailorbird.personal_data.findings import LabelledText
 from tailorbird.personal_data.kinds import Kind
 from tailorbird.personal_data.modes import Mode
+from tailorbird.personal_data.options import ScanOptions
 from tailorbird.personal_data.replacing import Replacer
 from tailorbird.personal_data.scanner import Scanner
 from tailorbird.personal_data.stand_ins import luhn, stand_in
@@ -159,6 +160,23 @@ def test_a_birth_date_keeps_its_form_and_five_years(value: str, shape: str, seed
     if value.startswith("05"):
         assert int(other[:2]) <= 12
     assert birth_date(other)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["im Mai", "12.05.1980 10:30", "1980051299", "12345 May 80", "1980/1981/1982", "5", "V.VI."],
+)
+def test_what_an_operators_pattern_takes_for_a_birth_date_may_be_none(value: str) -> None:
+    options = ScanOptions(
+        kinds=(Kind.DATE_OF_BIRTH,), patterns={Kind.DATE_OF_BIRTH: r"born:(?P<value>.*)"}
+    )
+    first, second, other = replaced(
+        Scanner(options), f"born:{value}", f"born: {value}", f"born:{value}9"
+    )
+    shape = re.sub(r"[^\W\d]", "X", value)
+    assert re.sub(r"\d", "0", first) == f"born:{re.sub(r'[0-9]', '0', shape)}"
+    assert first != f"born:{value}"
+    assert (second.replace(" ", ""), other) != (first.replace(" ", ""), first)
 
 
 def test_nothing_that_was_found_is_shown_or_logged(
