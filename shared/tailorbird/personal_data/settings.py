@@ -33,7 +33,7 @@ class ScanSettings(CommonSettings):
     personal_data_patterns: Annotated[str, Field(max_length=65536)] = ""
     """Further patterns: kind=regular expression, one a line, at most 32. Case does not count.
 
-    One of a kind that is known, such as medical_record, takes the place of its own.
+    A kind stands there once. One of a kind that is known, such as medical_record, takes the place of its own.
     """
     personal_data_min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Score from 0 to 1 below which a finding does not count."""
@@ -42,9 +42,17 @@ class ScanSettings(CommonSettings):
 
     @property
     def patterns_by_kind(self) -> dict[str, str]:
-        """`personal_data_patterns`, without its blank lines."""
-        lines = [each for each in self.personal_data_patterns.splitlines() if each.strip()]
-        return {kind.strip(): regex for kind, _, regex in (line.partition("=") for line in lines)}
+        """`personal_data_patterns`, without its blank lines; InvalidArgument for a kind twice."""
+        found: dict[str, str] = {}
+        for line in self.personal_data_patterns.splitlines():
+            kind, _, expression = line.partition("=")
+            if (kind := kind.strip()) in found:
+                raise InvalidArgument(
+                    "patterns", f"{kind[:80]!r} is there twice; put | between its expressions"
+                )
+            if line.strip():
+                found[kind] = expression
+        return found
 
     def check_scan(self, setting: str, value: str) -> None:
         """Raise the error of a validator where nothing could look as `setting`, `value`, asks."""

@@ -77,6 +77,7 @@ def test_patterns_for_personal_data_are_read_line_by_line(environ: pytest.Monkey
     [
         ("PATTERNS", "ticket=(a", "ticket: not a regular expression: .* at position 2"),
         ("PATTERNS", "ticket", "ticket: 0 characters"),
+        ("PATTERNS", "mrn=A[0-9]+\ncase=C\nmrn =B[0-9]+", "'mrn' is there twice"),
         ("KINDS", "email,emial", "'emial' is not one of email"),
         ("KINDS", "person", "'person' needs spacy_model"),
         ("MIN_SCORE", "1.5", "less than or equal to 1"),
