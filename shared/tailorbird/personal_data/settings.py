@@ -33,7 +33,7 @@ class ScanSettings(CommonSettings):
     personal_data_patterns: Annotated[str, Field(max_length=65536)] = ""
     """Further patterns: kind=regular expression, one a line, at most 32. Case does not count.
 
-    A kind stands there once. One of a kind that is known, such as medical_record, takes the place of its own.
+    A kind stands there once. One that is known, such as medical_record, loses its own pattern.
     """
     personal_data_min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Score from 0 to 1 below which a finding does not count."""

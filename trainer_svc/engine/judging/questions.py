@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -138,12 +137,18 @@ class Asker:
         )
 
     def pair(self, record: Record) -> tuple[str, str]:
-        """Return a record's last question and its answer, as a person reads them."""
+        """Return a record's last question and its answer, as a person reads them.
+
+        Calls of tools are what the template makes of them: so are they answered. Raises what
+        `questions` does for these.
+        """
         if self._plain:
             return record["prompt"], record["completion"]
         answer = messages_of(record)[-1]
-        calls = json.dumps(answer["tool_calls"]) if "tool_calls" in answer else ""
-        return self._readable(record), answer.get("content") or calls
+        if not answer.get("tool_calls"):
+            return self._readable(record), answer["content"]
+        ((_, called),) = self._encoded([self._last(record, 0)])
+        return self._readable(record), called.text
 
     def prompt_ids(self, record: Record, line: int) -> tuple[int, ...]:
         """Return the ids of a record's last question."""

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.unit.trainer_svc.engine.tiny import CHAT_TEMPLATE, CONTEXT, chats, make_tokenizer
+from tests.unit.trainer_svc.engine.data.tool_templates import BARE, TAGGED
 from trainer_svc.engine.judging.questions import Asker
+from trainer_svc.judgement.json_text import parsed
 
 HELD_OUT = dict(enumerate(chats(6), start=10))
 
@@ -128,6 +130,25 @@ def test_a_question_of_several_turns_is_readable(asker: Asker) -> None:
         "system: Be kind.\nuser: one\nassistant: two\nuser: three",
         "four",
     )
+
+
+@pytest.mark.parametrize(("template", "is_json"), [(TAGGED, False), (BARE, True)])
+def test_calls_of_tools_are_read_as_they_are_answered(template: str, is_json: bool) -> None:
+    function = {"name": "find_order", "arguments": '{"order": "W-1001"}'}
+    called = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
+    record = {
+        "messages": [{"role": "user", "content": "Where is it?"}, called],
+        "tools": [{"type": "function", "function": {"name": "find_order"}}],
+    }
+    asker = Asker(make_tokenizer(template), "chat", CONTEXT)
+    (question,) = asker.questions({1: record}, []).all
+    assert asker.pair(record) == (question.prompt, question.expected)
+    # What is checked before training, and what is judged after, have one kind.
+    assert (parsed(question.expected) is not None) is is_json
 
 
 def test_a_template_that_takes_no_examples_is_asked_without() -> None:
