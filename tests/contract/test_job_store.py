@@ -17,7 +17,7 @@ from tailorbird.errors import AlreadyExists, FailedPrecondition, LeaseLost, NotF
 from tailorbird.names import JobName, TenantName
 from tests.unit.trainer_svc.golden import sample
 from tests.unit.trainer_svc.values import make_job, make_manifest
-from trainer_svc.jobs import migrations
+from trainer_svc.jobs import listing, migrations
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.events import Evaluation, JobWarning, StateChanged, StepProgress, Unknown
 from trainer_svc.jobs.feed import Feed
@@ -79,6 +79,43 @@ async def test_unknown_jobs_are_not_found(store: JobStore) -> None:
         await store.get(JobName("acme", "none"))
     with pytest.raises(NotFound):
         await store.last_sequence(JobName("acme", "none"))
+
+
+async def test_the_newest_events_of_many_jobs_are_found_together(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_MOST_NAMES", 2)
+    made = [await store.create(make_job(job), "", DIGEST) for job in ("one", "two", "three")]
+    elsewhere = await store.create(make_job("one", tenant="globex"), "", DIGEST)
+    await store.create(make_job("three", tenant="globex"), "", DIGEST)
+    lease = await claimed(store)
+    assert lease.job == made[0].name
+    names = [*(job.name for job in made), elsewhere.name, JobName("acme", "none")]
+    assert await store.last_sequences(names) == {
+        made[0].name: 2,
+        made[1].name: 1,
+        made[2].name: 1,
+        elsewhere.name: 1,
+    }
+    assert await store.last_sequences([]) == {}
+
+
+async def test_no_look_at_what_goes_on_reads_what_has_ended(sqlite_url: str) -> None:
+    """A trainer that is a year old has ended a million jobs."""
+    database = Database(sqlite_url)
+    await database.migrate()
+    looks = [
+        *listing.newest_events([JobName("acme", "one"), JobName("globex", "two")]),
+        listing.counts_of(JobState),
+    ]
+    async with database.read() as connection:
+        for look in looks:
+            said = str(look.compile(connection.sync_engine, compile_kwargs={"literal_binds": True}))
+            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}")
+            steps = [row.detail for row in plan]
+            assert any(step.startswith("SEARCH jobs USING") for step in steps)
+            assert not any(step.startswith("SCAN") for step in steps)
+    await database.close()
 
 
 async def test_a_job_s_history_may_begin_with_warnings_and_has_them_once(store: JobStore) -> None:

@@ -1,16 +1,21 @@
-"""The pages of a tenant's jobs."""
+"""Looks at many jobs: the pages of a tenant's, how many there are, how far they are."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from tailorbird.names import AdapterName, TenantName
+from tailorbird.names import AdapterName, JobName, TenantName
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.rows import in_state
 from trainer_svc.jobs.tables import jobs
+
+_MOST_NAMES = 200
+"""In one query: databases bound how many values it has."""
 
 
 def newest_first(
@@ -39,3 +44,26 @@ def newest_first(
     if adapter is not None:
         query = query.where(jobs.c.adapter == str(adapter))
     return query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc()).limit(limit)
+
+
+def counts_of(states: Collection[JobState]) -> sa.Select[tuple[str, int]]:
+    """Select how many jobs are in each of these states, as they are stored.
+
+    Of jobs that have ended there are ever more: what does not ask for them does not read them.
+    """
+    query = sa.select(jobs.c.state, sa.func.count()).where(in_state(*states))
+    return query.group_by(jobs.c.state)
+
+
+def newest_events(names: Sequence[JobName]) -> Iterator[sa.Select[tuple[str, str, int]]]:
+    """Select the newest sequence of each of these jobs, in one query or several."""
+    for start in range(0, len(names), _MOST_NAMES):
+        of_tenants: defaultdict[str, list[str]] = defaultdict(list)
+        for name in names[start : start + _MOST_NAMES]:
+            of_tenants[name.tenant].append(name.job)
+        # Of pairs in a list SQLite finds none by the key.
+        asked = [
+            sa.and_(jobs.c.tenant == tenant, jobs.c.job.in_(found))
+            for tenant, found in of_tenants.items()
+        ]
+        yield sa.select(jobs.c.tenant, jobs.c.job, jobs.c.last_sequence).where(sa.or_(*asked))

@@ -37,7 +37,7 @@ from trainer_svc.jobs.model import TERMINAL, AskedLora, Job, JobSpec, JobState, 
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
 from trainer_svc.jobs.preflight import Checks, Preflight
 from trainer_svc.jobs.trained_versions import TrainedPage, TrainedVersions
-from trainer_svc.jobs.watching import Feed, Watched, watched
+from trainer_svc.jobs.watching import Feed, Watched, Watches
 from trainer_svc.served import ServingLimits, check_rank
 
 _MOST_USERS = 3
@@ -122,7 +122,7 @@ class TuningService:
     ) -> None:
         self._jobs = jobs
         self._datasets = datasets
-        self._feed = feed
+        self._watches = Watches(jobs, feed)
         self._queue = queue
         self._registry = registry
         self._trained = TrainedVersions(registry)
@@ -268,7 +268,7 @@ class TuningService:
         What a later release has written into the history is passed over.
         Raises NotFound, and InvalidArgument for a sequence the job has not reached.
         """
-        return watched(self._jobs, self._feed, name, after_sequence)
+        return self._watches.events(name, after_sequence)
 
     async def checked(self, tenant: TenantName, spec: JobSpec, lora: AskedLora) -> JobSpec:
         """Return a specification with its base and LoRA decided; raises what `create_job` does."""

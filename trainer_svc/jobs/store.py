@@ -27,7 +27,7 @@ from trainer_svc.jobs.fence import (
     uncommitted,
     write_held,
 )
-from trainer_svc.jobs.listing import newest_first
+from trainer_svc.jobs.listing import counts_of, newest_events, newest_first
 from trainer_svc.jobs.model import ACTIVE, WAITING, Job, JobError, JobState, Left
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
 from trainer_svc.jobs.queue import queued
@@ -150,15 +150,21 @@ class JobStore:
         async with self._database.read() as connection:
             return int((await job_row(connection, name)).last_sequence)
 
+    async def last_sequences(self, names: Sequence[JobName]) -> dict[JobName, int]:
+        """Return the newest event's sequence of each of these jobs that there is."""
+        async with self._database.read() as connection:
+            return {
+                name_of(row): row.last_sequence
+                for query in newest_events(names)
+                for row in await connection.execute(query)
+            }
+
     async def counts(self) -> dict[JobState, int]:
         """Return how many jobs are in each state that is not terminal."""
-        query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
-        async with self._database.read() as connection:
-            found = [(JobState(state), count) for state, count in await connection.execute(query)]
         counted = dict.fromkeys(WAITING | ACTIVE, 0)
-        for state, count in found:
-            if state in counted:
-                counted[state] += count
+        async with self._database.read() as connection:
+            for state, count in await connection.execute(counts_of(counted)):
+                counted[JobState(state)] += count
         return counted
 
     async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]:

@@ -1,11 +1,15 @@
-"""Following a job's history to its end, however many write to it and wherever they are."""
+"""Following jobs' histories to their ends, however many write to them and wherever they are."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
+
+import structlog
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import JobName
@@ -14,6 +18,11 @@ from trainer_svc.jobs.model import TERMINAL, Job
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
+
+_Read = tuple[bool, list[JobEvent]]
+"""Whether the job had ended before its events were read, and the events."""
 
 
 class Watched(Protocol):
@@ -28,6 +37,9 @@ class Watched(Protocol):
     async def last_sequence(self, name: JobName) -> int:
         """Return the newest event's sequence; NotFound."""
 
+    async def last_sequences(self, names: Sequence[JobName]) -> Mapping[JobName, int]:
+        """Return the newest event's sequence of each of these jobs that there is."""
+
 
 class Feed(Protocol):
     """Wakes whoever waits for a job."""
@@ -36,41 +48,96 @@ class Feed(Protocol):
         """Give an event that every change of `job` sets; the waiter clears it."""
 
 
-async def watched(
-    jobs: Watched, feed: Feed, name: JobName, after_sequence: int
-) -> AsyncGenerator[JobEvent]:
-    """Yield a job's events after a sequence, and end after the terminal one.
+@dataclass(eq=False)
+class _Watcher:
+    changed: asyncio.Event
+    sequence: int
+    """The newest event that it has seen."""
 
-    What a later release has written into the history is passed over.
-    Raises NotFound, and InvalidArgument for a sequence the job has not reached.
+
+class Watches:
+    """Follows jobs for whoever watches them, at a cost that hardly grows with how many do.
+
+    What another replica changes is looked for once a second, for all jobs together; and watchers of
+    one job that are woken at the same place in its history read on together.
     """
-    last = await jobs.last_sequence(name)
-    if not 0 <= after_sequence <= last:
-        raise InvalidArgument(
-            "after_sequence", f"{after_sequence} is not between 0 and {last}, the newest event"
-        )
-    with feed.subscribe(name) as changed:
-        while True:
-            changed.clear()
-            ended = (await jobs.get(name)).state in TERMINAL
-            found = await jobs.events(name, after_sequence, _EVENTS_PER_READ)
-            for event in found:
-                after_sequence = event.sequence
-                if isinstance(event.payload, Unknown):
+
+    def __init__(self, jobs: Watched, feed: Feed) -> None:
+        self._jobs = jobs
+        self._feed = feed
+        self._open: defaultdict[JobName, set[_Watcher]] = defaultdict(set)
+        self._looking: asyncio.Task[None] | None = None
+        self._reads: dict[tuple[JobName, int], asyncio.Task[_Read]] = {}
+        """Those that have not begun."""
+
+    async def events(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
+        """Yield a job's events after a sequence, and end after the terminal one.
+
+        What a later release has written into the history is passed over.
+        Raises NotFound, and InvalidArgument for a sequence the job has not reached.
+        """
+        last = await self._jobs.last_sequence(name)
+        if not 0 <= after_sequence <= last:
+            raise InvalidArgument(
+                "after_sequence", f"{after_sequence} is not between 0 and {last}, the newest event"
+            )
+        with self._watcher(name, after_sequence) as watcher:
+            while True:
+                watcher.changed.clear()
+                ended, found = await self._read(name, watcher.sequence)
+                for event in found:
+                    watcher.sequence = event.sequence
+                    if isinstance(event.payload, Unknown):
+                        continue
+                    yield event
+                    if isinstance(event.payload, StateChanged) and event.payload.state in TERMINAL:
+                        return
+                if len(found) == _EVENTS_PER_READ:
                     continue
-                yield event
-                if isinstance(event.payload, StateChanged) and event.payload.state in TERMINAL:
+                if ended:
                     return
-            if ended and not found:
-                return
-            if not found:
-                await _wait(changed)
+                await watcher.changed.wait()
 
+    @contextmanager
+    def _watcher(self, name: JobName, sequence: int) -> Iterator[_Watcher]:
+        with self._feed.subscribe(name) as changed:
+            watcher = _Watcher(changed, sequence)
+            self._open[name].add(watcher)
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look())
+            try:
+                yield watcher
+            finally:
+                self._open[name].discard(watcher)
+                if not self._open[name]:
+                    del self._open[name]
+                if not self._open and self._looking is not None:
+                    self._looking.cancel()
+                    self._looking = None
 
-async def _wait(changed: asyncio.Event) -> None:
-    """Wait for a change here, or as long as another replica's may stay unseen."""
-    try:
-        async with asyncio.timeout(_POLL_SECONDS):
-            await changed.wait()
-    except TimeoutError:
-        return
+    async def _look(self) -> None:
+        """Wake whoever has not seen the newest event of its job."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            newest: Mapping[JobName, int] = {}
+            try:
+                newest = await self._jobs.last_sequences(list(self._open))
+            except Exception as error:
+                # Each finds it out for itself then, and its caller hears of it.
+                _log.warning("watched jobs cannot be looked at", error=type(error).__name__)
+            for name, watchers in self._open.items():
+                for watcher in watchers:
+                    if newest.get(name) != watcher.sequence:
+                        watcher.changed.set()
+
+    async def _read(self, name: JobName, after_sequence: int) -> _Read:
+        key = name, after_sequence
+        if key not in self._reads:
+            self._reads[key] = asyncio.create_task(self._read_now(*key))
+        return await asyncio.shield(self._reads[key])
+
+    async def _read_now(self, name: JobName, after_sequence: int) -> _Read:
+        # Whoever comes from here on may have been woken by what this read is too early for.
+        del self._reads[name, after_sequence]
+        ended = (await self._jobs.get(name)).state in TERMINAL
+        return ended, await self._jobs.events(name, after_sequence, _EVENTS_PER_READ)
