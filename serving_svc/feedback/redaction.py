@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from serving_svc.feedback.apart import RedactionProcess, stopping
 from tailorbird.errors import ResourceExhausted
 from tailorbird.feedback import FeedbackRecord
 from tailorbird.personal_data.modes import Mode
+from tailorbird.pieces import Done, some
 from tailorbird.turns import Turns
 
 if TYPE_CHECKING:
@@ -19,25 +20,32 @@ if TYPE_CHECKING:
 # Records that are held in memory until their turn: of one tenant, and of all.
 _TENANT_WAITING = 16
 _ALL_WAITING = 256
+_WAITING = "FEEDBACK_WAITING"
+
+_Work = Generator[None, None, FeedbackRecord]
 
 
 class Redactor:
     """Replaces what the scanner that `scanner` makes finds in records, as `mode` says.
 
-    One record at a time, in one process that streams go before, so that whatever is recorded takes
-    at most its share of a core from them; tenants go round-robin.
+    In one process that streams go before, so that whatever is recorded takes at most its share of a
+    core from them; of each tenant one record at a time, a piece of it, and then it is the next
+    tenant's turn.
     """
 
     def __init__(self, scanner: Callable[[], Scanner], mode: Mode) -> None:
         self._process = RedactionProcess(scanner, mode)
         # What it runs waits for the process.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feedback")
-        self._turns = Turns(
-            1,
+        self._records = Turns(
+            _ALL_WAITING,
             max_waiting=_TENANT_WAITING,
+            of_a_tenant=1,
             waiting="records of feedback to be rid of personal data",
-            reason="FEEDBACK_WAITING",
+            reason=_WAITING,
         )
+        # Of one record of each tenant.
+        self._pieces = Turns(1, waiting="pieces of records of feedback", reason=_WAITING)
         self._waiting = 0
         self._closed = False
 
@@ -52,18 +60,18 @@ class Redactor:
         """Return the record as it may be stored, with what was replaced counted.
 
         Raises ResourceExhausted (FEEDBACK_WAITING) if too many wait, and what
-        `RedactionProcess.redacted` does.
+        `RedactionProcess.redacting` does.
         """
         if self._waiting >= _ALL_WAITING:
             raise ResourceExhausted(
                 f"{_ALL_WAITING} records of feedback wait already, the most that may",
-                reason="FEEDBACK_WAITING",
+                reason=_WAITING,
                 limit=_ALL_WAITING,
             )
         self._waiting += 1
         try:
-            async with self._turns.turn(tenant):
-                return await self._in_thread(record)
+            async with self._records.turn(tenant):
+                return await self._in_pieces(record, tenant)
         finally:
             self._waiting -= 1
 
@@ -73,15 +81,27 @@ class Redactor:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._process.close()
 
-    async def _in_thread(self, record: FeedbackRecord) -> FeedbackRecord:
+    async def _in_pieces(self, record: FeedbackRecord, tenant: str) -> FeedbackRecord:
+        work = self._process.redacting(record)
+        try:
+            while True:
+                async with self._pieces.turn(tenant):
+                    done = await self._in_thread(work)
+                if done is not None:
+                    return done.result
+        finally:
+            if not self._closed:
+                # Behind the piece that the thread may be at.
+                self._thread.submit(work.close)
+
+    async def _in_thread(self, work: _Work) -> Done[FeedbackRecord] | None:
         if self._closed:
             raise stopping()
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, self._process.redacted, record)
+        piece = asyncio.get_running_loop().run_in_executor(self._thread, some, work, 0)
         try:
-            await asyncio.wait({work})
+            await asyncio.wait({piece})
         finally:
-            work.cancel()
-        if work.cancelled():
+            piece.cancel()
+        if piece.cancelled():
             raise stopping()
-        return work.result()
+        return piece.result()

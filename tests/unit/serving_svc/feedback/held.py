@@ -33,6 +33,20 @@ class HeldScanner:
         return []
 
 
+class EndlessScanner(HeldScanner):
+    """To which a text of acme's has no end, piece by piece; says when nobody waits for it."""
+
+    def search(self, text: str, label: str = "") -> Generator[None, None, list[Finding]]:
+        if text != "from acme":
+            return (yield from super().search(text, label))
+        try:
+            while True:
+                yield
+        finally:
+            self._test.send((os.getpid(), "given up"))
+            self._test.recv()
+
+
 def never(address: str) -> HeldScanner:
     """Make no scanner, for ever."""
     with Client(address) as test:
@@ -97,11 +111,13 @@ class Holder:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[tuple[Redactor, Holder]]:
+def held(
+    folder: Path, scanner: type[HeldScanner] = HeldScanner
+) -> Iterator[tuple[Redactor, Holder]]:
     """Give a redactor whose process is held at each text that is from somebody."""
     holder = Holder(folder)
     # Anything that has `search` is a scanner.
-    redactor = Redactor(partial(HeldScanner, holder.address), Mode.REDACT)  # type: ignore[arg-type]
+    redactor = Redactor(partial(scanner, holder.address), Mode.REDACT)  # type: ignore[arg-type]
     try:
         yield redactor, holder
     finally:

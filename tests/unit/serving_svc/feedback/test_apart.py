@@ -19,7 +19,7 @@ from serving_svc.feedback.redaction import Redactor
 from tailorbird.errors import FailedPrecondition, InvalidArgument, Unavailable
 from tailorbird.feedback import Answer, FeedbackRecord
 from tailorbird.personal_data.modes import Mode
-from tests.unit.serving_svc.feedback.held import Holder, Silent, held, never
+from tests.unit.serving_svc.feedback.held import EndlessScanner, Holder, Silent, held, never
 from tests.unit.tailorbird.feedback_values import a_record
 
 MODULE = "serving_svc.feedback.redacting"
@@ -64,17 +64,36 @@ async def test_one_that_was_killed_while_idle_is_started_again(tmp_path: Path) -
 
 async def test_a_record_whose_process_is_killed_is_tried_once_more(tmp_path: Path) -> None:
     with held(tmp_path) as (redactor, holder):
-        record, waits = of(redactor, "acme"), of(redactor, "globex")
+        record = of(redactor, "acme")
         first = await until_read(holder)
         first.kill()
         second = await until_read(holder)
         assert second != first
+        waits = of(redactor, "globex")
         second.kill()
         with pytest.raises(Unavailable, match=r"looks for personal data ended with status -9") as e:
             await record
         assert e.value.reason == "REDACTION_LOST"
         holder.go_on.set()
         assert (await waits).answer.content == "from globex"
+
+
+async def test_a_process_lost_at_another_s_piece_is_no_try_of_a_record(tmp_path: Path) -> None:
+    with held(tmp_path, EndlessScanner) as (redactor, holder):
+        endless = of(redactor, "acme")
+        for other in ("globex", "initech"):
+            lost = of(redactor, other)
+            for _ in range(2):
+                (await until_read(holder)).kill()
+            with pytest.raises(Unavailable):
+                await lost
+        holder.go_on.set()
+        await asyncio.gather(of(redactor, "globex"), of(redactor, "globex"))
+        assert not endless.done()
+        endless.cancel()
+        await of(redactor, "globex")
+        # It was begun again.
+        assert "given up" in holder.read
 
 
 async def test_what_cannot_be_started_is_worth_another_try(

@@ -18,7 +18,7 @@ from tailorbird.errors import PatternTimedOut, ResourceExhausted, Unavailable
 from tailorbird.feedback import Answer, Call, FeedbackRecord, Function, Tool, ToolFunction, Turn
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
-from tests.unit.serving_svc.feedback.held import held
+from tests.unit.serving_svc.feedback.held import EndlessScanner, held
 from tests.unit.tailorbird.feedback_values import a_record
 
 ADDRESS, PHONE = "jane.roe@web.de", "415-555-2671"
@@ -200,3 +200,21 @@ async def test_what_has_not_begun_at_the_end_is_told(tmp_path: Path) -> None:
         with pytest.raises(Unavailable) as caught:
             await queued
         assert caught.value.reason == "SHUTTING_DOWN"
+
+
+async def test_a_long_record_of_a_tenant_delays_others_by_a_piece_and_its_own_by_all(
+    tmp_path: Path,
+) -> None:
+    with held(tmp_path, EndlessScanner) as (redactor, holder):
+        holder.go_on.set()
+        long = of(redactor, "acme")
+        behind = asyncio.create_task(redactor.redacted(a_record(), "acme"))
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(of(redactor, "globex") for _ in range(3)))
+        assert not long.done()
+        assert not behind.done()
+        # What is given up is neither read on nor kept.
+        long.cancel()
+        async with asyncio.timeout(30):
+            await behind
+        assert holder.read == [*["globex"] * 3, "given up"]
