@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
 from serving_svc.feedback.redaction import Redactor
-from tailorbird.personal_data.loading import load_scanner, scan_options
+from serving_svc.settings import ServingSettings
 from tailorbird.personal_data.modes import Mode
 
 
 @pytest.fixture(scope="package")
 def redactor() -> Iterator[Redactor]:
-    """With the real scanner, whose process takes seconds to start."""
-    redactor = Redactor(partial(load_scanner, scan_options()), Mode.REDACT)
+    """With the scanner of serving's settings, whose process takes seconds to start."""
+    redactor = Redactor(ServingSettings(base_model="base").scanner, Mode.REDACT)
     yield redactor
     redactor.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -162,7 +163,18 @@ async def test_close_ends_a_process_that_starts(tmp_path: Path) -> None:
     with pytest.raises(Unavailable) as caught:
         await starting
     assert caught.value.reason == "SHUTTING_DOWN"
+    with pytest.raises(Unavailable) as caught:
+        redactor.start()
+    assert caught.value.reason == "SHUTTING_DOWN"
     holder.close()
+
+
+def test_what_has_been_answered_is_given_up_no_more(redactor: Redactor) -> None:
+    redactor.start()
+    limits = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+    for limit in limits:
+        limit.join(30)
+    assert not any(limit.is_alive() for limit in limits)
 
 
 def test_a_scanner_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:
