@@ -25,7 +25,7 @@ from serving_svc.feedback.service import FeedbackRecorder
 from serving_svc.metrics import ServingMetrics
 from tailorbird.call_error import CallError
 from tailorbird.client import ServingClient, TrainerClient, feedback_request
-from tailorbird.feedback import Answer, FeedbackStore, feedback_key
+from tailorbird.feedback import Answer, FeedbackStore, Tool, ToolFunction, feedback_key
 from tailorbird.names import FeedbackName
 from tailorbird.object_store import ObjectStore, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
@@ -346,6 +346,15 @@ async def test_an_import_that_cannot_be_is_told_which_field(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await trainer.stub.ImportFeedback(feedback_pb2.ImportFeedbackRequest(**(values | fields)))
     assert violation(caught.value)[0] == field
+
+
+async def test_a_listed_schema_is_no_longer_than_a_stored_one(trainer: Trainer) -> None:
+    function = ToolFunction(name="find", parameters={"title": "\U0001f426" * 1000})
+    record = a_record(tools=(Tool(function=function),))
+    await FeedbackStore(trainer.store).create(record)
+    ((found,), _) = await listed(trainer)
+    assert json.loads(found.chat.tools[0].parameters_json_schema) == function.parameters
+    assert found.ByteSize() < len(record.model_dump_json().encode())
 
 
 async def test_feedback_that_no_dataset_may_have_is_named_by_its_adapter(trainer: Trainer) -> None:

@@ -164,7 +164,9 @@ def _calls(calls: Iterable[Call]) -> list[serving.ToolCall]:
 
 def _tool(tool: Tool) -> serving.Tool:
     function = tool.function
-    schema = "" if function.parameters is None else json.dumps(function.parameters)
+    given = function.parameters
+    # Not longer than it is stored: pages are bounded by that.
+    schema = "" if given is None else json.dumps(given, ensure_ascii=False)
     return serving.Tool(
         name=function.name, description=function.description, parameters_json_schema=schema
     )
