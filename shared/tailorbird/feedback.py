@@ -38,6 +38,8 @@ _MAX_DAYS = 100
 _MAX_PAGE_BYTES = 2**20
 _DAY = re.compile(r"[0-9]{8}", re.ASCII)
 _POSITION = attrgetter("position")
+_OF_A_CALL = {"name", "create_time", "subject"}
+"""What differs where the same is asked for again."""
 
 
 class _Stored(BaseModel):
@@ -115,9 +117,9 @@ class FeedbackRecord(_Stored):
     """What was replaced: how many findings of each kind."""
 
     def says_the_same_as(self, other: FeedbackRecord) -> bool:
-        """Tell whether both were asked for alike, whoever asked and when."""
-        asked = set(FeedbackRecord.model_fields) - {"name", "create_time", "subject"}
-        return self.model_dump(include=asked) == other.model_dump(include=asked)
+        """Tell whether both were asked for alike, as far as known, whoever asked and when."""
+        mine, theirs = (_known(each) for each in (self, other))
+        return all(mine[key] == theirs[key] for key in mine.keys() - _OF_A_CALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +320,13 @@ class _Filling:
         elif is_wanted and found.record is not None:
             self._bytes += found.entry.size
             self.page.records.append(found.record)
+
+
+def _known(value: Any) -> Any:
+    """Return a stored value as it is without what a newer writer added."""
+    if isinstance(value, _Stored):
+        return {key: _known(getattr(value, key)) for key in type(value).model_fields}
+    return [*map(_known, value)] if isinstance(value, tuple) else value
 
 
 def feedback_day(time: datetime) -> str:

@@ -19,6 +19,7 @@ from tailorbird.feedback import (
     FeedbackStore,
     Found,
     Period,
+    Turn,
     feedback_key,
 )
 from tailorbird.names import AdapterName, FeedbackName, TenantName
@@ -83,10 +84,13 @@ async def test_what_a_newer_release_adds_is_kept_and_its_own_schema_is_not_read(
     kept: FeedbackStore, store: ObstoreStore
 ) -> None:
     stored = json.loads(a_record().model_dump_json()) | {"sentiment": 0.5}
+    stored["messages"][0]["language"] = stored["answer"]["language"] = "en"
     await store.put(feedback_key(a_name()), json.dumps(stored).encode())
     found = await kept.get(a_name())
     assert (found.model_extra or {})["sentiment"] == 0.5
     assert found.says_the_same_as(a_record())
+    assert not found.says_the_same_as(a_record(messages=(Turn(role="user", content="When?"),)))
+    assert await kept.create(a_record()) == found
     await store.put(feedback_key(a_name()), json.dumps(stored | {"schema_version": 2}).encode())
     with pytest.raises(DataCorrupt):
         await kept.get(a_name())
