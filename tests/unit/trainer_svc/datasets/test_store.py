@@ -278,6 +278,44 @@ async def test_who_comes_second_takes_the_index_along(
     assert sorted(stored) == [dataset.data_key, dataset.index_key, f"{NAME}/meta.json"]
 
 
+async def test_a_record_whose_writing_was_tried_twice_keeps_its_data(
+    datasets: DatasetStore, store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that lost the answer of a create finds at its second try what it has made."""
+    create = store.create
+
+    async def twice(key: str, data: bytes) -> None:
+        await create(key, data)
+        await create(key, data)
+
+    monkeypatch.setattr(store, "create", twice)
+    made = await datasets.upload(NAME, None, chunks(RECORD))
+    assert await datasets.get(NAME) == made
+    assert await store.get(made.data_key) == RECORD
+    assert await datasets.index(made) is not None
+
+
+async def test_another_process_that_was_faster_keeps_what_is_its_own_alone(
+    datasets: DatasetStore, store: ObstoreStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = DatasetStore(
+        open_store((tmp_path / "store").as_uri()), tmp_path / "other", 10_000, 1024
+    )
+    create = store.create
+
+    async def late(key: str, data: bytes) -> None:
+        await other.upload(NAME, None, chunks(RECORD * 2))
+        await create(key, data)
+
+    monkeypatch.setattr(store, "create", late)
+    with pytest.raises(AlreadyExists):
+        await datasets.upload(NAME, None, chunks(RECORD))
+    theirs = await datasets.get(NAME)
+    assert await store.get(theirs.data_key) == RECORD * 2
+    stored = {info.key async for info in store.objects(str(NAME))}
+    assert stored == {theirs.data_key, theirs.index_key, f"{NAME}/meta.json"}
+
+
 async def test_what_an_earlier_release_stored_is_read_and_has_neither(
     datasets: DatasetStore, store: ObstoreStore
 ) -> None:
