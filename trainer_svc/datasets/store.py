@@ -233,14 +233,12 @@ class DatasetStore:
         dataset is whole or not there, and another call deletes the rest.
         """
         try:
-            dataset = await self.get(name)
+            await keep_index(self.store, await self.get(name))
         except NotFound:
             if not await self._has_rest(name):
                 raise
         except DataCorrupt as error:
             _log.warning("digests not kept", dataset=str(name), error=error.message)
-        else:
-            await keep_index(self.store, dataset)
         # From here on it does not exist.
         await delete_folder(self.store, str(name), first=_META)
 

@@ -116,6 +116,17 @@ async def test_a_dataset_whose_record_or_digests_are_broken_can_be_deleted(tmp_p
         assert await keys(store) == []
 
 
+async def test_a_dataset_with_more_digests_than_are_read_can_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    whole = datasets(store, tmp_path)
+    await whole.upload(NAME, None, chunks(DATA))
+    monkeypatch.setattr("trainer_svc.datasets.deleted.MAX_INDEX_BYTES", 8)
+    await whole.delete(NAME)
+    assert await keys(store) == []
+
+
 async def test_a_dataset_of_an_earlier_release_leaves_nothing(tmp_path: Path) -> None:
     store = open_store((tmp_path / "store").as_uri())
     whole = datasets(store, tmp_path)
