@@ -25,7 +25,7 @@ from trainer_svc.protocol import OUT_OF_MEMORY
 ROWS = 512
 """Rows of a batch, unless told."""
 CACHE_BYTES = 2**30
-"""Keys and values that a lane's rows may take, with prefixes that they share; one row always may."""
+"""Keys and values that a lane's rows and their prefixes may take; one row always may."""
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trainer_svc.engine.tiny import CHAT_TEMPLATE, CONTEXT, chats, make_tokenizer
 from tests.unit.trainer_svc.engine.data.tool_templates import BARE, TAGGED
+from tests.unit.trainer_svc.engine.tiny import CHAT_TEMPLATE, CONTEXT, chats, make_tokenizer
 from trainer_svc.engine.judging.questions import Asker
 from trainer_svc.judgement.json_text import parsed
 
