@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import DataCorrupt
-from trainer_svc.datasets.records import parse_record
+from trainer_svc.datasets.records import ignored_keys, parse_record
 
 _SHOWN = 1000
 """Training records that examples are drawn from, and whose answers tell the classes."""
 
-_SAMPLE_BYTES = 64 * 2**20
-"""That these may have: a record may be as long as a mebibyte, and takes several times that."""
+_HELD_BYTES = 64 * 2**20
+"""That these may have, and as many those that are answered: a record may be as long as a mebibyte,
+and takes several times that, in a worker that others share."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,32 @@ def read_records(
 ) -> dict[int, Mapping[str, Any]]:
     """Return the records on these lines of a dataset's file; DataCorrupt if one is not there.
 
-    Also those of `sample`, the first of them if all together have more than 64 MiB.
+    Also those of `sample`. Of either the first, until they have 64 MiB; of a record what is read of
+    it anywhere (see `datasets.records`).
     """
     needed, wanted = set(lines), set(sample) - set(lines)
-    last, room = max(needed | wanted, default=0), _SAMPLE_BYTES
+    last = max(needed | wanted, default=0)
+    room = {True: _HELD_BYTES, False: _HELD_BYTES}
     line = 0
     found: dict[int, Mapping[str, Any]] = {}
     with path.open("rb") as file:
         for line, raw in enumerate(islice(file, last), start=1):
-            if line in wanted:
-                room -= len(raw)
-            if line in needed or (line in wanted and room >= 0):
-                _, found[line] = parse_record(line, raw)
+            is_needed = line in needed
+            if not is_needed and line not in wanted:
+                continue
+            room[is_needed] -= len(raw)
+            if room[is_needed] >= 0:
+                found[line] = _read(line, raw)
     if line < last:
         missing = min(each for each in needed | wanted if each > line)
         raise DataCorrupt(f"a dataset's file has no line {missing}", reason="DATASET_CORRUPT")
     return found
+
+
+def _read(line: int, raw: bytes) -> Mapping[str, Any]:
+    format_, record = parse_record(line, raw)
+    unread = ignored_keys(format_, record)
+    return {key: value for key, value in record.items() if key not in unread}
 
 
 def _drawn(lines: npt.NDArray[np.int64], most: int, seed: str) -> tuple[int, ...]:

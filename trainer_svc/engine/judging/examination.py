@@ -92,7 +92,15 @@ class Examiner:
             answers = await self.device.pieces(self._answers(found, routed))
         finally:
             await self._detached()
-        return await in_thread(lambda _: self._judged(found, answers, routed)), routed
+        judgement = await in_thread(lambda _: self._judged(found, answers, routed))
+        return self._with_what_is_left_out(judgement), routed
+
+    def _with_what_is_left_out(self, judgement: Judgement) -> Judgement:
+        drawn = len(self.chosen.held_out)
+        if judgement.records == drawn:
+            return judgement
+        note = f"{judgement.records} of {drawn} held-out records were answered: the others are long"
+        return judgement.model_copy(update={"notes": (*judgement.notes, note)})
 
     async def _detached(self) -> None:
         """Take the routed version off, also where the job is cancelled while that waits its turn.

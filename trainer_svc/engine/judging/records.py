@@ -30,7 +30,7 @@ _MAX_NAME = 64
 async def judged_records(
     files: DatasetFiles, assignment: Assignment, chosen: Chosen, folder: Path
 ) -> tuple[Records, Records]:
-    """Return the held-out records and those to draw examples from.
+    """Return the held-out records and those to draw examples from; of each as `read_records` says.
 
     A dataset's file is downloaded into `folder` where it must be. Raises what `DatasetFiles.file`
     does.
@@ -47,7 +47,7 @@ async def judged_records(
         return held_out, await read(assignment.training, (), chosen.training)
     every = await read(assignment.training, chosen.held_out, chosen.training)
     return (
-        {line: every[line] for line in chosen.held_out},
+        {line: every[line] for line in chosen.held_out if line in every},
         {line: every[line] for line in chosen.training if line in every},
     )
 

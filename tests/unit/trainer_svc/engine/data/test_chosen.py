@@ -42,18 +42,25 @@ def test_the_records_of_the_lines_are_read(tmp_path: Path) -> None:
     assert caught.value.reason == "DATASET_CORRUPT"
 
 
-def test_of_a_sample_as_much_is_read_as_fits_into_memory(
+def test_as_much_is_read_as_fits_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "data.jsonl"
     records = [{"prompt": "a" * 100, "completion": str(number)} for number in range(1, 9)]
     path.write_text("\n".join(map(json.dumps, records)), "utf-8")
     size = len(json.dumps(records[0])) + 1
-    monkeypatch.setattr(chosen, "_SAMPLE_BYTES", 2 * size)
+    monkeypatch.setattr(chosen, "_HELD_BYTES", 2 * size)
+    # What is answered has room of its own.
     found = read_records(path, (2, 7, 8), (1, 2, 3, 4))
-    # What is needed is read, however much it is, and is no part of the sample.
-    assert list(found) == [1, 2, 3, 7, 8]
+    assert list(found) == [1, 2, 3, 7]
     assert found[3] == records[2]
     with pytest.raises(DataCorrupt, match="line 9"):
         read_records(path, (), (3, 4, 9, 10))
     assert read_records(path, ()) == {}
+
+
+def test_what_nothing_reads_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    read = {"prompt": "a", "completion": "b", "metadata": {"shop": "north"}}
+    path.write_text(json.dumps({**read, "note": [[]] * 100, "tools": []}), "utf-8")
+    assert read_records(path, (1,)) == {1: read}

@@ -21,6 +21,7 @@ from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.datasets.personal_data import PersonalDataReport
+from trainer_svc.engine.data import chosen
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import JobWarning, Judged, Prepared, StepProgress
 from trainer_svc.jobs.model import Hyperparameters
@@ -258,6 +259,19 @@ async def test_a_metric_for_plain_text_fails_before_training(working: Working) -
     job = await start(working, data, training=ref, evaluation=spec)
     failed = await working.until(Failed, job.lease)
     assert "plain text has no answers" in failed.error.message
+
+
+async def test_held_out_records_past_the_memory_for_them_are_left_out_and_told(
+    working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = chats(60)
+    monkeypatch.setattr(chosen, "_HELD_BYTES", 3 * len(jsonl(records)) // 60)
+    job = await start(working, jsonl(records), evaluation=EvaluationSpec(slice_fields=("number",)))
+    found = (await working.until(Judged, job.lease)).judgement
+    assert 0 < found.records <= 4
+    (note,) = (note for note in found.notes if "answered" in note)
+    assert f"{found.records} of 1" in note
+    assert found.decision.reason == "TOO_FEW_RECORDS"
 
 
 async def test_words_are_swapped_and_slices_told_where_they_are_asked_for(
