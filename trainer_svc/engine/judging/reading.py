@@ -28,7 +28,7 @@ class Material:
     training_answers: Sequence[str]
     few_shot_reason: str
     labels: Sequence[str]
-    """Classes of the answers; () where they form none."""
+    """Classes of the answers; () where they form none, or one alone."""
     label_ids: Sequence[tuple[int, ...]]
     """What each label is as an answer."""
     swapped: Sequence[SwappedPrompt]
@@ -71,6 +71,9 @@ def material(
     )
     questions = held_out_asker.questions(held_out, [training[each.line] for each in examples])
     labels = Classes([*expected, *answers]).names if kind is AnswerKind.LABELS else ()
+    if len(labels) < 2:
+        # Of one label alone everybody is certain.
+        labels = ()
     swapped = _swapped(held_out, spec, seed)
     return Material(
         questions=questions,

@@ -301,6 +301,17 @@ async def test_labels_are_scored_by_their_likelihood(working: Working) -> None:
         assert 0 <= each.calibration_error <= 1
 
 
+async def test_one_label_alone_has_no_likelihood(working: Working) -> None:
+    records = chats(60)
+    for record in records:
+        record["messages"][1]["content"] = "late"
+    job = await start(working, jsonl(records))
+    found = (await working.until(Judged, job.lease)).judgement
+    assert (found.kind, found.records >= 10) == ("labels", True)
+    assert {each.label_accuracy_by_likelihood for each in found.candidates} == {None}
+    assert {each.calibration_error for each in found.candidates} == {None}
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
