@@ -2,84 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from pathlib import Path
-from threading import Event
-from typing import Any
 
 import pytest
 
-from tailorbird.errors import FailedPrecondition
-from tailorbird.manifest import REPORT
-from tailorbird.names import VersionName
 from tailorbird.personal_data.modes import Mode
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tests.unit.trainer_svc.engine.judging.examined import DATA, SHORT, start, uploaded
 from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
-from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION, publish, trained
+from tests.unit.trainer_svc.engine.versions import DIGEST
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.engine.data import chosen
-from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import JobWarning, Judged, Prepared, StepProgress
-from trainer_svc.jobs.model import Hyperparameters
-from trainer_svc.judgement.model import Candidate, EvaluationSpec
+from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.protocol import (
-    Assignment,
-    Cancel,
-    Cancelled,
-    Evaluating,
     Failed,
     Start,
-    Trained,
-    Upload,
-    Uploaded,
 )
-from trainer_svc.report.model import Report
-
-DATA = jsonl(chats(60))
-SHORT = Hyperparameters(epochs=1, batch_tokens=256, checkpoint_interval=100)
-
-
-@pytest.fixture
-async def working(bank: AdapterBank, tmp_path: Path) -> AsyncIterator[Working]:
-    working = Working(bank, tmp_path, digest=DIGEST)
-    yield working
-    await asyncio.to_thread(working.steps.close)
-
-
-async def start(working: Working, data: bytes = DATA, **changes: Any) -> Assignment:
-    fields: dict[str, Any] = {
-        "base_model_digest": DIGEST,
-        "hold_out": True,
-        "validation_fraction": None,
-        "hyperparameters": SHORT,
-    }
-    return await working.start("judged", data, **{**fields, **changes})
-
-
-async def uploaded(working: Working, job: Assignment) -> tuple[Uploaded, Report]:
-    await working.until(Trained, job.lease)
-    version = "20260105T030405-judged-1"
-    working.worker.take(Upload(lease=job.lease, version=version))
-    done = await working.until(Uploaded, job.lease)
-    report = await working.store.get(f"{job.adapter}/versions/{version}/{REPORT}")
-    return done, Report.model_validate_json(report)
-
-
-async def route(working: Working, generation: int = 3) -> None:
-    version = VersionName.parse(VERSION)
-    head = Route(
-        generation=generation,
-        versions=(RoutedVersion(version=version.version),),
-        reason="promote",
-        actor="somebody",
-        create_time=datetime(2026, 1, 2, tzinfo=UTC),
-        nonce="theirs",
-    )
-    await AdapterRegistry(working.store).append_route(version.adapter_name, head)
 
 
 async def test_a_tenth_is_held_out_and_answered_by_all(working: Working) -> None:
@@ -146,46 +85,6 @@ async def test_the_report_has_what_was_found_of_personal_data(working: Working) 
     _, report = await uploaded(working, job)
     assert report.training_personal_data == found
     assert report.validation_personal_data is None
-
-
-async def test_the_routed_version_answers_too(working: Working, bank: AdapterBank) -> None:
-    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
-    await route(working)
-    job = await start(working)
-    found = (await working.until(Judged, job.lease)).judgement
-    routed = next(each for each in found.candidates if each.candidate == Candidate.ROUTED)
-    assert routed.version == VERSION
-    assert Candidate.ROUTED in [each.against for each in found.comparisons]
-    done, _ = await uploaded(working, job)
-    decision = done.manifest.evaluation.decision
-    assert decision is not None
-    assert decision.route_generation == 3
-    assert not await working.attached(f"{job.lease.job}/routed")
-    # It is judged as it was published, and left as it is.
-    await AdapterRegistry(working.store).manifest(VersionName.parse(VERSION))
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"base_model_digest": f"sha256:{'7' * 64}"}, "is of another base"),
-        ({"rank": 64}, "lora_A"),
-        (None, "VERSION_NOT_FOUND"),
-    ],
-)
-async def test_a_routed_version_that_cannot_answer_is_told_and_blocks_promotion(
-    working: Working, bank: AdapterBank, changes: dict[str, Any] | None, why: str
-) -> None:
-    if changes is not None:
-        targets = {"target_modules": tuple(bank.target_modules)}
-        await publish(working.store, trained(bank), **targets, **changes)
-    await route(working)
-    job = await start(working)
-    found = (await working.until(Judged, job.lease)).judgement
-    assert Candidate.ROUTED not in [each.candidate for each in found.candidates]
-    (note,) = [note for note in found.notes if "routed version" in note]
-    assert why in note or VERSION in note
-    assert not found.decision.promote
 
 
 async def test_too_few_records_are_all_trained_on(working: Working) -> None:
@@ -337,75 +236,3 @@ async def test_a_schema_that_no_answer_meets_fails_before_training(working: Work
     job = await start(working, jsonl(records), evaluation=EvaluationSpec(json_schema=schema))
     failed = await working.until(Failed, job.lease)
     assert failed.error.reason == "SCHEMA_MET_BY_NONE"
-
-
-async def test_a_store_that_is_down_fails_the_attempt_and_leaves_nothing(
-    working: Working, bank: AdapterBank
-) -> None:
-    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
-    await route(working)
-    working.store.down = "/routes/"
-    job = await start(working)
-    failed = await working.until(Failed, job.lease)
-    assert failed.retryable
-    assert not working.left_behind
-    assert not await working.attached(job.lease.job)
-    assert not await working.attached(f"{job.lease.job}/routed")
-
-
-async def test_a_cancelled_examination_leaves_nothing(
-    working: Working, bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
-    await route(working)
-    began = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def endless(*_: Any, **__: Any) -> Any:
-        loop.call_soon_threadsafe(began.set)
-        while True:
-            yield
-
-    monkeypatch.setattr("trainer_svc.engine.judging.examination.generate", endless)
-    job = await start(working)
-    await working.until(Evaluating, job.lease)
-    async with asyncio.timeout(60):
-        await began.wait()
-    assert await working.attached(f"{job.lease.job}/routed")
-    working.worker.take(Cancel(lease=job.lease))
-    await working.until(Cancelled, job.lease)
-    assert not working.left_behind
-    assert not await working.attached(job.lease.job)
-    assert not await working.attached(f"{job.lease.job}/routed")
-
-
-async def test_a_cancellation_while_the_routed_version_is_taken_off_leaves_nothing(
-    working: Working, bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await publish(working.store, trained(bank), target_modules=tuple(bank.target_modules))
-    await route(working)
-    asked, go_on = asyncio.Event(), Event()
-    loop, call = asyncio.get_running_loop(), working.steps.call
-
-    def asking(action: Any) -> Any:
-        answer = call(action)
-        asked.set()
-        return answer
-
-    def broken(*_: Any, **__: Any) -> Any:
-        yield
-        # The next order waits behind this one.
-        call(lambda: go_on.wait(60))
-        loop.call_soon_threadsafe(monkeypatch.setattr, working.steps, "call", asking)
-        raise FailedPrecondition("too long", reason="OUT_OF_MEMORY")
-
-    monkeypatch.setattr("trainer_svc.engine.judging.examination.generate", broken)
-    job = await start(working)
-    async with asyncio.timeout(60):
-        await asked.wait()
-    working.worker.take(Cancel(lease=job.lease))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    go_on.set()
-    await working.until(Cancelled, job.lease)
-    assert not await working.attached(f"{job.lease.job}/routed")
