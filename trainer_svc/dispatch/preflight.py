@@ -27,6 +27,7 @@ from tailorbird.errors import (
     TailorbirdError,
     Unavailable,
 )
+from tailorbird.local_disk import is_disk_full
 from tailorbird.turns import Turns
 from trainer_svc.dispatch.assignment import Assignments
 from trainer_svc.jobs.model import Job, JobError
@@ -41,6 +42,7 @@ _SECONDS = 1800.0
 """Whoever waits behind has waited long enough."""
 _MAX_LINE_BYTES = 2**20
 _FOLDER = "preflight-"
+_NO_ANSWER = "said what is no answer"
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -95,13 +97,18 @@ class Preflights:
                     reason="CHECK_TOO_LONG",
                     seconds=f"{_SECONDS:g}",
                 ) from error
+            except OSError as error:
+                raise _not_started(error) from error
             finally:
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         return _result(answer)
 
 
 async def _asked(check: Check) -> bytes:
-    """Have the check done by a process of its own, which is gone when this returns."""
+    """Have the check done by a process of its own, which is gone when this returns.
+
+    Raises OSError if it cannot be started.
+    """
     ours, theirs = socket.socketpair()
     process = writer = None
     try:
@@ -119,12 +126,10 @@ async def _asked(check: Check) -> bytes:
             # One that takes nothing has ended, and its answer tells.
             writer.write(encode(check))
             await writer.drain()
-            line = await reader.readline()
+            line = await _line(reader)
             if line.endswith(b"\n"):
                 return line
         raise _lost(f"ended with status {await process.wait()}")
-    except OSError as error:
-        raise _lost(f"cannot be started: {error.strerror}") from error
     finally:
         (writer or ours).close()
         if process is not None:
@@ -133,15 +138,22 @@ async def _asked(check: Check) -> bytes:
             await asyncio.shield(process.wait())
 
 
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError as error:
+        raise _lost(_NO_ANSWER) from error
+
+
 def _result(line: bytes) -> Preflight:
     try:
         answer = Checked.model_validate_json(line)
     except ValidationError as error:
-        raise _lost("said what is no answer") from error
+        raise _lost(_NO_ANSWER) from error
     if answer.preflight is not None:
         return answer.preflight
     if answer.error is None:
-        raise _lost("said what is no answer")
+        raise _lost(_NO_ANSWER)
     raise _error(answer.kind, answer.error)
 
 
@@ -155,6 +167,12 @@ def _error(kind: str, told: JobError) -> TailorbirdError:
         return NotFound(metadata["name"], reason=told.reason)
     # Whatever else the tree has is no fault of the job.
     return _ERRORS.get(kind, Unavailable)(told.message, reason=told.reason, **metadata)
+
+
+def _not_started(error: OSError) -> Unavailable:
+    if is_disk_full(error):
+        return Unavailable("the trainer's disk is full", reason="DISK_FULL")
+    return _lost(f"cannot be started: {error.strerror}")
 
 
 def _lost(what: str) -> Unavailable:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -75,6 +77,7 @@ def test_an_answer_is_read() -> None:
 
 BASE = "sha256:1"
 HANGING = f"{__package__}.hanging"
+ENDLESS = f"{__package__}.endless"
 
 
 class Unleased:
@@ -171,6 +174,46 @@ async def test_one_that_cannot_be_started_is_told(
     with pytest.raises(Unavailable, match="cannot be started: No such file") as caught:
         await checks(tmp_path).check(make_job("one"))
     assert caught.value.reason == "TOKENISING_LOST"
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.ENOSPC, "DISK_FULL"), (errno.EACCES, "TOKENISING_LOST")]
+)
+async def test_one_whose_folder_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    one = checks(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(Unavailable) as caught:
+        await one.check(make_job("one"))
+    assert caught.value.reason == reason
+
+
+async def test_no_file_left_for_its_socket_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    with pytest.raises(Unavailable, match="cannot be started: Too many open files") as caught:
+        await checks(tmp_path).check(make_job("one"))
+    assert caught.value.reason == "TOKENISING_LOST"
+    assert not left(tmp_path)
+
+
+async def test_an_answer_without_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_MODULE", ENDLESS)
+    with pytest.raises(Unavailable, match="said what is no answer") as caught:
+        await checks(tmp_path).check(make_job("one"))
+    assert caught.value.reason == "TOKENISING_LOST"
+    assert not left(tmp_path)
 
 
 def test_what_a_lost_service_left_is_deleted(tmp_path: Path) -> None:
