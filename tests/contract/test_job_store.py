@@ -106,7 +106,7 @@ async def test_no_look_at_what_goes_on_reads_what_has_ended(sqlite_url: str) -> 
     await database.migrate()
     looks = [
         *listing.newest_events([JobName("acme", "one"), JobName("globex", "two")]),
-        listing.counts_of(JobState),
+        listing.counts_of(list(JobState)),
     ]
     async with database.read() as connection:
         for look in looks:

@@ -46,7 +46,7 @@ def newest_first(
     return query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc()).limit(limit)
 
 
-def counts_of(states: Collection[JobState]) -> sa.Select[tuple[str, int]]:
+def counts_of(states: Collection[JobState]) -> sa.Select[str, int]:
     """Select how many jobs are in each of these states, as they are stored.
 
     Of jobs that have ended there are ever more: what does not ask for them does not read them.
@@ -55,7 +55,7 @@ def counts_of(states: Collection[JobState]) -> sa.Select[tuple[str, int]]:
     return query.group_by(jobs.c.state)
 
 
-def newest_events(names: Sequence[JobName]) -> Iterator[sa.Select[tuple[str, str, int]]]:
+def newest_events(names: Sequence[JobName]) -> Iterator[sa.Select[str, str, int]]:
     """Select the newest sequence of each of these jobs, in one query or several."""
     for start in range(0, len(names), _MOST_NAMES):
         of_tenants: defaultdict[str, list[str]] = defaultdict(list)

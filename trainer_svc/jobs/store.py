@@ -154,9 +154,9 @@ class JobStore:
         """Return the newest event's sequence of each of these jobs that there is."""
         async with self._database.read() as connection:
             return {
-                name_of(row): row.last_sequence
+                JobName(tenant, job): last
                 for query in newest_events(names)
-                for row in await connection.execute(query)
+                for tenant, job, last in await connection.execute(query)
             }
 
     async def counts(self) -> dict[JobState, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -103,7 +104,7 @@ class Watches:
         with self._feed.subscribe(name) as changed:
             watcher = _Watcher(changed, sequence)
             self._open[name].add(watcher)
-            if self._looking is None:
+            if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look())
             try:
                 yield watcher
@@ -111,24 +112,28 @@ class Watches:
                 self._open[name].discard(watcher)
                 if not self._open[name]:
                     del self._open[name]
-                if not self._open and self._looking is not None:
-                    self._looking.cancel()
-                    self._looking = None
 
     async def _look(self) -> None:
-        """Wake whoever has not seen the newest event of its job."""
-        while True:
-            await asyncio.sleep(_POLL_SECONDS)
-            newest: Mapping[JobName, int] = {}
-            try:
-                newest = await self._jobs.last_sequences(list(self._open))
-            except Exception as error:
-                # Each finds it out for itself then, and its caller hears of it.
-                _log.warning("watched jobs cannot be looked at", error=type(error).__name__)
+        """Wake whoever has not seen the newest event of its job, or whose job is not found.
+
+        Ends by itself once nobody watches: a query that is cancelled may lose its connection.
+        """
+        await asyncio.sleep(_POLL_SECONDS)
+        while self._open:
+            newest = await self._newest()
             for name, watchers in self._open.items():
                 for watcher in watchers:
-                    if newest.get(name) != watcher.sequence:
+                    if newest.get(name, math.inf) > watcher.sequence:
                         watcher.changed.set()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _newest(self) -> Mapping[JobName, int]:
+        try:
+            return await self._jobs.last_sequences(list(self._open))
+        except Exception as error:
+            # Each watcher finds it out for itself then, and its caller hears of it.
+            _log.warning("watched jobs cannot be looked at", error=type(error).__name__)
+            return {}
 
     async def _read(self, name: JobName, after_sequence: int) -> _Read:
         key = name, after_sequence
