@@ -59,8 +59,10 @@ def auto_learning_rate(hidden_size: int, lora: LoraSpec) -> float:
     AdamW's steps have one size, so that the update grows as scaling times rate: another scaling
     gets the rate that keeps their product, but no more than four times as high or low.
     """
-    correction = _USUAL_SCALING / lora_scaling(lora)
-    bounded = min(max(correction, 1 / _MOST_CORRECTION), _MOST_CORRECTION)
+    # An alpha next to 0 has a scaling of 0.
+    least = _USUAL_SCALING / _MOST_CORRECTION
+    correction = _USUAL_SCALING / max(lora_scaling(lora), least)
+    bounded = max(correction, 1 / _MOST_CORRECTION)
     return float(5e-4 * (2000 / hidden_size) ** 0.78) * bounded
 
 

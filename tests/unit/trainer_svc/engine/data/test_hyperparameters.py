@@ -96,6 +96,7 @@ def test_auto_stays_within_its_limits(lengths: list[int], batch_tokens: int, epo
         (LoraSpec(rank=16, alpha=16.0, use_rslora=True), 2.5e-4),
         (LoraSpec(rank=256, alpha=16.0), 2e-3),
         (LoraSpec(rank=1, alpha=256.0), 1.25e-4),
+        (LoraSpec(rank=16, alpha=5e-324), 2e-3),
     ],
 )
 def test_the_rate_undoes_the_scaling(lora: LoraSpec, rate: float) -> None:
