@@ -639,6 +639,19 @@ async def change(
         await connection.execute(sa.update(table).where(rows).values(**values))
 
 
+async def test_a_job_that_only_a_later_release_can_read_hides_no_other(store: JobStore) -> None:
+    tenant = TenantName("acme")
+    made = [await store.create(make_job(f"job-{number}"), "", DIGEST) for number in range(5)]
+    for number in (1, 2, 4):
+        await change(store, jobs, jobs.c.job == f"job-{number}", spec={"of": "later"})
+    assert await store.page(tenant, limit=9) == [made[3], made[0]]
+    assert await store.page(tenant, limit=2) == [made[3], made[0]]
+    first = await store.page(tenant, limit=1)
+    assert first == [made[3]]
+    assert await store.page(tenant, limit=1, after=(first[0].create_time, "job-3")) == [made[0]]
+    assert await store.page(tenant, limit=1, after=(made[0].create_time, "job-0")) == []
+
+
 async def test_what_a_later_release_wrote_into_the_history_is_passed_over(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)

@@ -8,29 +8,55 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.names import AdapterName, JobName, TenantName
-from trainer_svc.jobs.model import JobState
-from trainer_svc.jobs.rows import in_state
+from trainer_svc.jobs.model import Job, JobState
+from trainer_svc.jobs.rows import in_state, readable
 from trainer_svc.jobs.tables import jobs
+
+Position = tuple[datetime, str]
+"""Where a job stands among a tenant's: its create_time and id."""
 
 _MOST_NAMES = 200
 """In one query: databases bound how many values it has."""
 
 
-def newest_first(
+async def newest_first(
+    connection: AsyncConnection,
     tenant: TenantName,
     limit: int,
-    after: tuple[datetime, str] | None,
+    after: Position | None,
+    state: JobState | None,
+    adapter: AdapterName | None,
+    *,
+    sweeps: bool,
+) -> list[Job]:
+    """Return up to `limit` jobs that come after the position given, as narrowed.
+
+    `sweeps`: only those that carry one out. What this release cannot read is left out, and hides
+    nothing that comes after it.
+    """
+    found: list[Job] = []
+    while len(found) < limit:
+        asked = limit - len(found)
+        query = _narrowed(tenant, after, state, adapter, sweeps=sweeps).limit(asked)
+        rows = (await connection.execute(query)).all()
+        found += [job for row in rows if (job := readable(row)) is not None]
+        if len(rows) < asked:
+            break
+        after = rows[-1].create_time, rows[-1].job
+    return found
+
+
+def _narrowed(
+    tenant: TenantName,
+    after: Position | None,
     state: JobState | None,
     adapter: AdapterName | None,
     *,
     sweeps: bool,
 ) -> sa.Select[Any]:
-    """Select up to `limit` jobs that come after the (create_time, job) given, as narrowed.
-
-    `sweeps`: only those that carry one out.
-    """
     query = sa.select(jobs).where(jobs.c.tenant == tenant.tenant)
     if after is not None:
         older = sa.tuple_(jobs.c.create_time, jobs.c.job) < sa.tuple_(
@@ -43,7 +69,7 @@ def newest_first(
         query = query.where(jobs.c.sweep.is_not(None))
     if adapter is not None:
         query = query.where(jobs.c.adapter == str(adapter))
-    return query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc()).limit(limit)
+    return query.order_by(jobs.c.create_time.desc(), jobs.c.job.desc())
 
 
 def counts_of(states: Collection[JobState]) -> sa.Select[str, int]:

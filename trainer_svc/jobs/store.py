@@ -116,9 +116,10 @@ class JobStore:
 
         `sweeps`: only those that carry one out.
         """
-        query = newest_first(tenant, limit, after, state, adapter, sweeps=sweeps)
         async with self._database.read() as connection:
-            return [to_job(row) for row in await connection.execute(query)]
+            return await newest_first(
+                connection, tenant, limit, after, state, adapter, sweeps=sweeps
+            )
 
     async def users(self, dataset: DatasetName, limit: int) -> list[JobName | SweepName]:
         """Return up to `limit` jobs and sweeps that have not ended and need a dataset."""
