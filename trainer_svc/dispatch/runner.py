@@ -24,7 +24,7 @@ from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.publisher import Publisher
-from trainer_svc.jobs.events import EventPayload, Prepared, StateChanged, StepProgress
+from trainer_svc.jobs.events import EventPayload, Prepared, Resumed, StateChanged, StepProgress
 from trainer_svc.jobs.fence import CancelRequested, Lease
 from trainer_svc.jobs.model import Job, JobError, JobState, Left
 from trainer_svc.jobs.store import JobStore
@@ -102,7 +102,9 @@ class Runner:
         self._halved = halved
         self._state: JobState | None = None
         self._suspended = suspended
-        self._step = self._tokens = 0
+        self._step = 0
+        self._tokens: int | None = 0
+        """As last reported; None where a checkpoint has some that are not told."""
         self._results = job.sweep
 
     async def run(self) -> Ending:
@@ -203,9 +205,9 @@ class Runner:
 
     async def _reported(self, event: EventPayload) -> None:
         if isinstance(event, StepProgress):
-            self._metrics.steps.inc(max(0, event.step - self._step))
-            self._metrics.tokens.inc(max(0, event.tokens - self._tokens))
-            self._step, self._tokens = event.step, event.tokens
+            self._count(event)
+        if isinstance(event, Resumed) and event.resumed_from_step:
+            self._step, self._tokens = event.resumed_from_step, None
         if isinstance(event, Prepared):
             await self._record(event, StateChanged(state=JobState.RUNNING))
             self._state = JobState.RUNNING
@@ -213,6 +215,12 @@ class Runner:
             await self._record(event)
         if isinstance(event, TrialReached | RungDecided):
             self._of_trials(event)
+
+    def _count(self, event: StepProgress) -> None:
+        self._metrics.steps.inc(max(0, event.step - self._step))
+        if self._tokens is not None:
+            self._metrics.tokens.inc(max(0, event.tokens - self._tokens))
+        self._step, self._tokens = event.step, event.tokens
 
     def _of_trials(self, event: TrialReached | RungDecided) -> None:
         before = self._results

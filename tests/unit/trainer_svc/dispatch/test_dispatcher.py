@@ -11,11 +11,12 @@ from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running, states
-from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published
+from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published, step
 from tests.unit.trainer_svc.values import make_job, make_manifest
+from trainer_svc.jobs.events import Resumed
 from trainer_svc.jobs.model import JobState, PromotionPolicy
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.protocol import Cancel, Start, Suspend
+from trainer_svc.protocol import Cancel, Evaluating, Reported, Start, Suspend, Trained
 
 
 async def test_a_job_becomes_a_routed_version(
@@ -38,6 +39,30 @@ async def test_a_job_becomes_a_routed_version(
     assert registry.get_sample_value("tailorbird_trainer_steps_total") == 4
     assert registry.get_sample_value("tailorbird_trainer_tokens_total") == 40
     assert executor.started[0].closed.is_set()
+
+
+async def test_what_was_done_under_an_earlier_lease_is_not_counted_again(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, registry: CollectorRegistry
+) -> None:
+    job = await jobs.create(make_job(), "", "a" * 64)
+    worker = ScriptedWorker(object_store, hold="step-1")
+    async with running(make(ScriptedExecutor(object_store, worker))):
+        await worker.held.wait()
+        lease = worker.assignment.lease
+        went_on = Resumed(resumed_from_step=100, lease_epoch=2)
+        worker._rest[lease] = iter(
+            [
+                *(("", Reported(lease=lease, event=each)) for each in (went_on, step(101))),
+                ("", Reported(lease=lease, event=step(103))),
+                ("", Evaluating(lease=lease)),
+                ("", Trained(lease=lease)),
+            ]
+        )
+        worker.go_on()
+        await ended(jobs, job.name)
+    assert registry.get_sample_value("tailorbird_trainer_steps_total") == 3
+    # Of the first report nobody knows how many were read before.
+    assert registry.get_sample_value("tailorbird_trainer_tokens_total") == 20
 
 
 async def test_manual_policy_leaves_the_route(
