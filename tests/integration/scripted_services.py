@@ -25,6 +25,7 @@ from tailorbird.tuning.v1 import tuning_service_pb2_grpc as tuning_grpc
 Context = Any
 ADAPTER = "tenants/acme/adapters/support"
 VERSIONS = [f"{ADAPTER}/versions/2026112{day}T100000-job-1" for day in (2, 1)]
+SHORT_ANSWERS = dataset_pb2.DataWarning(reason="SHORT_ANSWERS", message="1 of 1")
 FEEDBACK = f"{ADAPTER}/feedback/20261123-{'0' * 32}"
 JUDGEMENT = judgement_pb2.Judgement(
     records=20,
@@ -291,7 +292,10 @@ class Tuning(tuning_grpc.TuningServiceServicer):
     ) -> feedback_pb2.ImportFeedbackResponse:
         self.script.heard(request, context)
         return feedback_pb2.ImportFeedbackResponse(
-            dataset=dataset_pb2.Dataset(name=f"{request.parent}/datasets/{request.dataset_id}"),
+            dataset=dataset_pb2.Dataset(
+                name=f"{request.parent}/datasets/{request.dataset_id}",
+                report=dataset_pb2.DatasetReport(warnings=[SHORT_ANSWERS]),
+            ),
             read_count=3,
             imported_count=1,
             other_count=1,

@@ -91,6 +91,7 @@ def test_feedback_is_imported_and_deleted(run: Run, script: Script) -> None:
         "unusable": "1",
     }
     assert f"{FEEDBACK}: messages[0]: empty" in ran.err
+    assert "warning: SHORT_ANSWERS: 1 of 1" in ran.err
     assert script.requests[0] == feedback_pb2.ImportFeedbackRequest(
         parent="tenants/acme",
         dataset_id="made",

@@ -17,6 +17,7 @@ from tailorbird.cli.connect import (
     with_serving,
     with_trainer,
 )
+from tailorbird.cli.data_report import print_warnings
 from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
 from tailorbird.cli.output import (
     errors,
@@ -199,6 +200,7 @@ def import_(
             ("unusable", f"{response.unusable_count:,}" if response.unusable_count else ""),
         ]
     )
+    print_warnings(response.dataset.report.warnings, errors)
     for each in response.unusable:
         errors.print(f"{each.name}: {each.problem}", soft_wrap=True, markup=False)
 
