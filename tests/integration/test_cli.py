@@ -174,7 +174,7 @@ def test_a_check_shows_what_the_job_would_do_with_its_data(run: Run, script: Scr
     assert said["too long"] == "95.0% of the training data"
     assert said["steps"] == "1,800: 6 epochs"
     assert said["learning rate"] == "0.00123"
-    assert said["longest allowed"] == "64 tokens"
+    assert said["sequence length"] == "64 tokens"
     assert said["32 to 63"] == "2"
     assert "validation" not in shown.lower()
     assert "training data: 3 of 60 records kept; 57 dropped as too long (lines 4-60)" in shown

@@ -17,7 +17,7 @@ from trainer_svc.report.model import Report
 
 _LINES_SHOWN = 20
 _COUNTS = {
-    "records": "Records in the file",
+    "records": "Records",
     "kept": "Kept",
     "dropped_too_long": "Dropped: too long",
     "dropped_nothing_to_train": "Dropped: nothing to train",

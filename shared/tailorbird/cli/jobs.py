@@ -75,7 +75,9 @@ def create(
         str | None,
         typer.Option(help="A version to train on from; a name, or an id of the adapter's."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="LoRA rank: 8, 16, 32, 64 or 128.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="LoRA rank: 8, 16, 32, 64 or 128, as far as `info` has it.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,

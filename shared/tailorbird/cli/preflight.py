@@ -23,7 +23,7 @@ def print_preflight(found: preflight_pb2.Preflight) -> None:
             ("steps", f"{found.total_steps:,}: {used.epochs} epochs"),
             ("batch tokens", f"{used.batch_tokens:,}"),
             ("learning rate", f"{used.learning_rate:.3g}"),
-            ("longest allowed", f"{used.max_sequence_length:,} tokens"),
+            ("sequence length", f"{used.max_sequence_length:,} tokens"),
         ]
     )
     for sentence in left_out(_accounts(found)):

@@ -37,7 +37,7 @@ def test_a_later_releases_counts_are_shown_as_well() -> None:
     )
     rows = data_rows(FULL.model_copy(update={"training_data": later}))
     assert [row.name for row in rows] == [
-        "Records in the file",
+        "Records",
         "Kept",
         "Dropped: too long",
         "Tokens that are trained",
@@ -48,7 +48,7 @@ def test_a_later_releases_counts_are_shown_as_well() -> None:
         "Redacted · IBAN",
         "Redacted lines",
     ]
-    assert rows[0] == DataRow("Records in the file", "1,812", "200")
+    assert rows[0] == DataRow("Records", "1,812", "200")
     assert rows[7] == DataRow("Redacted · EMAIL", "1,200", "")
     assert rows[9].training.endswith("19, 20, …")
     assert rows[5].training.endswith("1330, 1402")
