@@ -168,7 +168,7 @@ async def test_a_store_without_room_is_told_as_a_full_disk_is(
 
 
 async def test_a_negative_size_is_refused(datasets: DatasetStore) -> None:
-    with pytest.raises(InvalidArgument, match=r"header.size_bytes: -1"):
+    with pytest.raises(InvalidArgument, match=r"header.size_bytes: -1 is negative"):
         await datasets.upload(NAME, -1, chunks(RECORD))
 
 
