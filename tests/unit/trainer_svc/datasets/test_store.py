@@ -150,6 +150,17 @@ async def test_a_full_disk_is_told_also_when_it_shows_only_at_the_end(
         assert caught.value.reason == "DISK_FULL"
 
 
+async def test_another_failure_of_the_disk_is_not_told_as_a_full_one(
+    datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", broken)
+    with pytest.raises(OSError, match="broken"):
+        await datasets.upload(NAME, None, chunks(RECORD))
+
+
 async def test_a_store_without_room_is_told_as_a_full_disk_is(
     datasets: DatasetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
