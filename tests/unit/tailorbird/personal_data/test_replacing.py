@@ -45,6 +45,17 @@ def test_a_value_has_one_stand_in_in_a_record_and_another_value_another(scanner:
     assert cards[0] == cards[1].replace("-", "") != "4111111111111111"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("10.1.11.1", "10.11.1.1"), ("a.b@web.de", "ab@web.de")]
+)
+def test_values_that_differ_in_a_sign_are_two_where_signs_count(
+    scanner: Scanner, one: str, other: str
+) -> None:
+    (text,) = replaced(scanner, f"from {one} to {other} and {one}")
+    first, second, again = re.findall(r"\S*\d\S*", text)
+    assert first == again != second
+
+
 def test_stand_ins_follow_from_the_key_and_the_record_alone(scanner: Scanner) -> None:
     text = "a@web.de"
     assert replaced(scanner, text) == replaced(scanner, text)
