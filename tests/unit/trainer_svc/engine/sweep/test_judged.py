@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.trainer_svc.engine.judging.test_examining import SHORT
-from tests.unit.trainer_svc.engine.judging.test_examining import uploaded as reported
+from tests.unit.trainer_svc.engine.judging.examined import SHORT
+from tests.unit.trainer_svc.engine.judging.examined import uploaded as reported
 from tests.unit.trainer_svc.engine.sweep.test_sweeping import (
     attached,
     of,
