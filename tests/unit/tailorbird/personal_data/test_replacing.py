@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.personal_data import replacing
-from tailorbird.personal_data.birth_dates import birth_date, other_birth_date
+from tailorbird.personal_data.birth_dates import birth_date
 from tailorbird.personal_data.findings import LabelledText
 from tailorbird.personal_data.kinds import Kind
 from tailorbird.personal_data.modes import Mode
@@ -164,7 +164,7 @@ def test_stand_ins_are_of_ranges_that_reach_nobody(seed: int) -> None:
 )
 @given(seed=st.integers())
 def test_a_birth_date_keeps_its_form_and_five_years(value: str, shape: str, seed: int) -> None:
-    other = other_birth_date(value, Random(seed))
+    other = stand_in(Kind.DATE_OF_BIRTH, value, Random(seed))
     assert re.fullmatch(shape, other)
     if value.startswith("23"):
         assert int(other[3:5]) <= 12
