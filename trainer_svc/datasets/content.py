@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from trainer_svc.datasets.chats import template_messages
 from trainer_svc.datasets.records import DatasetFormat
 
 LONGEST_RUN = 30
@@ -37,11 +38,12 @@ class Content(NamedTuple):
 def content(format_: DatasetFormat, record: Mapping[str, Any]) -> Content:
     """Return what a record that `parse_record` accepts asks, and its last answer.
 
-    A prompt and an instruction are a chat of one user message, as the engine renders the latter.
+    Of a chat it is what a chat template gets, so that it does not matter how a file spells that. A
+    prompt and an instruction are a chat of one user message, as the engine renders the latter.
     """
     match format_:
         case DatasetFormat.CHAT:
-            *before, last = record["messages"]
+            *before, last = template_messages(record)
             return Content(tuple((m["role"], _text(m)) for m in before), _text(last))
         case DatasetFormat.PROMPT_COMPLETION:
             return Content((("user", record["prompt"]),), record["completion"])
@@ -53,10 +55,21 @@ def content(format_: DatasetFormat, record: Mapping[str, Any]) -> Content:
 
 
 def _text(message: Mapping[str, Any]) -> str:
-    """Return a message's text, and as JSON whatever else of it is learned."""
-    text = message.get("content") or ""
-    rest = {key: message[key] for key in sorted(message.keys() - {"role", "content", "weight"})}
+    """Return a template's message's text, and as JSON whatever else of it is learned."""
+    rest: dict[str, Any] = {}
+    if "tool_calls" in message:
+        rest["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+    if "tool_call_id" in message:
+        rest["tool_call_id"] = message["tool_call_id"]
+    text: str = message["content"]
     return text + json.dumps(rest, sort_keys=True) if rest else text
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call whose arguments are text; their keys keep their order, as they are learned."""
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def normalised(text: str) -> str:

@@ -42,6 +42,26 @@ def test_digests_are_those_of_version_1() -> None:
     ]
 
 
+def test_digests_of_chats_with_calls_are_those_of_version_1() -> None:
+    function = {"name": "find", "arguments": '{"order": 7}'}
+    call = {"id": "c1", "type": "function", "function": function}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sent"},
+        {"role": "assistant", "content": "On its way.", "weight": 1},
+    ]
+    assert [part.hex() for part in record_digest(CHAT, {"messages": messages})] == [
+        "9056d5afe26aec64628109a7c6fd354b",
+        "28c8f1aea0787d7890f42c0b08363b1e",
+    ]
+    assert [part.hex() for part in record_digest(CHAT, {"messages": messages[:3]})] == [
+        "1d62ba957ab549ef5b4581cb14343719",
+        "f7af700c631642db64021b2732719442",
+    ]
+
+
 def test_white_space_at_the_ends_and_the_form_of_accents_do_not_count() -> None:
     composed = record_digest(PAIR, pair("Café?", "Über"))
     spaced = pair(" Cafe\u0301?\n", "U\u0308ber\t")
@@ -74,14 +94,19 @@ def test_what_asks_nothing_has_no_question_in_common_with_another() -> None:
     assert one.prompt != other.prompt
 
 
-def test_what_a_message_has_beside_its_text_counts_but_its_weight() -> None:
+def test_calls_count_and_an_answer_s_weight_does_not() -> None:
     def called(weight: int, name: str) -> dict[str, Any]:
-        call = {"role": "assistant", "content": None, "weight": weight, "tool_calls": [name]}
-        return {"messages": [{"role": "user", "content": "a"}, call]}
+        function = {"name": name, "arguments": "{}"}
+        call = {"id": "c1", "type": "function", "function": function}
+        answer = {"role": "assistant", "content": None, "weight": weight, "tool_calls": [call]}
+        return {"messages": [{"role": "user", "content": "a"}, answer]}
 
     assert record_digest(CHAT, called(0, "f")) == record_digest(CHAT, called(1, "f"))
     assert record_digest(CHAT, called(0, "f")) != record_digest(CHAT, called(0, "g"))
-    assert content(CHAT, called(0, "f")).answer == '{"tool_calls": ["f"]}'
+    assert content(CHAT, called(0, "f")).answer == (
+        '{"tool_calls": [{"function": {"arguments": "{}", "name": "f"}, '
+        '"id": "c1", "type": "function"}]}'
+    )
 
 
 @pytest.mark.parametrize("mark", ["\u0301\u0316", "\u0344", "\u0f73"])
