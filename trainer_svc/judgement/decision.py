@@ -3,7 +3,7 @@
 What speaks against it, in this order; the first is the reason, and all are told:
 
 NO_HELD_OUT_DATA            nothing to judge by
-TOO_FEW_RECORDS             fewer than 10 were judged
+TOO_FEW_RECORDS             the metric was measured of fewer than 10
 NOT_BETTER_THAN_BASE        the interval of the difference does not lie above 0
 NOT_BETTER_THAN_FEW_SHOT    the same, against the base with examples
 TIED_WITH_ROUTED            every record scores as it does with the version that is routed
@@ -48,6 +48,7 @@ def decide(
     spec: EvaluationSpec,
     *,
     records: int,
+    measured: int,
     metric: str,
     comparisons: Sequence[Comparison],
     slices: Sequence[SliceFigures] = (),
@@ -55,14 +56,15 @@ def decide(
     safety: Sequence[SafetyFinding] = (),
     counterfactuals: Counterfactuals | None = None,
 ) -> Decision:
-    """Return whether to promote, with everything that speaks against it."""
+    """Return whether to promote, with everything that speaks against it.
+
+    `measured` is of how many of the judged `records` the metric could be measured.
+    """
     if records == 0:
         return _against([("NO_HELD_OUT_DATA", "there are no held-out records to judge by")])
     failures = []
-    if records < MIN_RECORDS:
-        failures.append(
-            ("TOO_FEW_RECORDS", f"{records} records were judged; at least {MIN_RECORDS} are needed")
-        )
+    if measured < MIN_RECORDS:
+        failures.append(("TOO_FEW_RECORDS", _too_few(records, measured, metric)))
     for comparison in comparisons:
         failures += _comparison_failures(metric, comparison)
     failures += slice_failures(spec, slices)
@@ -73,6 +75,13 @@ def decide(
         return _against(failures)
     told = [_told(metric, comparison) for comparison in comparisons]
     return Decision(promote=True, reason="BETTER", message="; ".join(told)[:_MAX_MESSAGE])
+
+
+def _too_few(records: int, measured: int, metric: str) -> str:
+    judged = f"{records} records were judged"
+    if measured < records:
+        judged += f", {metric} could be measured of {measured}"
+    return f"{judged}; at least {MIN_RECORDS} are needed"
 
 
 def _comparison_failures(metric: str, comparison: Comparison) -> list[tuple[str, str]]:

@@ -6,7 +6,10 @@ developers.openai.com/api/docs/guides/graders: `string_check` (eq, ne, like, ili
     {{sample.output_text}}    the answer
     {{item.expected}}         the expected answer
     {{item.prompt}}           the prompt, as text
-    {{item.metadata.KEY}}     a field of the record's metadata; "" where the record lacks it
+    {{item.metadata.KEY}}     a field of the record's metadata
+
+A record that lacks such a field cannot be graded: whatever is put in its place would pass or fail
+for everybody.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from trainer_svc.judgement.tokens import normalised, pieces
 
 MAX_TEMPLATE = 4096
 MAX_NAME = 64
+_MAX_SHOWN = 64
 
 _MAX_VARIABLES = 8
 """Of a template: each may be filled with a long text."""
@@ -54,9 +58,17 @@ def grade(
 ) -> float:
     """Return the grader's score of one answer, 0 to 1.
 
-    InvalidArgument: the grader is not one of those above; see `check_grader`.
+    InvalidArgument: the grader is not one of those above (see `check_grader`), or `metadata` lacks
+    a field that it names (LACKS_FIELD, see `lacking`); such records are left out of a judgement.
     """
     check_grader(grader, "grader")
+    missing = lacking(grader, metadata or {})
+    if missing:
+        raise InvalidArgument(
+            f"metadata.{missing[0][:MAX_NAME]}",
+            f"is lacking, and the grader {grader.name!r} names it",
+            reason="LACKS_FIELD",
+        )
     values = {
         "sample.output_text": output_text,
         "item.expected": expected,
@@ -97,6 +109,19 @@ def metadata_keys(grader: Grader) -> Iterator[tuple[str, str]]:
                 yield part, name.removeprefix(_METADATA)
 
 
+def lacking(grader: Grader, metadata: Mapping[str, Any]) -> list[str]:
+    """Return the fields that the grader names and a record's metadata has not, each once.
+
+    What is null or a blank text is not there, as for slices.
+    """
+    named = dict.fromkeys(key for _, key in metadata_keys(grader))
+    return [key for key in named if _is_blank(metadata.get(key))]
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _check_similarity(grader: Grader, field: str) -> None:
     if grader.operation:
         raise InvalidArgument(
@@ -120,6 +145,10 @@ def _check_one_of(value: str, known: Mapping[str, object], field: str) -> None:
 def _check_template(template: str, field: str) -> None:
     if len(template) > MAX_TEMPLATE:
         raise InvalidArgument(field, f"{len(template)} characters; at most {MAX_TEMPLATE}")
+    left = _VARIABLE.sub("", template)
+    if "{{" in left:
+        unclosed = left[left.index("{{") :][:_MAX_SHOWN]
+        raise InvalidArgument(field, f"{unclosed!r} is not closed: }}}} is expected after the name")
     names = _names(template)
     if len(names) > _MAX_VARIABLES:
         raise InvalidArgument(field, f"{len(names)} variables; at most {_MAX_VARIABLES}")
@@ -137,7 +166,7 @@ def _names(template: str) -> list[str]:
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    return _VARIABLE.sub(lambda match: values.get(match[1].strip(), ""), template)
+    return _VARIABLE.sub(lambda match: values[match[1].strip()], template)
 
 
 def _said(value: object) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from trainer_svc.judgement.bootstrap import FloatArray, intervals, paired
 from trainer_svc.judgement.counterfactuals import SwappedPrompt, compare_answers
 from trainer_svc.judgement.decision import decide
+from trainer_svc.judgement.excerpt import excerpt
+from trainer_svc.judgement.graders import lacking
 from trainer_svc.judgement.json_schema import JsonSchema
-from trainer_svc.judgement.kinds import kind_of, primary_metric
+from trainer_svc.judgement.kinds import GRADER_PREFIX, kind_of, primary_metric
 from trainer_svc.judgement.labels import NO_CLASS, Classes, likelihood_figures
 from trainer_svc.judgement.model import (
     Answer,
@@ -20,6 +22,7 @@ from trainer_svc.judgement.model import (
     Counterfactuals,
     EvaluationSpec,
     HeldOut,
+    Interval,
     Judgement,
     Retention,
     SafetyFinding,
@@ -30,6 +33,7 @@ from trainer_svc.judgement.scoring import Scorer, Scores
 from trainer_svc.judgement.slices import judge_slices
 from trainer_svc.judgement.tokens import normalised
 
+_MAX_FIELD = 100
 _OTHERS = (Candidate.BASE, Candidate.FEW_SHOT, Candidate.ROUTED)
 
 _CandidateScores = Mapping[Candidate, Mapping[str, Scores]]
@@ -88,11 +92,12 @@ def judge_answers(
     classes = Classes([*expected, *training_answers]) if kind is AnswerKind.LABELS else Classes([])
     scorer = Scorer(spec, kind, primary, classes, schema)
     scores = scorer.scores(records, said)
-    decisive = {candidate: given[primary] for candidate, given in scores.items()}
-    comparisons = _comparisons(decisive, len(records), seed)
+    measured = scores[Candidate.TUNED][primary].measured if records else []
+    decisive = {candidate: given[primary].taken(measured) for candidate, given in scores.items()}
+    comparisons = _comparisons(decisive, len(measured), seed)
     parts = judge_slices(
-        spec.slice_fields if records else (),
-        [record.metadata for record in records],
+        spec.slice_fields if measured else (),
+        [records[place].metadata for place in measured],
         decisive,
         seed=seed,
     )
@@ -111,12 +116,13 @@ def judge_answers(
         counterfactuals=counterfactuals,
         retention=evidence.retention,
         safety=safety,
-        samples=choose_samples(records, said, decisive[Candidate.TUNED], seed=seed)
+        samples=choose_samples(records, said, scores[Candidate.TUNED][primary], seed=seed)
         if records
         else (),
         decision=decide(
             spec,
             records=len(records),
+            measured=len(measured),
             metric=primary,
             comparisons=comparisons,
             slices=parts.slices,
@@ -124,7 +130,11 @@ def judge_answers(
             safety=safety,
             counterfactuals=counterfactuals,
         ),
-        notes=(*_notes(said, kind, schema, expected), *parts.notes),
+        notes=(
+            *_notes(said, kind, schema, expected),
+            *_ungraded(spec, records),
+            *parts.notes,
+        ),
     )
 
 
@@ -175,7 +185,7 @@ def _comparisons(
             difference=paired(decisive[Candidate.TUNED], decisive[other], records, seed=seed),
         )
         for other in _OTHERS
-        if other in decisive
+        if records and other in decisive
     )
 
 
@@ -188,19 +198,31 @@ def _figures(
 ) -> tuple[CandidateFigures, ...]:
     figures = []
     for candidate, metrics in scores.items():
-        told = intervals(list(metrics.values()), len(said[candidate]), seed=seed)
         accuracy, error = likelihoods.get(candidate) or (None, None)
         figures.append(
             CandidateFigures(
                 candidate=candidate,
                 version=(evidence.versions or {}).get(candidate, ""),
-                metrics=dict(zip(metrics, told, strict=True)),
+                metrics=_told(metrics, seed),
                 unfinished=sum(answer.unfinished for answer in said[candidate]),
                 label_accuracy_by_likelihood=accuracy,
                 calibration_error=error,
             )
         )
     return tuple(figures)
+
+
+def _told(metrics: Mapping[str, Scores], seed: int) -> dict[str, Interval]:
+    """Return each metric that any record has, over the records that have it."""
+    together: dict[tuple[int, ...], dict[str, Scores]] = {}
+    for name, scores in metrics.items():
+        together.setdefault(tuple(scores.measured), {})[name] = scores
+    found: dict[str, Interval] = {}
+    for places, some in together.items():
+        if places:
+            taken = [scores.taken(places) for scores in some.values()]
+            found |= zip(some, intervals(taken, len(places), seed=seed), strict=True)
+    return {name: found[name] for name in metrics if name in found}
 
 
 def _findings(
@@ -215,6 +237,21 @@ def _findings(
     for candidate, given in said.items():
         findings += screen.scan(candidate.value, lines, [answer.text for answer in given])
     return findings
+
+
+def _ungraded(spec: EvaluationSpec, records: Sequence[HeldOut]) -> list[str]:
+    """Say of each grader how many records it leaves out, and for want of what."""
+    notes = []
+    for grader in spec.graders:
+        without = [keys for record in records if (keys := lacking(grader, record.metadata))]
+        if without:
+            fields = dict.fromkeys(key for keys in without for key in keys)
+            named = " or ".join(f"metadata.{excerpt(key, _MAX_FIELD)}" for key in fields)
+            notes.append(
+                f"{len(without)} of {len(records)} judged records lack {named}:"
+                f" {GRADER_PREFIX}{grader.name} leaves them out"
+            )
+    return notes
 
 
 def _notes(

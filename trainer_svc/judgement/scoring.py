@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer_svc.judgement.bootstrap import FloatArray
-from trainer_svc.judgement.graders import grade
+from trainer_svc.judgement.graders import grade, lacking
 from trainer_svc.judgement.json_answers import field_accuracy, json_validity
 from trainer_svc.judgement.json_schema import JsonSchema
 from trainer_svc.judgement.kinds import GRADER_PREFIX
@@ -26,7 +26,8 @@ class Scores:
     """One metric of one candidate, and a statistic of it: from draws, [draws, records], to figures.
 
     The statistic is the mean of `values`, [records]; for macro F1, whose `values` are the right
-    classes, it is made again from the `classes` (expected, answered) that a draw holds.
+    classes, it is made again from the `classes` (expected, answered) that a draw holds. A record
+    that cannot be measured is nan, for every candidate alike: no statistic holds with it.
     """
 
     values: FloatArray
@@ -45,6 +46,11 @@ class Scores:
             return macro_f1(*self.classes)(weights)
         means: FloatArray = weights @ self.values / weights.sum(axis=1)
         return means
+
+    @property
+    def measured(self) -> list[int]:
+        """Where the records stand that are measured."""
+        return np.flatnonzero(~np.isnan(self.values)).tolist()
 
     @property
     def figure(self) -> float:
@@ -86,7 +92,11 @@ class Scorer:
 
         A text is cut into words once, and its words are not kept: they may be many.
         """
-        values = {candidate: self._blank(len(held_out)) for candidate in answers}
+        blank = self._blank(held_out)
+        values = {
+            candidate: {name: zeros.copy() for name, zeros in blank.items()}
+            for candidate in answers
+        }
         for place, record in enumerate(held_out):
             expected = Text(record.expected)
             for candidate, given in answers.items():
@@ -100,8 +110,13 @@ class Scorer:
             for candidate, given in answers.items()
         }
 
-    def _blank(self, records: int) -> dict[str, FloatArray]:
-        return {name: np.zeros(records) for name in self.names}
+    def _blank(self, held_out: Sequence[HeldOut]) -> dict[str, FloatArray]:
+        """Return 0, which broken answers keep; nan of graders whose fields a record lacks."""
+        blank = {name: np.zeros(len(held_out)) for name in self.names}
+        for name, grader in self._graders.items():
+            without = [place for place, r in enumerate(held_out) if lacking(grader, r.metadata)]
+            blank[name][without] = np.nan
+        return blank
 
     def _score(
         self,
@@ -113,6 +128,8 @@ class Scorer:
     ) -> None:
         said = Text(answer.text)
         for name, score in self._functions.items():
+            if np.isnan(values[name][place]):
+                continue
             values[name][place] = score(record, expected, said)
 
     def _scores(

@@ -39,8 +39,8 @@ UNSAFE = SafetyFinding(category="violence", where="tuned", count=2)
 
 
 def decided(spec: EvaluationSpec | None = None, **changes: Any) -> Decision:
-    values: dict[str, Any] = {"records": 50, "metric": "token_f1", "comparisons": BETTER}
-    return decide(spec or EvaluationSpec(), **{**values, **changes})
+    values: dict[str, Any] = {"records": 50, "metric": "token_f1", "comparisons": BETTER, **changes}
+    return decide(spec or EvaluationSpec(), **{"measured": values["records"], **values})
 
 
 def test_better_than_all_is_promoted_with_the_figures() -> None:
@@ -127,3 +127,18 @@ def test_everything_is_told_in_order_and_within_bounds() -> None:
         " the base: an interval above 0 is needed; "
     )
     assert len(found.message) == 1000
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"), [(10, "BETTER"), (9, "TOO_FEW_RECORDS"), (0, "TOO_FEW_RECORDS")]
+)
+def test_only_records_of_which_the_metric_could_be_measured_count(
+    measured: int, reason: str
+) -> None:
+    found = decided(measured=measured)
+    assert found.reason == reason
+    if reason == "TOO_FEW_RECORDS":
+        assert found.message == (
+            f"50 records were judged, token_f1 could be measured of {measured};"
+            " at least 10 are needed"
+        )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.errors import InvalidArgument
-from trainer_svc.judgement.graders import check_grader, grade
+from trainer_svc.judgement.graders import check_grader, grade, lacking
 from trainer_svc.judgement.model import Grader
 
 SIMILARITIES = ("fuzzy_match", "bleu", *(f"rouge_{n}" for n in range(1, 6)), "rouge_l")
@@ -71,17 +71,30 @@ def test_similarities_are_between_0_and_1_and_equal_texts_are_1(first: str, seco
 def test_templates_are_filled_once() -> None:
     grader = check(
         "eq",
-        input="{{ item.prompt }}|{{item.metadata.n}}|{{item.metadata.none}}",
+        input="{{ item.prompt }}|{{item.metadata.n}}|{{item.metadata.list}}",
         reference="{{sample.output_text}}",
     )
     said = grade(
         grader,
-        output_text="{{item.expected}}|3|",
+        output_text='{{item.expected}}|3|["é"]',
         prompt="{{item.expected}}",
         expected="secret",
-        metadata={"n": 3},
+        metadata={"n": 3, "list": ["é"]},
     )
     assert said == 1
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"tone": None}, {"tone": " \t"}, {"Tone": "kind"}])
+def test_an_answer_is_not_graded_by_a_field_that_the_record_lacks(
+    metadata: dict[str, object] | None,
+) -> None:
+    grader = check("like", reference="{{ item.metadata.tone }}")
+    assert lacking(grader, metadata or {}) == ["tone"]
+    with pytest.raises(InvalidArgument, match="lacking") as refused:
+        grade(grader, output_text="kind words", metadata=metadata)
+    assert (refused.value.field, refused.value.reason) == ("metadata.tone", "LACKS_FIELD")
+    assert grade(grader, output_text="kind words", metadata={"tone": "kind"}) == 1
+    assert grade(grader, output_text="false", metadata={"tone": False}) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,6 +117,8 @@ def test_templates_are_filled_once() -> None:
         (Grader(kind="string_check", name="a" * 65, operation="eq"), "g.name", "is not 1 to 64"),
         (check("eq", input="{{item.answer}}"), "g.input", "{{item.answer}} is not known"),
         (check("eq", reference="{{item.metadata.}}"), "g.reference", "is not known"),
+        (check("eq", input="{{ sample.output_text"), "g.input", "is not closed"),
+        (check("eq", reference="{{item.prompt}} {{x"), "g.reference", "'{{x' is not closed"),
         (check("eq", input="x" * 4097), "g.input", "4097 characters; at most 4096"),
         (check("eq", input="{{item.prompt}}" * 9), "g.input", "9 variables; at most 8"),
     ],
@@ -120,5 +135,5 @@ def test_what_is_no_grader_is_refused(grader: Grader, field: str, message: str) 
 def test_a_template_that_never_ends_its_variable_is_read_at_once() -> None:
     # The cube of its white space would be minutes.
     hostile = Grader(kind="string_check", name="g", operation="eq", input="{{" + " " * 4000)
-    check_grader(hostile, "grader")
-    assert grade(hostile, output_text="x", expected="x") == 0
+    with pytest.raises(InvalidArgument, match="is not closed"):
+        check_grader(hostile, "grader")

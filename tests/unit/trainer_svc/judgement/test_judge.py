@@ -368,3 +368,64 @@ def test_counts_must_fit_together(
     given = {name: [Answer(text="a")] * count for name, count in answers.items()}
     with pytest.raises(ValueError, match=message):
         judge_answers(EvaluationSpec(), records(3), (), given, evidence)
+
+
+TONE = Grader(
+    kind="string_check",
+    name="tone",
+    operation="like",
+    reference="{{item.metadata.tone}}",
+)
+
+
+def toned(count: int, of: int = 20) -> list[HeldOut]:
+    """Records of which the first `count` say a tone."""
+    return [
+        record.model_copy(update={"metadata": {"tone": "kind", "channel": "mail"}})
+        if place < count
+        else record
+        for place, record in enumerate(records(of))
+    ]
+
+
+def test_a_grader_leaves_out_records_that_lack_its_field_for_everybody() -> None:
+    held_out = toned(6)
+    # Broken answers of such records are left out as well: the candidates stay paired.
+    broken = [Answer(text="", broken=True)] * 20
+    found = judged(
+        held_out,
+        EvaluationSpec(graders=(TONE,)),
+        tuned=[Answer(text="kind" if i < 3 else "?") for i in range(20)],
+        base=broken,
+    )
+    figures = {each.candidate: each.metrics for each in found.candidates}
+    assert figures[TUNED]["grader:tone"].value == 0.5
+    assert figures[BASE]["grader:tone"].value == 0
+    assert figures[FEW_SHOT]["grader:tone"].value == 0
+    assert figures[TUNED]["exact_match"].value == 0
+    assert "14 of 20 judged records lack metadata.tone: grader:tone leaves them out" in found.notes
+
+
+def test_a_decisive_grader_counts_what_it_measured() -> None:
+    spec = EvaluationSpec(
+        graders=(TONE,), primary_metric="grader:tone", slice_fields=("channel",), max_slice_drop=1
+    )
+    right, wrong = [Answer(text="kind")] * 20, [Answer(text="?")] * 20
+    found = judged(toned(9), spec, tuned=right, base=wrong, few_shot=wrong)
+    assert found.decision.reasons == ("TOO_FEW_RECORDS",)
+    assert "could be measured of 9" in found.decision.message
+    assert [(part.value, part.records) for part in found.slices] == [("mail", 9)]
+    assert len(found.samples) == 8
+    found = judged(toned(10), spec, tuned=right, base=wrong, few_shot=wrong)
+    assert found.decision.promote
+    assert found.comparisons[0].difference.value == 1
+
+
+def test_a_grader_that_no_record_has_the_field_of_has_no_figure() -> None:
+    spec = EvaluationSpec(graders=(TONE,), primary_metric="grader:tone", slice_fields=("channel",))
+    found = judged(toned(0), spec)
+    assert found.decision.reason == "TOO_FEW_RECORDS"
+    assert found.comparisons == ()
+    assert found.slices == ()
+    assert all("grader:tone" not in each.metrics for each in found.candidates)
+    assert "20 of 20 judged records lack metadata.tone: grader:tone leaves them out" in found.notes
