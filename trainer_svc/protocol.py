@@ -90,6 +90,8 @@ class DatasetRef(Record):
     format: Literal["chat", "prompt_completion", "instruction", "text"]
     personal_data: PersonalDataReport | None = None
     """What was found at its upload, for the version's report; None: nothing was looked for."""
+    index_key: str = ""
+    """Of its digests in the object store; "": its release stored none."""
 
 
 class SweepAssignment(Record):

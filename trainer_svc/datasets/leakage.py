@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer_svc.datasets.index import RecordIndex
 from trainer_svc.datasets.report.model import LinePair
@@ -54,3 +55,9 @@ def leakage(training: RecordIndex, validation: RecordIndex) -> Leakage:
             )
         ),
     )
+
+
+def leaked_lines(training: RecordIndex, validation: RecordIndex) -> npt.NDArray[np.int64]:
+    """Return the lines of the validation data whose question the training data has, ascending."""
+    seen = np.isin(validation.prompts, training.prompts)
+    return validation.lines[seen].astype(np.int64)

@@ -77,6 +77,7 @@ class Assignments:
             sha256=dataset.sha256,
             format=dataset.format.value,
             personal_data=dataset.personal_data,
+            index_key="" if dataset.report is None else dataset.index_key,
         )
 
 

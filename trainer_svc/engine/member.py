@@ -237,7 +237,7 @@ class JobTask:
             await self._examiner(data, self._assignment).check()
 
     def _is_judged(self, data: Preparation) -> bool:
-        asked = bool(data.chosen.held_out) or self._assignment.hold_out
+        asked = bool(data.chosen.held_out or data.chosen.leaked) or self._assignment.hold_out
         return asked and self._assignment.evaluation.max_records > 0
 
     def _examiner(self, data: Preparation, assignment: Assignment) -> Examiner:

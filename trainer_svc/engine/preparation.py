@@ -15,18 +15,27 @@ from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.chosen import Chosen, choose
 from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.hyperparameters import Choice, resolve, sequence_limit
+from trainer_svc.engine.data.leaks import NOTHING_LEAKED, Leaked, Leaks
 from trainer_svc.engine.data.prepare import prepare, prepared, split
+from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.elsewhere import in_thread
-from trainer_svc.jobs.data_account import NOTHING_HELD_OUT, check_too_long, no_validation
+from trainer_svc.jobs.data_account import check_too_long
 from trainer_svc.jobs.events import DataReport, EventPayload, JobWarning, Prepared
+from trainer_svc.jobs.held_out import (
+    ENOUGH_RECORDS,
+    NO_ANSWERS,
+    no_validation,
+    none_held_out,
+    none_left,
+    too_few,
+)
 from trainer_svc.jobs.model import DataPolicy, Hyperparameters, LoraSpec, TooLong
+from trainer_svc.judgement.decision import MIN_RECORDS
 from trainer_svc.protocol import Assignment, DatasetRef
 
 Read = tuple[TokenDataset, DataReport]
 
-_ENOUGH_RECORDS = 50
-"""Training records of which some are held out where a job is to be judged and names no data."""
 _HELD_OUT = 0.1
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 10, 200
 
@@ -95,6 +104,7 @@ class Preparer:
     ) -> None:
         self._base = base
         self._files = files
+        self._leaks = Leaks(files)
         self._cache = cache
         self._apart = apart
 
@@ -109,9 +119,11 @@ class Preparer:
         limit = sequence_limit(asked, self._base.context)
         training = await self._read(assignment.training, assignment.data, limit, folder)
         validation: Read | None = None
+        leaked = NOTHING_LEAKED
         if assignment.validation is not None:
             validation = await self._read(assignment.validation, assignment.data, limit, folder)
-        return await in_thread(lambda _: self._chosen(assignment, training, validation))
+            leaked = await self._leaks.between(assignment.training, assignment.validation)
+        return await in_thread(lambda _: self._chosen(assignment, training, validation, leaked))
 
     def varied(self, data: Preparation, lora: LoraSpec, asked: Hyperparameters) -> Preparation:
         """Return the same data, trained on in another way. `asked` has the same seed."""
@@ -125,13 +137,17 @@ class Preparer:
         return replace(data, choice=choice)
 
     def _chosen(
-        self, assignment: Assignment, training: Read, validation: Read | None
+        self, assignment: Assignment, training: Read, validation: Read | None, leaked: Leaked
     ) -> Preparation:
         asked, seed = assignment.hyperparameters, assignment.hyperparameters.seed or 0
         if validation is None:
             training, validation = _held_out(assignment, training, seed)
         if validation is None and asked.early_stopping_patience:
-            raise no_validation("early stopping looks at the loss")
+            raise no_validation(
+                "early stopping looks at the loss",
+                training[1].kept,
+                hold_out=assignment.hold_out,
+            )
         choice = resolve(
             asked,
             training[0].lengths,
@@ -140,18 +156,18 @@ class Preparer:
             context=self._base.context,
         )
         held_out = ((), None) if validation is None else validation
-        lines = np.empty(0, np.int64) if validation is None else validation[0].lines
+        chosen = _judged(assignment, training, validation, leaked)
         return Preparation(
             training=training[0],
             validation=held_out[0],
             training_report=training[1],
             validation_report=held_out[1],
             choice=choice,
-            chosen=choose(training[0].lines, lines, assignment.evaluation.max_records, seed),
+            chosen=chosen,
             warnings=(
                 *_of_base(self._base),
                 *choice.warnings,
-                *_unjudged(assignment, validation),
+                *_not_promoted(assignment, chosen),
             ),
             chats=training[0].chats,
         )
@@ -188,7 +204,7 @@ def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, 
     """Split the training records where that is asked for, or needed and possible."""
     fraction, least = assignment.validation_fraction, 1
     records = training[1].kept
-    if fraction is None and assignment.hold_out and records >= _ENOUGH_RECORDS:
+    if fraction is None and assignment.hold_out and records >= ENOUGH_RECORDS:
         fraction, least = min(_HELD_OUT, _MOST_HELD_OUT / records), _LEAST_HELD_OUT
     if fraction is None:
         return training, None
@@ -202,11 +218,32 @@ def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, 
     return (kept, kept_report), (held, held_report)
 
 
-def _unjudged(assignment: Assignment, validation: Read | None) -> Sequence[JobWarning]:
+def _judged(
+    assignment: Assignment, training: Read, validation: Read | None, leaked: Leaked
+) -> Chosen:
+    """Choose what the version is judged on, and say why if it is nothing."""
+    lines = np.empty(0, np.int64) if validation is None else validation[0].lines
+    seed, most = assignment.hyperparameters.seed or 0, assignment.evaluation.max_records
+    chosen = choose(training[0].lines, lines, most, seed, leaked)
+    unjudged = None
+    if (assignment.validation or assignment.training).format == TEXT:
+        unjudged = NO_ANSWERS
+    elif validation is None:
+        unjudged = none_held_out(training[1].kept)
+    elif not chosen.held_out:
+        unjudged = none_left(chosen.leaked)
+    return replace(chosen, unjudged=unjudged)
+
+
+def _not_promoted(assignment: Assignment, chosen: Chosen) -> Sequence[JobWarning]:
     """Say before anything is trained that nothing will be promoted by itself."""
-    if validation is not None or not assignment.hold_out:
+    if not assignment.hold_out or not assignment.evaluation.max_records:
         return ()
-    return (NOTHING_HELD_OUT,)
+    if chosen.unjudged is not None:
+        return (chosen.unjudged,)
+    if len(chosen.held_out) < MIN_RECORDS:
+        return (too_few(len(chosen.held_out), chosen.leaked),)
+    return ()
 
 
 def _of_base(base: PreparedFor) -> Sequence[JobWarning]:

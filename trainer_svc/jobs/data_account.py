@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from tailorbird.errors import FailedPrecondition
 from tailorbird.line_numbers import say_lines
-from trainer_svc.jobs.events import DataReport, JobWarning
+from trainer_svc.jobs.events import DataReport
 from trainer_svc.jobs.model import DataPolicy, TooLong
-
-TRIALS_COMPARED = "trials are compared"
-NOTHING_HELD_OUT = JobWarning(
-    reason="NO_HELD_OUT_DATA",
-    message="there are no held-out records to judge the version on, which takes no traffic by "
-    "itself: name validation data, or give at least 50 training records, of which a tenth is held "
-    "out",
-)
 
 
 def check_too_long(report: DataReport, policy: DataPolicy, limit: int, dataset: str) -> None:
@@ -66,15 +58,6 @@ def nothing_kept(left: DataReport, limit: int, dataset: str) -> FailedPreconditi
         records=left.records,
         dropped_too_long=left.dropped_too_long,
         dropped_nothing_to_train=left.dropped_nothing_to_train,
-    )
-
-
-def no_validation(why: str) -> FailedPrecondition:
-    """Return the error of a job without the validation data that it needs, and for what."""
-    return FailedPrecondition(
-        f"{why} on validation data, and there is none: name some, or give at least 50 training "
-        "records, of which a tenth is held out",
-        reason="NO_VALIDATION_DATA",
     )
 
 

@@ -55,16 +55,19 @@ def decide(
     retention: Retention | None = None,
     safety: Sequence[SafetyFinding] = (),
     counterfactuals: Counterfactuals | None = None,
+    leaked: str = "",
 ) -> Decision:
     """Return whether to promote, with everything that speaks against it.
 
-    `measured` is of how many of the judged `records` the metric could be measured.
+    `measured` is of how many of the judged `records` the metric could be measured. `leaked` says
+    which records were not judged, where they might be missed.
     """
     if records == 0:
         return _against([("NO_HELD_OUT_DATA", "there are no held-out records to judge by")])
     failures = []
     if measured < MIN_RECORDS:
-        failures.append(("TOO_FEW_RECORDS", _too_few(records, measured, metric)))
+        too_few = _too_few(records, measured, metric)
+        failures.append(("TOO_FEW_RECORDS", f"{too_few} ({leaked})" if leaked else too_few))
     for comparison in comparisons:
         failures += _comparison_failures(metric, comparison)
     failures += slice_failures(spec, slices)

@@ -57,6 +57,8 @@ class Evidence:
     few_shot_reason: str = ""
     versions: Mapping[Candidate, str] | None = None
     """Resource names of the candidates that are versions."""
+    leaked: str = ""
+    """Says which records are not among them, as training has their questions."""
 
 
 def judge_answers(
@@ -129,6 +131,7 @@ def judge_answers(
             retention=evidence.retention,
             safety=safety,
             counterfactuals=counterfactuals,
+            leaked=evidence.leaked,
         ),
         notes=(
             *_notes(said, kind, schema, expected),

@@ -97,8 +97,8 @@ def leak(leakage: Leakage) -> Finding:
     return Finding(
         "VALIDATION_LEAKAGE",
         f"{_of(leakage.leaked, leakage.compared)} of the validation data ask what the training "
-        f"data asks, {leakage.copies:,} of them with the same answer: validation shows nothing "
-        f"of these: {_pairs(leakage.pairs, 'is training line')}",
+        f"data asks, {leakage.copies:,} of them with the same answer: validation shows nothing of "
+        f"these, and no version is judged on them: {_pairs(leakage.pairs, 'is training line')}",
         leakage.share,
         0.0,
         "max_leakage",

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from tailorbird.errors import DataCorrupt
 from trainer_svc.datasets.records import ignored_keys, parse_record
+from trainer_svc.engine.data.leaks import NOTHING_LEAKED, Leaked
+from trainer_svc.jobs.events import JobWarning
+from trainer_svc.jobs.held_out import seen
 
 _SHOWN = 1000
 """Training records that examples are drawn from, and whose answers tell the classes."""
@@ -29,15 +32,32 @@ class Chosen:
 
     held_out: tuple[int, ...]
     training: tuple[int, ...]
+    leaked: str = ""
+    """Says of how many held-out records training has the question: none of them is answered."""
+    unknown: str = ""
+    """Says of which held-out records that is not known."""
+    unjudged: JobWarning | None = None
+    """Says why none is answered."""
 
 
 def choose(
-    training: npt.NDArray[np.int64], held_out: npt.NDArray[np.int64], most: int, seed: int
+    training: npt.NDArray[np.int64],
+    held_out: npt.NDArray[np.int64],
+    most: int,
+    seed: int,
+    leaked: Leaked = NOTHING_LEAKED,
 ) -> Chosen:
-    """Return at most `most` of the lines `held_out`, and some of `training`; by the seed alone."""
+    """Return at most `most` of the lines `held_out`, and some of `training`; by the seed alone.
+
+    Of the held-out ones none that is leaked.
+    """
+    every = np.unique(held_out)
+    apart = every[~np.isin(every, leaked.lines)]
     return Chosen(
-        held_out=_drawn(held_out, most, f"judged:{seed}"),
+        held_out=_drawn(apart, most, f"judged:{seed}"),
         training=_drawn(training, _SHOWN, f"shown:{seed}"),
+        leaked=seen(len(every) - len(apart), len(every)),
+        unknown=leaked.unknown,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from tailorbird.errors import Aborted, NotFound
 from tailorbird.names import DatasetName
 from tailorbird.object_store import ObjectStore
+from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.engine.data.cache import DatasetCache, Entry
 from trainer_svc.engine.data.writing import check_digest
 from trainer_svc.engine.elsewhere import in_thread
@@ -69,6 +71,16 @@ class DatasetFiles:
             return DatasetFile(await in_thread(lambda stop: self._kept(key, ref, path, stop)))
         finally:
             path.unlink(missing_ok=True)
+
+    async def index(self, ref: DatasetRef) -> RecordIndex | None:
+        """Return a dataset's digests, or None if its release stored none that this one reads.
+
+        They are not kept. Raises NotFound, DataCorrupt and StoreUnavailable.
+        """
+        if not ref.index_key:
+            return None
+        data = await self._store.get(ref.index_key, MAX_INDEX_BYTES)
+        return await asyncio.to_thread(read_index, data, ref.index_key)
 
     def _kept(self, key: FileKey, ref: DatasetRef, path: Path, stop: Callable[[], bool]) -> Entry:
         def check() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -93,14 +93,21 @@ class Examiner:
         finally:
             await self._detached()
         judgement = await in_thread(lambda _: self._judged(found, answers, routed))
-        return self._with_what_is_left_out(judgement), routed
+        notes = (*judgement.notes, *self._left_out(judgement.records))
+        return judgement.model_copy(update={"notes": notes}), routed
 
-    def _with_what_is_left_out(self, judgement: Judgement) -> Judgement:
+    def _left_out(self, records: int) -> Iterator[str]:
+        """Say what was held out and is not judged on, or perhaps should not be."""
         drawn = len(self.chosen.held_out)
-        if judgement.records == drawn:
-            return judgement
-        note = f"{judgement.records} of {drawn} held-out records were answered: the others are long"
-        return judgement.model_copy(update={"notes": (*judgement.notes, note)})
+        if records != drawn:
+            yield f"{records} of {drawn} held-out records were answered: the others are long"
+        if self.chosen.leaked:
+            yield self.chosen.leaked
+        if self.chosen.unknown:
+            yield (
+                "it is not known of all held-out records whether the training data asks the same: "
+                f"{self.chosen.unknown}"
+            )
 
     async def _detached(self) -> None:
         """Take the routed version off, also where the job is cancelled while that waits its turn.
@@ -205,6 +212,7 @@ class Examiner:
             few_shot_examples=found.questions.examples,
             few_shot_reason=found.few_shot_reason,
             versions={Candidate.ROUTED: str(routed.version)},
+            leaked=self.chosen.leaked,
         )
         return judge_answers(
             self.assignment.evaluation,

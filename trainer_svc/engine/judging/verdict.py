@@ -14,16 +14,13 @@ from tailorbird.errors import (
     TailorbirdError,
 )
 from tailorbird.manifest import Decision
-from trainer_svc.engine.data.template import TEXT
 from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
-from trainer_svc.jobs.data_account import NOTHING_HELD_OUT
 from trainer_svc.jobs.events import EventPayload, JobWarning, Judged
 from trainer_svc.judgement.model import Judgement
 
 log = structlog.get_logger(__name__)
 
-NO_ANSWERS = "NO_ANSWERS"
 NOT_JUDGED = "NOT_JUDGED"
 
 
@@ -41,12 +38,8 @@ async def verdict(examiner: Examiner) -> Verdict:
 
     Raises what may be over soon: StoreUnavailable, Unavailable, Aborted, OSError.
     """
-    if not examiner.chosen.held_out:
-        return _without(NOTHING_HELD_OUT.reason, NOTHING_HELD_OUT.message)
-    if (examiner.assignment.validation or examiner.assignment.training).format == TEXT:
-        return _without(
-            NO_ANSWERS, "plain text asks nothing: the version was judged by its loss alone"
-        )
+    if (unjudged := examiner.chosen.unjudged) is not None:
+        return _without(unjudged.reason, unjudged.message)
     try:
         judgement, routed = await examiner.examine()
     except (FailedPrecondition, InvalidArgument, NotFound, DataCorrupt) as error:

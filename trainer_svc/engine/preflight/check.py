@@ -13,8 +13,8 @@ from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.data.tokens import TokenDataset
 from trainer_svc.engine.judging.records import check_judged
 from trainer_svc.engine.preparation import Preparation, PreparedFor, Preparer
-from trainer_svc.jobs.data_account import TRIALS_COMPARED, no_validation
 from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.held_out import TRIALS_COMPARED, no_validation
 from trainer_svc.jobs.preflight import CheckedData, Preflight, TokenBin
 from trainer_svc.protocol import Assignment
 
@@ -37,7 +37,7 @@ async def check(
     files = DatasetFiles(store, cache)
     data = await Preparer(base, files, cache, apart=False).prepare(assignment, folder)
     if assignment.sweep is not None and not data.validation:
-        raise no_validation(TRIALS_COMPARED)
+        raise no_validation(TRIALS_COMPARED, data.training_report.kept)
     await check_judged(files, assignment, data.chosen, folder, base.tokenizer, base.context)
     return _told(assignment, data)
 

@@ -21,7 +21,6 @@ from trainer_svc.engine.preparation import Preparation
 from trainer_svc.engine.step.run import Run
 from trainer_svc.engine.sweep.progress import SweepProgress
 from trainer_svc.engine.training.group import NON_FINITE
-from trainer_svc.jobs.data_account import TRIALS_COMPARED, no_validation
 from trainer_svc.jobs.events import (
     CheckpointSaved,
     Evaluation,
@@ -31,6 +30,7 @@ from trainer_svc.jobs.events import (
     Resumed,
     StepProgress,
 )
+from trainer_svc.jobs.held_out import TRIALS_COMPARED, no_validation
 from trainer_svc.jobs.sweep import Rung, RungDecided, TrialReached, planned_steps, rungs
 from trainer_svc.protocol import Assignment, SweepAssignment
 
@@ -122,7 +122,7 @@ class Sweeping:
         preparer, lease = self._tools.preparer, self._assignment.lease
         data = await preparer.prepare(self._assignment, folder)
         if not data.validation:
-            raise no_validation(TRIALS_COMPARED)
+            raise no_validation(TRIALS_COMPARED, data.training_report.kept)
         await self._lessee.check(data)
         # Of each only the number is kept: a plan may be as long as the data.
         for trial in range(len(self._trials)):

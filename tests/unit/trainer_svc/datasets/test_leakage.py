@@ -12,7 +12,7 @@ from tailorbird.errors import DataCorrupt
 from trainer_svc.datasets import index
 from trainer_svc.datasets.digests import RecordDigest, record_digest
 from trainer_svc.datasets.index import IndexWriter, RecordIndex, read_index
-from trainer_svc.datasets.leakage import leakage
+from trainer_svc.datasets.leakage import leakage, leaked_lines
 from trainer_svc.datasets.records import DatasetFormat
 
 Pair = tuple[str, str]
@@ -113,6 +113,16 @@ def test_leaks_are_what_a_search_finds(training: list[Pair], validation: list[Pa
         for line, (prompt, _) in enumerate(validation)
         if prompt in asked
     ][:100]
+
+
+@given(PAIRS, PAIRS)
+def test_the_lines_that_leak_are_all_of_them(training: list[Pair], validation: list[Pair]) -> None:
+    found = leaked_lines(of(*training), of(*validation))
+    asked = {question for question, _ in training}
+    assert found.tolist() == [
+        2 * line + 1 for line, (question, _) in enumerate(validation) if question in asked
+    ]
+    assert len(found) == leakage(of(*training), of(*validation)).leaked
 
 
 def test_the_pairs_are_the_first_hundred() -> None:

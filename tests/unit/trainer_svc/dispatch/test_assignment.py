@@ -35,3 +35,4 @@ async def test_what_was_found_of_personal_data_goes_with_the_data(tmp_path: Path
     assert given.training.personal_data is not None
     assert given.training.personal_data.counts == {"email": 1}
     assert given.training.sha256 == dataset.sha256
+    assert given.training.index_key == dataset.index_key

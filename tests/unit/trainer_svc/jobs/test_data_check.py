@@ -104,7 +104,8 @@ async def test_every_fault_is_warned_of_with_lines() -> None:
     assert said["SHORT_ANSWERS"].endswith(": lines 99, 100")
     assert said["VALIDATION_LEAKAGE"] == (
         "2 of 50 records (4.0%) of the validation data ask what the training data asks, 1 of them "
-        "with the same answer: validation shows nothing of these: line 3 is training line 7"
+        "with the same answer: validation shows nothing of these, and no version is judged on "
+        "them: line 3 is training line 7"
     )
 
 

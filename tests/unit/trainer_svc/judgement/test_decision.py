@@ -142,3 +142,9 @@ def test_only_records_of_which_the_metric_could_be_measured_count(
             f"50 records were judged, token_f1 could be measured of {measured};"
             " at least 10 are needed"
         )
+
+
+def test_too_few_records_are_told_with_those_that_leaked() -> None:
+    found = decided(records=9, leaked="51 of 60 leaked")
+    assert found.message == "9 records were judged; at least 10 are needed (51 of 60 leaked)"
+    assert decided(leaked="1 of 60 leaked").promote

@@ -11,6 +11,7 @@ import pytest
 from tailorbird.errors import DataCorrupt
 from trainer_svc.engine.data import chosen
 from trainer_svc.engine.data.chosen import choose, read_records
+from trainer_svc.engine.data.leaks import Leaked
 
 
 def lines(count: int) -> np.ndarray:
@@ -29,6 +30,17 @@ def test_what_is_too_much_is_drawn_by_the_seed() -> None:
     assert one.held_out != other.held_out
     assert one.training != other.training
     assert list(one.held_out) == sorted(set(one.held_out))
+
+
+def test_nothing_is_judged_on_what_training_sees() -> None:
+    leaked = Leaked(np.array([2, 3, 77]), unknown="who knows")
+    found = choose(lines(3), lines(5), 200, seed=0, leaked=leaked)
+    assert (found.training, found.held_out) == ((1, 2, 3), (1, 4, 5))
+    assert found.leaked.startswith("VALIDATION_LEAKAGE: 2 of 5 held-out records are not judged on")
+    assert found.unknown == "who knows"
+    # They take nobody's place.
+    assert choose(lines(3), lines(5), 3, seed=0, leaked=leaked).held_out == (1, 4, 5)
+    assert choose(lines(3), lines(5), 200, seed=0).leaked == ""
 
 
 def test_the_records_of_the_lines_are_read(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition, NotFound, StoreUnavailable
 from tailorbird.names import VersionName
-from tests.unit.trainer_svc.engine.tiny import assignment, dataset_ref
+from tests.unit.trainer_svc.engine.tiny import assignment
 from tests.unit.trainer_svc.engine.versions import VERSION
 from tests.unit.trainer_svc.golden import sample
 from trainer_svc.engine.data.chosen import Chosen
@@ -17,6 +17,7 @@ from trainer_svc.engine.judging.examination import Examiner
 from trainer_svc.engine.judging.routed import Routed
 from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.jobs.events import JobWarning, Judged
+from trainer_svc.jobs.held_out import NO_ANSWERS, none_held_out, none_left
 from trainer_svc.judgement.model import Judgement, Sample
 from trainer_svc.protocol import Assignment
 
@@ -78,11 +79,13 @@ async def test_what_speaks_against_it_anyway_stays_the_reason() -> None:
     assert "it is broken" in told.judgement.notes[-1]
 
 
-async def test_without_records_there_is_nothing_to_decide_by() -> None:
-    told = await of(AssertionError(), chosen=Chosen(held_out=(), training=(1,)))
-    assert (told.decision.promote, told.decision.reason) == (False, "NO_HELD_OUT_DATA")
+@pytest.mark.parametrize("why", [none_held_out(20), none_left("60 of 60"), NO_ANSWERS])
+async def test_without_answers_there_is_nothing_to_decide_by(why: JobWarning) -> None:
+    told = await of(AssertionError(), chosen=Chosen(held_out=(), training=(1,), unjudged=why))
+    decided = (told.decision.promote, told.decision.reason, told.decision.message)
+    assert decided == (False, why.reason, why.message)
     assert told.judgement is None
-    assert isinstance(told.event, JobWarning)
+    assert told.event == why
 
 
 @pytest.mark.parametrize(
@@ -97,12 +100,6 @@ async def test_what_cannot_be_examined_is_published_and_not_promoted(error: Exce
     told = await of(error)
     assert (told.decision.promote, told.decision.reason) == (False, "NOT_JUDGED")
     assert error.reason in told.decision.message  # type: ignore[attr-defined]
-
-
-async def test_plain_text_has_no_answers() -> None:
-    text = dataset_ref(b"", record_format="text")
-    told = await of(AssertionError(), assignment=assignment(b"", training=text))
-    assert (told.decision.promote, told.decision.reason) == (False, "NO_ANSWERS")
 
 
 async def test_a_fault_of_the_judge_loses_nothing_that_was_trained() -> None:

@@ -170,21 +170,18 @@ async def test_a_field_that_a_grader_asks_for_is_one_of_some_record(checking: Ch
     assert (await checking.check(data, hold_out=True, evaluation=spec)).held_out
 
 
-async def test_nothing_held_out_is_warned_of_where_it_would_be_judged(checking: Checking) -> None:
-    async def reasons(**asked: Any) -> list[str]:
-        return [each.reason for each in (await checking.check(chats(20), **asked)).warnings]
-
-    assert await reasons(hold_out=True) == ["FEW_RECORDS", "NO_HELD_OUT_DATA"]
-    assert await reasons(hold_out=True, validation_fraction=0.5) == ["FEW_RECORDS"]
-    assert await reasons() == ["FEW_RECORDS"]
-
-
 async def test_early_stopping_needs_records_that_are_held_out(checking: Checking) -> None:
     asked = Hyperparameters(early_stopping_patience=2)
     with pytest.raises(FailedPrecondition, match="early stopping looks at the loss") as caught:
         await checking.check(chats(20), hold_out=True, hyperparameters=asked)
     assert caught.value.reason == "NO_VALIDATION_DATA"
+    assert "at least 50 training records" in caught.value.message
     assert (await checking.check(chats(60), hold_out=True, hyperparameters=asked)).held_out
+    # That many are not asked for where more would not do.
+    with pytest.raises(FailedPrecondition, match="60 training records are all the same"):
+        await checking.check(chats(1) * 60, hold_out=True, hyperparameters=asked)
+    with pytest.raises(FailedPrecondition, match="name some, or set validation_fraction"):
+        await checking.check(chats(60), hyperparameters=asked)
 
 
 async def test_words_that_no_prompt_has_are_refused(checking: Checking) -> None:
