@@ -28,7 +28,7 @@ from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
 from trainer_svc.datasets.personal_data import PersonalDataReport
-from trainer_svc.jobs.events import EventPayload
+from trainer_svc.jobs.events import EventPayload, JobWarning
 from trainer_svc.jobs.model import DataPolicy, Hyperparameters, JobError, LoraSpec
 from trainer_svc.jobs.preflight import Preflight
 from trainer_svc.jobs.sweep import SweepResults, SweepSpec
@@ -124,6 +124,8 @@ class Assignment(Record):
     hold_out: bool = False
     """Hold some training records out where there is no validation data and they are enough."""
     data: DataPolicy = DataPolicy()
+    data_warnings: tuple[JobWarning, ...] = ()
+    """What the job was warned of at its creation, for the version's report."""
     sweep: SweepAssignment | None = None
     """Its trials, if it is a sweep; `lora` and `hyperparameters` are what they have in common."""
 

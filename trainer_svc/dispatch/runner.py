@@ -24,7 +24,14 @@ from trainer_svc.dispatch.executor import Worker, WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
 from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.publisher import Publisher
-from trainer_svc.jobs.events import EventPayload, Prepared, Resumed, StateChanged, StepProgress
+from trainer_svc.jobs.events import (
+    EventPayload,
+    Prepared,
+    Resumed,
+    StateChanged,
+    StepProgress,
+    created_with,
+)
 from trainer_svc.jobs.fence import CancelRequested, Lease
 from trainer_svc.jobs.model import Job, JobError, JobState, Left
 from trainer_svc.jobs.store import JobStore
@@ -33,6 +40,7 @@ from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
     TOKENISING_LOST,
+    Assignment,
     Cancel,
     Cancelled,
     Evaluating,
@@ -50,6 +58,8 @@ from trainer_svc.protocol import (
 _log = structlog.get_logger(__name__)
 
 _TELL_SECONDS = 5.0
+_MOST_FIRST = 32
+"""Events among which all warnings of a job's creation are."""
 _AT_WORK = frozenset({JobState.RUNNING, JobState.EVALUATING})
 
 
@@ -162,7 +172,7 @@ class Runner:
     async def _train(self) -> Ending:
         if self._suspended:
             return await self._release()
-        assignment = await self._assignments.of(self.lease, self.job, self._at_once)
+        assignment = await self._assigned()
         self._inbox.check_open()
         await self._worker.send(Start(assignment=assignment))
         self._state = JobState.PREPARING
@@ -170,6 +180,12 @@ class Runner:
         while True:
             if (ending := await self._heard(await self._inbox.get())) is not None:
                 return ending
+
+    async def _assigned(self) -> Assignment:
+        """Look up what the worker must know, and what the job was warned of at its creation."""
+        assignment = await self._assignments.of(self.lease, self.job, self._at_once)
+        first = await self._jobs.events(self.job.name, 0, _MOST_FIRST)
+        return assignment.model_copy(update={"data_warnings": created_with(first)})
 
     async def _catch_up(self) -> None:
         """Tell the worker what was asked between the claim and its Start."""

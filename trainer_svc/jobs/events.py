@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 from operator import not_
 from typing import Annotated, Literal
 
@@ -161,3 +163,13 @@ class JobEvent(Record):
     sequence: int
     time: datetime
     payload: Annotated[EventPayload | Unknown, Field(union_mode="left_to_right")]
+
+
+def created_with(history: Iterable[JobEvent]) -> tuple[JobWarning, ...]:
+    """Return the warnings of a job's creation: those that follow its first event at once."""
+    found: list[JobWarning] = []
+    for event in islice(history, 1, None):
+        if not isinstance(event.payload, JobWarning):
+            break
+        found.append(event.payload)
+    return tuple(found)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tailorbird.manifest import EvaluationSummary, Lineage
 from trainer_svc.datasets.personal_data import PersonalDataReport
-from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.events import DataReport, JobWarning
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.judgement.model import Judgement
 from trainer_svc.record import Record
@@ -71,6 +71,8 @@ class Report(Record):
     Records that were held out of the training dataset are counted in it.
     """
     validation_personal_data: PersonalDataReport | None = None
+    data_warnings: tuple[JobWarning, ...] = ()
+    """What the job was warned of when it was created; () in reports of earlier releases."""
     lengths: Lengths | None = None
     training_curve: tuple[tuple[int, float, float], ...]
     """(step, loss, learning rate), thinned to a few hundred."""

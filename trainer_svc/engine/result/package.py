@@ -159,6 +159,7 @@ def _report(
         validation_data=result.validation_data,
         training_personal_data=assignment.training.personal_data,
         validation_personal_data=assignment.validation and assignment.validation.personal_data,
+        data_warnings=assignment.data_warnings,
         lengths=Lengths.of(result.run.plan.lengths),
         training_curve=state.curve.training,
         validation_curve=state.curve.validation,

@@ -13,7 +13,7 @@ from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running, states
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published, step
 from tests.unit.trainer_svc.values import make_job, make_manifest
-from trainer_svc.jobs.events import Resumed
+from trainer_svc.jobs.events import JobWarning, Resumed
 from trainer_svc.jobs.model import JobState, PromotionPolicy
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.protocol import Cancel, Evaluating, Reported, Start, Suspend, Trained
@@ -39,6 +39,19 @@ async def test_a_job_becomes_a_routed_version(
     assert registry.get_sample_value("tailorbird_trainer_steps_total") == 4
     assert registry.get_sample_value("tailorbird_trainer_tokens_total") == 40
     assert executor.started[0].closed.is_set()
+
+
+async def test_a_worker_is_told_what_the_job_was_warned_of_at_its_creation(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    warnings = [JobWarning(reason=reason, message="m") for reason in ("LEAK", "COPIES")]
+    job = await jobs.create(make_job(), "", "a" * 64, warnings)
+    worker = ScriptedWorker(object_store, hold="step-1")
+    async with running(make(ScriptedExecutor(object_store, worker))):
+        await worker.held.wait()
+        assert worker.assignment.data_warnings == tuple(warnings)
+        worker.go_on()
+        await ended(jobs, job.name)
 
 
 async def test_what_was_done_under_an_earlier_lease_is_not_counted_again(

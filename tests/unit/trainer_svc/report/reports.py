@@ -10,7 +10,7 @@ import numpy as np
 
 from tailorbird.manifest import Decision as Kept
 from tailorbird.manifest import EvaluationSummary, Lineage
-from trainer_svc.jobs.events import DataReport
+from trainer_svc.jobs.events import DataReport, JobWarning
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.judgement.model import (
     AnswerKind,
@@ -111,6 +111,13 @@ def full_report() -> Report:
             dropped_lines=(),
             trained_tokens=2_391,
             masked_tokens=8_466,
+        ),
+        data_warnings=(
+            JobWarning(
+                reason="CONTRADICTORY_ANSWERS",
+                message="4 of 1,812 records (0.2%) ask one of 2 questions that have different "
+                "answers: lines 11, 99; lines 12, 100",
+            ),
         ),
         lengths=_lengths(),
         training_curve=_training(),

@@ -61,6 +61,7 @@ def test_a_card_has_the_front_matter_and_the_sections_of_peft() -> None:
         "1 of 48 answers changed",
         "gets 3 wrong",
         "Hate fairness in 1 text",
+        "<strong>CONTRADICTORY_ANSWERS</strong>: 4 of 1,812 records",
         "PEFT 0.21.2",
     ):
         assert said in shown, said

@@ -66,6 +66,7 @@ def test_a_full_report_has_every_section_and_the_decision_comes_first() -> None:
         "أين طلبي؟",
         "1,794",
         "17, 88, 203, 519",
+        "CONTRADICTORY_ANSWERS 4 of 1,812 records (0.2%) ask one of 2 questions",
         "48213",
         "4be1" * 16,
     ):
@@ -95,6 +96,7 @@ def test_what_a_report_lacks_is_not_on_its_page() -> None:
     assert ids(page) == ["training", "data", "lineage"]
     assert page.all("svg") == []
     assert "Nothing was decided" in page.everything()
+    assert "warned" not in page.everything()
     assert FULL.judgement is not None
     fewer = FULL.judgement.model_copy(
         update={

@@ -12,6 +12,7 @@ from trainer_svc.jobs.events import JobWarning, Judged
 from trainer_svc.protocol import Assignment
 
 RECORDS = numbered(0, 60)
+WARNED = JobWarning(reason="VALIDATION_LEAKAGE", message="of these")
 
 
 async def leaking(
@@ -23,7 +24,12 @@ async def leaking(
     if damaged:
         await working.store.seed(validation.index_key, b"no index")
     return await start(
-        working, jsonl(RECORDS), training=training, validation=validation, hold_out=hold_out
+        working,
+        jsonl(RECORDS),
+        training=training,
+        validation=validation,
+        hold_out=hold_out,
+        data_warnings=(WARNED,),
     )
 
 
@@ -39,6 +45,7 @@ async def test_the_training_data_as_validation_data_judges_nothing(
     assert decision.message.startswith("VALIDATION_LEAKAGE: 60 of 60 held-out records")
     assert report.evaluation.decision == decision
     assert report.judgement is None
+    assert report.data_warnings == (WARNED,)
     told = [each for each in working.of(job.lease) if isinstance(each, JobWarning)]
     # Before it is trained, where somebody waits for a promotion, and after.
     reasons = [each.reason for each in told]
