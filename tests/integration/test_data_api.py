@@ -14,6 +14,8 @@ from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tests.integration.test_trainer_api import (
     ACME,
+    VERSION,
+    WITH_WEIGHTS,
     Trainer,
     create,
     metadata,
@@ -25,6 +27,7 @@ from tests.integration.test_trainer_api import (
 )
 from tests.unit.trainer_svc.datasets.report.planted import clean, pairs
 from tests.unit.trainer_svc.fakes import PREFLIGHT
+from tests.unit.trainer_svc.values import make_manifest, put_version
 
 __all__ = ["trainer"]
 
@@ -94,6 +97,29 @@ async def test_a_job_s_history_begins_with_what_its_data_is_warned_of(trainer: T
     assert events[0].state_changed.state == job_pb2.JOB_STATE_QUEUED
     assert [event.warning.reason for event in events[1:3]] == reasons
     assert [e.WhichOneof("event") for e in events].count("warning") == 2
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_validation_data_that_the_version_before_has_seen_is_warned_of(
+    trainer: Trainer, validate_only: bool
+) -> None:
+    await put(trainer)
+    old = await upload(trainer, lines(pairs(*clean(4, seed=1))), dataset="old")
+    lineage = make_manifest(VERSION).lineage.model_copy(
+        update={"training_dataset": old.name, "training_dataset_sha256": old.sha256}
+    )
+    await put_version(trainer.store, VERSION, **WITH_WEIGHTS, lineage=lineage)
+    asked = spec(validation_dataset=HELD, from_version=VERSION)
+    request = pb.CreateJobRequest(
+        parent=ACME, job=job_pb2.Job(spec=asked), validate_only=validate_only
+    )
+    warnings = (await trainer.stub.CreateJob(request)).warnings
+    (said,) = [one.message for one in warnings if one.reason == "VALIDATION_LEAKAGE"]
+    assert said.startswith(f"4 of 20 records (20.0%) of the validation data ask what {VERSION}")
+    asked.ClearField("validation_dataset")
+    request = pb.CreateJobRequest(parent=ACME, job=job_pb2.Job(spec=asked), validate_only=True)
+    reasons = [one.reason for one in (await trainer.stub.CreateJob(request)).warnings]
+    assert reasons == ["DUPLICATE_RECORDS"]
 
 
 async def test_a_dataset_s_report_is_a_page(trainer: Trainer) -> None:

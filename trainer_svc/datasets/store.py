@@ -38,7 +38,7 @@ from tailorbird.pieces import drained
 from tailorbird.turns import Turns
 from trainer_svc.datasets.asked import Asked, id_of, named_as
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.deleted import keep_index
+from trainer_svc.datasets.deleted import DeletedData, deleted_index, keep_index
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.locks import Locks, to_its_end
@@ -271,10 +271,14 @@ class DatasetStore:
             ) from error
         return await asyncio.to_thread(read_index, data, dataset.index_key)
 
-    async def leakage(self, training: Dataset, validation: Dataset) -> Leakage | None:
+    async def leakage(self, training: Dataset | DeletedData, validation: Dataset) -> Leakage | None:
         """Compare two datasets by their digests; None if one has none. Raises what `index` does."""
-        async with self._comparing.turn(DatasetName.parse(training.name).tenant):
-            known, asked = await self.index(training), await self.index(validation)
+        async with self._comparing.turn(DatasetName.parse(validation.name).tenant):
+            if isinstance(training, DeletedData):
+                known = await deleted_index(self.store, training)
+            else:
+                known = await self.index(training)
+            asked = await self.index(validation)
             if known is None or asked is None:
                 return None
             # It has its memory until it ends, whoever has hung up.

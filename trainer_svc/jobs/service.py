@@ -25,6 +25,7 @@ from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.locks import to_its_end
 from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.events import JobEvent, JobWarning
+from trainer_svc.jobs.inherited import Inherited, SeenData
 from trainer_svc.jobs.job_data import (
     JobData,
     Named,
@@ -126,6 +127,7 @@ class TuningService:
         self._queue = queue
         self._registry = registry
         self._trained = TrainedVersions(registry)
+        self._inherited = Inherited(datasets, registry)
         self._bases = bases
         self._limits = limits
         self._checks = checks
@@ -196,7 +198,10 @@ class TuningService:
         With `validate_only` that is done which a worker does first, instead. Raises AlreadyExists,
         what `check_data` does, and then what Checks does.
         """
-        warnings = await check_data(self._datasets, job.spec.data_limits, *data)
+        seen = await self._seen(job.spec)
+        warnings = await check_data(
+            self._datasets, job.spec.data_limits, data.training, data.validation, seen
+        )
         if validate_only:
             await self._check_new(job.name)
             found = await self._checks.check(job)
@@ -313,6 +318,12 @@ class TuningService:
     ) -> TrainedPage:
         """Return the versions that have seen datasets; see `TrainedVersions.page`."""
         return await self._trained.page(tenant, sha256s, limit, after)
+
+    async def _seen(self, spec: JobSpec) -> list[SeenData]:
+        """Return what a job's validation data is compared with besides its training data."""
+        if not spec.from_version or spec.validation_dataset is None:
+            return []
+        return await self._inherited.of(VersionName.parse(spec.from_version))
 
     async def _parent(self, tenant: TenantName, version: str) -> AdapterManifest:
         return await read_parent(self._registry, tenant, VersionName.parse(version))

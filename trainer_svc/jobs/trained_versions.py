@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -79,6 +80,21 @@ class TrainedVersions:
                 await _look(name, sha256s, lineages, page)
         return page
 
+    async def line(self, version: VersionName, most: int) -> list[Origin]:
+        """Return a version and those that its training began with, nearest first, at most `most`.
+
+        It ends where a manifest is gone or cannot be read. Raises StoreUnavailable.
+        """
+        lineages = _Lineages(self._registry)
+        known = await lineages.of(version)
+        found = [] if known.origin is None else [known.origin]
+        async with aclosing(lineages.ancestors(version)) as ancestors:
+            async for parent in ancestors:
+                if parent is None or len(found) == most:
+                    break
+                found.append(parent)
+        return found
+
     async def _next(
         self, tenant: TenantName, limit: int, after: str
     ) -> tuple[list[VersionName], str]:
@@ -109,7 +125,7 @@ class TrainedVersions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Origin:
+class Origin:
     """What is held of a manifest, which names every tensor and file."""
 
     version: str
@@ -121,7 +137,7 @@ class _Origin:
 class _Known:
     """What is known of a version: None of one that is not published, or cannot be read."""
 
-    origin: _Origin | None = None
+    origin: Origin | None = None
     deleted: bool = False
     broken: bool = False
 
@@ -139,7 +155,7 @@ class _Lineages:
             self._known[name] = await self._read(name)
         return self._known[name]
 
-    async def ancestors(self, name: VersionName) -> AsyncIterator[_Origin | None]:
+    async def ancestors(self, name: VersionName) -> AsyncGenerator[Origin | None]:
         """Yield what a version's training began with, the nearest first.
 
         None, and no more, where a manifest is gone or cannot be read, or they are too many.
@@ -160,7 +176,7 @@ class _Lineages:
             return _Known()
         except DataCorrupt:
             return _Known(broken=True)
-        origin = _Origin(manifest.version, manifest.create_time, manifest.lineage)
+        origin = Origin(manifest.version, manifest.create_time, manifest.lineage)
         return _Known(origin, await self._registry.tombstone(name) is not None)
 
 
@@ -202,7 +218,7 @@ async def _look(
 
 
 def _version(
-    origin: _Origin, use: Use, of: Lineage, parent: str = "", *, deleted: bool
+    origin: Origin, use: Use, of: Lineage, parent: str = "", *, deleted: bool
 ) -> TrainedVersion:
     validated = use is Use.VALIDATED
     return TrainedVersion(

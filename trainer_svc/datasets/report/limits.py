@@ -105,6 +105,19 @@ def leak(leakage: Leakage) -> Finding:
     )
 
 
+def inherited_leak(leakage: Leakage, version: str, dataset: str) -> Finding:
+    """Return the figure of what a validation dataset shares with data that a version has seen."""
+    return Finding(
+        "VALIDATION_LEAKAGE",
+        f"{_of(leakage.leaked, leakage.compared)} of the validation data ask what {version}, which "
+        f"training begins with, has seen of {dataset}: validation shows nothing of these: "
+        f"{_pairs(leakage.pairs, 'is line')} there",
+        leakage.share,
+        0.0,
+        "max_leakage",
+    )
+
+
 def exceeded(found: Iterable[Finding], limits: DataLimits) -> list[tuple[Finding, float]]:
     """Return what is above its limit, with that."""
     held = ((one, getattr(limits, one.limit) if one.limit else None) for one in found)

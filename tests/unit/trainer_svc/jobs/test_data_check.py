@@ -6,26 +6,36 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tailorbird.errors import FailedPrecondition
+from tailorbird.errors import DataCorrupt, FailedPrecondition, NotFound
+from tailorbird.personal_data.modes import Mode
 from tests.unit.trainer_svc.datasets.report.planted import clean, looked_at, pairs
 from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.deleted import DeletedData
 from trainer_svc.datasets.leakage import Leakage
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.datasets.report.model import DatasetReport, LinePair
 from trainer_svc.jobs.data_check import check_data
+from trainer_svc.jobs.inherited import SeenData
 
 
 class Compared:
     """Says what it was made with, and counts how often it was asked."""
 
-    def __init__(self, found: Leakage | None = None) -> None:
+    def __init__(
+        self, found: Leakage | None = None, inherited: Leakage | Exception | None = None
+    ) -> None:
         self.found = found
+        self.inherited = inherited
         self.asked = 0
 
-    async def leakage(self, training: Dataset, validation: Dataset) -> Leakage | None:
+    async def leakage(self, training: Dataset | DeletedData, validation: Dataset) -> Leakage | None:
         self.asked += 1
-        return self.found
+        if isinstance(training, Dataset):
+            return self.found
+        if isinstance(self.inherited, Exception):
+            raise self.inherited
+        return self.inherited
 
 
 def dataset(report: DatasetReport | None, name: str = "train") -> Dataset:
@@ -49,6 +59,15 @@ def planted() -> DatasetReport:
     given[98] = (given[10][0], "no")
     given[99] = (given[11][0], "?")
     return looked_at(pairs(*given))
+
+
+VERSION = "tenants/acme/adapters/voice/versions/20260102T030405-one-1"
+
+
+def seen(sha256: str = "5" * 64, *, kept: bool = True) -> SeenData:
+    """What the version was trained on that training goes on from: data that was deleted since."""
+    data = DeletedData(sha256, DatasetFormat.CHAT, Mode.OFF, "key", 1, datetime.now(UTC))
+    return SeenData(VERSION, "tenants/acme/datasets/old", sha256, data if kept else None)
 
 
 CLEAN = looked_at(pairs(*clean(100)))
@@ -167,6 +186,64 @@ async def test_data_of_an_earlier_release_is_not_checked_and_that_is_said(
 async def test_an_index_of_a_later_release_is_said_not_to_be_known() -> None:
     (warning,) = await check_data(Compared(), DataLimits(), dataset(CLEAN), dataset(CLEAN, "held"))
     assert warning.reason == "DATA_NOT_CHECKED"
+
+
+NO_LEAK = LEAK.model_copy(update={"leaked": 0, "copies": 0, "pairs": ()})
+
+
+async def test_what_the_version_before_has_seen_is_a_leak_as_well() -> None:
+    data = dataset(CLEAN), dataset(CLEAN, "held")
+    compared = Compared(NO_LEAK, LEAK)
+    (warning,) = await check_data(compared, DataLimits(), *data, [seen()])
+    assert warning.reason == "VALIDATION_LEAKAGE"
+    assert warning.message == (
+        f"2 of 50 records (4.0%) of the validation data ask what {VERSION}, which training begins "
+        "with, has seen of tenants/acme/datasets/old: validation shows nothing of these: line 3 is "
+        "line 7 there"
+    )
+    assert await check_data(compared, DataLimits(max_leakage=0.04), *data, [seen()]) == ()
+    with pytest.raises(FailedPrecondition, match=VERSION) as caught:
+        await check_data(compared, DataLimits(max_leakage=0.03), *data, [seen()])
+    assert caught.value.metadata["fault"] == "VALIDATION_LEAKAGE"
+    assert await check_data(Compared(NO_LEAK, NO_LEAK), DataLimits(), *data, [seen()]) == ()
+
+
+async def test_the_job_s_own_data_is_compared_once() -> None:
+    compared = Compared(NO_LEAK, LEAK)
+    own = dataset(CLEAN)
+    held = dataset(CLEAN, "held")
+    assert await check_data(compared, DataLimits(), own, held, [seen(own.sha256)]) == ()
+    assert await check_data(compared, DataLimits(), own, None, [seen()]) == ()
+    assert compared.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [
+        (False, LEAK),
+        (True, None),
+        (True, DataCorrupt("damaged", reason="INDEX_INVALID")),
+        (True, NotFound("key")),
+    ],
+)
+async def test_what_is_no_longer_known_of_the_version_before_is_said_and_ends_nothing(
+    kept: bool, found: Leakage | Exception | None
+) -> None:
+    data = dataset(CLEAN), dataset(CLEAN, "held")
+    for limits in (DataLimits(), DataLimits(max_leakage=0)):
+        (warning,) = await check_data(Compared(NO_LEAK, found), limits, *data, [seen(kept=kept)])
+        assert warning.reason == "DATA_NOT_CHECKED"
+        assert VERSION in warning.message
+        assert "tenants/acme/datasets/old as it was then" in warning.message
+
+
+async def test_validation_data_without_digests_is_named_alone() -> None:
+    compared = Compared()
+    (warning,) = await check_data(
+        compared, DataLimits(), dataset(CLEAN), dataset(None, "held"), [seen()]
+    )
+    assert "datasets/held" in warning.message
+    assert compared.asked == 1
 
 
 def test_a_limit_of_0_is_a_limit() -> None:
