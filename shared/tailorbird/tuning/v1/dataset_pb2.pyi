@@ -715,7 +715,7 @@ class DataWarning(_message.Message):
     reason: _builtins.str
     """UPPER_SNAKE, stable: DUPLICATE_RECORDS, NEAR_DUPLICATE_RECORDS, CONTRADICTORY_ANSWERS,
     SHORT_ANSWERS, LABEL_IMBALANCE; of a job also VALIDATION_LEAKAGE, and DATA_NOT_CHECKED for a
-    dataset without a report.
+    dataset without a report, or for one that is gone and that a version before was trained on.
     """
     message: _builtins.str
     """For a person: how many records, and the first lines."""

@@ -672,7 +672,9 @@ class DataLimits(_message.Message):
     max_leakage: _builtins.float
     """Validation records whose prompt is also in the training data, of all validation records (of either
     dataset the first 1,048,576 records are compared). Needs validation_dataset to have any meaning.
-    Unset: VALIDATION_LEAKAGE above 0.
+    With from_version the same of what that version was trained on, and of up to three versions before
+    it that its training began with, each by itself; where that is no longer known the job is warned,
+    with DATA_NOT_CHECKED, whatever the limit. Unset: VALIDATION_LEAKAGE above 0.
     """
     max_exact_duplicates: _builtins.float
     """Training records that repeat an earlier one, of all (DatasetReport.duplicates). Unset:
