@@ -25,6 +25,8 @@ _MAX_RECORDS = 10_000
 _CHARACTERS = 2000
 """Of all the record's texts together, the answer first and then backwards."""
 _SHINGLE = 5
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""The golden ratio's odd multiplier of 64 bits (Knuth): the upper half is well mixed."""
 _PERMUTATIONS = 128
 _LEAST_SHINGLES = 8
 _FIRST, _TEMPLATE = 256, 16
@@ -124,9 +126,9 @@ def _shingles(content: Content) -> Shingles:
         return np.zeros(0, dtype=np.uint32)
     hashes = np.zeros(len(codes) - _SHINGLE + 1, dtype=np.uint64)
     for offset in range(_SHINGLE):
-        # The golden ratio's odd multiplier of 64 bits (Knuth): its upper half is well mixed.
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + len(hashes)]
-    return np.unique((hashes >> np.uint64(32)).astype(np.uint32))
+        hashes = hashes * _MULTIPLIER + codes[offset : offset + len(hashes)]
+    # Once more, or the last character would be in the lower half only.
+    return np.unique((hashes * _MULTIPLIER >> np.uint64(32)).astype(np.uint32))
 
 
 def _template(records: list[Shingles]) -> Shingles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.trainer_svc.datasets.report.planted import clean, looked_at, pairs, sentences
+from trainer_svc.datasets.content import Content
 from trainer_svc.datasets.report import near
 from trainer_svc.datasets.report.model import NearDuplicates
 
@@ -34,6 +35,12 @@ def test_a_template_that_all_share_makes_none_alike(count: int) -> None:
     report = found(*given)
     assert report.found == 1
     assert (report.pairs[0].line, report.pairs[0].near_to) == (count, 21)
+
+
+def test_each_of_five_characters_counts() -> None:
+    words = ["abcde", "bbcde", "aacde", "abbde", "abcce", "abcdd"]
+    shingles = [near._shingles(Content((), word)).tolist() for word in words]
+    assert len({tuple(one) for one in shingles}) == len(words)
 
 
 def test_of_few_records_no_template_is_taken_away() -> None:
