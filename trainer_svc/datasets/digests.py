@@ -4,8 +4,8 @@ Version 1: BLAKE2b of 16 bytes with the person `tailorbird-rec-1`, fed for each 
 NUL, the length of its text in bytes (8, little-endian) and the text in UTF-8, after `normalised`.
 Nothing else goes in: not the tenant, the dataset, the line or the format, so that one content has
 one digest wherever it is stored and however it is written. Calls follow their message's text as
-JSON: keys sorted, but for the arguments', whose order is learned, and which `json.dumps` spaces. The
-definitions of tools, `weight` and `name` are no part of it.
+JSON: keys sorted, but for the arguments', whose order is learned; `json.dumps` spaces them. Tools'
+definitions, `weight` and `name` are no part of it.
 """
 
 from __future__ import annotations

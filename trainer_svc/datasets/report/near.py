@@ -2,13 +2,17 @@
 
 Records are compared by their words, without case and punctuation: the set of the sequences of five
 characters. What more than half of the first 256 records have is left out: a system prompt or a
-template that all records share makes none of them alike. (Broder 1997; `datasketch`.)
+template that many records share makes none of them alike. Where that leaves hardly anything, it may
+be that half of the records are copies of each other, and only what nearly all have is left out;
+where that leaves nothing, a record is near to one that has the same words. (Broder 1997;
+`datasketch`.)
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
@@ -29,6 +33,11 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """The golden ratio's odd multiplier of 64 bits (Knuth): the upper half is well mixed."""
 _PERMUTATIONS = 128
 _LEAST_SHINGLES = 8
+"""Fewer say nothing of likeness."""
+_OWN_SHINGLES = 16
+"""A word that was changed has fewer, one of up to 11 letters."""
+_MANY, _NEARLY_ALL = 0.5, 0.9
+"""The parts of the records that more must have of what is a template's."""
 _FIRST, _TEMPLATE = 256, 16
 """Records by which a template is known, and how few cannot show one."""
 _MAX_CANDIDATES = 32
@@ -47,7 +56,8 @@ class NearDuplicateFinder:
     def __init__(self) -> None:
         self._digests: set[bytes] = set()
         self._waiting: list[tuple[int, Shingles]] = []
-        self._template: Shingles | None = None
+        self._templates: _Templates | None = None
+        self._same: dict[bytes, int] = {}
         self._pairs: list[NearPair] = []
         self._found = 0
         self._search: _Search | None = None
@@ -58,7 +68,7 @@ class NearDuplicateFinder:
             return
         self._digests.add(digest)
         self._waiting.append((line, _shingles(content)))
-        if self._template is not None or len(self._waiting) == _FIRST:
+        if self._templates is not None or len(self._waiting) == _FIRST:
             self._compare()
 
     def finish(self) -> NearDuplicates:
@@ -69,19 +79,42 @@ class NearDuplicateFinder:
         )
 
     def _compare(self) -> None:
-        if self._template is None:
-            self._template = _template([shingles for _, shingles in self._waiting])
-        self._search = self._search or _Search()
+        if self._templates is None:
+            self._templates = _Templates([shingles for _, shingles in self._waiting])
         for line, shingles in self._waiting:
-            own = np.setdiff1d(shingles, self._template, assume_unique=True)
-            if len(own) < _LEAST_SHINGLES:
-                continue
-            nearest = self._search.nearest(line, own)
+            nearest = self._nearest(line, shingles, self._templates)
             if nearest is not None:
                 self._found += 1
                 if len(self._pairs) < _MAX_PAIRS:
                     self._pairs.append(nearest)
         self._waiting.clear()
+
+    def _nearest(self, line: int, shingles: Shingles, templates: _Templates) -> NearPair | None:
+        if len(shingles) < _LEAST_SHINGLES:
+            return None
+        own = templates.own(shingles)
+        if len(own) < _LEAST_SHINGLES:
+            words = blake2b(shingles.tobytes(), digest_size=16).digest()
+            first = self._same.setdefault(words, line)
+            return None if first == line else NearPair(line=line, near_to=first, similarity=1.0)
+        self._search = self._search or _Search()
+        return self._search.nearest(line, own)
+
+
+class _Templates:
+    """What records have in common; nothing if they are few."""
+
+    def __init__(self, records: list[Shingles]) -> None:
+        counts = Counter[int]() if len(records) < _TEMPLATE else _counted(records)
+        self._many = _above(counts, _MANY * len(records))
+        self._nearly_all = _above(counts, _NEARLY_ALL * len(records))
+
+    def own(self, shingles: Shingles) -> Shingles:
+        """Return what a record is compared by."""
+        own = np.setdiff1d(shingles, self._many, assume_unique=True)
+        if len(own) >= _OWN_SHINGLES:
+            return own
+        return np.setdiff1d(shingles, self._nearly_all, assume_unique=True)
 
 
 class _Search:
@@ -131,12 +164,11 @@ def _shingles(content: Content) -> Shingles:
     return np.unique((hashes * _MULTIPLIER >> np.uint64(32)).astype(np.uint32))
 
 
-def _template(records: list[Shingles]) -> Shingles:
-    """Return the shingles that more than half of the records have; none of few records."""
-    counts = Counter[int]() if len(records) < _TEMPLATE else _counted(records)
-    shared = [shingle for shingle, count in counts.items() if 2 * count > len(records)]
-    return np.array(sorted(shared), dtype=np.uint32)
-
-
 def _counted(records: list[Shingles]) -> Counter[int]:
     return Counter(shingle for shingles in records for shingle in shingles.tolist())
+
+
+def _above(counts: Counter[int], limit: float) -> Shingles:
+    """Return the shingles that more records have than `limit`."""
+    shared = [shingle for shingle, count in counts.items() if count > limit]
+    return np.array(sorted(shared), dtype=np.uint32)

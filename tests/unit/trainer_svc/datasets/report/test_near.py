@@ -37,6 +37,39 @@ def test_a_template_that_all_share_makes_none_alike(count: int) -> None:
     assert (report.pairs[0].line, report.pairs[0].near_to) == (count, 21)
 
 
+@pytest.mark.parametrize("copies", [30, 51, 60, 95, 100])
+@pytest.mark.parametrize("system", ["", " ".join(sentences(1, words=40, seed=7))])
+def test_copies_are_found_however_many_of_the_records_they_are(copies: int, system: str) -> None:
+    question, answer = clean(1)[0]
+    alike = [(f"{question}{'?' * n}", answer) for n in range(copies)]
+    given = alike + clean(100 - copies, seed=1)
+    report = found(*((f"{system} {question}", answer) for question, answer in given))
+    assert (report.compared, report.found) == (100, copies - 1)
+    assert {(pair.near_to, pair.similarity) for pair in report.pairs} == {(1, 1.0)}
+
+
+@pytest.mark.parametrize("copies", [30, 60, 85])
+def test_most_records_with_one_word_of_their_own_are_alike(copies: int) -> None:
+    (question, answer), *others = clean(101 - copies)
+    alike = [(f"{question} {word} please", answer) for word in sentences(copies, words=1, seed=2)]
+    # Similarity is estimated, and is not far above the least.
+    assert 0.9 * copies < found(*alike, *others).found < copies
+
+
+@pytest.mark.parametrize(("frame", "words"), [(0, 1), (60, 1), (60, 3), (200, 3), (60, 20)])
+def test_a_template_with_short_places_to_fill_makes_none_alike(frame: int, words: int) -> None:
+    template = " ".join(sentences(1, words=frame, seed=7))
+    asked = sentences(100, words=words, seed=8)
+    given = [(f"{template} {one}", ["good", "bad"][n % 2]) for n, one in enumerate(asked)]
+    assert found(*given).found == 0
+
+
+def test_a_template_of_most_records_makes_none_alike() -> None:
+    template = " ".join(sentences(1, words=100, seed=7))
+    framed = [(f"{template} {question}", answer) for question, answer in clean(60)]
+    assert found(*framed, *clean(40, seed=1)).found == 0
+
+
 def test_each_of_five_characters_counts() -> None:
     words = ["abcde", "bbcde", "aacde", "abbde", "abcce", "abcdd"]
     shingles = [near._shingles(Content((), word)).tolist() for word in words]
