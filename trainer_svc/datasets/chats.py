@@ -128,8 +128,8 @@ def _check_message(message: object, where: str, calls: _Calls) -> None:
 def _check_assistant(message: Mapping[str, Any], where: str, calls: _Calls) -> None:
     weight = message.get("weight")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
-        shown = weight if isinstance(weight, int | float) else kind(weight)
-        raise Unfit(f"{where}.weight", f"0 or 1 is expected, not {str(shown)[:40]}")
+        shown = json.dumps(weight) if isinstance(weight, int | float) else kind(weight)
+        raise Unfit(f"{where}.weight", f"0 or 1 is expected, not {shown[:40]}")
     made = message.get("tool_calls")
     if made is not None:
         _check_calls(made, f"{where}.tool_calls", calls)

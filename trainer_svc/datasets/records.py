@@ -92,14 +92,20 @@ def _loaded(data: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise Unfit("", f"byte {error.start + 1} is not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise Unfit(
-            "", f"not JSON ({error.msg} at column {error.colno}); JSONL has one object a line"
-        ) from error
+        raise Unfit("", f"not JSON ({_told(error)}); JSONL has one object a line") from error
     except (RecursionError, ValueError) as error:
         raise Unfit("", "nested too deeply, or a number too long") from error
     if not isinstance(record, dict):
         raise Unfit("", f"a JSON object is expected, not {kind(record)}")
     return record
+
+
+def _told(error: json.JSONDecodeError) -> str:
+    # Some of the decoder's texts end with the word.
+    what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+    if error.msg.startswith("Invalid control character"):
+        what += r": in a string it must be escaped, as in \n, \t or \u001b"
+    return what
 
 
 def _format(record: Mapping[str, Any], expected: DatasetFormat | None) -> DatasetFormat:

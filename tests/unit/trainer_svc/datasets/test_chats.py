@@ -82,7 +82,7 @@ BIG = json.dumps({"a": "x" * 131_072})
     [
         (chat(ASK, {**ANSWER, "weight": 2}), "messages[1].weight: 0 or 1 is expected, not 2"),
         (chat(ASK, {**ANSWER, "weight": 0.5}), "weight: 0 or 1 is expected, not 0.5"),
-        (chat(ASK, {**ANSWER, "weight": True}), "weight: 0 or 1 is expected, not True"),
+        (chat(ASK, {**ANSWER, "weight": True}), "weight: 0 or 1 is expected, not true"),
         (chat(ASK, {**ANSWER, "weight": "1"}), "weight: 0 or 1 is expected, not a string"),
         (chat({**ASK, "weight": 0}, ANSWER), "messages[0].weight: not supported"),
         (chat(ASK, {**ANSWER, "weight": 1, "content": ""}), "messages[1].content: empty"),

@@ -132,6 +132,12 @@ def test_a_question_of_white_space_is_a_question() -> None:
     ("data", "message"),
     [
         (b"{", "not JSON (Expecting property name enclosed in double quotes at column 2)"),
+        (
+            b'{"text": "a\tb"}',
+            "not JSON (Invalid control character at column 12: in a string it must be escaped, as "
+            "in \\n, \\t or \\u001b); JSONL has one object a line",
+        ),
+        (b'{"text": "a', "not JSON (Unterminated string starting at column 10); JSONL"),
         (b'\xef\xbb\xbf{"text": "a"}', "begins with a byte order mark"),
         (b"PAR1\x15\x04", "not JSON"),
         (b"a,b,c", "not JSON"),
