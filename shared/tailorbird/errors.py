@@ -82,12 +82,15 @@ class InvalidRecord(InvalidArgument):
 class InvalidRecords(InvalidArgument):
     """`count` of a dataset's `records` are not such; `errors`, at least one, are the first of them.
 
-    Its reason is theirs if all have one, otherwise INVALID_RECORD.
+    Its reason is theirs if all have one, otherwise INVALID_RECORD. `file` is what the message says
+    of the whole file, if anything.
     """
 
     default_reason = InvalidRecord.default_reason
 
-    def __init__(self, errors: Sequence[InvalidRecord], count: int, records: int) -> None:
+    def __init__(
+        self, errors: Sequence[InvalidRecord], count: int, records: int, file: str = ""
+    ) -> None:
         reasons = {error.reason for error in errors}
         told = f", of which the first {len(errors)} are told" if count > len(errors) else ""
         first = errors[0].description
@@ -95,7 +98,8 @@ class InvalidRecords(InvalidArgument):
             first = first[:_MAX_FIRST_CHARS] + "…"
         super().__init__(
             "chunk",
-            f"{count} bad {'line' if count == 1 else 'lines'} of {records}{told}: {first}",
+            f"{count} bad {'line' if count == 1 else 'lines'} of {records}{told}: {first}"
+            f"{file and '; '}{file}",
             reason=reasons.pop() if len(reasons) == 1 else None,
             line=errors[0].line,
             bad_lines=count,

@@ -59,7 +59,11 @@ class BadLines:
             self._first.append(error.with_traceback(None))
             error.__cause__ = error.__context__ = None
 
-    def check(self, records: int) -> None:
-        """Raise InvalidRecords if there are some among the file's `records`."""
+    def check(self, records: int, file: str = "") -> None:
+        """Raise InvalidRecords if there are some among the file's `records`.
+
+        `file`, what the file seems to be, is told if more than half are bad.
+        """
         if self._count:
-            raise InvalidRecords(self._first, self._count, records)
+            told = file if 2 * self._count > records else ""
+            raise InvalidRecords(self._first, self._count, records, told)

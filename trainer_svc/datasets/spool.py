@@ -10,6 +10,7 @@ from typing import IO, Any
 from tailorbird.errors import InvalidArgument, InvalidRecord
 from tailorbird.names import DatasetName
 from trainer_svc.datasets.dataset import Dataset
+from trainer_svc.datasets.foreign import LOOKED_AT, seems_to_be
 from trainer_svc.datasets.lines import BadLines, Lines
 from trainer_svc.datasets.personal_data import PersonalDataScan
 from trainer_svc.datasets.records import DatasetFormat, ignored_keys, parse_upload
@@ -42,6 +43,7 @@ class Spool:
         self._stored = 0
         self._lines = Lines(max_record_bytes)
         self._bad = BadLines()
+        self._begins = b""
         self._records = 0
         self._named = self._format = format_
         self._ignored: set[str] = set()
@@ -50,6 +52,7 @@ class Spool:
     def feed(self, chunk: bytes) -> Generator[None, None, None]:
         """Take the next bytes, in pieces. FailedPrecondition for a line that cannot be scanned."""
         self._source.update(chunk)
+        self._begins += chunk[: LOOKED_AT - len(self._begins)]
         self.size += len(chunk)
         for line, data in self._lines.feed(chunk):
             self._keep((yield from self._read(line, data)) + b"\n")
@@ -80,7 +83,7 @@ class Spool:
         Raises InvalidRecords with the first 100 bad lines, and InvalidArgument for a file that is
         empty, or has personal data where that is refused.
         """
-        self._bad.check(self._records)
+        self._bad.check(self._records, seems_to_be(self._begins))
         if not self._records or self._format is None:
             raise InvalidArgument("chunk", "the file has no records", reason="DATASET_EMPTY")
         self._file.flush()

@@ -51,8 +51,20 @@ def test_the_first_hundred_are_told_and_all_are_counted() -> None:
     assert error.violations[99] == ("line 102", "not JSON at 102")
 
 
+def test_what_the_file_seems_to_be_is_told_if_most_of_it_is_bad() -> None:
+    bad = BadLines()
+    for line in (1, 2):
+        bad.add(InvalidRecord(line, "x" * 1000))
+    with pytest.raises(InvalidRecords) as caught:
+        bad.check(3, "the file seems to be CSV")
+    assert caught.value.message.endswith("x…; the file seems to be CSV")
+    with pytest.raises(InvalidRecords) as caught:
+        bad.check(4, "the file seems to be CSV")
+    assert caught.value.message.endswith("x…")
+
+
 def test_none_is_nothing() -> None:
-    BadLines().check(400)
+    BadLines().check(400, "the file seems to be CSV")
 
 
 def test_what_an_error_was_raised_by_is_let_go() -> None:
