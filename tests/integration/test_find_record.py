@@ -72,6 +72,22 @@ async def test_a_record_is_found_in_whatever_format_it_was_uploaded(trainer: Wor
     assert (await find(trainer, digest=found.digest)).matches == found.matches
 
 
+async def test_a_chat_is_found_however_it_was_spelled(trainer: World) -> None:
+    def chat(role: str, **more: Any) -> bytes:
+        messages: list[dict[str, Any]] = [
+            {"role": role, "content": "Be brief."},
+            {"role": "user", "content": "ask", **more},
+            {"role": "assistant", "content": "yes", **more},
+        ]
+        return json.dumps({"messages": messages}).encode() + b"\n"
+
+    spelled = [chat("developer"), chat("system", name="ada"), chat("system", tool_calls=None)]
+    await trainer.upload("a", b"".join(spelled))
+    for sought in (chat("system"), *spelled):
+        (match,) = (await find(trainer, sought)).matches
+        assert (match.dataset, match.lines) == (name("a"), [1, 2, 3])
+
+
 async def test_a_record_of_two_formats_is_found_as_the_dataset_reads_it(trainer: World) -> None:
     record = b'{"prompt": "a", "completion": "b", "text": "c"}'
     text = await trainer.upload("a", record, format=dataset_pb2.DATASET_FORMAT_TEXT)
