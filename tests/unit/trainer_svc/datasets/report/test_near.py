@@ -65,8 +65,11 @@ def test_a_template_with_short_places_to_fill_makes_none_alike(frame: int, words
 
 
 def test_a_template_of_most_records_makes_none_alike() -> None:
-    template = " ".join(sentences(1, words=100, seed=7))
-    framed = [(f"{template} {question}", answer) for question, answer in clean(60)]
+    template = " ".join(sentences(1, words=200, seed=7))
+    texts = sentences(120, words=4)
+    framed = [
+        (f"{template} {one}", other) for one, other in zip(texts[::2], texts[1::2], strict=True)
+    ]
     assert found(*framed, *clean(40, seed=1)).found == 0
 
 
