@@ -408,7 +408,8 @@ class DatasetReport(_message.Message):
     class NearDuplicates(_message.Message):
         """Records that are almost as an earlier one: of the sequences of five characters that one of both
         has, without case and punctuation, 80% are in both (Jaccard similarity, estimated by MinHash).
-        What more than half of the first 256 records share is left out of the comparison.
+        What more than half of the first 256 records share is left out of the comparison, where enough
+        is left of a record; otherwise what nearly all of them share.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
