@@ -23,6 +23,7 @@ from trainer_svc.engine.course import Course, Device, Lessee, Tools, TrainedRun
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
 from trainer_svc.engine.judging.examination import Examiner
+from trainer_svc.engine.judging.screening import Screened, screen_training
 from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.engine.loop import MICRO_TOKENS
 from trainer_svc.engine.preparation import Preparation
@@ -84,6 +85,7 @@ class JobTask:
         self._version: asyncio.Future[str] | None = None
         self._ending: Ending | None = None
         self._error: JobError | None = None
+        self._screened = Screened()
 
     @property
     def _crowded(self) -> bool:
@@ -232,9 +234,24 @@ class JobTask:
         return judged
 
     async def _check(self, data: Preparation) -> None:
-        """Refuse data on which the result could not be judged by what is asked."""
+        """Refuse data on which the result could not be judged by what is asked.
+
+        What is held against the operator's screen is told, whether it will be judged or not.
+        """
         if self._is_judged(data):
             await self._examiner(data, self._assignment).check()
+        screen = self._tools.references.screen
+        if screen is None:
+            return
+        self._screened = await screen_training(
+            self._tools.files,
+            self._assignment.training,
+            data.training.lines,
+            self._folder,
+            screen,
+        )
+        for warning in self._screened.warnings:
+            self._report(warning)
 
     def _is_judged(self, data: Preparation) -> bool:
         asked = bool(data.chosen.held_out or data.chosen.leaked) or self._assignment.hold_out
@@ -249,6 +266,7 @@ class JobTask:
             assignment=assignment,
             chosen=data.chosen,
             references=self._tools.references,
+            screened=self._screened,
             folder=self._folder,
             micro_tokens=MICRO_TOKENS,
         )

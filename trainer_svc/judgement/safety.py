@@ -42,6 +42,8 @@ _START = regex.compile(rf"{WORD_START}\S", flags=regex.VERSION1)
 _END = regex.compile(WORD_END, flags=regex.VERSION1)
 _HEAD = 3
 """Characters by which words are looked up."""
+_FEW = 100
+"""Of such heads, which are found at once in less time; with thousands that takes longer."""
 _FLAGS = regex.IGNORECASE | regex.VERSION1
 
 
@@ -76,24 +78,52 @@ class SafetyScreen:
 
     def scan(self, where: str, lines: Sequence[int], texts: Sequence[str]) -> list[SafetyFinding]:
         """Return one finding for each category that occurs: in how many texts, and their lines."""
-        readable = [_visible(text) for text in texts]
-        findings = []
-        for category, sought in self._categories.items():
-            search = _Search(sought)
-            found = [
-                line for line, text in zip(lines, readable, strict=True) if search.occurs(text)
-            ]
-            if found:
-                findings.append(
-                    SafetyFinding(
-                        category=category,
-                        where=where,
-                        count=len(found),
-                        lines=tuple(found[:MAX_LINES]),
-                        overruns=search.overruns.total(),
-                    )
-                )
-        return findings
+        scan = self.begin(where)
+        for line, text in zip(lines, texts, strict=True):
+            scan.add(line, text)
+        return scan.findings
+
+    def begin(self, where: str) -> Scan:
+        """Return a scan that texts are added to one by one."""
+        return Scan(where, self._categories)
+
+
+class Scan:
+    """What the screen finds in texts that come one by one, of which none is kept.
+
+    What one tenant's texts do to a pattern ends with it.
+    """
+
+    def __init__(self, where: str, categories: Mapping[str, _Category]) -> None:
+        self._where = where
+        self._searches = {name: _Search(sought) for name, sought in categories.items()}
+        self.texts = 0
+        """How many were added."""
+
+    def add(self, line: int, text: str) -> None:
+        """Search one more text, which stands on this line."""
+        self.texts += 1
+        visible = _visible(text)
+        for search in self._searches.values():
+            if search.occurs(visible):
+                search.count += 1
+                if search.count <= MAX_LINES:
+                    search.lines.append(line)
+
+    @property
+    def findings(self) -> list[SafetyFinding]:
+        """Return one for each category that occurs."""
+        return [
+            SafetyFinding(
+                category=category,
+                where=self._where,
+                count=search.count,
+                lines=tuple(search.lines),
+                overruns=search.overruns.total(),
+            )
+            for category, search in self._searches.items()
+            if search.count
+        ]
 
 
 class _Words:
@@ -103,13 +133,20 @@ class _Words:
         self._by_head: dict[str, list[str]] = {}
         for word in dict.fromkeys(_visible(word).casefold() for word in words):
             self._by_head.setdefault(word[:_HEAD], []).append(word)
+        heads = list(self._by_head)
+        self._start = _START
+        if len(heads) <= _FEW:
+            sought = rf"{WORD_START}(?=\L<heads>)"
+            self._start = regex.compile(sought, flags=regex.VERSION1, heads=heads)
 
     def occur(self, text: str) -> bool:
         """Tell whether one of the words stands in a visible text."""
+        if not self._by_head:
+            return False
         folded = text.casefold()
         return any(
             folded.startswith(word, at) and _END.match(folded, at + len(word))
-            for at in (match.start() for match in _START.finditer(folded))
+            for at in (match.start() for match in self._start.finditer(folded))
             for length in range(1, _HEAD + 1)
             for word in self._by_head.get(folded[at : at + length], ())
         )
@@ -122,11 +159,13 @@ class _Category:
 
 
 class _Search:
-    """One category over the texts of one scan: what one tenant's do to a pattern ends with it."""
+    """One category over the texts of one scan."""
 
     def __init__(self, category: _Category) -> None:
         self._category = category
         self.overruns: Counter[regex.Pattern[str]] = Counter()
+        self.count = 0
+        self.lines: list[int] = []
 
     def occurs(self, text: str) -> bool:
         if self._category.words.occur(text):

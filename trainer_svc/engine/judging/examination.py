@@ -23,6 +23,7 @@ from trainer_svc.engine.judging.reading import Material, material
 from trainer_svc.engine.judging.records import check_judged, judged_records
 from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.judging.routed import Routed, attach, routed_version
+from trainer_svc.engine.judging.screening import Screened
 from trainer_svc.engine.parent import Shapes
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.model import LoraSpec
@@ -67,6 +68,8 @@ class Examiner:
     assignment: Assignment
     chosen: Chosen
     references: References
+    screened: Screened
+    """What was found in the training data before training."""
     folder: Path
     micro_tokens: int
 
@@ -108,6 +111,8 @@ class Examiner:
                 "it is not known of all held-out records whether the training data asks the same: "
                 f"{self.chosen.unknown}"
             )
+        if self.screened.note:
+            yield self.screened.note
 
     async def _detached(self) -> None:
         """Take the routed version off, also where the job is cancelled while that waits its turn.
@@ -208,7 +213,7 @@ class Examiner:
             swapped_answers=said(answers.swapped),
             retention=answers.retention,
             screen=self.references.screen,
-            data_findings=found.findings,
+            data_findings=(*self.screened.findings, *found.findings),
             few_shot_examples=found.questions.examples,
             few_shot_reason=found.few_shot_reason,
             versions={Candidate.ROUTED: str(routed.version)},

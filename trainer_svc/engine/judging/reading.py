@@ -34,7 +34,7 @@ class Material:
     swapped: Sequence[SwappedPrompt]
     swapped_ids: Sequence[tuple[int, ...]]
     findings: Sequence[SafetyFinding]
-    """What the screen finds in the data."""
+    """What the screen finds in the held-out answers."""
 
 
 def material(
@@ -88,7 +88,7 @@ def material(
             held_out_asker.prompt_ids(_with(held_out[each.line], each.messages), each.line)
             for each in swapped
         ],
-        findings=_findings(screen, held_out, training, expected, pool),
+        findings=[] if screen is None else screen.scan("validation", sorted(held_out), expected),
     )
 
 
@@ -111,18 +111,3 @@ def _with(record: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> Mapp
     if "messages" not in record:
         return {**record, "prompt": asked[0]["content"]}
     return {**record, "messages": [*asked, messages_of(record)[-1]]}
-
-
-def _findings(
-    screen: SafetyScreen | None,
-    held_out: Records,
-    training: Records,
-    expected: Sequence[str],
-    pool: Sequence[Example],
-) -> list[SafetyFinding]:
-    if screen is None:
-        return []
-    of_training = screen.scan(
-        "training", sorted(training), [f"{each.prompt}\n{each.answer}" for each in pool]
-    )
-    return of_training + screen.scan("validation", sorted(held_out), expected)

@@ -11,6 +11,7 @@ import psutil
 
 from tests.unit.trainer_svc.engine.stores import TryingStore
 from tests.unit.trainer_svc.engine.tiny import assignment, chats, jsonl
+from trainer_svc.engine.judging.references import References
 from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.worker import Worker
@@ -31,7 +32,13 @@ def tokenising_processes(parent: int | None = None) -> list[psutil.Process]:
 
 class Working:
     def __init__(
-        self, bank: AdapterBank, folder: Path, name: str = "worker-0", *, digest: str = ""
+        self,
+        bank: AdapterBank,
+        folder: Path,
+        name: str = "worker-0",
+        *,
+        digest: str = "",
+        references: References | None = None,
     ) -> None:
         self.bank = bank
         self.store = TryingStore(folder / "store")
@@ -56,7 +63,9 @@ class Working:
             cache_bytes=2**30,
             progress_interval=0,
         )
-        self.worker = Worker(settings, bank, self.steps, self.store, self._send)
+        self.worker = Worker(
+            settings, bank, self.steps, self.store, self._send, references=references
+        )
 
     def _send(self, report: Record) -> None:
         self._loop.call_soon_threadsafe(self._hear, report)

@@ -49,6 +49,21 @@ def test_does_not_find_within_other_words(text: str) -> None:
     assert SCREEN.scan("tuned", [1], [text]) == []
 
 
+@pytest.mark.parametrize("more", [0, 200])
+def test_few_and_many_words_are_found_alike(more: int) -> None:
+    words = ["b", "os", "dead fish", "杀人", *(f"{n}{n}w" for n in range(more))]
+    screen = SafetyScreen({"violence": {"words": words}})
+    texts = ["a b", "an os.", "dead  fish", "他要杀人了", "bo os2 dead-fish 杀", "deadfish", ""]
+    (found,) = screen.scan("tuned", range(7), texts)
+    assert found.lines == (0, 1, 2, 3)
+
+
+def test_patterns_alone_are_searched() -> None:
+    screen = SafetyScreen({"violence": {"patterns": ["b+omb"]}})
+    (found,) = screen.scan("tuned", [1, 2], ["peace", "a bbomb"])
+    assert found.lines == (2,)
+
+
 def test_counts_texts_by_category_and_names_the_first_lines() -> None:
     texts = ["a bomb, a bomb, cut myself"] + ["a bomb"] * 30 + ["peace"]
     violence, harm = SCREEN.scan("base", range(1, 33), texts)
