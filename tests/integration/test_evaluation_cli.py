@@ -55,6 +55,31 @@ def test_a_file_says_what_is_evaluated_and_options_go_before_it(
     assert not config.HasField("max_forgotten")
 
 
+def test_graders_may_be_written_as_openai_has_them(
+    run: Run, script: Script, tmp_path: Path
+) -> None:
+    graders = [
+        {
+            "type": "string_check",
+            "name": "signed",
+            "input": "{{sample.output_text}}",
+            "reference": "Fly",
+            "operation": "ilike",
+        },
+        {"type": "text_similarity", "name": "alike", "evaluation_metric": "bleu"},
+        {"name": "ours", "text_similarity": "rouge_l"},
+    ]
+    file = tmp_path / "evaluation.json"
+    file.write_text(json.dumps({"graders": graders}), encoding="utf-8")
+    ran = run(*JOB, "--evaluation", str(file))
+    assert ran.status == 0, ran.err
+    signed, alike, ours = config_of(script.requests[0]).graders
+    assert (signed.name, signed.input) == ("signed", "{{sample.output_text}}")
+    assert (signed.reference, signed.string_check) == ("Fly", "ilike")
+    assert (alike.name, alike.text_similarity, alike.reference) == ("alike", "bleu", "")
+    assert (ours.name, ours.text_similarity) == ("ours", "rouge_l")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -62,6 +87,19 @@ def test_a_file_says_what_is_evaluated_and_options_go_before_it(
         (b"[]", "a JSON object is expected"),
         (b'{"grader": []}', "grader"),
         (b'{"max_slice_drop": "much"}', "max_slice_drop"),
+        (b'{"few_shot_examples": 1, "few_shot_examples": 8}', "'few_shot_examples' is given twice"),
+        (b'{"graders": [{"name": "a", "name": "b"}]}', "'name' is given twice"),
+        (
+            b'{"graders": [{"type": "score_model", "name": "a"}]}',
+            "graders[0] is of the type 'score_model': only string_check and text_similarity are",
+        ),
+        (b'{"graders": [{}, {"type": ["python"]}]}', "graders[1] is of the type"),
+        (b'{"graders": [{"type": "string_check"}]}', "graders[0] has no operation"),
+        (
+            b'{"graders": [{"type": "string_check", "operation": "eq", "pass_threshold": 1}]}',
+            "graders[0] has 'pass_threshold': a string_check has name, input, reference and",
+        ),
+        (b'{"graders": [7]}', "graders"),
         (b"\xff", "utf-8"),
         (b"[" * 100_000, "recursion"),
     ],

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from google.protobuf.json_format import ParseDict, ParseError
 
 from tailorbird.cli.connect import data_name
+from tailorbird.cli.evaluation_file import read_evaluation
 from tailorbird.tuning.v1 import job_pb2
 
 
@@ -91,7 +90,7 @@ def evaluation(
     """Return what a file asks for with the options before it; BadParameter if it cannot be read."""
     config = job_pb2.EvaluationConfig()
     if file is not None:
-        _read(file, config)
+        read_evaluation(file, config)
     config.MergeFrom(
         job_pb2.EvaluationConfig(
             primary_metric=metric,
@@ -102,20 +101,6 @@ def evaluation(
     )
     config.slice_fields.extend(each for each in slices or () if each not in config.slice_fields)
     return config
-
-
-def _read(file: Path, config: job_pb2.EvaluationConfig) -> None:
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("a JSON object is expected")  # noqa: TRY004 - as json's own
-        if isinstance(content.get("json_schema"), dict):
-            # As a person writes it; the API has its text.
-            content["json_schema"] = json.dumps(content["json_schema"])
-        ParseDict(content, config)
-    except (OSError, ValueError, RecursionError, ParseError) as error:
-        said = f"{file}: {error}"
-        raise typer.BadParameter(said, param_hint="--evaluation") from error
 
 
 def set_limits(limits: job_pb2.DataLimits, given: Iterable[str] | None) -> None:
