@@ -50,7 +50,8 @@ class Scores:
     @property
     def measured(self) -> list[int]:
         """Where the records stand that are measured."""
-        return np.flatnonzero(~np.isnan(self.values)).tolist()
+        places: list[int] = np.flatnonzero(~np.isnan(self.values)).tolist()
+        return places
 
     @property
     def figure(self) -> float:
