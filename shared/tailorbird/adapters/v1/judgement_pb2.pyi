@@ -588,7 +588,8 @@ class Grader(_message.Message):
     """1 to 64 letters, digits, spaces, "_", "." and "-"; unique in a job. Its metric is "grader:{name}"."""
     input: _builtins.str
     """What is looked at: a text with {{sample.output_text}}, {{item.expected}}, {{item.prompt}} and
-    {{item.metadata.KEY}} in it. Empty: {{sample.output_text}}.
+    {{item.metadata.KEY}} in it. Empty: {{sample.output_text}}. Records that lack such a field are
+    left out of the metric, for every candidate alike.
     """
     reference: _builtins.str
     """What it is compared with, of the same form. Empty: {{item.expected}}."""
