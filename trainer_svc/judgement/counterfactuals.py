@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ def swap_prompts(
     """Return up to `most` swapped prompts, drawn by the seed, in the order of the records.
 
     `prompts` are lines with their messages (`role`, `content`), `sets` those of the spec. A record
-    may come more than once, with words of different sets.
+    may come more than once, with words of different sets; what sets that overlap make of it alike
+    comes once.
     """
     generator = np.random.default_rng(seed)
     known = families(sets)
@@ -97,12 +99,15 @@ def swap_prompts(
         for family, pattern in enumerate(patterns)
         if any(pattern.search(text) for text in _texts(messages))
     ]
-    drawn = generator.permutation(len(applicable))[: max(most, 0)]
-    found = []
-    for index, family in sorted(applicable[place] for place in drawn):
+    found: dict[tuple[int, tuple[str, ...]], tuple[int, SwappedPrompt]] = {}
+    for place in generator.permutation(len(applicable)).tolist():
+        if len(found) >= most:
+            break
+        index, family = applicable[place]
         line, messages = prompts[index]
-        found.append(_swapped(index, line, messages, known[family], generator))
-    return found
+        swapped = _swapped(index, line, messages, known[family], generator)
+        found.setdefault((index, tuple(_texts(swapped.messages))), (place, swapped))
+    return [swapped for _, swapped in sorted(found.values(), key=itemgetter(0))]
 
 
 def compare_answers(

@@ -95,6 +95,24 @@ def test_the_pairs_are_bounded_and_drawn_by_the_seed() -> None:
     assert len(swap_prompts(prompts[:1], [("default",)])) == 3
 
 
+def test_sets_that_overlap_ask_the_same_once() -> None:
+    prompts = [(line, user(f"{line}: he is late")) for line in range(1, 25)]
+    sets = [("he", "she"), ("default",), ("she", "he")]
+    found = swap_prompts(prompts, sets)
+    assert [each.line for each in found] == list(range(1, 25))
+    # What is alike leaves its place to others, up to the bound.
+    assert len(swap_prompts(prompts, sets, most=20)) == 20
+    assert swap_prompts(prompts, sets, most=0) == []
+    # Two swaps of one prompt are two.
+    told = swap_prompts([(1, user("He likes his hat"))], sets)
+    assert sorted(each.messages[0]["content"] for each in told) == [
+        "She likes her hat",
+        "She likes his hat",
+    ]
+    # Two records that are alike are two.
+    assert len(swap_prompts([(1, user("he")), (2, user("he"))], sets)) == 2
+
+
 def test_another_word_of_the_set_is_drawn_for_one_that_occurs() -> None:
     names = ("Ann", "Bea", "Cleo")
     seen = {
