@@ -123,6 +123,8 @@ class Assignment(Record):
     evaluation: EvaluationSpec = EvaluationSpec()
     hold_out: bool = False
     """Hold some training records out where there is no validation data and they are enough."""
+    promoted_always: bool = False
+    """Whatever is found out about it, as the report says then."""
     data: DataPolicy = DataPolicy()
     data_warnings: tuple[JobWarning, ...] = ()
     """What the job was warned of at its creation, for the version's report."""

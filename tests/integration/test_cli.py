@@ -28,6 +28,7 @@ from tests.integration.scripted_services import (
     VERSIONS,
     Script,
     a_job_that_succeeds,
+    event,
     serve,
     state,
 )
@@ -353,6 +354,39 @@ def test_watch_says_that_a_job_is_paused_and_why(run: Run, script: Script) -> No
     assert "paused: DISK_FULL: the trainer's disk is full; it goes on after" in ran.out
     assert "paused; it goes on after: tailorbird jobs resume" in ran.out
     assert ran.err == "cancelled\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "promoted", "refusal", "said"),
+    [
+        (VERSIONS[0], True, "", "yes"),
+        (VERSIONS[0], False, "NOT_BETTER_THAN_BASE", "no: NOT_BETTER_THAN_BASE"),
+        (VERSIONS[0], False, "", "no"),
+        ("", False, "", None),
+    ],
+)
+def test_a_job_says_whether_its_version_is_promoted(
+    run: Run, script: Script, version: str, promoted: bool, refusal: str, said: str | None
+) -> None:
+    script.job.version, script.job.promoted = version, promoted
+    script.job.promotion_refusal = refusal
+    lines = [line.split(maxsplit=1) for line in run("jobs", "get", "one").out.splitlines()]
+    told = [line[1].strip() for line in lines if line and line[0] == "promoted"]
+    assert told == ([] if said is None else [said])
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("jobs", "sweep")])
+def test_a_watch_ends_with_what_may_be_done_about_a_version_not_promoted(
+    run: Run, script: Script, command: tuple[str, ...]
+) -> None:
+    published = job_pb2.JobEvent.Published(version=VERSIONS[0], promotion_refusal="UNSAFE")
+    script.events = [event(1, published=published), state(2, job_pb2.JOB_STATE_SUCCEEDED)]
+    ran = run(*command, "watch", "one")
+    assert ran.status == 0
+    *_, outcome, see, promote = ran.out.splitlines()
+    assert outcome.endswith("not promoted: UNSAFE")
+    assert see == f"see why: tailorbird adapters report {VERSIONS[0]} --open"
+    assert promote == f"or let it take the traffic: tailorbird adapters promote {VERSIONS[0]}"
 
 
 def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:

@@ -61,6 +61,7 @@ class Assignments:
             evaluation=spec.evaluation,
             hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER
             or spec.sweep is not None,
+            promoted_always=spec.promotion_policy is PromotionPolicy.ALWAYS,
             data=spec.data,
             sweep=_sweep(job, at_once),
         )

@@ -35,6 +35,19 @@ _DONE = {
     Mode.REFUSE: "none is allowed",
 }
 
+_HEADLINES = {
+    "TOO_FEW_RECORDS": "Too few records to tell",
+    "SLICE_WORSE": "Better, but held back for a part of the data on which it is worse",
+    "RETENTION_LOSS": "Better, but held back for what general ability it lost",
+    "FORGOTTEN": "Better, but held back for what it forgot",
+    "UNSAFE": "Better, but held back for what the safety lists find in its answers",
+    "COUNTERFACTUAL_CHANGES": "Better, but held back for answers that change with a word that"
+    " must not matter",
+    "ROUTED_NOT_JUDGED": "Held back, for want of the routed version's answers",
+    "BASE_CHANGED": "Held back, because the routed version is of another base",
+}
+"""By the decision's reason, of all the first: one that it is no better would stand before these."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -68,6 +81,14 @@ class DataRow:
 def verdict(report: Report) -> Verdict:
     """Say the decision."""
     decision = report.evaluation.decision or (report.judgement and report.judgement.decision)
+    if not decision and report.promoted_always:
+        return Verdict(
+            None,
+            "Promoted by policy, not judged",
+            "The job's policy, ALWAYS, gives the version the traffic. It was not compared with"
+            " anything on held-out records.",
+            "",
+        )
     if not decision:
         return Verdict(
             None,
@@ -77,10 +98,12 @@ def verdict(report: Report) -> Verdict:
         )
     if decision.promote:
         headline = "Better: it has earned the traffic"
-    elif report.judgement is None:
-        headline = "Not judged: it should not take the traffic by itself"
     else:
-        headline = "Not shown to be better: it should not take the traffic by itself"
+        found = _HEADLINES.get(decision.reason, "Not shown to be better")
+        found = "Not judged" if report.judgement is None else found
+        should = "the job's policy promotes it all the same"
+        should = should if report.promoted_always else "it should not take the traffic by itself"
+        headline = f"{found}: {should}"
     return Verdict(decision.promote, headline, decision.message, decision.reason)
 
 

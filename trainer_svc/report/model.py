@@ -84,6 +84,8 @@ class Report(Record):
     evaluation: EvaluationSummary
     judgement: Judgement | None
     """None: there were no held-out records, or they could not be answered."""
+    promoted_always: bool = False
+    """The job's policy promotes the version, whatever was found out about it."""
 
     def to_json(self) -> bytes:
         """Return the bytes to store."""

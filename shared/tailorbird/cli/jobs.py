@@ -37,7 +37,7 @@ from tailorbird.cli.job_options import (
 from tailorbird.cli.names import version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
 from tailorbird.cli.preflight import print_preflight
-from tailorbird.cli.watch import JobBars, outcome, state_name
+from tailorbird.cli.watch import JobBars, next_step, outcome, state_name
 from tailorbird.client import CallError, TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 
@@ -277,6 +277,8 @@ def _follow(trainer: TrainerClient, name: str, after: int = 0) -> None:
         raise typer.Exit(130) from None
     if view.succeeded:
         out.print(Text(outcome(view)), soft_wrap=True)
+        if todo := next_step(view):
+            out.print(Text(todo), soft_wrap=True)
         return
     errors.print(Text(outcome(view), style="red"), soft_wrap=True)
     raise typer.Exit(1)
@@ -304,9 +306,17 @@ def _show(job: job_pb2.Job, json: bool) -> None:
             ("epochs", str(used.epochs or "")),
             ("learning rate", f"{used.learning_rate:g}" if used.learning_rate else ""),
             ("version", last_part(job.version)),
-            ("promoted", job.promotion_refusal or ("yes" if job.promoted else "")),
+            ("promoted", _promoted(job)),
             ("created", when(job.create_time)),
             ("started", when(job.start_time)),
             ("ended", when(job.end_time)),
         ]
     )
+
+
+def _promoted(job: job_pb2.Job) -> str:
+    if not job.version:
+        return ""
+    if job.promoted:
+        return "yes"
+    return f"no: {job.promotion_refusal}" if job.promotion_refusal else "no"

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tailorbird.adapters.v1 import judgement_pb2 as pb
+from tailorbird.line_numbers import say_lines
 
 _NAMES = {"tuned": "TUNED", "base": "BASE", "few_shot": "FEW-SHOT", "routed": "ROUTED NOW"}
 
@@ -68,7 +69,8 @@ def _sentences(judgement: pb.Judgement) -> Iterator[str]:
         pairs = judgement.counterfactuals
         yield f"{pairs.changed} of {pairs.pairs} answers change when a word is swapped"
     for each in judgement.safety:
-        yield f"safety: {each.category} in {each.count} of {each.where}"
+        lines = say_lines(each.lines, each.count)
+        yield f"safety: {each.category} in {each.count} of {each.where}: {lines}"
     if judgement.few_shot_reason:
         yield f"few-shot: {judgement.few_shot_reason}"
     yield from judgement.notes

@@ -42,7 +42,7 @@ from tailorbird.cli.kept import left_out
 from tailorbird.cli.output import errors, last_part, out, print_json, print_rows, when
 from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.sweep_table import sweep_table
-from tailorbird.cli.watch import JobView, outcome, state_name
+from tailorbird.cli.watch import JobView, next_step, outcome, state_name
 from tailorbird.client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
 
@@ -239,6 +239,8 @@ def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
     out.print(sweep_table(trainer.get_sweep(sweep.name)))
     if view.succeeded:
         out.print(Text(outcome(view)), soft_wrap=True)
+        if todo := next_step(view):
+            out.print(Text(todo), soft_wrap=True)
         return
     errors.print(Text(outcome(view), style="red"), soft_wrap=True)
     raise typer.Exit(1)

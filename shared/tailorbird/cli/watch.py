@@ -167,6 +167,16 @@ def paused(view: JobView) -> str:
     return f"paused{why}; it goes on after: tailorbird jobs resume"
 
 
+def next_step(view: JobView) -> str:
+    """Say what may be done about a version that is published and not promoted; "" for others."""
+    if not view.succeeded or not view.version or view.promoted:
+        return ""
+    return (
+        f"see why: tailorbird adapters report {view.version} --open\n"
+        f"or let it take the traffic: tailorbird adapters promote {view.version}"
+    )
+
+
 def outcome(view: JobView) -> str:
     """Say how a job that has ended did, in one line."""
     if view.error is not None and is_terminal(view.state):

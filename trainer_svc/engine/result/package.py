@@ -167,6 +167,7 @@ def _report(
         best_step=state.best_step,
         evaluation=result.evaluation,
         judgement=result.judgement,
+        promoted_always=assignment.promoted_always,
     )
 
 

@@ -31,7 +31,7 @@ def test_everything_is_told() -> None:
         "shop: best north, worst south, 0.050 apart",
         "loss 2.000 before, 2.250 after; 3 of 30 general questions forgotten",
         "1 of 10 answers change when a word is swapped",
-        "safety: violence in 2 of training",
+        "safety: violence in 2 of training: lines 4, 8",
         "few-shot: 6 of 8 examples fit into the prompt",
         "json_schema was not used",
         "better: label_accuracy +0.475",

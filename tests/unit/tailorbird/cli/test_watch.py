@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from tailorbird.cli.watch import JobBars, JobView, outcome
+from tailorbird.cli.watch import JobBars, JobView, next_step, outcome
 from tailorbird.rpc.judgement import judgement_to_proto
 from tailorbird.rpc.status import stored_status
 from tailorbird.tuning.v1 import job_pb2
@@ -76,6 +76,18 @@ def test_what_was_found_out_is_shown_and_why_the_route_stayed() -> None:
     )
     assert text.startswith("acme  judged:\n40 HELD-OUT RECORDS")
     assert outcome(view) == "published 20261122T100000-job-1, not promoted: FORGOTTEN"
+    assert next_step(view) == (
+        f"see why: tailorbird adapters report {version} --open\n"
+        f"or let it take the traffic: tailorbird adapters promote {version}"
+    )
+
+
+def test_nothing_is_left_to_do_about_a_promoted_version_or_none() -> None:
+    view, _ = _follow(a_job_that_succeeds())
+    assert next_step(view) == ""
+    failed, _ = _follow(a_job_that_succeeds()[:-1])
+    assert next_step(failed) == ""
+    assert next_step(JobView(state=job_pb2.JOB_STATE_SUCCEEDED)) == ""
 
 
 def test_records_that_are_left_out_or_cut_are_told_once() -> None:

@@ -15,6 +15,7 @@ from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.assignment import Assignments
 from trainer_svc.jobs.fence import Lease
+from trainer_svc.jobs.model import PromotionPolicy
 
 
 async def chunks(data: bytes) -> AsyncIterator[bytes]:
@@ -36,3 +37,7 @@ async def test_what_was_found_of_personal_data_goes_with_the_data(tmp_path: Path
     assert given.training.personal_data.counts == {"email": 1}
     assert given.training.sha256 == dataset.sha256
     assert given.training.index_key == dataset.index_key
+    for promotes in PromotionPolicy:
+        job = make_job(policy=promotes)
+        given = await assignments.of(Lease(job.name, 1, 0), job, 1)
+        assert given.promoted_always is (promotes is PromotionPolicy.ALWAYS)

@@ -114,11 +114,32 @@ def test_what_a_report_lacks_is_not_on_its_page() -> None:
     assert len(page.all("section")[0].all("svg")) == len(fewer.candidates[0].metrics)
 
 
+def test_a_version_that_a_policy_promotes_is_told_as_such() -> None:
+    always = minimal_report().model_copy(update={"promoted_always": True})
+    said = outline(report_page(always)).everything()
+    assert "Promoted by policy, not judged" in said
+    assert "Nothing was decided" not in said
+    decision = Decision(promote=False, reason="NOT_BETTER_THAN_BASE", message="see there")
+    evaluation = FULL.evaluation.model_copy(update={"decision": decision})
+    worse = FULL.model_copy(update={"evaluation": evaluation, "promoted_always": True})
+    said = outline(report_page(worse)).everything()
+    assert "Not shown to be better: the job's policy promotes it all the same" in said
+
+
 @pytest.mark.parametrize(
     ("reason", "judged", "said"),
     [
         ("NOT_BETTER_THAN_FEW_SHOT", True, "Not shown to be better"),
-        ("NO_HELD_OUT_DATA", False, "Not judged"),
+        ("NO_HELD_OUT_DATA", False, "Not judged: it should not"),
+        ("UNSAFE", False, "Not judged: it should not"),
+        ("COUNTERFACTUAL_CHANGES", True, "Better, but held back for answers that change"),
+        ("SLICE_WORSE", True, "Better, but held back for a part of the data"),
+        ("RETENTION_LOSS", True, "Better, but held back for what general ability it lost"),
+        ("FORGOTTEN", True, "Better, but held back for what it forgot"),
+        ("UNSAFE", True, "Better, but held back for what the safety lists find"),
+        ("TOO_FEW_RECORDS", True, "Too few records to tell: it should not"),
+        ("ROUTED_NOT_JUDGED", True, "Held back, for want of the routed version's answers"),
+        ("BASE_CHANGED", True, "Held back, because the routed version is of another base"),
     ],
 )
 def test_a_refusal_is_told_with_its_reason(reason: str, judged: bool, said: str) -> None:
