@@ -13,6 +13,7 @@ from tests.unit.trainer_svc.report.hostile import TEXTS, with_text
 from tests.unit.trainer_svc.report.outline import Element, outline
 from tests.unit.trainer_svc.report.reports import full_report, largest_report, minimal_report
 from trainer_svc.judgement.model import Candidate, Interval
+from trainer_svc.report.card import model_card
 from trainer_svc.report.page import report_page
 from trainer_svc.report.printable import printable
 
@@ -206,6 +207,17 @@ def test_nothing_is_fetched_and_no_script_runs() -> None:
     for forbidden in ("http", "@import", "url(", "src=", " on"):
         styles_and_tags = root.all("style")[0].text + " ".join(re.findall(r"<[^>]*>", page))
         assert forbidden not in styles_and_tags.replace('http-equiv="Content', ""), forbidden
+
+
+def test_nothing_turns_the_direction_of_what_stands_beside_it() -> None:
+    turning = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    text = "a" + "".join(map(chr, turning)) + "b \u200eשלום"
+    page = report_page(with_text(FULL, text))
+    assert not {chr(code) for code in turning} & set(page)
+    shown = "a" + "".join(f"[U+{code:04X}]" for code in turning) + "b \u200eשלום"
+    assert page.count(shown) > 20
+    card = model_card(with_text(FULL, text), "0.17.0")
+    assert not {chr(code) for code in turning} & set(card)
 
 
 @pytest.mark.parametrize("text", TEXTS)
