@@ -85,7 +85,7 @@ class JobTask:
         self._version: asyncio.Future[str] | None = None
         self._ending: Ending | None = None
         self._error: JobError | None = None
-        self._screened = Screened()
+        self._screened: Screened | None = None
 
     @property
     def _crowded(self) -> bool:
@@ -190,6 +190,8 @@ class JobTask:
             validation_data=data.validation_report,
             judgement=None if examined is None else examined.judgement,
             decision=None if examined is None else examined.decision,
+            screened=self._screened.records if self._screened else None,
+            training_safety=self._screened.findings if self._screened else (),
         )
         package = await in_thread(
             lambda _: build_package(self._folder / "package", result, assignment, tools.settings)
@@ -266,7 +268,7 @@ class JobTask:
             assignment=assignment,
             chosen=data.chosen,
             references=self._tools.references,
-            screened=self._screened,
+            screened=self._screened or Screened(),
             folder=self._folder,
             micro_tokens=MICRO_TOKENS,
         )

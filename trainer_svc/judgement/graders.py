@@ -115,10 +115,11 @@ def lacking(grader: Grader, metadata: Mapping[str, Any]) -> list[str]:
     What is null or a blank text is not there, as for slices.
     """
     named = dict.fromkeys(key for _, key in metadata_keys(grader))
-    return [key for key in named if _is_blank(metadata.get(key))]
+    return [key for key in named if is_blank(metadata.get(key))]
 
 
-def _is_blank(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Tell whether a field of metadata says nothing: null, or a text of white space."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tailorbird.line_numbers import say_lines
 from tailorbird.personal_data.modes import Mode
 from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import DataReport
@@ -28,6 +29,7 @@ _COUNTS = {
 """What a person would say of DataReport's fields, in order; others are called by their name."""
 
 _PERSONAL = "Personal data"
+_SAFETY = "Safety lists"
 _DONE = {
     Mode.SCAN: "counted, left as it is",
     Mode.SUBSTITUTE: "replaced by stand-ins",
@@ -115,9 +117,10 @@ def headlines(report: Report) -> tuple[Headline, ...]:
 def data_rows(report: Report) -> tuple[DataRow, ...]:
     """Return the counts of both datasets, what was dropped with its lines; zeros are left out.
 
-    What was found of personal data comes last.
+    What was found of personal data, and by the operator's safety lists, comes last.
     """
     training = _counts(report.training_data) | _personal(report.training_personal_data)
+    training |= _screened(report)
     validation = _counts(report.validation_data) | _personal(report.validation_personal_data)
     names = [*training, *(name for name in validation if name not in training)]
     return tuple(
@@ -236,6 +239,20 @@ def _personal(found: PersonalDataReport | None) -> dict[str, str]:
         _PERSONAL: _DONE.get(found.mode, found.mode),
         f"{_PERSONAL} · Records": words.number(found.records),
         **{f"{_PERSONAL} · {words.words(k)}": words.number(n) for k, n in found.counts.items()},
+    }
+
+
+def _screened(report: Report) -> dict[str, str]:
+    """Say in how many records the safety lists were looked for, and where what was found."""
+    if report.training_screened is None:
+        return {}
+    return {
+        f"{_SAFETY} · Records searched": words.number(report.training_screened),
+        **{
+            f"{_SAFETY} · {words.words(each.category)}": f"{words.number(each.count)}:"
+            f" {say_lines(each.lines, each.count)}"
+            for each in report.training_safety
+        },
     }
 
 

@@ -11,7 +11,7 @@ from tailorbird.manifest import EvaluationSummary, Lineage
 from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import DataReport, JobWarning
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
-from trainer_svc.judgement.model import Judgement
+from trainer_svc.judgement.model import Judgement, SafetyFinding
 from trainer_svc.record import Record
 
 _MOST_BINS = 24
@@ -73,6 +73,10 @@ class Report(Record):
     validation_personal_data: PersonalDataReport | None = None
     data_warnings: tuple[JobWarning, ...] = ()
     """What the job was warned of when it was created; () in reports of earlier releases."""
+    training_screened: int | None = None
+    """Training records that were held against the operator's safety lists; None: there are none."""
+    training_safety: tuple[SafetyFinding, ...] = ()
+    """What they find there; the same stands in the judgement, if there is one."""
     lengths: Lengths | None = None
     training_curve: tuple[tuple[int, float, float], ...]
     """(step, loss, learning rate), thinned to a few hundred."""

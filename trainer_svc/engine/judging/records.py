@@ -18,7 +18,7 @@ from trainer_svc.engine.judging.questions import Asker, metadata_of
 from trainer_svc.engine.judging.reading import Records, asked_messages
 from trainer_svc.judgement.check import FIELD, check_answers
 from trainer_svc.judgement.counterfactuals import swap_prompts
-from trainer_svc.judgement.graders import metadata_keys
+from trainer_svc.judgement.graders import is_blank, metadata_keys
 from trainer_svc.judgement.interchangeable import DEFAULT
 from trainer_svc.judgement.model import EvaluationSpec
 from trainer_svc.protocol import Assignment, DatasetRef
@@ -114,7 +114,8 @@ def _check_words(spec: EvaluationSpec, held_out: Records, asked: Asker) -> None:
 def _check_metadata(spec: EvaluationSpec, held_out: Records) -> None:
     known: dict[str, None] = {}
     for record in held_out.values():
-        known.update(dict.fromkeys(metadata_of(record)))
+        said = metadata_of(record).items()
+        known.update(dict.fromkeys(key for key, value in said if not is_blank(value)))
     for place, key, reason in _metadata_asked(spec):
         if key in known:
             continue

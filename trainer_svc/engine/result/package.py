@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +36,7 @@ from tailorbird.object_store import ObjectExists, ObjectStore
 from trainer_svc.engine.result.judging import Judged
 from trainer_svc.engine.step.run import Run
 from trainer_svc.jobs.events import DataReport
-from trainer_svc.judgement.model import Judgement
+from trainer_svc.judgement.model import Judgement, SafetyFinding
 from trainer_svc.protocol import Assignment, WorkerSettings
 from trainer_svc.report.card import model_card
 from trainer_svc.report.model import Lengths, Report
@@ -54,6 +55,9 @@ class Result:
     validation_data: DataReport | None
     judgement: Judgement | None
     decision: Decision | None
+    screened: int | None = None
+    """Training records that were held against the operator's safety lists; None: there are none."""
+    training_safety: Sequence[SafetyFinding] = ()
 
     @property
     def evaluation(self) -> EvaluationSummary:
@@ -168,6 +172,8 @@ def _report(
         evaluation=result.evaluation,
         judgement=result.judgement,
         promoted_always=assignment.promoted_always,
+        training_screened=result.screened,
+        training_safety=tuple(result.training_safety),
     )
 
 

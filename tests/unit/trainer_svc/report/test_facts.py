@@ -9,7 +9,7 @@ from tailorbird.personal_data.modes import Mode
 from tests.unit.trainer_svc.report.reports import full_report, minimal_report
 from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import DataReport
-from trainer_svc.judgement.model import Candidate
+from trainer_svc.judgement.model import Candidate, SafetyFinding
 from trainer_svc.report.card import model_card
 from trainer_svc.report.curves import length_chart, loss_chart, run_charts
 from trainer_svc.report.facts import DataRow, data_rows, headlines, lineage_rows, run_rows
@@ -52,6 +52,17 @@ def test_a_later_releases_counts_are_shown_as_well() -> None:
     assert rows[7] == DataRow("Redacted · EMAIL", "1,200", "")
     assert rows[9].training.endswith("19, 20, …")
     assert rows[5].training.endswith("1330, 1402")
+
+
+def test_what_the_safety_lists_find_in_training_data_is_told_without_a_judgement() -> None:
+    assert not [row for row in data_rows(minimal_report()) if "Safety" in row.name]
+    found = SafetyFinding(category="self_harm", where="training", count=2, lines=(3, 1334))
+    screened = {"training_screened": 5000, "training_safety": (found,)}
+    rows = data_rows(minimal_report().model_copy(update=screened))
+    assert rows[-2:] == (
+        DataRow("Safety lists · Records searched", "5,000", ""),
+        DataRow("Safety lists · Self harm", "2: lines 3, 1334", ""),
+    )
 
 
 def test_what_was_found_of_personal_data_is_told_of_each_dataset() -> None:

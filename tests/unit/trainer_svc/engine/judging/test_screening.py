@@ -158,6 +158,8 @@ async def test_a_poisoned_record_is_told_before_training_and_in_the_report(
     steps = [place for place, each in enumerate(heard) if isinstance(each, StepProgress)]
     assert heard.index(warning) < min(steps)
     assert any(isinstance(each, Prepared) for each in heard)
+    assert report.training_screened == 60
+    assert [(each.count, each.lines) for each in report.training_safety] == [(1, (31,))]
     if hold_out:
         assert report.judgement is not None
         assert [each for each in report.judgement.safety if each.where == "training"] == [

@@ -141,7 +141,7 @@ async def test_what_the_records_lack_is_refused(checking: Checking) -> None:
     assert (await checking.check(data, hold_out=True, evaluation=known)).held_out
     # Where nothing is held out nothing is judged.
     assert not (await checking.check(data, evaluation=spec)).held_out
-    for without in (chats(60), chats(60, shop=None)):
+    for without in (chats(60), chats(60, shop=None), chats(60, shop=" ")):
         with pytest.raises(InvalidArgument, match="they have no metadata"):
             await checking.check(without, hold_out=True, evaluation=known)
 
