@@ -56,7 +56,7 @@ def scale_of(values: list[float], start: float, end: float, *, low: float | None
     least = min(shown) if low is None else low
     most = max(shown)
     if most - least < max(abs(least) * _NEAR, _LEAST):
-        most = least + (abs(least) or 1.0)
+        most = least + (abs(least) if abs(least) > _LEAST else 1.0)
     step = _round_step((most - least) / 5)
     return Scale(
         low=math.floor(least / step + 1e-9) * step,

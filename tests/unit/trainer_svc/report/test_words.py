@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer_svc.report import words
@@ -72,6 +72,7 @@ def test_ticks_are_round() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(), min_size=1), st.none() | st.just(0.0))
+@example([5e-324], None)
 def test_every_value_has_a_place(values: list[float], low: float | None) -> None:
     scale = scale_of(values, 10.0, 110.0, low=low)
     assert scale.low < scale.high
