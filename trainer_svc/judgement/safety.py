@@ -13,7 +13,8 @@ invisible characters, which would hide a word from the list but not from a reade
 from __future__ import annotations
 
 import json
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ _MAX_PATTERNS = 100
 _MAX_ENTRY = 500
 _MAX_OVERRUNS = 10
 _PATTERN_SECONDS = 0.05
+_SCAN_SECONDS = 300.0
+"""Of one pattern in one scan: over a million records even a search that is not stopped adds up."""
 _CHARACTERS_A_SECOND = 20_000
 """A long text is given longer by so much: it is no explosion that it takes its time."""
 _CATEGORY = regex.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -51,8 +54,9 @@ class SafetyScreen:
     """The operator's words and patterns, compiled. InvalidArgument names what is wrong with them.
 
     A text on which a pattern runs out of time counts as found, since what makes a pattern explode
-    may have been written to hide behind it; after ten such texts a scan looks for it no more. The
-    finding says how many texts these are.
+    may have been written to hide behind it; after ten such texts a scan looks for it no more, nor
+    after the text on which all its searches have taken five minutes. The finding says how many
+    texts these are.
     """
 
     def __init__(self, content: Mapping[str, Any], field: str = "safety") -> None:
@@ -164,6 +168,7 @@ class _Search:
     def __init__(self, category: _Category) -> None:
         self._category = category
         self.overruns: Counter[regex.Pattern[str]] = Counter()
+        self._spent: defaultdict[regex.Pattern[str], float] = defaultdict(float)
         self.count = 0
         self.lines: list[int] = []
 
@@ -173,14 +178,19 @@ class _Search:
         return any(self._finds(pattern, text) for pattern in self._category.patterns)
 
     def _finds(self, pattern: regex.Pattern[str], text: str) -> bool:
-        if self.overruns[pattern] >= _MAX_OVERRUNS:
+        if self.overruns[pattern] >= _MAX_OVERRUNS or self._spent[pattern] > _SCAN_SECONDS:
             return False
         seconds = _PATTERN_SECONDS * (1 + len(text) / _CHARACTERS_A_SECOND)
+        started = time.monotonic()
         try:
-            return pattern.search(text, timeout=seconds, concurrent=True) is not None
+            found = pattern.search(text, timeout=seconds, concurrent=True) is not None
+            self._spent[pattern] += time.monotonic() - started
+            if self._spent[pattern] <= _SCAN_SECONDS:
+                return found
         except TimeoutError:
-            self.overruns[pattern] += 1
-            return True
+            pass
+        self.overruns[pattern] += 1
+        return True
 
 
 def safety_failures(findings: Sequence[SafetyFinding]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tailorbird.errors import InvalidArgument
+from trainer_svc.judgement import safety
 from trainer_svc.judgement.model import SafetyFinding
 from trainer_svc.judgement.safety import SafetyScreen, safety_failures
 
@@ -56,6 +57,15 @@ def test_few_and_many_words_are_found_alike(more: int) -> None:
     texts = ["a b", "an os.", "dead  fish", "他要杀人了", "bo os2 dead-fish 杀", "deadfish", ""]
     (found,) = screen.scan("tuned", range(7), texts)
     assert found.lines == (0, 1, 2, 3)
+
+
+def test_a_pattern_that_takes_long_in_all_counts_once_and_then_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = SafetyScreen({"violence": {"words": ["bomb"], "patterns": ["gu+n"]}})
+    monkeypatch.setattr(safety, "_SCAN_SECONDS", 0.0)
+    (found,) = screen.scan("training", [1, 2, 3], ["peace", "gun", "a bomb"])
+    assert (found.lines, found.overruns) == ((1, 3), 1)
 
 
 def test_patterns_alone_are_searched() -> None:

@@ -115,6 +115,14 @@ def test_what_a_report_lacks_is_not_on_its_page() -> None:
     assert len(page.all("section")[0].all("svg")) == len(fewer.candidates[0].metrics)
 
 
+def test_no_other_metric_decides_where_the_decisive_one_could_not_be_measured() -> None:
+    assert FULL.judgement is not None
+    assert ">decides<" in report_page(FULL)
+    lacking = FULL.judgement.model_copy(update={"primary_metric": "grader:lacking"})
+    page = report_page(FULL.model_copy(update={"judgement": lacking}))
+    assert ">decides<" not in page
+
+
 def test_a_version_that_a_policy_promotes_is_told_as_such() -> None:
     always = minimal_report().model_copy(update={"promoted_always": True})
     said = outline(report_page(always)).everything()
