@@ -85,7 +85,7 @@ async def test_a_chat_is_found_however_it_was_spelled(trainer: World) -> None:
     await trainer.upload("a", b"".join(spelled))
     for sought in (chat("system"), *spelled):
         (match,) = (await find(trainer, sought)).matches
-        assert (match.dataset, match.lines) == (name("a"), [1, 2, 3])
+        assert (match.dataset, list(match.lines)) == (name("a"), [1, 2, 3])
 
 
 async def test_a_record_of_two_formats_is_found_as_the_dataset_reads_it(trainer: World) -> None:
