@@ -309,7 +309,8 @@ def _hardly_trained(spec: job_pb2.JobSpec) -> None:
     _with_epochs(spec, 1, rate=1e-6)
     _with_metric(spec, "token_f1")
     # Its prompts have no months to be swapped.
-    del spec.evaluation.counterfactuals[:]
+    spec.evaluation.ClearField("counterfactuals")
+    spec.evaluation.ClearField("max_counterfactual_changes")
 
 
 def _with_epochs(spec: job_pb2.JobSpec, epochs: int, rate: float | None = None) -> None:
