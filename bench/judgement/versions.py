@@ -57,7 +57,7 @@ def demo_spec(tenant: Tenant, training: str, held: str, adapter: str) -> job_pb2
 
 def planted_jobs(routed: str) -> list[PlantedJob]:
     """Return every job; `routed` is an adapter of the support desk that a good version serves."""
-    return [*_refused_data(), *_bad_answers(), *_bad_training(routed)]
+    return [*_refused_data(), *_bad_answers(routed), *_bad_training(routed)]
 
 
 def check_versions(trainer: Trainer, routed: str) -> list[Checked]:
@@ -151,7 +151,7 @@ def _refused_data() -> list[PlantedJob]:
     ]
 
 
-def _bad_answers() -> list[PlantedJob]:
+def _bad_answers(routed: str) -> list[PlantedJob]:
     """Jobs whose training answers teach what held-out records do not want."""
     support = chats.training(SUPPORT)[:_TRAINED]
     invoices = chats.training(INVOICES)[:_TRAINED]
@@ -163,6 +163,8 @@ def _bad_answers() -> list[PlantedJob]:
             [chats.dismissive(record) for record in support],
             held,
             [Fault("a slice that it fails", "SLICE_WORSE", "metadata.topic = 'refund'")],
+            # The base answers refunds hardly better: what is lost is what the routed version has.
+            adapter=routed,
         ),
         PlantedJob(
             "unsafe",
