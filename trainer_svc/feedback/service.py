@@ -106,7 +106,6 @@ class FeedbackService:
         self._importing = Turns(
             _IMPORTS, waiting="feedback to be imported", reason="IMPORTS_WAITING"
         )
-
         self._listing = Turns(_LISTINGS, waiting="feedback to be listed", reason="LISTINGS_WAITING")
 
     async def list(
