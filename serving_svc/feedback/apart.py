@@ -181,6 +181,10 @@ class RedactionProcess:
             answer = child.connection.recv()
         except (OSError, EOFError) as error:
             raise self._lost(child, late=late.is_set()) from error
+        except Exception:
+            # What it still answers would be taken for the next record, of another tenant maybe.
+            self._forget(child)
+            raise
         finally:
             timer.cancel()
         if isinstance(answer, Exception):
@@ -210,9 +214,9 @@ class RedactionProcess:
 
 
 def _started() -> _Child:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        try:
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", _MODULE, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -220,9 +224,9 @@ def _started() -> _Child:
                 # A Ctrl-C is for serving, which ends it.
                 start_new_session=True,
             )
-        except OSError as error:
-            raise _Lost(f"cannot be started: {error.strerror}") from error
-        return _Child(process, Connection(ours.detach()))
+            return _Child(process, Connection(ours.detach()))
+    except OSError as error:
+        raise _Lost(f"cannot be started: {error.strerror}") from error
 
 
 def stopping() -> Unavailable:

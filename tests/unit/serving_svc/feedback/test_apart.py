@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -110,6 +113,35 @@ async def test_what_cannot_be_started_is_worth_another_try(
         assert (await of(redactor, "acme")).answer.content == "from acme"
 
 
+async def test_without_a_socket_it_cannot_be_started(
+    silent: Redactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socketpair", none_left)
+        with pytest.raises(Unavailable, match="cannot be started: Too many open files") as caught:
+            await silent.redacted(a_record(), "acme")
+    assert caught.value.reason == "REDACTION_LOST"
+    await silent.redacted(a_record(), "acme")
+
+
+async def test_an_answer_that_was_not_read_is_nobody_else_s(
+    silent: Redactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(_: Connection) -> None:
+        raise MemoryError
+
+    await silent.redacted(a_record(), "acme")
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "recv", out_of_memory)
+        with pytest.raises(MemoryError):
+            await silent.redacted(a_record(answer=Answer(content="of acme")), "acme")
+    other = await silent.redacted(a_record(answer=Answer(content="of globex")), "globex")
+    assert other.answer.content == "of globex"
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_one_that_does_not_end_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
@@ -151,6 +183,17 @@ async def test_close_leaves_no_process(tmp_path: Path) -> None:
             await of(redactor, "acme")
         assert caught.value.reason == "SHUTTING_DOWN"
         assert set(processes()) == before
+
+
+async def test_close_at_a_record_s_last_try_is_told_as_such(tmp_path: Path) -> None:
+    with held(tmp_path) as (redactor, holder):
+        record = of(redactor, "acme")
+        (await until_read(holder)).kill()
+        await until_read(holder)
+        redactor.close()
+        with pytest.raises(Unavailable) as caught:
+            await record
+        assert caught.value.reason == "SHUTTING_DOWN"
 
 
 async def test_close_ends_a_process_that_starts(tmp_path: Path) -> None:
