@@ -18,7 +18,7 @@ def is_birth_date(value: str) -> bool:
 
     That is eight digits, or up to three numbers, of which the first or the last is the year.
     """
-    numbers = [part for part in _PARTS.findall(value) if part.isdigit()]
+    numbers = [part for part in _PARTS.findall(value) if part.isdecimal()]
     if len(numbers) == 1 and len(numbers[0]) == 8:
         return True
     if not 1 <= len(numbers) <= 3:
@@ -34,7 +34,7 @@ def other_birth_date(value: str, random: Random) -> str:
     """
     day, month = random.randint(1, _DAYS), random.randint(1, 12)
     offset = random.randrange(_BAND)
-    numbers = [part for part in _PARTS.findall(value) if part.isdigit()]
+    numbers = [part for part in _PARTS.findall(value) if part.isdecimal()]
     if len(numbers) == 1 and len(numbers[0]) == 8:
         return f"{_year(numbers[0][:4], offset)}{month:02}{day:02}"
     named = len(numbers) < 3
@@ -45,7 +45,7 @@ def other_birth_date(value: str, random: Random) -> str:
 
     def other(match: re.Match[str]) -> str:
         part = match[0]
-        if part.isdigit():
+        if part.isdecimal():
             if next(seen) == year:
                 return _year(part, offset)
             number = next(places)
@@ -63,7 +63,7 @@ def birth_date(value: str) -> str:
     numbers: list[str] = []
     names: list[str] = []
     for part in _PARTS.findall(value.lower()):
-        (numbers if part.isdigit() else names).append(part)
+        (numbers if part.isdecimal() else names).append(part)
     if len(numbers) == 1 and len(numbers[0]) == 8:
         numbers = [numbers[0][:4], numbers[0][4:6], numbers[0][6:]]
     year = numbers.pop(_year_at(numbers))[-2:]

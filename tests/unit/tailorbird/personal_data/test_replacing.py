@@ -190,6 +190,16 @@ def test_what_an_operators_pattern_takes_for_a_birth_date_may_be_none(value: str
     assert (second.replace(" ", ""), other) != (first.replace(" ", ""), first)
 
 
+def test_signs_that_hold_a_digit_are_no_birth_date_s_numbers() -> None:
+    options = ScanOptions(
+        kinds=(Kind.DATE_OF_BIRTH,), patterns={Kind.DATE_OF_BIRTH: r"born:(?P<value>.*)"}
+    )
+    # Each is one character, of which no number can be read.
+    value = "\N{DIGIT ONE FULL STOP}\N{PARENTHESIZED DIGIT TWO}"
+    (text,) = replaced(Scanner(options), f"born:{value}")
+    assert re.fullmatch(r"born:\d\d", text)
+
+
 def test_nothing_that_was_found_is_shown_or_logged(
     scanner: Scanner, caplog: pytest.LogCaptureFixture
 ) -> None:
