@@ -33,12 +33,19 @@ class Locks:
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`; who gives up hears so when it is done.
+    """Do `work`; who gives up, however often, hears so when it is done.
 
     What is on its way to a store, or in a thread, goes on without whoever sent it.
     """
     doing = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(doing)
-    finally:
-        await asyncio.wait({doing})
+    given_up: asyncio.CancelledError | None = None
+    while not doing.done():
+        try:
+            await asyncio.wait({doing})
+        except asyncio.CancelledError as error:
+            given_up = error
+    if given_up is not None:
+        # Marks the error as seen: nobody else asks for it.
+        _ = doing.cancelled() or doing.exception()
+        raise given_up
+    return doing.result()
