@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tailorbird.errors import Unavailable
+from tailorbird.errors import InvalidArgument, Unavailable
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs import watching
@@ -214,6 +214,32 @@ async def test_nothing_is_looked_for_when_nobody_watches(world: World) -> None:
     world.watch(name)
     await world.until([1], [1])
     await world.looked()
+
+
+async def test_a_job_that_ends_while_it_is_read_has_no_more_to_wait_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.counted.blind = True
+    name = await made(world.here)
+
+    async def before_its_end(name: JobName) -> Job:
+        job = await world.here.get(name)
+        await world.there.request_cancel(name)
+        return job
+
+    monkeypatch.setattr(world.counted, "get", before_its_end)
+    async with asyncio.timeout(10):
+        await world.watch(name)
+    assert len(world.seen[0]) == (await world.here.last_sequence(name)) > 1
+
+
+@pytest.mark.parametrize("after", [-1, 2])
+async def test_nothing_is_watched_from_where_a_job_has_not_been(world: World, after: int) -> None:
+    name = await made(world.here)
+    with pytest.raises(InvalidArgument, match=f"{after} is not between 0 and 1") as caught:
+        await anext(world.watches.events(name, after))
+    assert caught.value.field == "after_sequence"
+    assert not world.watches._open
 
 
 async def test_a_history_of_many_reads_whose_end_nobody_understands_ends(
