@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+from datetime import date
 from random import Random
 
 import pytest
@@ -171,6 +172,15 @@ def test_a_birth_date_keeps_its_form_and_five_years(value: str, shape: str, seed
     if value.startswith("05"):
         assert int(other[:2]) <= 12
     assert birth_date(other)
+
+
+@pytest.mark.parametrize("value", ["19840503", "1984-05-03"])
+def test_of_a_birth_date_no_more_than_five_years_is_kept(value: str) -> None:
+    others = {stand_in(Kind.DATE_OF_BIRTH, value, Random(seed)) for seed in range(300)}
+    dates = [date.fromisoformat(each) for each in others]
+    assert {each.year for each in dates} == set(range(1980, 1985))
+    assert {each.month for each in dates} == set(range(1, 13))
+    assert {each.day for each in dates} == set(range(1, 29))
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,8 @@ def test_a_pattern_that_matches_nothing_finds_nothing() -> None:
     )
     assert found(scanner, "ab abc") == [("absent", "c")]
     assert found(scanner, "xx") == [("empty", "xx")]
+    # Of what is left out in reading, nothing either.
+    assert found(scanner, "\u200babx\u200by ab") == [("empty", "x")]
 
 
 def test_a_long_text_may_be_searched_for_longer_but_not_by_an_operator_s_pattern() -> None:
