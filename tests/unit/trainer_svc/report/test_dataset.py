@@ -94,6 +94,41 @@ def test_a_clean_dataset_has_nothing_to_look_at() -> None:
     assert "Keys that nothing reads" not in text
 
 
+def test_of_each_list_of_lines_the_page_has_the_first_twenty() -> None:
+    full = full_dataset()
+    report, personal = full.report, full.personal_data
+    assert report is not None
+    assert personal is not None
+    near, contradictions = report.near_duplicates, report.contradictions
+    longer = report.model_copy(
+        update={
+            "near_duplicates": near.model_copy(update={"pairs": near.pairs * 9}),
+            "contradictions": contradictions.model_copy(
+                update={"examples": contradictions.examples * 90}
+            ),
+        }
+    )
+    lines = {kind: tuple(range(1, 90)) for kind in personal.counts}
+    page = outline(
+        dataset_page(
+            full.model_copy(
+                update={
+                    "report": longer,
+                    "personal_data": personal.model_copy(update={"lines": lines}),
+                }
+            )
+        )
+    )
+    for caption in (
+        "Copies of an earlier record",
+        "Almost as an earlier record",
+        "One question, several answers",
+    ):
+        assert len(table(page, caption)) == 20
+    ((_, _, told),) = table(page, "Found in 40 records; what was done: substitute")
+    assert told.split(", ") == [str(line) for line in range(1, 21)]
+
+
 def test_personal_data_may_have_been_looked_for_and_not_found() -> None:
     full = full_dataset()
     assert full.personal_data is not None
