@@ -94,6 +94,15 @@ async def test_data_of_which_nothing_is_left_is_told_as_such(world: World) -> No
     assert found == SeenData(version(1), data.name, "7" * 64, None)
 
 
+async def test_data_whose_record_is_another_s_is_not_taken_for_its_own(world: World) -> None:
+    data = await world.upload("data", "a")
+    await world.trained(1, data)
+    theirs = data.model_copy(update={"name": "tenants/other/datasets/data"})
+    await world.store.put(f"{data.name}/meta.json", theirs.model_dump_json().encode())
+    (found,) = await world.of(1)
+    assert (found.sha256, found.data) == (data.sha256, None)
+
+
 async def test_no_other_tenant_s_data_is_looked_at(world: World) -> None:
     await world.trained(1, await world.upload("data", "a", tenant="other"))
     assert await world.of(1) == []
