@@ -202,6 +202,15 @@ async def test_a_job_store_that_is_down_is_told_to_every_watcher(world: World) -
     assert [str(error) for error in ended] == ["the job store is down"] * 2
 
 
+async def test_however_many_watch_one_looks_for_all(world: World) -> None:
+    world.watch(await made(world.here))
+    await world.until([1])
+    looking = world.watches._looking
+    world.watch(await made(world.here, "two"))
+    await world.until([1], [1])
+    assert world.watches._looking is looking
+
+
 async def test_nothing_is_looked_for_when_nobody_watches(world: World) -> None:
     name = await made(world.here)
     task = world.watch(name)
