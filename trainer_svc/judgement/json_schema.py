@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import jsonschema
@@ -14,18 +15,13 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from tailorbird.errors import InvalidArgument
+from trainer_svc.judgement import json_pattern
+from trainer_svc.judgement.json_cost import SQUARE, STEP_SECONDS, Budget, OverBudgetError
 from trainer_svc.judgement.json_text import parsed
 
 MAX_CHARACTERS = 16_384
 
-_MAX_STEPS = 20_000
-"""Keywords looked at for one answer: references that double at each step would never end."""
-
-_MAX_ALL_STEPS = 1_000_000
-"""For all answers together: about 20 seconds, whatever the schema and the answers are."""
-
 _PATTERN_SECONDS = 0.05
-_MAX_OVERRUNS = 10
 _REFUSED = {
     "$schema": "only the schema as a whole names its draft",
     "patternProperties": "its patterns cannot be bounded in time",
@@ -34,16 +30,8 @@ _REFUSED = {
 }
 _IDS = ("$id", "id")
 _NAMED = ("properties", "$defs", "definitions", "dependentSchemas", "dependentRequired")
-_SQUARE = ("unevaluatedItems", "unevaluatedProperties")
-"""Keywords whose check takes the square of how many there are."""
-
-_PAIRS_A_STEP = 1000
 _VALUES = ("const", "enum", "default", "examples")
 _Check = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
-
-
-class _OverBudgetError(Exception):
-    """The answer cannot be checked within the bounds."""
 
 
 class JsonSchema:
@@ -54,12 +42,8 @@ class JsonSchema:
     """
 
     def __init__(self, text: str, field: str = "job.spec.evaluation.json_schema") -> None:
-        self._steps = 0
-        self._all_steps = 0
-        self._overruns = 0
         schema = _read(text, field)
         draft = _draft(schema, field)
-        bounded = jsonschema.validators.extend(draft, self._bounded(draft.VALIDATORS))
         try:
             _check_schema(draft, schema)
             places = _check_keywords(schema, field)
@@ -70,49 +54,30 @@ class JsonSchema:
             ) from error
         except RecursionError as error:
             raise InvalidArgument(field, "nested too deeply") from error
-        self._validator = bounded(schema, registry=Registry())
+        self._budget = Budget(schema)
+        self._validator = _bounded(draft, self._budget)(schema, registry=Registry())
         self._check_references(places, field)
 
     def is_met(self, value: object) -> bool:
         """Tell whether a parsed answer meets the schema; one that cannot be checked does not."""
         if self.is_exhausted:
             return False
-        self._steps = 0
         try:
-            return bool(self._validator.is_valid(value))
-        except _OverBudgetError:
-            self._overruns += 1
-            return False
-        except (RecursionError, Unresolvable, ArithmeticError):
+            with self._budget.spent_on(value):
+                return bool(self._validator.is_valid(value))
+        except (OverBudgetError, RecursionError, Unresolvable, ArithmeticError):
             # Arithmetic: a number that is too large to be divided.
             return False
-        finally:
-            self._all_steps += self._steps
 
     @property
     def is_exhausted(self) -> bool:
         """Tell whether so much was spent on answers that no more are checked."""
-        return self._overruns >= _MAX_OVERRUNS or self._all_steps >= _MAX_ALL_STEPS
+        return self._budget.is_exhausted
 
     def is_met_by_any(self, answers: Sequence[str]) -> bool:
         """Tell whether any of the answers that are JSON meets the schema."""
-        values = [value for answer in answers if (value := parsed(answer)) is not None]
+        values = (value for answer in answers if (value := parsed(answer)) is not None)
         return any(self.is_met(value) for value in values)
-
-    def _bounded(self, keywords: Mapping[str, _Check]) -> dict[str, _Check]:
-        """Return the keywords' checks, each of which spends a step."""
-
-        def counted(name: str, check: _Check) -> _Check:
-            def spend(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-                self._steps += 1 + _cost(name, instance)
-                if self._steps > _MAX_STEPS:
-                    raise _OverBudgetError
-                yield from check(validator, value, instance, schema) or ()
-
-            return spend
-
-        ours: dict[str, _Check] = {"pattern": _pattern, "uniqueItems": _unique}
-        return {name: counted(name, check) for name, check in {**keywords, **ours}.items()}
 
     def _check_references(self, places: Collection[int], field: str) -> None:
         """Resolve every `$ref` once, so that one to nowhere is told now and not at an answer.
@@ -129,6 +94,42 @@ class JsonSchema:
                 ) from error
             if not isinstance(found, bool) and id(found) not in places:
                 raise InvalidArgument(field, f"$ref {reference[:100]!r} leads to no schema")
+
+
+def _bounded(draft: Any, budget: Budget) -> Any:
+    """Return the draft's class, all of whose looks at an answer spend the budget."""
+
+    def counted(name: str, check: _Check) -> _Check:
+        def spend(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+            budget.look(name, value, instance)
+            with budget.within(instance) if name in SQUARE else nullcontext():
+                yield from check(validator, value, instance, schema) or ()
+
+        return spend
+
+    def pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
+        if not isinstance(instance, str):
+            return
+        before = time.thread_time()
+        found = _found(pattern, instance)
+        budget.spend(int((time.thread_time() - before) / STEP_SECONDS))
+        if not found:
+            yield jsonschema.ValidationError(f"does not match {pattern[:100]!r}")
+
+    ours: dict[str, _Check] = {"pattern": pattern, "uniqueItems": _unique}
+    checks = {**draft.VALIDATORS, **ours}
+    bounded: Any = jsonschema.validators.extend(
+        draft, {name: counted(name, check) for name, check in checks.items()}
+    )
+    unbounded = bounded.evolve
+
+    def evolve(validator: Any, **changes: Any) -> Any:
+        # What unevaluated keywords look for follows parts, and no keyword's check.
+        budget.part()
+        return unbounded(validator, **changes)
+
+    bounded.evolve = evolve
+    return bounded
 
 
 def _read(text: str, field: str) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def _check_schema(draft: Any, schema: object) -> None:
 def _check_keywords(schema: object, field: str) -> frozenset[int]:
     """Refuse keywords that cannot be bounded; return the ids of the places where schemas stand."""
     places = {id(schema)}
+    patterns: list[str] = []
     for keyword, value in _keywords(schema, places):
         if keyword in _REFUSED:
             raise InvalidArgument(field, f"{keyword}: not supported: {_REFUSED[keyword]}")
@@ -182,15 +184,22 @@ def _check_keywords(schema: object, field: str) -> frozenset[int]:
                 field, f"$ref {str(value)[:100]!r}: only references within the schema (#/…)"
             )
         if keyword == "pattern":
-            _check_pattern(str(value), field)
+            patterns.append(str(value))
+    _check_patterns(patterns, field)
     return frozenset(places)
 
 
-def _check_pattern(pattern: str, field: str) -> None:
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise InvalidArgument(field, f"pattern {pattern[:100]!r}: {error.msg}") from error
+def _check_patterns(patterns: Sequence[str], field: str) -> None:
+    room = json_pattern.MAX_PARTS
+    for pattern in patterns:
+        try:
+            room -= json_pattern.parts(pattern)
+            if room < 0:
+                raise ValueError("it repeats what repeats, and is too large with the others")
+            regex.compile(pattern, regex.VERSION0)
+        except (ValueError, regex.error) as error:
+            why = getattr(error, "msg", None) or str(error)
+            raise InvalidArgument(field, f"pattern {pattern[:100]!r}: {why}") from error
 
 
 def _keywords(schema: object, places: set[int] | None = None) -> Iterator[tuple[str, object]]:
@@ -219,13 +228,6 @@ def _references(schema: object) -> Iterator[str]:
     return (str(value) for keyword, value in _keywords(schema) if keyword == "$ref")
 
 
-def _cost(keyword: str, instance: object) -> int:
-    """Return the further steps of a check that takes more than one look at each item."""
-    if keyword in _SQUARE and isinstance(instance, dict | list):
-        return len(instance) ** 2 // _PAIRS_A_STEP
-    return 0
-
-
 def _unique(_: Any, wanted: bool, instance: Any, __: Any) -> Iterator[Any]:
     """Compare by what each item is made of: item by item takes the square of their number."""
     if not wanted or not isinstance(instance, list):
@@ -243,12 +245,9 @@ def _hashable(value: object) -> Hashable:
     return (type(value).__name__, value) if isinstance(value, bool | str) else value
 
 
-def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
-    if not isinstance(instance, str):
-        return
+def _found(pattern: str, text: str) -> bool:
     try:
-        found = regex.search(pattern, instance, timeout=_PATTERN_SECONDS)
+        found = regex.search(pattern, text, regex.VERSION0, timeout=_PATTERN_SECONDS)
     except TimeoutError as error:
-        raise _OverBudgetError from error
-    if found is None:
-        yield jsonschema.ValidationError(f"does not match {pattern[:100]!r}")
+        raise OverBudgetError from error
+    return found is not None
