@@ -101,6 +101,9 @@ def test_graders_may_be_written_as_openai_has_them(
         ),
         (b'{"graders": [7]}', "graders"),
         (b"\xff", "utf-8"),
+        (rb'{"\ud800": 1}', r"\ud800 is half a surrogate pair"),
+        (rb'{"slice_fields": ["a\ud800"]}', r"\ud800 is half a surrogate pair"),
+        (b'{"max_slice_drop": 1%s}' % (b"0" * 400), "too large"),
         (b"[" * 100_000, "recursion"),
     ],
 )

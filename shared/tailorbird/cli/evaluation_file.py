@@ -24,15 +24,25 @@ def read_evaluation(file: Path, config: job_pb2.EvaluationConfig) -> None:
         content: Any = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
         if not isinstance(content, dict):
             raise ValueError("a JSON object is expected")  # noqa: TRY004 - as json's own
+        _check_unicode(content)
         if isinstance(content.get("json_schema"), dict):
             # As a person writes it; the API has its text.
             content["json_schema"] = json.dumps(content["json_schema"])
         if isinstance(content.get("graders"), list):
             content["graders"] = [_grader(*each) for each in enumerate(content["graders"])]
         ParseDict(content, config)
-    except (OSError, ValueError, RecursionError, ParseError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, ParseError) as error:
         said = f"{file}: {error}"
         raise typer.BadParameter(said, param_hint="--evaluation") from error
+
+
+def _check_unicode(content: Any) -> None:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        # Neither a message nor a terminal takes it, and the decoder says so by crashing.
+        shown = error.object[error.start : error.end].encode(errors="backslashreplace").decode()
+        raise ValueError(f"{shown} is half a surrogate pair") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
