@@ -127,8 +127,8 @@ class RedactionProcess:
     def _pieces(self, record: FeedbackRecord) -> Generator[None, None, FeedbackRecord]:
         try:
             child = self._running()
-        except InvalidArgument as error:
-            # It is about a setting that was right, and the caller has none.
+        except (InvalidArgument, FailedPrecondition) as error:
+            # It is about a setting that was right, or a start that hung: about no record.
             raise _Lost(f"cannot be started: {error.message}") from error
         number = next(self._numbers)
         done = self._piece(child, number, record)

@@ -169,6 +169,22 @@ async def test_one_that_does_not_end_is_given_up(
         assert (await of(redactor, "globex")).answer.content == "from globex"
 
 
+async def test_a_start_that_does_not_end_is_no_record_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(tmp_path) as (redactor, holder):
+        holder.go_on.set()
+        before = set(processes())
+        with monkeypatch.context() as patch:
+            # Sooner than an interpreter starts.
+            patch.setattr(apart, "_SECONDS", 0.001)
+            with pytest.raises(Unavailable, match="cannot be started: .* did not end") as caught:
+                await of(redactor, "acme")
+        assert caught.value.reason == "REDACTION_LOST"
+        assert set(processes()) == before
+        assert (await of(redactor, "acme")).answer.content == "from acme"
+
+
 async def test_close_leaves_no_process(tmp_path: Path) -> None:
     before = set(processes())
     with held(tmp_path) as (redactor, holder):
