@@ -17,6 +17,7 @@ from tailorbird.object_store import ObjectStore
 from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.elsewhere import finished, stoppable
 from trainer_svc.engine.judging.references import References
+from trainer_svc.engine.judging.screening import Screening
 from trainer_svc.engine.loop import MICRO_TOKENS, StepThread
 from trainer_svc.engine.parent import begin_with, check_manifest, fetch_weights
 from trainer_svc.engine.preparation import Preparation, Preparer
@@ -45,6 +46,7 @@ class Tools:
     files: DatasetFiles
     preparer: Preparer
     references: References
+    screening: Screening | None
     send: Callable[[Record], None]
 
 

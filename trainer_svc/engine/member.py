@@ -23,7 +23,7 @@ from trainer_svc.engine.course import Course, Device, Lessee, Tools, TrainedRun
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.failures import disk_full, failure, ran_out_of_disk
 from trainer_svc.engine.judging.examination import Examiner
-from trainer_svc.engine.judging.screening import Screened, screen_training
+from trainer_svc.engine.judging.screening import Screened
 from trainer_svc.engine.judging.verdict import Verdict, verdict
 from trainer_svc.engine.loop import MICRO_TOKENS
 from trainer_svc.engine.preparation import Preparation
@@ -242,16 +242,11 @@ class JobTask:
         """
         if self._is_judged(data):
             await self._examiner(data, self._assignment).check()
-        screen = self._tools.references.screen
-        if screen is None:
+        screening = self._tools.screening
+        if screening is None:
             return
-        self._screened = await screen_training(
-            self._tools.files,
-            self._assignment.training,
-            data.training.lines,
-            self._folder,
-            screen,
-        )
+        training = self._assignment.training
+        self._screened = await screening.of(training, data.training.lines, self._folder)
         for warning in self._screened.warnings:
             self._report(warning)
 

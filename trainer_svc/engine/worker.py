@@ -13,6 +13,7 @@ from trainer_svc.engine.course import Tools
 from trainer_svc.engine.data.cache import DatasetCache
 from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.judging.references import References
+from trainer_svc.engine.judging.screening import Screening
 from trainer_svc.engine.loop import StepThread
 from trainer_svc.engine.member import JobTask
 from trainer_svc.engine.preparation import Preparer
@@ -41,7 +42,8 @@ class Worker:
         files = DatasetFiles(store, cache)
         preparer = Preparer(bank.base, files, cache)
         against = references or References()
-        self._tools = Tools(settings, bank, steps, store, files, preparer, against, send)
+        screening = None if against.screen is None else Screening(files, against.screen)
+        self._tools = Tools(settings, bank, steps, store, files, preparer, against, screening, send)
         self._leases: dict[LeaseKey, JobTask] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The newest lease of each job; it began when those before it had ended."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import Aborted
 from tailorbird.line_numbers import say_lines
+from tailorbird.names import DatasetName
+from tailorbird.pieces import some
+from tailorbird.turns import Turns
 from trainer_svc.datasets.chats import template_messages
 from trainer_svc.datasets.records import DatasetFormat, parse_record
 from trainer_svc.engine.data.files import DatasetFiles
@@ -26,6 +29,7 @@ MAX_CHARACTERS = 2**29
 """That are searched; of longer data the rest is not, which is said. Minutes for one core."""
 
 _TOLD_LINES = 10
+_PIECE_SECONDS = 0.1
 _READ = {
     DatasetFormat.PROMPT_COMPLETION: ("prompt", "completion"),
     DatasetFormat.INSTRUCTION: ("instruction", "input", "output"),
@@ -71,38 +75,45 @@ class Screened:
         )
 
 
-async def screen_training(
-    files: DatasetFiles,
-    ref: DatasetRef,
-    lines: npt.NDArray[np.int64],
-    folder: Path,
-    screen: SafetyScreen,
-) -> Screened:
-    """Search the records on these lines, [records], prompts and answers, one at a time.
+class Screening:
+    """Screens what a worker's jobs train on, a piece of one at a time, tenants in turn.
 
-    Raises what `DatasetFiles.file` does.
+    It holds the interpreter lock, for which steps wait: as long for many jobs as for one.
     """
-    file = await files.file(ref, folder)
-    return await in_thread(lambda stop: _screened(file.path, ref, lines, screen, stop))
+
+    def __init__(self, files: DatasetFiles, screen: SafetyScreen) -> None:
+        self._files = files
+        self._screen = screen
+        self._pieces = Turns(1, waiting="pieces of training data", reason="SCREENING_WAITING")
+
+    async def of(self, ref: DatasetRef, lines: npt.NDArray[np.int64], folder: Path) -> Screened:
+        """Search the records on these lines, [records], prompts and answers, one at a time.
+
+        Raises what `DatasetFiles.file` does.
+        """
+        file = await self._files.file(ref, folder)
+        tenant = DatasetName.parse(ref.name).tenant
+        with closing(_screened(file.path, ref, lines, self._screen)) as work:
+            while True:
+                async with self._pieces.turn(tenant):
+                    done = await in_thread(lambda _: some(work, _PIECE_SECONDS))
+                if done is not None:
+                    return done.result
 
 
 def _screened(
-    path: Path,
-    ref: DatasetRef,
-    lines: npt.NDArray[np.int64],
-    screen: SafetyScreen,
-    stop: Callable[[], bool],
-) -> Screened:
+    path: Path, ref: DatasetRef, lines: npt.NDArray[np.int64], screen: SafetyScreen
+) -> Generator[None, None, Screened]:
+    """Pause after each record."""
     trained = np.unique(lines)
     scan = screen.begin("training")
     room = MAX_CHARACTERS
     for line, text in _texts(path, DatasetFormat(ref.format), trained):
-        if stop():
-            raise Aborted("the job was stopped")
         room -= len(text)
         if room < 0:
             break
         scan.add(line, text)
+        yield
     return Screened(scan.findings, scan.texts, len(trained))
 
 

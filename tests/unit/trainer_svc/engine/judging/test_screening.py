@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
-from tailorbird.errors import Aborted
+from tailorbird.pieces import drained
 from tests.unit.trainer_svc.engine.judging.examined import SHORT, start, uploaded
+from tests.unit.trainer_svc.engine.stores import TryingStore
 from tests.unit.trainer_svc.engine.tiny import chats, dataset_ref, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST
 from tests.unit.trainer_svc.engine.working import Working
 from trainer_svc.engine.data import chosen
+from trainer_svc.engine.data.cache import DatasetCache
+from trainer_svc.engine.data.files import DatasetFiles
+from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.engine.judging import screening
 from trainer_svc.engine.judging.references import References
-from trainer_svc.engine.judging.screening import Screened
+from trainer_svc.engine.judging.screening import Screened, Screening
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import JobWarning, Prepared, StepProgress
 from trainer_svc.judgement.model import SafetyFinding
-from trainer_svc.judgement.safety import SafetyScreen
+from trainer_svc.judgement.safety import SafetyScreen, Scan
 
+T = TypeVar("T")
 SCREEN = SafetyScreen({"violence": {"words": ["bomb", "杀人"], "patterns": ["make a \\w+gun"]}})
 
 
@@ -53,7 +58,7 @@ def screened(
     path.write_bytes(data)
     ref = dataset_ref(data).model_copy(update={"format": format_})
     at = range(1, len(records) + 1) if lines is None else lines
-    return screening._screened(path, ref, np.array(at, np.int64), SCREEN, lambda: False)
+    return drained(screening._screened(path, ref, np.array(at, np.int64), SCREEN))
 
 
 def test_one_record_among_thousands_is_found(tmp_path: Path) -> None:
@@ -107,12 +112,74 @@ def test_what_is_past_the_bound_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.note.startswith("the first 1 of 3 training records were held")
 
 
-def test_a_job_that_is_stopped_is_screened_no_further(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_bytes(jsonl([{"text": "x"}]))
-    ref = dataset_ref(b"").model_copy(update={"format": "text"})
-    with pytest.raises(Aborted):
-        screening._screened(path, ref, np.array([1]), SCREEN, lambda: True)
+class Alone:
+    """`in_thread`, for one at a time."""
+
+    def __init__(self) -> None:
+        self._busy = False
+
+    async def __call__(self, action: Callable[[Callable[[], bool]], T]) -> T:
+        assert not self._busy
+        self._busy = True
+        try:
+            return await in_thread(action)
+        finally:
+            self._busy = False
+
+
+class Looking(SafetyScreen):
+    """A screen that tells which lines it has looked at."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.at: list[int] = []
+
+    def begin(self, where: str) -> Scan:
+        return LookingScan(self.at, where)
+
+
+class LookingScan(Scan):
+    def __init__(self, at: list[int], where: str) -> None:
+        super().__init__(where, {})
+        self._at = at
+
+    def add(self, line: int, text: str) -> None:
+        super().add(line, text)
+        self._at.append(line)
+
+
+async def test_jobs_are_screened_a_piece_at_a_time_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A record is a piece.
+    monkeypatch.setattr(screening, "_PIECE_SECONDS", 0)
+    monkeypatch.setattr(screening, "in_thread", Alone())
+    store, looking = TryingStore(tmp_path / "store"), Looking()
+    files = DatasetFiles(store, DatasetCache(tmp_path / "cache", 2**30))
+    by_piece = Screening(files, looking)
+
+    async def start(tenant: str, count: int) -> asyncio.Task[Screened]:
+        data = jsonl([{"text": f"{tenant} {number}"} for number in range(count)])
+        ref = dataset_ref(data, record_format="text")
+        ref = ref.model_copy(update={"name": ref.name.replace("acme", tenant), "key": tenant})
+        await store.seed(ref.key, data)
+        folder = tmp_path / tenant
+        folder.mkdir()
+        return asyncio.create_task(by_piece.of(ref, np.arange(1, count + 1), folder))
+
+    long = await start("acme", 100_000)
+    others = [await start(tenant, 3) for tenant in ("globex", "initech")]
+    async with asyncio.timeout(60):
+        for found in await asyncio.gather(*others):
+            assert (found.records, found.of) == (3, 3)
+    assert not long.done()
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    looked = len(looking.at)
+    assert (await (await start("umbrella", 2))).records == 2
+    # Of the one that was stopped none more.
+    assert looking.at[looked:] == [1, 2]
 
 
 def test_a_text_that_only_ran_out_of_time_is_told_as_such() -> None:
