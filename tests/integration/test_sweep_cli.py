@@ -182,15 +182,17 @@ def test_a_watch_shows_the_table_after_each_rung_and_the_outcome(
     prepared.prepared.training.dropped_lines.append(7)
     judged = job_pb2.JobEvent(sequence=count + 4)
     judged.judged.primary_metric = "exact_match"
-    last.sequence = count + 5
-    script.events += [warning, decided(count + 2), prepared, judged, last]
+    again = job_pb2.JobEvent(sequence=count + 5, warning=warning.warning)
+    last.sequence = count + 6
+    script.events += [warning, decided(count + 2), prepared, judged, again, last]
     script.warnings = [MIND]
     ran = run(*CREATE, "--ranks", "8,16", "--watch")
     assert ran.status == 0, ran.err
     assert ran.out.count("TRIAL") == 2
     # What the answer says of the data stands in the history, too.
     assert MIND.reason not in ran.err
-    assert "warning: FEW_RECORDS" in ran.out
+    # A trainer that takes a sweep up again tells of its data again.
+    assert ran.out.count("warning: FEW_RECORDS") == 1
     assert "59 of 60 records kept" in ran.out
     assert "exact_match" in ran.out
     assert "published" in rows(ran.out)[-1]

@@ -38,11 +38,10 @@ from tailorbird.cli.job_options import (
     set_validation,
 )
 from tailorbird.cli.judgement import judgement_lines
-from tailorbird.cli.kept import left_out
 from tailorbird.cli.output import errors, last_part, out, print_json, print_rows, when
 from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.sweep_table import sweep_table
-from tailorbird.cli.watch import JobView, next_step, outcome, state_name
+from tailorbird.cli.watch import JobView, OfData, next_step, outcome, state_name
 from tailorbird.client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
 
@@ -249,10 +248,13 @@ def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
 def _watched(
     trainer: TrainerClient, sweep: sweep_pb2.Sweep, redraw: Callable[[Table], None] | None
 ) -> JobView:
-    view, drawn = JobView(), -_REDRAW_SECONDS
+    view, of_data, drawn = JobView(), OfData(), -_REDRAW_SECONDS
     for event in trainer.watch_job(sweep.job):
         view = view.after(event)
-        _say(event)
+        for sentence in of_data.new(event):
+            out.print(Text(sentence), soft_wrap=True)
+        if event.HasField("judged"):
+            out.print(judgement_lines(event.judged))
         if redraw is None:
             if event.HasField("rung_decided"):
                 out.print(sweep_table(trainer.get_sweep(sweep.name)))
@@ -260,18 +262,6 @@ def _watched(
             redraw(sweep_table(trainer.get_sweep(sweep.name)))
             drawn = time.monotonic()
     return view
-
-
-def _say(event: job_pb2.JobEvent) -> None:
-    match event.WhichOneof("event"):
-        case "warning":
-            told = event.warning
-            out.print(Text(f"warning: {told.reason}: {told.message}"), soft_wrap=True)
-        case "prepared":
-            for sentence in left_out(event.prepared):
-                out.print(Text(sentence), soft_wrap=True)
-        case "judged":
-            out.print(judgement_lines(event.judged))
 
 
 def _show(sweep: sweep_pb2.Sweep, json: bool) -> None:

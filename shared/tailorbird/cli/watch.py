@@ -99,6 +99,28 @@ class JobView:
         return " · ".join(words)
 
 
+class OfData:
+    """What a job's history says of its data, each once.
+
+    A job that is taken up again, by whoever follows a lost trainer, is told all of it again.
+    """
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def new(self, event: job_pb2.JobEvent) -> list[str]:
+        """Return the sentences of an event that none before it had."""
+        sentences: list[str] = []
+        match event.WhichOneof("event"):
+            case "warning":
+                sentences = [f"warning: {event.warning.reason}: {event.warning.message}"]
+            case "prepared":
+                sentences = list(left_out(event.prepared))
+        found = [sentence for sentence in sentences if sentence not in self._said]
+        self._said.update(found)
+        return found
+
+
 class JobBars:
     """One bar a job, on a terminal; a line now and then for each, elsewhere."""
 
@@ -122,21 +144,20 @@ class JobBars:
 
     def follow(self, label: str, events: Iterable[job_pb2.JobEvent]) -> JobView:
         """Show a job's events as they come and return what is known after the last one."""
-        view = JobView()
+        view, of_data = JobView(), OfData()
         task = self._progress.add_task("", label=label, total=None, state="queued", figures="")
         said_at = 0.0
         for event in events:
             view = view.after(event)
             self._advance(task, view)
             kind = event.WhichOneof("event")
-            if kind == "warning":
-                self._say(label, f"warning: {event.warning.reason}: {event.warning.message}")
-            elif kind == "judged":
+            for sentence in of_data.new(event):
+                self._say(label, sentence)
+            if kind in ("warning", "prepared"):
+                continue
+            if kind == "judged":
                 self._say(label, "judged:")
                 self._progress.console.print(judgement_lines(event.judged))
-            elif kind == "prepared":
-                for sentence in left_out(event.prepared):
-                    self._say(label, sentence)
             elif kind == "resumed":
                 self._say(label, f"goes on from step {event.resumed.resumed_from_step}")
             elif view.state == job_pb2.JOB_STATE_PAUSED and kind == "state_changed":

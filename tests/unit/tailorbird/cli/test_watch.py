@@ -50,6 +50,17 @@ def test_lines_tell_of_states_warnings_and_resumptions() -> None:
     assert "goes on from step 2" in text
 
 
+def test_what_is_told_again_after_a_lost_trainer_is_said_once() -> None:
+    warnings = [job_pb2.JobEvent.Warning(reason="FEW", message=each) for each in ("10", "10", "9")]
+    training = job_pb2.DataReport(records=60, kept=59, dropped_too_long=1, dropped_lines=[7])
+    prepared = job_pb2.JobEvent.Prepared(training=training)
+    told = [event(number, warning=each) for number, each in enumerate(warnings, start=1)]
+    _, text = _follow([*told, event(4, prepared=prepared), event(5, prepared=prepared)])
+    assert text.count("warning: FEW: 10\n") == 1
+    assert text.count("warning: FEW: 9\n") == 1
+    assert text.count("59 of 60 records kept") == 1
+
+
 def test_a_failure_says_why() -> None:
     error = stored_status("BASE_UNKNOWN", "no such base", {})
     view, _ = _follow([state(1, job_pb2.JOB_STATE_FAILED, error=error)])
