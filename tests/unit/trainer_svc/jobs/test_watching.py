@@ -192,6 +192,18 @@ async def test_one_that_leaves_takes_nobody_s_read_along(world: World) -> None:
     await world.until([1], [1, 2])
 
 
+async def test_one_that_leaves_is_not_missed_by_the_others(world: World) -> None:
+    name = await made(world.here)
+    first = world.watch(name)
+    world.watch(name)
+    await world.until([1], [1])
+    first.cancel()
+    await asyncio.wait({first})
+    found = await world.there.claim("there")
+    assert found is not None
+    await world.until([1], [1, 2])
+
+
 async def test_a_job_store_that_is_down_is_told_to_every_watcher(world: World) -> None:
     name = await made(world.here)
     tasks = [world.watch(name), world.watch(name)]
