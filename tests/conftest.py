@@ -6,11 +6,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tailorbird.object_store import ObstoreStore, open_store
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.store import JobStore
+
+# How long an example takes is the machine's business.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture
