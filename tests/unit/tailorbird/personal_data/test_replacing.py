@@ -161,6 +161,8 @@ def test_stand_ins_are_of_ranges_that_reach_nobody(seed: int) -> None:
         ("May 3, 1984", r"[A-Z][a-z]+ \d+, 198[0-4]"),
         ("3rd of May 1984", r"\d+(st|nd|rd|th) of [A-Z][a-z]+ 198[0-4]"),
         ("3-May-1984", r"\d+-[A-Z][a-z]+-198[0-4]"),
+        ("May 1984", r"[A-Z][a-z]+ 198[0-4]"),
+        ("3rd of May 1984", r"(1st|21st|2nd|22nd|3rd|23rd|\d+(?<!\b[123])(?<!\b2[123])th) of .*"),
     ],
 )
 @given(seed=st.integers())
@@ -172,6 +174,19 @@ def test_a_birth_date_keeps_its_form_and_five_years(value: str, shape: str, seed
     if value.startswith("05"):
         assert int(other[:2]) <= 12
     assert birth_date(other)
+
+
+def test_a_birth_date_is_the_same_however_it_is_written() -> None:
+    ways = ("19840503", "1984-05-03", "3.5.84", "3rd of May 1984", "May 3, '84")
+    assert len({birth_date(way) for way in ways}) == 1
+    assert birth_date("3.6.84") != birth_date("3.5.84") != birth_date("3.5.94")
+
+
+@pytest.mark.parametrize("value", ["1980051299", "198005129", "1980051", "5"])
+def test_a_number_that_is_no_date_keeps_nothing(value: str) -> None:
+    drawn = [stand_in(Kind.DATE_OF_BIRTH, value, Random(seed)) for seed in range(100)]
+    assert {each[:-4] for each in drawn} == {"0" * len(value[:-4])}
+    assert len({each[-4:] for each in drawn}) >= 9
 
 
 @pytest.mark.parametrize("value", ["19840503", "1984-05-03"])
