@@ -107,3 +107,21 @@ def test_the_base_is_asked_once(
     first = through(general.retention(bank, adapter, 8192))
     assert through(general.retention(bank, adapter, 8192)) == first
     assert asked == [None, adapter, adapter]
+
+
+def test_no_more_is_read_at_once_than_is_asked_for(
+    bank: AdapterBank, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = bank.logprobs
+
+    def logprobs(sequences: list[torch.Tensor], *, job: str | None) -> list[torch.Tensor]:
+        read.append(sum(map(len, sequences)))
+        return original(sequences, job=job)
+
+    monkeypatch.setattr(bank, "logprobs", logprobs)
+    long = "the order is on its way " * 200
+    general = General(GeneralData((long,) * 5, {}, DatasetFormat.CHAT), bank.base)
+    assert through(general.retention(bank, adapter, 600)).texts == 5
+    # Of each text the first 256 tokens, and two of them in 600.
+    assert read == [512, 512, 256] * 2

@@ -48,6 +48,12 @@ def test_an_answer_may_be_somewhat_longer_than_the_longest(asker: Asker) -> None
     assert longest < asker.questions(HELD_OUT, []).max_new_tokens <= 1.125 * (longest + 1) + 5
 
 
+def test_no_answer_is_longer_than_what_is_ever_generated(asker: Asker) -> None:
+    asked = {"role": "user", "content": "why?"}
+    long = {"messages": [asked, {"role": "assistant", "content": "so " * 5000}]}
+    assert asker.questions({1: long, **HELD_OUT}, []).max_new_tokens == 1024
+
+
 def test_as_many_examples_as_fit_into_every_question(asker: Asker) -> None:
     examples = chats(8, seed=1)
     assert asker.questions(HELD_OUT, examples).examples == 8

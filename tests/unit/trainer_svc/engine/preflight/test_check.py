@@ -146,6 +146,20 @@ async def test_what_the_records_lack_is_refused(checking: Checking) -> None:
             await checking.check(without, hold_out=True, evaluation=known)
 
 
+async def test_of_many_long_names_a_few_are_told(checking: Checking) -> None:
+    data = chats(60)
+    for number, record in enumerate(data):
+        record["metadata"] = {f"{number:02d}{'n' * 60}": "x"}
+    spec = EvaluationSpec(slice_fields=("shop",))
+    held_out = dataset_ref(jsonl(data), "held")
+    await checking.store.seed(held_out.key, jsonl(data))
+    with pytest.raises(InvalidArgument) as caught:
+        await checking.check(chats(60), validation=held_out, evaluation=spec)
+    assert caught.value.reason == "UNKNOWN_SLICE_FIELD"
+    assert "00nnn" in caught.value.description
+    assert len(caught.value.description) < 800
+
+
 async def test_a_field_that_a_grader_asks_for_is_one_of_some_record(checking: Checking) -> None:
     data = chats(60, shop="a")
     known, unknown = (
