@@ -45,8 +45,9 @@ class JsonSchema:
         schema = _read(text, field)
         draft = _draft(schema, field)
         try:
-            _check_schema(draft, schema)
+            # Patterns first: the draft's own check compiles them.
             places = _check_keywords(schema, field)
+            _check_schema(draft, schema)
         except jsonschema.SchemaError as error:
             at = "/".join(str(part) for part in error.path)[:100] or "its top"
             raise InvalidArgument(
@@ -195,7 +196,7 @@ def _check_patterns(patterns: Sequence[str], field: str) -> None:
         try:
             room -= json_pattern.parts(pattern)
             if room < 0:
-                raise ValueError("it repeats what repeats, and is too large with the others")
+                raise ValueError("too large with its repeats and the other patterns")
             regex.compile(pattern, regex.VERSION0)
         except (ValueError, regex.error) as error:
             why = getattr(error, "msg", None) or str(error)

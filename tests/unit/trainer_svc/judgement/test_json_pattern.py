@@ -40,11 +40,12 @@ def test_a_usual_pattern_is_taken(pattern: str, text: str) -> None:
         ("abc", 3),
         (r"\(a\)", 3),
         ("[(+)]+", 2),
+        ("a{7,9}b*c?", 8 + 2 + 2 + 3),
         ("(ab)", 3),
         ("(ab)*(ab)?", 8),
         ("(ab)+", 6),
-        ("(ab){2}", 3 * 3 + 2),
-        ("((ab){2}c)+", 2 * (1 + 11 + 1)),
+        ("(ab){2}", 3 * 3 + 1),
+        ("((ab){2}c)+", 2 * (1 + 10 + 1)),
     ],
 )
 def test_what_is_repeated_counts_again(pattern: str, count: int) -> None:
@@ -56,6 +57,11 @@ def test_what_is_repeated_counts_again(pattern: str, count: int) -> None:
     [
         ("(?:" * 40 + "a" + "+)" * 40 + "+", "too large"),
         ("(" * 12 + "a" + "){2}" * 12, "too large"),
+        ("a{100000000}", "too large"),
+        ("(?:ab|c){1000000,}", "too large"),
+        ("(?:[ab]{300}c){300}", "too large"),
+        ("a{" + "9" * 5000 + "}", "too large"),
+        ("a{1," + "9" * 20 + "}", "too big|too large"),
         # Brackets in these are none, and would hide how deep the others are.
         ("(?#[)a", "not supported"),
         ("(?x)a # [\n", "not supported"),
@@ -73,6 +79,8 @@ def test_a_pattern_that_is_large_or_unclear_is_refused(pattern: str, why: str) -
         JsonSchema(json.dumps({"ours": {"pattern": pattern}, "$ref": "#/ours"}))
     assert refused.value.field == "job.spec.evaluation.json_schema"
     assert len(refused.value.message) < 500
+    with pytest.raises(InvalidArgument, match=why):
+        JsonSchema(json.dumps({"pattern": pattern}))
 
 
 def test_the_patterns_of_a_schema_are_bounded_together() -> None:
