@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import jsonschema.validators
 import regex
+from jsonschema.exceptions import UnknownType
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -31,6 +32,7 @@ _REFUSED = {
 _IDS = ("$id", "id")
 _NAMED = ("properties", "$defs", "definitions", "dependentSchemas", "dependentRequired")
 _VALUES = ("const", "enum", "default", "examples")
+_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, UnknownType)
 _Check = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
 
 
@@ -69,6 +71,9 @@ class JsonSchema:
         except (OverBudgetError, RecursionError, Unresolvable, ArithmeticError):
             # Arithmetic: a number that is too large to be divided.
             return False
+        except _MALFORMED:
+            # No draft knows of the place that a $ref leads to, and it may be anything.
+            return False
 
     @property
     def is_exhausted(self) -> bool:
@@ -89,7 +94,7 @@ class JsonSchema:
         for reference in _references(self._validator.schema):
             try:
                 found = resolver.lookup(reference).contents
-            except Unresolvable as error:
+            except (Unresolvable, *_MALFORMED) as error:
                 raise InvalidArgument(
                     field, f"$ref {reference[:100]!r} leads nowhere in the schema"
                 ) from error

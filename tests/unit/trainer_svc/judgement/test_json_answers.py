@@ -132,6 +132,9 @@ def test_validity_is_by_the_schema() -> None:
         ('{"items": {"id": "x", "$ref": "#"}}', "only the schema as a whole has one"),
         ('{"default": {"pattern": "^(a+)+$"}, "$ref": "#/default"}', "leads to no schema"),
         ('{"properties": {"a": {}}, "$ref": "#/properties"}', "leads to no schema"),
+        ('{"allOf": [{}], "$ref": "#/allOf/x"}', "leads nowhere"),
+        ('{"allOf": [true], "$ref": "#/allOf/0/x"}', "leads nowhere"),
+        ('{"minimum": 3, "$ref": "#/minimum/x"}', "leads nowhere"),
         ('{"not":' * 300 + "{}" + "}" * 300, "nested too deeply"),
     ],
 )
@@ -153,6 +156,24 @@ def test_references_within_the_schema_are_followed() -> None:
     tree: dict[str, Any] = {"type": "object", "additionalProperties": {"$ref": "#"}}
     assert schema(tree).is_met({"a": {"b": {}}})
     assert not schema(tree).is_met({"a": {"b": 1}})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"pattern": 5},
+        {"minLength": "x"},
+        {"type": "objekt"},
+        {"required": 3},
+        {"allOf": {"a": 1}},
+        {"enum": 3},
+        {"if": 3},
+    ],
+)
+def test_what_no_draft_knows_of_may_be_anything_and_is_met_by_nothing(part: object) -> None:
+    odd = schema({"items": {"$ref": "#/ours"}, "ours": part})
+    assert odd.is_met([])
+    assert not odd.is_met(["a", {"b": 1}])
 
 
 def test_references_that_double_at_each_step_end() -> None:
