@@ -178,7 +178,7 @@ async def test_a_start_that_does_not_end_is_no_record_s_fault(
         with monkeypatch.context() as patch:
             # Sooner than an interpreter starts.
             patch.setattr(apart, "_SECONDS", 0.001)
-            with pytest.raises(Unavailable, match="cannot be started: .* did not end") as caught:
+            with pytest.raises(Unavailable, match=r"cannot be started: .* did not end") as caught:
                 await of(redactor, "acme")
         assert caught.value.reason == "REDACTION_LOST"
         assert set(processes()) == before
