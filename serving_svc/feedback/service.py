@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -14,7 +14,13 @@ from typing import Protocol
 from prometheus_client import Counter
 
 from serving_svc.feedback.quota import DailyQuota
-from tailorbird.errors import FailedPrecondition, InvalidArgument, NotFound, TailorbirdError
+from tailorbird.errors import (
+    DataCorrupt,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    TailorbirdError,
+)
 from tailorbird.feedback import (
     MAX_FEEDBACK_BYTES,
     Answer,
@@ -33,10 +39,13 @@ _CLOCK_SKEW = timedelta(minutes=10)
 
 
 class Versions(Protocol):
-    """Which versions there are."""
+    """Which versions there are, and which routes."""
 
     async def check_present(self, version: VersionName) -> None:
         """Raise NotFound unless the version is published, and not deleted."""
+
+    async def route(self, adapter: AdapterName, generation: int) -> object | None:
+        """Return one generation of the route log, or None; DataCorrupt if it cannot be read."""
 
 
 class Redacting(Protocol):
@@ -94,14 +103,15 @@ class FeedbackRecorder:
         """Store `feedback` without its personal data, and return what is stored.
 
         Raises FailedPrecondition (FEEDBACK_OFF), NotFound for a version that is not there,
-        InvalidArgument (FEEDBACK_TOO_LARGE), AlreadyExists (FEEDBACK_EXISTS) for a request id of
-        other content, and what quota, redactor and store do; then nothing is stored, unless the
-        store failed: the same request id again tells.
+        InvalidArgument (FEEDBACK_TOO_LARGE; UNKNOWN_ROUTE_GENERATION), AlreadyExists
+        (FEEDBACK_EXISTS) for a request id of other content, and what quota, redactor and store do;
+        then nothing is stored, unless the store failed: the same request id again tells.
         """
         with self._counted():
             redacting = self._redacting_of(feedback.version.tenant)
             record = _checked_size(self._new(feedback), self._max_record_bytes)
             await self._versions.check_present(feedback.version)
+            await self._check_generation(feedback)
             stored = await self._stored(feedback, record.create_time)
             if stored is not None:
                 again = record.model_copy(update={"name": stored.name})
@@ -112,6 +122,20 @@ class FeedbackRecorder:
             async with self._quota.place(tenant, record.create_time):
                 redacted = await redacting.redacted(record, tenant.tenant)
                 return await self._store.create(_checked_size(redacted, MAX_FEEDBACK_BYTES))
+
+    async def _check_generation(self, feedback: Feedback) -> None:
+        generation, adapter = feedback.route_generation, feedback.version.adapter_name
+        if not generation:
+            return
+        # One that cannot be read is there.
+        with suppress(DataCorrupt):
+            if await self._versions.route(adapter, generation) is None:
+                raise InvalidArgument(
+                    "route_generation",
+                    f"{adapter} has no route of generation {generation}: give the answer's, or 0 "
+                    "where the version was pinned",
+                    reason="UNKNOWN_ROUTE_GENERATION",
+                )
 
     def _redacting_of(self, tenant: str) -> Redacting:
         if self._redacting is None or (self._tenants is not None and tenant not in self._tenants):

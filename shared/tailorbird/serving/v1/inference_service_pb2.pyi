@@ -902,7 +902,9 @@ class RecordFeedbackRequest(_message.Message):
     NOT_FOUND if it is not published, or deleted.
     """
     route_generation: _builtins.int
-    """Generation of the route that chose it, as the answer says it. 0: the version was pinned."""
+    """Generation of the route that chose it, as the answer says it. 0: the version was pinned.
+    INVALID_ARGUMENT (UNKNOWN_ROUTE_GENERATION) if the adapter's route has no such generation.
+    """
     prompt: _builtins.str
     """A text to continue, at least one character."""
     rating: Global___Rating.ValueType

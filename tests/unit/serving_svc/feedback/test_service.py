@@ -28,7 +28,7 @@ from tailorbird.errors import (
 from tailorbird.feedback import Answer, FeedbackRecord, FeedbackStore, Turn
 from tailorbird.names import FeedbackName, VersionName
 from tailorbird.object_store import ObstoreStore
-from tailorbird.registry import AdapterRegistry, Tombstone
+from tailorbird.registry import AdapterRegistry, Route, RoutedVersion, Tombstone
 from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, VERSION
 from tests.unit.trainer_svc.values import put_version
 
@@ -106,8 +106,22 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, redactor: Redactor) -> World:
     world = World(tmp_path / "store", redactor)
-    await put_version(world.store, str(VERSION))
+    await put_routed(world, VERSION)
     return world
+
+
+async def put_routed(world: World, version: VersionName) -> None:
+    """Publish a version, and route its adapter to it as GIVEN has it."""
+    await put_version(world.store, str(version))
+    route = Route(
+        generation=GIVEN.route_generation,
+        versions=(RoutedVersion(version=version.version),),
+        reason="",
+        actor="",
+        create_time=NOON,
+        nonce="",
+    )
+    await AdapterRegistry(world.store).append_route(version.adapter_name, route)
 
 
 async def stored(world: World, record: FeedbackRecord) -> FeedbackRecord:
@@ -161,6 +175,18 @@ async def test_a_version_that_is_not_there_is_not_found(world: World) -> None:
         await world.recorder().record(GIVEN)
     assert caught.value.reason == "VERSION_DELETED"
     assert await world.keys() == []
+
+
+async def test_a_route_that_there_never_was_is_refused(world: World) -> None:
+    with pytest.raises(InvalidArgument, match="no route of generation 99") as caught:
+        await world.recorder().record(replace(GIVEN, route_generation=99))
+    assert caught.value.reason == "UNKNOWN_ROUTE_GENERATION"
+    assert caught.value.field == "route_generation"
+    assert await world.keys() == []
+    await world.store.put(f"{ADAPTER}/routes/{99:012d}.json", b"of a later release")
+    assert (await world.recorder().record(replace(GIVEN, route_generation=99))).name
+    pinned = await world.recorder().record(replace(GIVEN, route_generation=0, request_id="two"))
+    assert pinned.route_generation == 0
 
 
 async def test_a_record_that_is_too_long_is_refused(world: World) -> None:
@@ -224,7 +250,7 @@ async def test_midnight_makes_no_second_record(
 
 async def test_a_request_id_is_its_adapter_s_own_and_none_is_no_id(world: World) -> None:
     legal = VersionName.parse("tenants/acme/adapters/legal/versions/20260101T000000-job-1")
-    await put_version(world.store, str(legal))
+    await put_routed(world, legal)
     recorder = world.recorder()
     await recorder.record(GIVEN)
     await recorder.record(replace(GIVEN, version=legal))
