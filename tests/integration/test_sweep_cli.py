@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from tailorbird.cli import sweeps
-from tailorbird.tuning.v1 import job_pb2, sweep_pb2
+from tailorbird.errors import InvalidArgument
+from tailorbird.tuning.v1 import job_pb2, sweep_pb2, tuning_service_pb2
 from tests.integration.scripted_services import Script, a_job_that_succeeds, state
 from tests.integration.test_cli import MIND, Run, run
 
@@ -131,6 +132,35 @@ def test_a_number_beyond_the_field_is_refused_here(run: Run, script: Script) -> 
     assert ran.status == 1
     assert "--ranks: 99999999999 is out of range: at most 2147483647" in ran.err
     assert not script.requests
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("sweep.space.ranks[1]", "--ranks (sweep.space.ranks[1]): is wrong"),
+        ("sweep.space.learning_rate_range.low", "--learning-rates (sweep.space.learning_rate_r"),
+        ("sweep.space", "--ranks, --alphas, --learning-rates, --epochs (sweep.space): is wrong"),
+        ("sweep.random_trials", "--draw (sweep.random_trials): is wrong"),
+        ("sweep.spec.evaluation.graders[0].name", "--evaluation (sweep.spec.evaluation.graders"),
+        ("sweep.spec.evaluation.slice_fields[0]", "--slice (sweep.spec.evaluation.slice_fields"),
+        ("sweep.spec.lora.rank", "INVALID_ARGUMENT sweep.spec.lora.rank: is wrong"),
+    ],
+)
+def test_a_refusal_names_the_option(run: Run, script: Script, field: str, said: str) -> None:
+    script.error = InvalidArgument(field, "is wrong")
+    ran = run(*CREATE, "--ranks", "8,16")
+    assert ran.status == 1
+    assert said in ran.err
+
+
+def test_every_option_and_field_that_is_named_is_one(run: Run) -> None:
+    told = run("jobs", "sweep", "create", "--help").out
+    for field, flags in sweeps._FLAGS.items():
+        message = tuning_service_pb2.CreateSweepRequest.DESCRIPTOR
+        for name in field.split("."):
+            message = message.fields_by_name[name].message_type
+        for flag in flags.split(", "):
+            assert flag in told
 
 
 def test_a_sweep_is_a_table_of_its_trials(run: Run, sweep: sweep_pb2.Sweep) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 import typer
@@ -11,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tailorbird.call_error import CallError
 from tailorbird.cli.connect import (
     AsJson,
     TenantOption,
@@ -52,6 +56,36 @@ app = typer.Typer(
 _Sweep = Annotated[str, typer.Argument(help="A sweep's name, or its id in the tenant.")]
 _Number = TypeVar("_Number", int, float)
 _REDRAW_SECONDS = 1.0
+_PART = re.compile(r"^\w+|\.\w+|\[\d+\]")
+_FLAGS = {
+    "sweep.space": "--ranks, --alphas, --learning-rates, --epochs",
+    "sweep.space.ranks": "--ranks",
+    "sweep.space.alphas": "--alphas",
+    "sweep.space.learning_rates": "--learning-rates",
+    "sweep.space.learning_rate_range": "--learning-rates",
+    "sweep.space.epochs": "--epochs",
+    "sweep.random_trials": "--draw",
+    "sweep.seed": "--seed",
+    "sweep.eta": "--eta",
+    "sweep_id": "--sweep-id",
+    "request_id": "--request-id",
+    "sweep.spec.adapter": "--adapter",
+    "sweep.spec.base_model": "--base-model",
+    "sweep.spec.training_dataset": "--data",
+    "sweep.spec.validation_dataset": "--validation",
+    "sweep.spec.validation_fraction": "--validation",
+    "sweep.spec.hyperparameters.batch_tokens": "--batch-tokens",
+    "sweep.spec.hyperparameters.max_sequence_length": "--max-sequence-length",
+    "sweep.spec.data.max_too_long_fraction": "--max-too-long",
+    "sweep.spec.data_limits": "--data-limit",
+    "sweep.spec.evaluation": "--evaluation",
+    "sweep.spec.evaluation.primary_metric": "--metric",
+    "sweep.spec.evaluation.slice_fields": "--slice",
+    "sweep.spec.evaluation.few_shot_examples": "--few-shot",
+    "sweep.spec.evaluation.max_retention_loss": "--max-retention-loss",
+    "sweep.spec.evaluation.max_forgotten": "--max-forgotten",
+}
+"""The options that set a field of the API; what is in a field is set by them, too."""
 
 
 @app.command()
@@ -135,15 +169,16 @@ def create(
     _set_rates(space, learning_rates)
     asked = sweep_pb2.Sweep(spec=spec, space=space, random_trials=draw, seed=seed, eta=eta)
     warnings: list[dataset_pb2.DataWarning] = []
-    sweep = trainer.create_sweep(
-        "/".join(spec.adapter.split("/")[:2]),
-        asked,
-        sweep_id=sweep_id,
-        request_id=request_id,
-        validate_only=validate_only,
-        warned=warnings.append,
-        checked=None if json else print_preflight,
-    )
+    with _flags_named():
+        sweep = trainer.create_sweep(
+            "/".join(spec.adapter.split("/")[:2]),
+            asked,
+            sweep_id=sweep_id,
+            request_id=request_id,
+            validate_only=validate_only,
+            warned=warnings.append,
+            checked=None if json else print_preflight,
+        )
     if validate_only or not watch:
         # Who watches reads them in the history.
         print_warnings(warnings, errors)
@@ -152,6 +187,25 @@ def create(
         _follow(trainer, sweep)
     else:
         _show(sweep, json)
+
+
+@contextmanager
+def _flags_named() -> Iterator[None]:
+    """Name the option before each field of the API that an error is about."""
+    try:
+        yield
+    except CallError as error:
+        error.violations = tuple(
+            replace(each, field=_with_flag(each.field)) for each in error.violations
+        )
+        raise
+
+
+def _with_flag(field: str) -> str:
+    parts = _PART.findall(field)
+    found = (_FLAGS.get("".join(parts[:count])) for count in range(len(parts), 0, -1))
+    flag = next(filter(None, found), "")
+    return f"{flag} ({field})" if flag else field
 
 
 def _numbers(option: str, text: str, kind: type[_Number]) -> list[_Number]:
