@@ -6,6 +6,7 @@ import io
 import json
 
 import pytest
+from google.protobuf.descriptor import Descriptor
 from rich.console import Console
 
 from tailorbird.cli import sweeps
@@ -156,8 +157,9 @@ def test_a_refusal_names_the_option(run: Run, script: Script, field: str, said: 
 def test_every_option_and_field_that_is_named_is_one(run: Run) -> None:
     told = run("jobs", "sweep", "create", "--help").out
     for field, flags in sweeps._FLAGS.items():
-        message = tuning_service_pb2.CreateSweepRequest.DESCRIPTOR
+        message: Descriptor | None = tuning_service_pb2.CreateSweepRequest.DESCRIPTOR
         for name in field.split("."):
+            assert message is not None
             message = message.fields_by_name[name].message_type
         for flag in flags.split(", "):
             assert flag in told
