@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 
 LOOKED_AT = 512
 """Bytes from a file's beginning that suffice."""
@@ -27,7 +27,8 @@ def seems_to_be(begins: bytes) -> str:
             return f"the file seems to be {what}: upload what is in it, as JSON Lines"
     if begins.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in begins[:2]:
         return "the file seems to be UTF-16: save it as UTF-8"
-    line, newline, _ = begins.strip().partition(b"\n")
+    # Spreadsheets write one before a table.
+    line, newline, _ = begins.removeprefix(BOM_UTF8).strip().partition(b"\n")
     if line.startswith(b"["):
         return (
             "the file seems to be one JSON array: "

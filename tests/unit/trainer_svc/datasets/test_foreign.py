@@ -63,6 +63,7 @@ def refused(data: bytes, size: int) -> str:
         (b"prompt,completion\r\nHow much?,It is 7\r\n", "a table"),
         (b'"prompt";"gold label"\n"a";"b"\n', "a table"),
         ("größe\ttext\n1\ta\n".encode(), "a table"),
+        ("prompt,completion\r\nHow much?,It is 7\r\n".encode("utf-8-sig"), "a table"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 300, 10**6])
