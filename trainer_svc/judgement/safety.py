@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import regex
 
 from tailorbird.errors import InvalidArgument
+from tailorbird.pieces import drained
 from trainer_svc.judgement.model import Candidate, SafetyFinding
 from trainer_svc.judgement.tokens import WORD_END, WORD_START, composed
 
@@ -106,13 +107,19 @@ class Scan:
 
     def add(self, line: int, text: str) -> None:
         """Search one more text, which stands on this line."""
+        drained(self.adding(line, text))
+
+    def adding(self, line: int, text: str) -> Generator[None, None, None]:
+        """Do the same, and pause before each list of words and each pattern, at least once."""
         self.texts += 1
         visible = _visible(text)
+        yield
         for search in self._searches.values():
-            if search.occurs(visible):
+            if (yield from search.occurs(visible)):
                 search.count += 1
                 if search.count <= MAX_LINES:
                     search.lines.append(line)
+            yield
 
     @property
     def findings(self) -> list[SafetyFinding]:
@@ -172,10 +179,14 @@ class _Search:
         self.count = 0
         self.lines: list[int] = []
 
-    def occurs(self, text: str) -> bool:
+    def occurs(self, text: str) -> Generator[None, None, bool]:
         if self._category.words.occur(text):
             return True
-        return any(self._finds(pattern, text) for pattern in self._category.patterns)
+        for pattern in self._category.patterns:
+            yield
+            if self._finds(pattern, text):
+                return True
+        return False
 
     def _finds(self, pattern: regex.Pattern[str], text: str) -> bool:
         if self.overruns[pattern] >= _MAX_OVERRUNS or self._spent[pattern] > _SCAN_SECONDS:

@@ -104,7 +104,7 @@ class Screening:
 def _screened(
     path: Path, ref: DatasetRef, lines: npt.NDArray[np.int64], screen: SafetyScreen
 ) -> Generator[None, None, Screened]:
-    """Pause after each record."""
+    """Pause after each of the screen's searches of a record: a long one takes seconds."""
     trained = np.unique(lines)
     scan = screen.begin("training")
     room = MAX_CHARACTERS
@@ -112,8 +112,7 @@ def _screened(
         room -= len(text)
         if room < 0:
             break
-        scan.add(line, text)
-        yield
+        yield from scan.adding(line, text)
     return Screened(scan.findings, scan.texts, len(trained))
 
 

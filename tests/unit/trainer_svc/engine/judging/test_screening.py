@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +101,17 @@ def test_what_is_not_read_or_not_trained_is_not_searched(tmp_path: Path) -> None
     assert found.warnings == []
 
 
+def test_others_have_their_turn_within_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(jsonl([{"text": "A rose."}]))
+    ref = dataset_ref(b"").model_copy(update={"format": "text"})
+    lists = {"words": ["bomb"], "patterns": ["a bomb", "the bomb"]}
+    for categories, pauses in (([], 1), (["violence"], 4), (["violence", "hate"], 7)):
+        screen = SafetyScreen(dict.fromkeys(categories, lists))
+        work = screening._screened(path, ref, np.array([1]), screen)
+        assert len(list(work)) == pauses
+
+
 def test_what_is_past_the_bound_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screening, "MAX_CHARACTERS", 20)
     found = screened(tmp_path, [{"text": "a bomb it is"}] * 3, "text")
@@ -143,8 +154,8 @@ class LookingScan(Scan):
         super().__init__(where, {})
         self._at = at
 
-    def add(self, line: int, text: str) -> None:
-        super().add(line, text)
+    def adding(self, line: int, text: str) -> Generator[None, None, None]:
+        yield from super().adding(line, text)
         self._at.append(line)
 
 
