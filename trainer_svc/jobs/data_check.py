@@ -19,7 +19,7 @@ from trainer_svc.datasets.report.limits import (
     to_tell,
 )
 from trainer_svc.jobs.events import JobWarning
-from trainer_svc.jobs.inherited import SeenData
+from trainer_svc.jobs.inherited import SeenData, distinct
 
 _FIELD = "job.spec.data_limits"
 
@@ -54,7 +54,7 @@ async def check_data(
             found.append(leak(shared))
         else:
             unknown = unknown or [training.name, validation.name]
-        others = [one for one in seen if one.sha256 != training.sha256]
+        others = [one for one in distinct(seen) if one.sha256 != training.sha256]
         for one in others if validation.report is not None else ():
             if (leaked := await _inherited(datasets, one, validation)) is not None:
                 found.append(leaked)
@@ -82,11 +82,13 @@ async def _inherited(datasets: Compared, seen: SeenData, validation: Dataset) ->
 
 
 def _lost(seen: SeenData) -> JobWarning:
+    why = "what it was trained on is known no more"
+    if seen.dataset:
+        why = f"of {seen.dataset} as it was then no digests are left that this release reads"
     return JobWarning(
         reason="DATA_NOT_CHECKED",
         message=f"it is not known whether {seen.version}, which training begins with, has seen the "
-        f"validation data: of {seen.dataset} as it was then no digests are left that this release "
-        "reads",
+        f"validation data: {why}",
     )
 
 

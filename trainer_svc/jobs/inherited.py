@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tailorbird.errors import DataCorrupt, InvalidArgument, NotFound
@@ -18,15 +19,18 @@ _NEAREST = 4
 
 @dataclass(frozen=True)
 class SeenData:
-    """Data that `version` was trained on under the name `dataset`.
+    """Data that `version` was trained on under the name `dataset`, but for what it held out.
 
-    `data` is None where neither it nor its digests are left.
+    `data` is None where neither it nor its digests are left; where the version's manifest is not,
+    the rest is empty.
     """
 
     version: str
-    dataset: str
-    sha256: str
-    data: Dataset | DeletedData | None
+    dataset: str = ""
+    sha256: str = ""
+    data: Dataset | DeletedData | None = None
+    held_out_records: int | None = None
+    """None of earlier releases."""
 
 
 class Inherited:
@@ -37,19 +41,22 @@ class Inherited:
         self._registry = registry
 
     async def of(self, version: VersionName) -> list[SeenData]:
-        """Return the data of a version and of at most three before it, each once, nearest first.
+        """Return what a version and at most three before it were trained on, nearest first.
 
-        For each two reads, one of a dataset's record, and a listing if it was deleted. Raises
-        StoreUnavailable.
+        The last may be one of which nothing is known. For each version two reads, one of a
+        dataset's record, and a listing if that was deleted. Raises StoreUnavailable.
         """
-        found: dict[str, SeenData] = {}
-        for origin in await TrainedVersions(self._registry).line(version, _NEAREST):
-            name = _data_of(version, origin)
-            sha256 = origin.lineage.training_dataset_sha256
-            if name is not None and sha256 not in found:
-                data = await self._data(name, sha256)
-                found[sha256] = SeenData(origin.version, str(name), sha256, data)
-        return list(found.values())
+        line = await TrainedVersions(self._registry).line(version, _NEAREST)
+        found: list[SeenData] = []
+        for origin in line:
+            name, lineage = _data_of(version, origin), origin.lineage
+            if name is None:
+                continue
+            sha256 = lineage.training_dataset_sha256
+            data = await self._data(name, sha256)
+            seen = SeenData(origin.version, str(name), sha256, data, lineage.held_out_records)
+            found.append(seen)
+        return [*found, *_lost(version, line)]
 
     async def _data(self, name: DatasetName, sha256: str) -> Dataset | DeletedData | None:
         try:
@@ -60,6 +67,26 @@ class Inherited:
             return dataset
         kept = await deleted_data(self._registry.store, name)
         return next((each for each in kept if each.sha256 == sha256), None)
+
+
+def distinct(seen: Iterable[SeenData]) -> list[SeenData]:
+    """Return each data once, as the nearest version saw it."""
+    found: dict[str, SeenData] = {}
+    for one in seen:
+        found.setdefault(one.sha256, one)
+    return list(found.values())
+
+
+def _lost(version: VersionName, line: Sequence[Origin]) -> list[SeenData]:
+    """Return the version whose manifest ends the line before its time, if it is of the tenant."""
+    last = line[-1].lineage.from_version if line else str(version)
+    if not last or len(line) == _NEAREST:
+        return []
+    try:
+        name = VersionName.parse(last)
+    except InvalidArgument:
+        return []
+    return [SeenData(last)] if name.tenant == version.tenant else []
 
 
 def _data_of(version: VersionName, origin: Origin) -> DatasetName | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -198,14 +199,33 @@ async def test_what_the_version_before_has_seen_is_a_leak_as_well() -> None:
     assert warning.reason == "VALIDATION_LEAKAGE"
     assert warning.message == (
         f"2 of 50 records (4.0%) of the validation data ask what {VERSION}, which training begins "
-        "with, has seen of tenants/acme/datasets/old: validation shows nothing of these: line 3 is "
-        "line 7 there"
+        "with, has seen of tenants/acme/datasets/old: validation shows nothing of these, and no "
+        "version is judged on them: line 3 is line 7 there"
     )
     assert await check_data(compared, DataLimits(max_leakage=0.04), *data, [seen()]) == ()
     with pytest.raises(FailedPrecondition, match=VERSION) as caught:
         await check_data(compared, DataLimits(max_leakage=0.03), *data, [seen()])
     assert caught.value.metadata["fault"] == "VALIDATION_LEAKAGE"
     assert await check_data(Compared(NO_LEAK, NO_LEAK), DataLimits(), *data, [seen()]) == ()
+
+
+async def test_data_that_two_versions_have_seen_is_told_of_once() -> None:
+    compared = Compared(NO_LEAK, LEAK)
+    data = dataset(CLEAN), dataset(CLEAN, "held")
+    before = replace(seen(), version=f"{VERSION}-0")
+    (warning,) = await check_data(compared, DataLimits(), *data, [seen(), before])
+    assert f"ask what {VERSION}, which" in warning.message
+    assert compared.asked == 2
+
+
+async def test_a_version_of_which_nothing_is_known_is_told_of() -> None:
+    data = dataset(CLEAN), dataset(CLEAN, "held")
+    (warning,) = await check_data(Compared(NO_LEAK), DataLimits(), *data, [SeenData(VERSION)])
+    assert warning.reason == "DATA_NOT_CHECKED"
+    assert warning.message == (
+        f"it is not known whether {VERSION}, which training begins with, has seen the validation "
+        "data: what it was trained on is known no more"
+    )
 
 
 async def test_the_job_s_own_data_is_compared_once() -> None:

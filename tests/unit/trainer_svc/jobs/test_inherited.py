@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tailorbird.manifest import MANIFEST
 from tailorbird.names import DatasetName, VersionName
 from tailorbird.object_store import open_store
 from tailorbird.registry import AdapterRegistry
@@ -14,7 +15,7 @@ from tests.unit.trainer_svc.values import make_manifest, put_version
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import DeletedData
 from trainer_svc.datasets.store import DatasetStore
-from trainer_svc.jobs.inherited import Inherited, SeenData
+from trainer_svc.jobs.inherited import Inherited, SeenData, distinct
 
 
 def version(number: int, tenant: str = "acme") -> str:
@@ -34,13 +35,16 @@ class World:
 
         return await self.datasets.upload(DatasetName(tenant, name), None, chunks())
 
-    async def trained(self, number: int, data: Dataset, before: str = "") -> None:
+    async def trained(
+        self, number: int, data: Dataset, before: str = "", held_out: int | None = None
+    ) -> None:
         """Publish a version that was trained on the data."""
         lineage = make_manifest(version(number)).lineage.model_copy(
             update={
                 "training_dataset": data.name,
                 "training_dataset_sha256": data.sha256,
                 "from_version": before,
+                "held_out_records": held_out,
             }
         )
         await put_version(self.store, version(number), lineage=lineage)
@@ -65,11 +69,16 @@ async def test_a_line_of_versions_is_followed_to_the_nearest_few(world: World) -
     assert [one.version for one in await world.of(1)] == [version(1)]
 
 
-async def test_data_that_two_have_seen_is_named_once(world: World) -> None:
+async def test_data_that_two_have_seen_is_named_with_what_each_held_out(world: World) -> None:
     data = await world.upload("data", "q")
-    await world.trained(1, data)
-    await world.trained(2, data, version(1))
-    assert [one.version for one in await world.of(2)] == [version(2)]
+    await world.trained(1, data, held_out=7)
+    await world.trained(2, data, version(1), held_out=0)
+    found = await world.of(2)
+    assert [(one.version, one.held_out_records) for one in found] == [
+        (version(2), 0),
+        (version(1), 7),
+    ]
+    assert distinct(found) == found[:1]
 
 
 async def test_the_digests_of_deleted_data_are_found_and_compared(world: World) -> None:
@@ -112,4 +121,25 @@ async def test_an_imported_version_names_no_data(world: World) -> None:
     data = await world.upload("data", "a")
     await world.trained(1, data.model_copy(update={"name": "", "sha256": ""}))
     assert await world.of(1) == []
-    assert await world.of(9) == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_version_that_cannot_be_read_is_named(world: World, damaged: bool) -> None:
+    data = await world.upload("data", "q")
+    if damaged:
+        await world.store.put(f"{version(1)}/{MANIFEST}", b"no manifest")
+    await world.trained(2, data, version(1))
+    assert await world.of(2) == [
+        SeenData(version(2), data.name, data.sha256, data),
+        SeenData(version(1)),
+    ]
+    assert await world.of(1) == [SeenData(version(1))]
+
+
+@pytest.mark.parametrize("before", [version(1, "other"), "no version"])
+async def test_nothing_is_said_of_a_version_that_is_no_version_of_the_tenant(
+    world: World, before: str
+) -> None:
+    data = await world.upload("data", "q")
+    await world.trained(2, data, before)
+    assert [one.version for one in await world.of(2)] == [version(2)]
