@@ -94,6 +94,21 @@ class DatasetRef(Record):
     """Of its digests in the object store; "": its release stored none."""
 
 
+class AncestorRef(Record):
+    """A version that a job's weights come from, and the data that it was trained on."""
+
+    version: str
+    dataset: str = ""
+    """ "": it is not known what it was trained on."""
+    sha256: str = ""
+    index_key: str = ""
+    """Of that data's digests in the object store; "": none are left."""
+    held_out_records: int | None = None
+    """Of that data, not trained; None of earlier releases."""
+    seed: int | None = None
+    """What these were drawn by, where it was asked for and is known."""
+
+
 class SweepAssignment(Record):
     """The trials of a job that is a sweep, and how far they came under earlier leases."""
 
@@ -120,6 +135,8 @@ class Assignment(Record):
     """The version it trains on from; else the one routed when the job was assigned, or ""."""
     from_version: str = ""
     """The version whose weights training begins with; "": fresh ones."""
+    ancestors: tuple[AncestorRef, ...] = ()
+    """That version and those before it, as far as they are looked at, nearest first."""
     evaluation: EvaluationSpec = EvaluationSpec()
     hold_out: bool = False
     """Hold some training records out where there is no validation data and they are enough."""

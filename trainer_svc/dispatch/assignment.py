@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tailorbird.names import AdapterName, DatasetName
 from tailorbird.registry import AdapterRegistry
 from trainer_svc.datasets.store import DatasetStore
+from trainer_svc.dispatch.ancestors import Ancestors, index_key
 from trainer_svc.jobs.fence import Lease
 from trainer_svc.jobs.model import Job, PromotionPolicy
 from trainer_svc.jobs.sweep import SweepResults
@@ -24,6 +25,7 @@ class Assignments:
     ) -> None:
         self._datasets = datasets
         self._registry = registry
+        self._ancestors = Ancestors(datasets, registry)
         self._base_of = base_of
 
     async def of(self, lease: Lease, job: Job, at_once: int) -> Assignment:
@@ -46,6 +48,7 @@ class Assignments:
         spec = job.spec
         training = await self._dataset(spec.training_dataset)
         validation = spec.validation_dataset
+        drawn_from = "" if validation else training.sha256
         return Assignment(
             lease=key,
             base_model_digest=self._base_of(job),
@@ -58,6 +61,7 @@ class Assignments:
             spec_sha256=spec.sha256(),
             parent_version=parent,
             from_version=spec.from_version,
+            ancestors=await self._ancestors.of(spec.from_version, drawn_from),
             evaluation=spec.evaluation,
             hold_out=spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER
             or spec.sweep is not None,
@@ -78,7 +82,7 @@ class Assignments:
             sha256=dataset.sha256,
             format=dataset.format.value,
             personal_data=dataset.personal_data,
-            index_key="" if dataset.report is None else dataset.index_key,
+            index_key=index_key(dataset),
         )
 
 

@@ -122,7 +122,11 @@ class Preparer:
         leaked = NOTHING_LEAKED
         if assignment.validation is not None:
             validation = await self._read(assignment.validation, assignment.data, limit, folder)
-            leaked = await self._leaks.between(assignment.training, assignment.validation)
+            leaked = await self._leaks.between(
+                assignment.training, assignment.validation, assignment.ancestors
+            )
+        elif assignment.hold_out or assignment.validation_fraction is not None:
+            leaked = await self._leaks.within(assignment.training, assignment.ancestors)
         return await in_thread(lambda _: self._chosen(assignment, training, validation, leaked))
 
     def varied(self, data: Preparation, lora: LoraSpec, asked: Hyperparameters) -> Preparation:
@@ -142,6 +146,7 @@ class Preparer:
         asked, seed = assignment.hyperparameters, assignment.hyperparameters.seed or 0
         if validation is None:
             training, validation = _held_out(assignment, training, seed)
+            leaked = _with_other_draws(assignment, validation, leaked)
         if validation is None and asked.early_stopping_patience:
             raise no_validation(
                 "early stopping looks at the loss",
@@ -216,6 +221,23 @@ def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, 
             return training, None
         raise
     return (kept, kept_report), (held, held_report)
+
+
+def _with_other_draws(assignment: Assignment, held_out: Read | None, leaked: Leaked) -> Leaked:
+    """Leave no held-out record to be judged on if one of the versions before was trained on some.
+
+    Which it held out of the same data is drawn by the seed: the same where their number and the
+    seed are. A seed that is not known is taken for the same.
+    """
+    if held_out is None:
+        return leaked
+    lines, report = held_out[0].lines, held_out[1]
+    seed = assignment.hyperparameters.seed or 0
+    for one in assignment.ancestors:
+        same = one.held_out_records == report.records and one.seed in (seed, None)
+        if one.sha256 == assignment.training.sha256 and not same:
+            return replace(leaked, inherited=np.unique(lines))
+    return leaked
 
 
 def _judged(

@@ -12,6 +12,7 @@ ENOUGH_RECORDS = 50
 TRIALS_COMPARED = "trials are compared"
 _NO_DATA = "NO_HELD_OUT_DATA"
 _NOT_BY_ITSELF = "which takes no traffic by itself"
+_ANCESTORS = "the data of the version that training begins with, or of one before it,"
 
 NO_ANSWERS = JobWarning(
     reason="NO_ANSWERS",
@@ -29,7 +30,7 @@ def none_held_out(records: int) -> JobWarning:
 
 
 def none_left(leaked: str) -> JobWarning:
-    """Say that training sees what every held-out record asks; `leaked` is of `seen`."""
+    """Say that every held-out record has been asked in training; `leaked` is of `seen`."""
     return JobWarning(
         reason=_NO_DATA,
         message=f"{leaked}; no other is left to judge the version on, {_NOT_BY_ITSELF}: name "
@@ -47,14 +48,22 @@ def too_few(records: int, leaked: str) -> JobWarning:
     )
 
 
-def seen(leaked: int, held_out: int) -> str:
-    """Say that nothing is judged on `leaked` of the held-out records; "" where it is none."""
+def seen(own: int, inherited: int, leaked: int, held_out: int) -> str:
+    """Say that nothing is judged on `leaked` of the held-out records; "" where it is none.
+
+    What `own` of them ask is in the training data, and what `inherited` ask in that of a version
+    which the weights come from.
+    """
     if not leaked:
         return ""
-    return (
+    told = (
         f"VALIDATION_LEAKAGE: {leaked:,} of {held_out:,} held-out records are not judged on, for "
-        "the training data asks what they ask"
     )
+    if not inherited:
+        return f"{told}the training data asks what they ask"
+    if not own:
+        return f"{told}{_ANCESTORS} asks what they ask"
+    return f"{told}the training data asks what {own:,} of them ask, and {_ANCESTORS} {inherited:,}"
 
 
 def no_validation(why: str, records: int, *, hold_out: bool = True) -> FailedPrecondition:

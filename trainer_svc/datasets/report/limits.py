@@ -110,8 +110,8 @@ def inherited_leak(leakage: Leakage, version: str, dataset: str) -> Finding:
     return Finding(
         "VALIDATION_LEAKAGE",
         f"{_of(leakage.leaked, leakage.compared)} of the validation data ask what {version}, which "
-        f"training begins with, has seen of {dataset}: validation shows nothing of these: "
-        f"{_pairs(leakage.pairs, 'is line')} there",
+        f"training begins with, has seen of {dataset}: validation shows nothing of these, and no "
+        f"version is judged on them: {_pairs(leakage.pairs, 'is line')} there",
         leakage.share,
         0.0,
         "max_leakage",

@@ -33,7 +33,8 @@ class Chosen:
     held_out: tuple[int, ...]
     training: tuple[int, ...]
     leaked: str = ""
-    """Says of how many held-out records training has the question: none of them is answered."""
+    """Says of how many held-out records training has the question, or data of a version that the
+    weights come from: none of them is answered."""
     unknown: str = ""
     """Says of which held-out records that is not known."""
     unjudged: JobWarning | None = None
@@ -52,11 +53,12 @@ def choose(
     Of the held-out ones none that is leaked.
     """
     every = np.unique(held_out)
-    apart = every[~np.isin(every, leaked.lines)]
+    own, inherited = np.isin(every, leaked.own), np.isin(every, leaked.inherited)
+    apart = every[~(own | inherited)]
     return Chosen(
         held_out=_drawn(apart, most, f"judged:{seed}"),
         training=_drawn(training, _SHOWN, f"shown:{seed}"),
-        leaked=seen(len(every) - len(apart), len(every)),
+        leaked=seen(int(own.sum()), int(inherited.sum()), len(every) - len(apart), len(every)),
         unknown=leaked.unknown,
     )
 

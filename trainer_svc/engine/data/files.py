@@ -72,15 +72,15 @@ class DatasetFiles:
         finally:
             path.unlink(missing_ok=True)
 
-    async def index(self, ref: DatasetRef) -> RecordIndex | None:
-        """Return a dataset's digests, or None if its release stored none that this one reads.
+    async def index(self, key: str) -> RecordIndex | None:
+        """Return a dataset's digests, or None if `key` is "" or another release wrote them.
 
         They are not kept. Raises NotFound, DataCorrupt and StoreUnavailable.
         """
-        if not ref.index_key:
+        if not key:
             return None
-        data = await self._store.get(ref.index_key, MAX_INDEX_BYTES)
-        return await asyncio.to_thread(read_index, data, ref.index_key)
+        data = await self._store.get(key, MAX_INDEX_BYTES)
+        return await asyncio.to_thread(read_index, data, key)
 
     def _kept(self, key: FileKey, ref: DatasetRef, path: Path, stop: Callable[[], bool]) -> Entry:
         def check() -> None:

@@ -108,7 +108,7 @@ class Examiner:
             yield self.chosen.leaked
         if self.chosen.unknown:
             yield (
-                "it is not known of all held-out records whether the training data asks the same: "
+                "it is not known of all held-out records whether training has asked the same: "
                 f"{self.chosen.unknown}"
             )
         if self.screened.note:

@@ -27,6 +27,7 @@ class TryingStore(ObstoreStore):
         self.waiting = asyncio.Event()
         self.go_on = asyncio.Event()
         self.puts: list[str] = []
+        self.gets: list[str] = []
         self.downloads: list[str] = []
 
     async def seed(self, key: str, data: bytes) -> None:
@@ -42,6 +43,7 @@ class TryingStore(ObstoreStore):
         await super().put(key, data)
 
     async def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        self.gets.append(key)
         await self._wait(key)
         if self.down is not None and self.down in key:
             raise StoreUnavailable("the object store failed")

@@ -43,6 +43,23 @@ def test_nothing_is_judged_on_what_training_sees() -> None:
     assert choose(lines(3), lines(5), 200, seed=0).leaked == ""
 
 
+def test_nothing_is_judged_on_what_the_weights_have_seen() -> None:
+    leaked = Leaked(own=np.array([2, 3]), inherited=np.array([3, 4, 77]))
+    found = choose(lines(3), lines(5), 200, seed=0, leaked=leaked)
+    assert found.held_out == (1, 5)
+    assert found.leaked == (
+        "VALIDATION_LEAKAGE: 3 of 5 held-out records are not judged on, for the training data asks "
+        "what 2 of them ask, and the data of the version that training begins with, or of one "
+        "before it, 2"
+    )
+    found = choose(lines(3), lines(5), 200, seed=0, leaked=Leaked(inherited=np.array([4])))
+    assert found.held_out == (1, 2, 3, 5)
+    assert found.leaked == (
+        "VALIDATION_LEAKAGE: 1 of 5 held-out records are not judged on, for the data of the "
+        "version that training begins with, or of one before it, asks what they ask"
+    )
+
+
 def test_the_records_of_the_lines_are_read(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     records = [{"prompt": str(number), "completion": "x"} for number in range(1, 5)]

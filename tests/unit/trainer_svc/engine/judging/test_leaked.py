@@ -7,11 +7,14 @@ import pytest
 from tests.unit.trainer_svc.engine.indexed import numbered, seeded
 from tests.unit.trainer_svc.engine.judging.examined import start, uploaded
 from tests.unit.trainer_svc.engine.tiny import jsonl
+from tests.unit.trainer_svc.engine.versions import VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import Working
+from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.jobs.events import JobWarning, Judged
-from trainer_svc.protocol import Assignment
+from trainer_svc.protocol import AncestorRef, Assignment
 
 RECORDS = numbered(0, 60)
+EARLIER = f"{VERSION}0"
 WARNED = JobWarning(reason="VALIDATION_LEAKAGE", message="of these")
 
 
@@ -80,5 +83,39 @@ async def test_what_cannot_be_known_is_noted(working: Working) -> None:
     found = (await working.until(Judged, job.lease)).judgement
     assert found.records == 25
     (note,) = found.notes
-    assert note.startswith("it is not known of all held-out records whether the training data asks")
+    assert note.startswith("it is not known of all held-out records whether training has asked")
     assert "the digests of a dataset are lost" in note
+
+
+async def test_what_the_version_before_was_trained_on_is_not_judged_on(
+    bank: AdapterBank, working: Working
+) -> None:
+    await publish(working.store, trained(bank))
+    training = await seeded(working.store, RECORDS, "train")
+    validation = await seeded(working.store, numbered(58, 75), "held")
+    old = await seeded(working.store, numbered(70, 74), "old")
+    before = AncestorRef(
+        version=VERSION, dataset=old.name, sha256=old.sha256, index_key=old.index_key
+    )
+    job = await start(
+        working,
+        jsonl(RECORDS),
+        training=training,
+        validation=validation,
+        from_version=VERSION,
+        ancestors=(before, AncestorRef(version=EARLIER)),
+    )
+    found = (await working.until(Judged, job.lease)).judgement
+    assert found.records == 11
+    leaked, unknown = found.notes
+    assert leaked.startswith("VALIDATION_LEAKAGE: 6 of 17 held-out records are not judged on, for ")
+    assert "the training data asks what 2 of them ask, and the data of the version" in leaked
+    assert leaked.endswith(" 4")
+    assert unknown == (
+        "it is not known of all held-out records whether training has asked the same: what "
+        f"{EARLIER} was trained on is known no more"
+    )
+    _, report = await uploaded(working, job)
+    assert report.judgement is not None
+    asked = {sample.line for sample in report.judgement.samples}
+    assert asked <= {*range(3, 13), 17}
