@@ -152,6 +152,7 @@ class Course:
 
         Its weights go before those of the version that the run trains on from.
         """
+        self._checkpoints.held_out_by(data.draw)
         run = self.run = await self._device.on_step_thread(lambda: self._made(data))
         resumed = await self._resume(run)
         if not resumed and self._assignment.from_version:

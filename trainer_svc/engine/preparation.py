@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.errors import FailedPrecondition
 from tailorbird.manifest import RenderedChat
@@ -78,6 +80,8 @@ class Preparation:
     warnings: Sequence[JobWarning]
     chats: Sequence[RenderedChat]
     """Some of the training file's, for the certificate."""
+    draw: str = ""
+    """Another where others are held out, though the job is the same; "": drawn from all."""
 
     def told(self, trainable_parameters: int) -> list[EventPayload]:
         """Return what the job's history says of it."""
@@ -144,8 +148,10 @@ class Preparer:
         self, assignment: Assignment, training: Read, validation: Read | None, leaked: Leaked
     ) -> Preparation:
         asked, seed = assignment.hyperparameters, assignment.hyperparameters.seed or 0
+        draw = ""
         if validation is None:
-            training, validation = _held_out(assignment, training, seed)
+            seen = leaked.inherited
+            training, validation, draw = _held_out(assignment, training, seed, seen)
             leaked = _with_other_draws(assignment, validation, leaked)
         if validation is None and asked.early_stopping_patience:
             raise no_validation(
@@ -175,6 +181,7 @@ class Preparer:
                 *_not_promoted(assignment, chosen),
             ),
             chats=training[0].chats,
+            draw=draw,
         )
 
     async def _read(self, ref: DatasetRef, policy: DataPolicy, limit: int, folder: Path) -> Read:
@@ -205,37 +212,62 @@ class Preparer:
         )
 
 
-def _held_out(assignment: Assignment, training: Read, seed: int) -> tuple[Read, Read | None]:
-    """Split the training records where that is asked for, or needed and possible."""
-    fraction, least = assignment.validation_fraction, 1
-    records = training[1].kept
-    if fraction is None and assignment.hold_out and records >= ENOUGH_RECORDS:
-        fraction, least = min(_HELD_OUT, _MOST_HELD_OUT / records), _LEAST_HELD_OUT
-    if fraction is None:
-        return training, None
+def _held_out(
+    assignment: Assignment, training: Read, seed: int, seen: npt.NDArray[np.int64]
+) -> tuple[Read, Read | None, str]:
+    """Split the training records where that is asked for, or needed and possible.
+
+    Not of the lines `seen`, where nobody says what share it shall be and there are enough others.
+    Returns also what tells this draw from one of all records.
+    """
+    records, rather_not = training[1].kept, None
+    unseen = int((~np.isin(np.unique(training[0].lines), seen)).sum())
+    if assignment.validation_fraction is None and ENOUGH_RECORDS <= unseen < records:
+        records, rather_not = unseen, seen
+    share = _share(assignment, records)
+    if share is None:
+        return training, None, ""
+    fraction, least = share
     try:
-        kept, held, kept_report, held_report = split(*training, fraction, seed, least=least)
+        kept, held, kept_report, held_report = split(
+            *training, fraction, seed, least=least, rather_not=rather_not
+        )
     except FailedPrecondition:
         if assignment.validation_fraction is None:
             # Nobody asked for it: records that are all the same have none to spare.
-            return training, None
+            return training, None, ""
         raise
-    return (kept, kept_report), (held, held_report)
+    draw = "" if rather_not is None else hashlib.sha256(np.unique(held.lines).tobytes()).hexdigest()
+    return (kept, kept_report), (held, held_report), draw
+
+
+def _share(assignment: Assignment, records: int) -> tuple[float, int] | None:
+    """Return which share of the records is held out, and how many at least; None if none is."""
+    if assignment.validation_fraction is not None:
+        return assignment.validation_fraction, 1
+    if not assignment.hold_out or records < ENOUGH_RECORDS:
+        return None
+    return min(_HELD_OUT, _MOST_HELD_OUT / records), _LEAST_HELD_OUT
 
 
 def _with_other_draws(assignment: Assignment, held_out: Read | None, leaked: Leaked) -> Leaked:
     """Leave no held-out record to be judged on if one of the versions before was trained on some.
 
     Which it held out of the same data is drawn by the seed: the same where their number and the
-    seed are. A seed that is not known is taken for the same.
+    seed are, and neither of both saw other data of which that has a part. A seed that is not known
+    is taken for the same.
     """
     if held_out is None:
         return leaked
     lines, report = held_out[0].lines, held_out[1]
     seed = assignment.hyperparameters.seed or 0
+    others_since = False
     for one in assignment.ancestors:
+        if one.sha256 != assignment.training.sha256:
+            others_since = leaked.inherited.size > 0
+            continue
         same = one.held_out_records == report.records and one.seed in (seed, None)
-        if one.sha256 == assignment.training.sha256 and not same:
+        if others_since or not same:
             return replace(leaked, inherited=np.unique(lines))
     return leaked
 

@@ -40,7 +40,7 @@ def none_left(leaked: str) -> JobWarning:
 
 def too_few(records: int, leaked: str) -> JobWarning:
     """Say that fewer records can be judged on than a promotion needs; see `none_left`."""
-    left = f" ({leaked})" if leaked else ""
+    left = f" that ask something else ({leaked})" if leaked else ""
     return JobWarning(
         reason="TOO_FEW_RECORDS",
         message=f"fewer than {MIN_RECORDS} held-out records, {records}, are there to judge the "

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.errors import Aborted, FailedPrecondition
 from tailorbird.names import DatasetName
@@ -90,10 +91,17 @@ def prepared(
 
 
 def split(
-    dataset: TokenDataset, report: DataReport, fraction: float, seed: int, *, least: int = 1
+    dataset: TokenDataset,
+    report: DataReport,
+    fraction: float,
+    seed: int,
+    *,
+    least: int = 1,
+    rather_not: npt.NDArray[np.int64] | None = None,
 ) -> tuple[TokenDataset, TokenDataset, DataReport, DataReport]:
     """Hold out `fraction` of the different records, at least `least`, and leave at least one.
 
+    With lines that are `rather_not` held out it is a fraction of the others, where there are any.
     Copies of a record, whose tokens are the same, are on one side; those of one that is repeated
     more often than there are to be held out are trained on. Returns views of the training and
     validation examples and their reports; what is left out is in the training's.
@@ -111,6 +119,9 @@ def split(
             reason="NO_TRAINABLE_RECORDS",
         )
     few = copies <= max(round(len(found) * fraction), 1)
+    if rather_not is not None:
+        others = few & ~np.isin(np.arange(len(first)), record[np.isin(found["line"], rather_not)])
+        few = others if others.any() else few
     drawn_from = np.sort(first[few] if few.any() else first)
     count = min(max(round(len(drawn_from) * fraction), least), len(drawn_from), len(first) - 1)
     draw = random.Random(f"validation:{seed}")  # noqa: S311

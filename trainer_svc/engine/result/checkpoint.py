@@ -33,7 +33,10 @@ log = structlog.get_logger(__name__)
 
 
 class MadeFor(BaseModel):
-    """What a checkpoint can be used for: one specification on one base with one tokenizer."""
+    """What a checkpoint can be used for: one specification on one base with one tokenizer.
+
+    Where records are held out otherwise than the specification alone says, its digest says how.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -73,9 +76,17 @@ class Checkpoints:
         self._store = store
         self._job = job
         self._folder = checkpoints_prefix(job) if trial is None else trial_prefix(job, trial)
-        self._made_for = made_for
+        self._asked = self._made_for = made_for
         self._whole: set[int] = set()
         self._best: int | None = None
+
+    def held_out_by(self, draw: str) -> None:
+        """Take only those whose run had the same records held out: see `Preparation.draw`."""
+        self._made_for = self._asked
+        if draw:
+            # In a field that every release compares.
+            spec = _digest(f"{self._asked.spec_sha256}\n{draw}".encode())
+            self._made_for = self._asked.model_copy(update={"spec_sha256": spec})
 
     async def save(self, snapshot: Snapshot, *, best: bool) -> None:
         """Write a checkpoint, then delete what need not be kept.

@@ -17,9 +17,10 @@ from tailorbird.errors import DataCorrupt, FailedPrecondition, NotFound, Tailorb
 from tailorbird.manifest import ADAPTER_WEIGHTS, MANIFEST, FileEntry
 from tailorbird.names import VersionName
 from tailorbird.registry import AdapterRegistry
+from tests.unit.trainer_svc.engine.indexed import numbered, seeded
 from tests.unit.trainer_svc.engine.runs import make_run
 from tests.unit.trainer_svc.engine.stores import TryingStore
-from tests.unit.trainer_svc.engine.tiny import assignment, examples, later
+from tests.unit.trainer_svc.engine.tiny import assignment, examples, jsonl, later
 from tests.unit.trainer_svc.engine.versions import DIGEST, LORA, VERSION, publish, trained
 from tests.unit.trainer_svc.engine.working import DATA, Working
 from tests.unit.trainer_svc.values import put_version
@@ -29,6 +30,7 @@ from trainer_svc.engine.training.evaluation import evaluation
 from trainer_svc.jobs.events import Evaluation, Prepared, Resumed, StepProgress
 from trainer_svc.jobs.model import Hyperparameters
 from trainer_svc.protocol import (
+    AncestorRef,
     Assignment,
     Cancel,
     Cancelled,
@@ -321,6 +323,43 @@ async def test_a_checkpoint_made_for_another_version_is_not_gone_on_from(
     working.worker.take(Suspend(lease=begun.lease))
     await working.until(Suspended, begun.lease)
     other = later(begun).model_copy(update={"spec_sha256": "6" * 64})
+    working.worker.take(Start(assignment=other))
+    assert (await working.until(Resumed, other.lease)).resumed_from_step == 0
+    working.worker.take(Cancel(lease=other.lease))
+    await working.until(Cancelled, other.lease)
+
+
+async def test_a_checkpoint_is_not_gone_on_from_where_other_records_are_held_out(
+    working: Working,
+) -> None:
+    """What was trained on until then is judged on now."""
+    await publish(working.store, trained(working.bank))
+    records = numbered(0, 120)
+    training = await seeded(working.store, records, "train")
+    old = await seeded(working.store, numbered(0, 60), "old")
+    known = AncestorRef(
+        version=VERSION, dataset=old.name, sha256=old.sha256, index_key=old.index_key
+    )
+    begun = await start(
+        working,
+        "drawn",
+        data=jsonl(records),
+        training=training,
+        hold_out=True,
+        validation_fraction=None,
+        hyperparameters=Hyperparameters(epochs=1000, checkpoint_interval=1),
+        ancestors=(known,),
+    )
+    await working.until(StepProgress, begun.lease)
+    working.worker.take(Suspend(lease=begun.lease))
+    await working.until(Suspended, begun.lease)
+    same = later(begun)
+    working.worker.take(Start(assignment=same))
+    assert (await working.until(Resumed, same.lease)).resumed_from_step > 0
+    working.worker.take(Suspend(lease=same.lease))
+    await working.until(Suspended, same.lease)
+    lost = known.model_copy(update={"index_key": ""})
+    other = later(same).model_copy(update={"ancestors": (lost,)})
     working.worker.take(Start(assignment=other))
     assert (await working.until(Resumed, other.lease)).resumed_from_step == 0
     working.worker.take(Cancel(lease=other.lease))

@@ -133,3 +133,68 @@ async def test_a_job_that_holds_nothing_out_compares_nothing(preparing: Preparin
     found = await preparing.prepare(few, trained_on(few))
     assert list(warned(found)) == ["NO_HELD_OUT_DATA"]
     assert "at least 50" in warned(found)["NO_HELD_OUT_DATA"]
+
+
+async def test_records_that_no_version_before_has_seen_are_held_out_where_they_are_enough(
+    preparing: Preparing,
+) -> None:
+    training = await preparing.data(0, 150)
+    before = trained_on(await preparing.data(0, 90, "old"), held_out_records=9)
+    found = await preparing.prepare(training, before)
+    # A tenth of 60, and at least 10; of line 91 and those after it.
+    assert len(found.chosen.held_out) == HELD_OUT
+    assert min(found.chosen.held_out) > 90
+    assert found.chosen.held_out == tuple(found.validation.lines)  # type: ignore[union-attr]
+    assert (found.training_report.kept, found.chosen.leaked) == (140, "")
+    assert warned(found) == {}
+    again = await preparing.prepare(training, before)
+    assert (again.chosen, again.draw) == (found.chosen, found.draw)
+    other = Hyperparameters(epochs=1, batch_tokens=64, seed=1)
+    assert (await preparing.prepare(training, before, hyperparameters=other)).draw != found.draw
+
+
+@pytest.mark.parametrize(("unseen", "drawn"), [(50, True), (49, False)])
+async def test_fewer_of_them_are_drawn_from_all_records(
+    preparing: Preparing, unseen: int, drawn: bool
+) -> None:
+    training = await preparing.data(0, 200)
+    before = trained_on(await preparing.data(0, 200 - unseen, "old"), held_out_records=15)
+    found = await preparing.prepare(training, before)
+    plain = await preparing.prepare(training)
+    assert (len(found.validation), bool(found.draw)) == ((10, True) if drawn else (20, False))
+    assert (len(plain.validation), plain.draw) == (20, "")
+    if drawn:
+        assert len(found.chosen.held_out) == 10
+    else:
+        # As without a version before, less what that was trained on.
+        new = tuple(line for line in plain.chosen.held_out if line > 200 - unseen)
+        assert found.chosen.held_out == new
+        (said,) = warned(found).values()
+        assert f"VALIDATION_LEAKAGE: {20 - len(new)} of 20 held-out records" in said
+
+
+async def test_a_share_that_is_asked_for_is_one_of_all_records(preparing: Preparing) -> None:
+    training = await preparing.data(0, 150)
+    before = trained_on(await preparing.data(0, 90, "old"))
+    found = await preparing.prepare(training, before, validation_fraction=0.4)
+    assert (len(found.validation), found.draw) == (60, "")
+    assert 0 < len(found.chosen.held_out) < 60
+    assert min(found.chosen.held_out) > 90
+    assert f"{60 - len(found.chosen.held_out)} of 60 held-out" in found.chosen.leaked
+
+
+@pytest.mark.parametrize("since", [True, False])
+async def test_other_data_since_makes_the_same_data_draw_otherwise(
+    preparing: Preparing, since: bool
+) -> None:
+    training = await preparing.data(0, 150)
+    same = trained_on(training, held_out_records=HELD_OUT, seed=0)
+    old = trained_on(await preparing.data(0, 90, "old"))
+    found = await preparing.prepare(training, *((old, same) if since else (same, old)))
+    assert len(found.validation) == HELD_OUT
+    assert len(found.chosen.held_out) == (0 if since else HELD_OUT)
+    # Data that has nothing of it changes no draw.
+    apart = trained_on(await preparing.data(900, 950, "apart"))
+    same = trained_on(training, held_out_records=15, seed=0)
+    found = await preparing.prepare(training, *((apart, same) if since else (same, apart)))
+    assert len(found.chosen.held_out) == 15

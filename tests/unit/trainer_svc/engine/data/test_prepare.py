@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -358,6 +359,22 @@ def test_what_is_repeated_more_often_than_is_held_out_is_trained_on(
     examples, report = read(tmp_path, records[:1] * 20 + records[1:2] * 20)
     training, validation, _, _ = split(examples, report, 0.2, seed=seed)
     assert (len(training), len(validation)) == (20, 20)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_rather_not_held_out_is_trained_on_with_its_copies(
+    tmp_path: Path, seed: int
+) -> None:
+    records = different(20)
+    examples, report = read(tmp_path, records + records[8:10])
+    # Lines 9 and 10 stand on 21 and 22 again; one of the two is enough.
+    seen = np.array([*range(1, 10), 22, 99])
+    _, validation, _, held_out = split(examples, report, 0.3, seed, least=2, rather_not=seen)
+    assert all(10 < example.line <= 20 for example in validation)
+    assert held_out.records == 3
+    every = np.arange(1, 23)
+    _, validation, _, held_out = split(examples, report, 0.3, seed, rather_not=every)
+    assert sorted(set(validation.lines)) == sorted(set(split(examples, report, 0.3, seed)[1].lines))
 
 
 @pytest.mark.parametrize("tenant", ["support", "invoices"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -137,6 +138,23 @@ async def test_one_made_for_something_else_is_none(
     bank: AdapterBank, store: TryingStore, run: Run, field: str
 ) -> None:
     assert await restored(bank, store, MADE_FOR.model_copy(update={field: "another"})) is None
+
+
+@pytest.mark.parametrize(("saved", "read"), list(itertools.product(["", "one", "two"], repeat=2)))
+async def test_one_of_a_run_that_had_other_records_held_out_is_none(
+    tmp_path: Path, run: Run, saved: str, read: str
+) -> None:
+    """Whoever went on from it would judge by what the run was trained on."""
+    store = TryingStore(tmp_path / "another")
+    before, after = (Checkpoints(store, NAME, MADE_FOR) for _ in range(2))
+    for checkpoints, draw in ((before, saved), (after, "two"), (after, read)):
+        checkpoints.held_out_by(draw)
+    await before.save(run.snapshot(), best=False)
+    assert (await after.restore() is not None) is (saved == read)
+    # To a release that knows nothing of it, it is none either.
+    await before.save(run.snapshot(), best=False)
+    earlier = Checkpoints(store, NAME, MADE_FOR)
+    assert (await earlier.restore() is not None) is (saved == "")
 
 
 async def test_what_a_later_release_adds_is_ignored(
