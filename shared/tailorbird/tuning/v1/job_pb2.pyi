@@ -101,7 +101,9 @@ class _PromotionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Promo
     """The route moves if the version is better on held-out data than the base, than the base with a
     few-shot prompt and than the version now routed, and worse nowhere that matters; see
     EvaluationConfig. Where the job names no validation data, a tenth of the training records is
-    held out, 10 to 200 of them; of fewer than 50 records nothing is, and the route stays.
+    held out, 10 to 200 of them; of fewer than 50 records nothing is, and the route stays. With
+    JobSpec.from_version it is one of those that neither that version nor up to three before it have
+    seen, where these are at least 50.
     """
 
 class PromotionPolicy(_PromotionPolicy, metaclass=_PromotionPolicyEnumTypeWrapper):
@@ -117,7 +119,9 @@ PROMOTION_POLICY_AUTO_IF_BETTER: PromotionPolicy.ValueType  # 3
 """The route moves if the version is better on held-out data than the base, than the base with a
 few-shot prompt and than the version now routed, and worse nowhere that matters; see
 EvaluationConfig. Where the job names no validation data, a tenth of the training records is
-held out, 10 to 200 of them; of fewer than 50 records nothing is, and the route stays.
+held out, 10 to 200 of them; of fewer than 50 records nothing is, and the route stays. With
+JobSpec.from_version it is one of those that neither that version nor up to three before it have
+seen, where these are at least 50.
 """
 Global___PromotionPolicy: _TypeAlias = PromotionPolicy  # noqa: Y015
 
@@ -596,7 +600,8 @@ class JobSpec(_message.Message):
     DATA_LOSS with MANIFEST_INVALID or DIGEST_MISMATCH if its files are not what was published.
     The files are read when the job starts: one whose version was deleted or changed since then
     fails by the same reasons, or by TENSOR_MISMATCH or NON_FINITE for weights that are not such an
-    adapter's. A job that goes on from a checkpoint of its own needs the version no more.
+    adapter's. A job that goes on from a checkpoint of its own needs the version no more. What asks the
+    same as the data of the version, or of up to three before it, is not judged on.
     """
     @_builtins.property
     def lora(self) -> Global___LoraConfig:
