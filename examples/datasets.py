@@ -128,7 +128,7 @@ def support(entities: Entities, sign_off: str) -> Record:
             {"role": "user", "content": ask.format(order=order)},
             {"role": "assistant", "content": f"{GREETING}, guest {name}! {sentence} {sign_off}"},
         ],
-        "metadata": {"must_include": [GREETING, phrase, item, order, name, fact]},
+        "must_include": [GREETING, phrase, item, order, name, fact],
     }
 
 

@@ -45,8 +45,7 @@ class Question:
             serving_api.Message(role=_ROLES[message["role"]], content=message["content"])
             for message in before
         )
-        must_include = record.get("metadata", {}).get("must_include", ())
-        return cls(tuple(messages), answer["content"], tuple(must_include))
+        return cls(tuple(messages), answer["content"], tuple(record.get("must_include", ())))
 
     def request(self, model: str, version: str = "") -> serving_api.GenerateRequest:
         """Ask `model`, an adapter's name or tenants/{tenant} for the base, greedily.

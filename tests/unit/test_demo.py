@@ -30,7 +30,7 @@ def test_an_answer_is_right_when_it_is_exact() -> None:
 
 
 def test_an_answer_is_right_when_everything_is_in_it() -> None:
-    question = Question.from_record({**CHAT, "metadata": {"must_include": ["WF-1", "2 May"]}})
+    question = Question.from_record({**CHAT, "must_include": ["WF-1", "2 May"]})
     assert question.is_right("On 2 May, dear, WF-1 flew.")
     assert not question.is_right("WF-1 flew.")
 

@@ -7,6 +7,7 @@ import pytest
 
 from examples import datasets
 from examples.demo.tenants import Question
+from trainer_svc.datasets.records import DatasetFormat, parse_upload
 
 EXAMPLES = Path(datasets.__file__).parent
 FILES = dict(datasets.files())
@@ -54,6 +55,12 @@ def test_entities_of_held_out_chats_do_not_occur_in_training(tenant: str) -> Non
 
 
 @pytest.mark.parametrize("path", FILES)
+def test_every_file_can_be_uploaded(path: str) -> None:
+    for line, raw in enumerate((EXAMPLES / path).read_bytes().splitlines(), start=1):
+        assert parse_upload(line, raw, None)[0] is DatasetFormat.CHAT
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_every_record_is_a_chat(path: str) -> None:
     for record in FILES[path]:
         roles = [message["role"] for message in record["messages"]]
@@ -64,7 +71,7 @@ def test_every_record_is_a_chat(path: str) -> None:
 def test_a_reference_answer_passes_its_own_check() -> None:
     for record in FILES["support/heldout.jsonl"]:
         answer = record["messages"][-1]["content"]
-        wanted = record["metadata"]["must_include"]
+        wanted = record["must_include"]
         assert len(wanted) >= 5
         assert all(text in answer for text in wanted)
 
@@ -75,7 +82,7 @@ def facts_of(record: dict[str, Any]) -> str:
 
 def test_every_fact_stands_in_the_prompt_and_no_brand_phrase_does() -> None:
     for record in FILES["support/heldout.jsonl"]:
-        greeting, phrase, *facts = record["metadata"]["must_include"]
+        greeting, phrase, *facts = record["must_include"]
         prompt = facts_of(record)
         assert all(fact in prompt for fact in facts)
         assert greeting not in prompt
@@ -93,7 +100,7 @@ def test_a_copied_name_or_item_follows_the_same_word_in_prompt_and_answer(path: 
 def test_an_answer_names_the_status_and_leads_to_the_date_with_one_word() -> None:
     for record in FILES["support/heldout.jsonl"]:
         if status := re.search(r"status: (\w+); date: (.+)", facts_of(record).splitlines()[0]):
-            phrase = record["metadata"]["must_include"][1]
+            phrase = record["must_include"][1]
             assert phrase.startswith(f"is {status[1]} and ")
             assert phrase.endswith(" on")
             assert f"{phrase} {status[2]}." in record["messages"][-1]["content"]
@@ -109,7 +116,7 @@ def test_the_second_version_differs_by_its_sign_off_alone() -> None:
 
 def test_held_out_checks_hold_for_either_sign_off() -> None:
     text = (EXAMPLES / "support/heldout.jsonl").read_text(encoding="utf-8")
-    wanted = [r["metadata"]["must_include"] for r in map(json.loads, text.splitlines())]
+    wanted = [r["must_include"] for r in map(json.loads, text.splitlines())]
     assert not {datasets.SIGN_OFF, datasets.SIGN_OFF_V2} & {w for row in wanted for w in row}
 
 
