@@ -241,6 +241,12 @@ def test_wrong_options_are_refused_when_they_are_made(
     assert told.value.field == field
 
 
+def test_what_is_within_the_limits_is_looked_for() -> None:
+    patterns = {f"k{at}": "c" * 1000 for at in range(32)}
+    options = ScanOptions(kinds=("person",), patterns=patterns, spacy_model="model")
+    assert options.wanted == {"person", *patterns}
+
+
 def test_a_pattern_must_have_time() -> None:
     with pytest.raises(InvalidArgument, match="0 is not above 0"):
         ScanOptions(pattern_seconds=0)
