@@ -46,7 +46,11 @@ def test_all_answers_together_may_cost_only_so_much(monkeypatch: pytest.MonkeyPa
         # A part without a keyword is looked at all the same.
         ({"items": {}}, [1] * 100, [1] * 50_000),
         ({"items": {"required": []}}, [{}] * 100, [{}] * 20_000),
-        ({"allOf": [{"minimum": 1}] * 500}, [10], [10**4000] * 20_000),
+        (
+            {"items": {"anyOf": [{"maximum": 1}] * 60 + [{"minimum": 1}]}},
+            [10] * 200,
+            [10**4000] * 200,
+        ),
     ],
 )
 def test_an_answer_that_takes_long_is_not_met(costly: object, short: Any, long: Any) -> None:
@@ -80,6 +84,12 @@ def test_each_part_makes_what_unevaluated_properties_look_up_longer() -> None:
     many = schema({"unevaluatedProperties": True, "allOf": [named] + [{"$ref": "#/allOf/0"}] * 300})
     assert many.is_met(dict.fromkeys(map(str, range(10))))
     assert not many.is_met(dict.fromkeys(map(str, range(390, 1000))))
+
+
+def test_what_comes_after_unevaluated_items_costs_what_it_does() -> None:
+    listed = {"items": {}}
+    two = schema({"properties": {"a": {"unevaluatedItems": False, **listed}, "b": listed}})
+    assert two.is_met({"a": [1] * 200, "b": [1] * 3000})
 
 
 def test_patterns_cost_what_they_take() -> None:
