@@ -37,6 +37,12 @@ def test_all_answers_together_may_cost_only_so_much(monkeypatch: pytest.MonkeyPa
         ),
         ({"allOf": [{"not": STRING}] * 500}, [1] * 100, [1] * 20_000),
         ({"items": {"enum": list(range(2500))}}, [2499] * 20, [2499] * 2000),
+        # Of each value all is compared.
+        (
+            {"items": {"enum": [[0] * 80 + [last] for last in range(50)]}},
+            [[0] * 80 + [49]] * 20,
+            [[0] * 80 + [49]] * 300,
+        ),
         ({"allOf": [{"uniqueItems": True}] * 500}, list(range(100)), list(range(20_000))),
         (
             {"allOf": [{"not": {"additionalProperties": False}}] * 300},
@@ -87,7 +93,7 @@ def test_each_part_makes_what_unevaluated_properties_look_up_longer() -> None:
 
 
 def test_what_comes_after_unevaluated_items_costs_what_it_does() -> None:
-    listed = {"items": {}}
+    listed: dict[str, Any] = {"items": {}}
     two = schema({"properties": {"a": {"unevaluatedItems": False, **listed}, "b": listed}})
     assert two.is_met({"a": [1] * 200, "b": [1] * 3000})
 

@@ -94,3 +94,8 @@ def test_the_patterns_of_a_schema_are_bounded_together() -> None:
 def test_many_brackets_are_counted_soon() -> None:
     with pytest.raises(ValueError, match="set is not closed"):
         parts("[" * 16_000)
+
+
+def test_a_bracket_that_is_not_closed_hides_nothing() -> None:
+    with pytest.raises(ValueError, match="bracket is not closed"):
+        parts("((a)")
