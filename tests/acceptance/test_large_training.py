@@ -33,18 +33,19 @@ STEPS = 3
 # Words of a token each: a large file in few tokens, for a test that ends the same hour.
 WORDS = [letter * 99 for letter in "abcdefghijklmnopqrstuvwxyz"]
 ANSWER = " ".join(WORDS[at * at % 26] for at in range(200))
-RECORD = (
-    json.dumps(
-        {
-            "messages": [
-                {"role": "user", "content": "the order?"},
-                {"role": "assistant", "content": ANSWER},
-            ]
-        }
-    ).encode()
-    + b"\n"
-)
-CHUNK = RECORD * (2**20 // len(RECORD))
+
+
+def record(number: int) -> bytes:
+    """A record like no other, of the length of all others."""
+    messages = [
+        {"role": "user", "content": f"the order of {number:06}?"},
+        {"role": "assistant", "content": ANSWER},
+    ]
+    return json.dumps({"messages": messages}).encode() + b"\n"
+
+
+CHUNK_RECORDS = 2**20 // len(record(0))
+CHUNK_BYTES = CHUNK_RECORDS * len(record(0))
 
 
 def make_base(folder: Path) -> Path:
@@ -81,11 +82,12 @@ def make_base(folder: Path) -> Path:
 
 
 def uploaded(chunks: int) -> Iterator[pb.UploadDatasetRequest]:
-    size = chunks * len(CHUNK)
+    size = chunks * CHUNK_BYTES
     header = pb.UploadDatasetHeader(parent="tenants/acme", dataset_id="large", size_bytes=size)
     yield pb.UploadDatasetRequest(header=header)
-    for _ in range(chunks):
-        yield pb.UploadDatasetRequest(chunk=CHUNK)
+    for chunk in range(chunks):
+        numbers = range(chunk * CHUNK_RECORDS, (chunk + 1) * CHUNK_RECORDS)
+        yield pb.UploadDatasetRequest(chunk=b"".join(map(record, numbers)))
 
 
 def peak_bytes(pid: int) -> int:
@@ -136,7 +138,7 @@ def peaks_of(folder: Path, base: Path, size: int) -> Peaks:
         grpc.insecure_channel(address) as channel,
     ):
         stub = pb_grpc.TuningServiceStub(channel)
-        dataset = stub.UploadDataset(uploaded(size // len(CHUNK))).dataset
+        dataset = stub.UploadDataset(uploaded(size // CHUNK_BYTES)).dataset
         spec = job_pb2.JobSpec(
             promotion_policy=job_pb2.PROMOTION_POLICY_ALWAYS,
             training_dataset=dataset.name,
