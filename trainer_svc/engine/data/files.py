@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class DatasetFiles:
         if not key:
             return None
         data = await self._store.get(key, MAX_INDEX_BYTES)
-        return await asyncio.to_thread(read_index, data, key)
+        return await in_thread(lambda _: read_index(data, key))
 
     def _kept(self, key: FileKey, ref: DatasetRef, path: Path, stop: Callable[[], bool]) -> Entry:
         def check() -> None:
