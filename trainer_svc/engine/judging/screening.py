@@ -26,7 +26,8 @@ from trainer_svc.judgement.safety import SafetyScreen
 from trainer_svc.protocol import DatasetRef
 
 MAX_CHARACTERS = 2**29
-"""That are searched; of longer data the rest is not, which is said. Minutes for one core."""
+"""That are searched; of longer data the rest is not, which is said. Minutes for one core with lists
+of dozens of words, hours with the longest that an operator may give."""
 
 _TOLD_LINES = 10
 _PIECE_SECONDS = 0.1
