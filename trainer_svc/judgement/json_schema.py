@@ -21,6 +21,10 @@ from trainer_svc.judgement.json_cost import SQUARE, STEP_SECONDS, Budget, OverBu
 from trainer_svc.judgement.json_text import parsed
 
 MAX_CHARACTERS = 16_384
+MAX_PLACES = 1000
+"""Schemas within one, and itself: to check them takes up to some tenths of a second."""
+MAX_ANCHORS = 50
+"""Each is looked for in the others, for each reference."""
 
 _PATTERN_SECONDS = 0.05
 _REFUSED = {
@@ -30,6 +34,7 @@ _REFUSED = {
     "$recursiveRef": "only $ref within the schema is followed",
 }
 _IDS = ("$id", "id")
+_ANCHORS = ("$anchor", "$dynamicAnchor")
 _NAMED = ("properties", "$defs", "definitions", "dependentSchemas", "dependentRequired")
 _VALUES = ("const", "enum", "default", "examples")
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError, UnknownType)
@@ -47,6 +52,7 @@ class JsonSchema:
         schema = _read(text, field)
         draft = _draft(schema, field)
         try:
+            _check_size(schema, field)
             # Patterns first: the draft's own check compiles them.
             places = _check_keywords(schema, field)
             _check_schema(draft, schema)
@@ -166,6 +172,17 @@ def _draft(schema: dict[str, Any], field: str) -> Any:
     with suppress(ValueError):  # no URI
         return jsonschema.validators.validator_for({"$schema": named}, default=latest)
     return latest
+
+
+def _check_size(schema: object, field: str) -> None:
+    places = {id(schema)}
+    anchors = sum(keyword in _ANCHORS for keyword, _ in _keywords(schema, places))
+    if len(places) > MAX_PLACES:
+        raise InvalidArgument(field, f"{len(places)} schemas within it; at most {MAX_PLACES}")
+    if anchors > MAX_ANCHORS:
+        raise InvalidArgument(
+            field, f"{anchors} anchors; at most {MAX_ANCHORS}, and any number of references #/…"
+        )
 
 
 def _check_schema(draft: Any, schema: object) -> None:

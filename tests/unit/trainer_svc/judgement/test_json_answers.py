@@ -135,6 +135,11 @@ def test_validity_is_by_the_schema() -> None:
         ('{"allOf": [{}], "$ref": "#/allOf/x"}', "leads nowhere"),
         ('{"allOf": [true], "$ref": "#/allOf/0/x"}', "leads nowhere"),
         ('{"minimum": 3, "$ref": "#/minimum/x"}', "leads nowhere"),
+        (json.dumps({"allOf": [{}] * 1000}), "1001 schemas within it; at most 1000"),
+        (
+            json.dumps({"$defs": {str(at): {"$anchor": f"a{at}"} for at in range(51)}}),
+            "51 anchors; at most 50",
+        ),
         ('{"not":' * 300 + "{}" + "}" * 300, "nested too deeply"),
     ],
 )
@@ -143,6 +148,12 @@ def test_a_schema_that_is_wrong_is_refused(text: str, message: str) -> None:
         JsonSchema(text)
     assert refused.value.field == "job.spec.evaluation.json_schema"
     assert len(refused.value.message) < 1000
+
+
+def test_a_schema_may_be_as_large_as_is_allowed() -> None:
+    anchors = {str(at): {"$anchor": f"a{at}"} for at in range(50)}
+    large = {"$defs": anchors, "$ref": "#a49", "allOf": [{}] * 949}
+    assert schema(large).is_met(1)
 
 
 def test_a_property_may_be_named_like_a_keyword() -> None:

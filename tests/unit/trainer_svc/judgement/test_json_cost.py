@@ -35,7 +35,7 @@ def test_all_answers_together_may_cost_only_so_much(monkeypatch: pytest.MonkeyPa
             ["x" * 100],
             ["x" * 2**20],
         ),
-        ({"allOf": [{"not": STRING}] * 500}, [1] * 100, [1] * 20_000),
+        ({"allOf": [{"not": STRING}] * 499}, [1] * 100, [1] * 20_000),
         ({"items": {"enum": list(range(2500))}}, [2499] * 20, [2499] * 2000),
         # Of each value all is compared.
         (
