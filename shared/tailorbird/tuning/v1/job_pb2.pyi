@@ -411,7 +411,10 @@ class EvaluationConfig(_message.Message):
     label_accuracy for few classes, field_accuracy for JSON, rouge_l for summaries, else token_f1.
     """
     json_schema: _builtins.str
-    """A JSON schema that answers which are JSON must meet. At most 16,384 characters. Empty: none."""
+    """A JSON schema that answers which are JSON must meet. Empty: none. At most 16,384 characters, 1,000
+    schemas within it and itself, 50 anchors, and patterns of 50,000 parts once their repeats are
+    written out.
+    """
     few_shot_examples: _builtins.int
     """Examples of the training data before each question of the few-shot prompt, at most 8; fewer
     where more do not fit. Unset: 8. 0: the few-shot prompt is not asked.
