@@ -28,11 +28,11 @@ from serving_svc.adapters.gate import judge_probes
 from serving_svc.adapters.model import LoadedAdapter, StagedAdapter
 from serving_svc.adapters.refusals import ENGINE_DIED, Refusals
 from serving_svc.adapters.replay import effect, replay
-from serving_svc.adapters.workers import uninterrupted
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import Aborted, AdapterRefused, TailorbirdError, Unavailable
 from tailorbird.manifest import Probes, RenderedChat
 from tailorbird.names import VersionName
+from tailorbird.uninterrupted import uninterrupted
 
 _log = structlog.get_logger(__name__)
 

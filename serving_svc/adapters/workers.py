@@ -1,33 +1,18 @@
-"""Threads of their own for what blocks, and work that a cancellation does not leave half done."""
+"""Threads of their own for what blocks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from tailorbird.errors import Unavailable
+from tailorbird.uninterrupted import uninterrupted
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run `work` to its end; a cancellation of the caller meanwhile is raised after it."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        # Marks the error as seen: the cancellation goes before it.
-        _ = task.cancelled() or task.exception()
-        raise cancelled
-    return task.result()
 
 
 class Workers:

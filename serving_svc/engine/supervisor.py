@@ -10,11 +10,11 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from serving_svc.adapters.workers import uninterrupted
 from serving_svc.generation.life import Life
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import TailorbirdError, Unavailable
 from tailorbird.names import VersionName
+from tailorbird.uninterrupted import uninterrupted
 
 _log = structlog.get_logger(__name__)
 

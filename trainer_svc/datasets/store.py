@@ -36,12 +36,13 @@ from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
 from tailorbird.pieces import drained
 from tailorbird.turns import Turns
+from tailorbird.uninterrupted import uninterrupted
 from trainer_svc.datasets.asked import Asked, id_of, named_as
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import DeletedData, deleted_index, keep_index
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
-from trainer_svc.datasets.locks import Locks, to_its_end
+from trainer_svc.datasets.locks import Locks
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.sources import DatasetSources
@@ -282,7 +283,7 @@ class DatasetStore:
             if known is None or asked is None:
                 return None
             # It has its memory until it ends, whoever has hung up.
-            return await to_its_end(asyncio.to_thread(leakage, known, asked))
+            return await uninterrupted(asyncio.to_thread(leakage, known, asked))
 
     async def _work(self, asked: Asked, work: Generator[None, None, None]) -> None:
         """Read what has come in a thread: that of scans, unless nothing is looked for."""
@@ -300,7 +301,7 @@ class DatasetStore:
             await self.store.upload(dataset.data_key, path)
             await self.store.put(dataset.index_key, index)
             try:
-                await to_its_end(self.store.create(f"{name}/{_META}", meta))
+                await uninterrupted(self.store.create(f"{name}/{_META}", meta))
             except ObjectExists:
                 existing = await self.get(name)
                 if existing.data_key != dataset.data_key:

@@ -21,8 +21,8 @@ from tailorbird.names import (
     VersionName,
 )
 from tailorbird.registry import AdapterRegistry
+from tailorbird.uninterrupted import uninterrupted
 from trainer_svc.bases import BaseModels
-from trainer_svc.datasets.locks import to_its_end
 from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.events import JobEvent, JobWarning
 from trainer_svc.jobs.inherited import Inherited, SeenData
@@ -211,7 +211,7 @@ class TuningService:
             await check_unchanged(self._datasets, data)
             creating = self._jobs.create(job, request_id, request_sha256, warnings)
             try:
-                made = await to_its_end(creating)
+                made = await uninterrupted(creating)
             finally:
                 # What failed may have been done all the same.
                 self._queue.wake()
@@ -311,7 +311,7 @@ class TuningService:
         async with self._datasets.turn(name):
             if users := await self._jobs.users(name, _MOST_USERS + 1):
                 raise in_use(name, users[:_MOST_USERS], more=len(users) > _MOST_USERS)
-            await to_its_end(self._datasets.delete(name))
+            await uninterrupted(self._datasets.delete(name))
 
     async def trained_versions(
         self, tenant: TenantName, sha256s: Collection[str], limit: int, after: str
