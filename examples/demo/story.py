@@ -30,6 +30,7 @@ from examples.demo.tenants import (
 from tailorbird.cli.output import last_part, size
 from tailorbird.cli.watch import JobBars, JobView, outcome
 from tailorbird.client import CallError
+from tailorbird.errors import TailorbirdError
 from tailorbird.tuning.v1 import job_pb2
 
 TUNED_AT_LEAST, BASE_BELOW = 0.75, 0.1
@@ -44,9 +45,9 @@ def tell(stage: Stage, report: Report) -> None:
     _trainer_up(stage, report)
     _upload(stage, report)
     *first, second = _create_jobs(stage, report)
-    _follow(stage, report, first)
+    views = _follow(stage, report, first)
     _serving_up(stage, report)
-    _judged(stage, report)
+    _judged(stage, report, [view.version for view in views])
     _compare(stage, report)
     _keep_apart(stage, report)
     version = _review(stage, report, second)
@@ -121,7 +122,10 @@ def _create_jobs(stage: Stage, report: Report) -> list[_Job]:
 
 
 def _follow(stage: Stage, report: Report, jobs: Sequence[_Job]) -> list[JobView]:
-    """Show the jobs' progress to their ends, and check how they end."""
+    """Show the jobs' progress to their ends, and check how they end.
+
+    TailorbirdError if one ends otherwise than its policy has it: what follows asks its adapter.
+    """
     with JobBars(report.console) as bars, ThreadPoolExecutor(len(jobs)) as pool:
 
         def follow(job: _Job) -> JobView:
@@ -131,11 +135,10 @@ def _follow(stage: Stage, report: Report, jobs: Sequence[_Job]) -> list[JobView]
         views = list(pool.map(follow, jobs))
     for job, view in zip(jobs, views, strict=True):
         report.say(f"{job.label}: {outcome(view)}")
-        report.check(
-            f"{job.tenant.id}'s job publishes {job.stem}",
-            view.succeeded and view.promoted is (job.policy == _AUTO),
-            outcome(view),
-        )
+        as_asked = view.succeeded and view.promoted is (job.policy == _AUTO)
+        report.check(f"{job.tenant.id}'s job publishes {job.stem}", as_asked, outcome(view))
+        if not as_asked:
+            raise TailorbirdError(f"{job.name}: {outcome(view)}")
     return views
 
 
@@ -150,13 +153,12 @@ def _serving_up(stage: Stage, report: Report) -> None:
     )
 
 
-def _judged(stage: Stage, report: Report) -> None:
+def _judged(stage: Stage, report: Report, versions: Sequence[str]) -> None:
     """Show what the trainer found out, by which the versions were promoted, and their reports."""
     report.step("What the trainer found out before it promoted them")
     rows = []
-    for tenant in TENANTS:
+    for tenant, name in zip(TENANTS, versions, strict=True):
         serving = stage.serving(tenant)
-        name = serving.get_adapter(tenant.adapter).route.version
         found = serving.get_version(name).judgement
         metric = found.primary_metric
         shares = {each.candidate: each.metrics[metric].value for each in found.candidates}

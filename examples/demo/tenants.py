@@ -23,7 +23,7 @@ FIRST, SECOND = "train", "train-v2"
 LEARNING_RATE = 2e-3
 BATCH_TOKENS = 640
 VALIDATION = 0.05
-MAX_RETENTION_LOSS, MAX_FORGOTTEN = 1.5, 0.9
+MAX_RETENTION_LOSS, MAX_FORGOTTEN = 3.0, 1.0
 """A base of 3.5 million parameters has room for little: what it learns takes the place of much."""
 _MAX_TOKENS = 80
 _AT_ONCE = 8

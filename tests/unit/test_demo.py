@@ -50,15 +50,22 @@ def test_held_out_questions_are_many_and_checkable() -> None:
         assert all(question.is_right(question.expected) for question in questions)
 
 
-@pytest.mark.parametrize(("lowest", "status"), [(0.74, 1), (0.75, 0)])
-def test_one_low_share_of_one_job_fails_the_seeds(
-    monkeypatch: pytest.MonkeyPatch, lowest: float, status: int
+@pytest.mark.parametrize(
+    ("lowest", "status"),
+    [
+        (seeds.Draw(0.74, ""), 1),
+        (seeds.Draw(0.75, ""), 0),
+        (seeds.Draw(1.0, "RETENTION_LOSS"), 1),
+    ],
+)
+def test_one_bad_version_of_one_job_fails_the_seeds(
+    monkeypatch: pytest.MonkeyPatch, lowest: seeds.Draw, status: int
 ) -> None:
     threads = []
 
-    def draws(_: Path, asked: range) -> list[dict[str, float]]:
+    def draws(_: Path, asked: range) -> list[dict[str, seeds.Draw]]:
         threads.append(os.environ["TAILORBIRD_THREADS"])
-        found = [dict.fromkeys(seeds.JOBS, 1.0) for _ in asked]
+        found = [dict.fromkeys(seeds.JOBS, seeds.Draw(1.0, "")) for _ in asked]
         found[1]["support v2"] = lowest
         return found
 
