@@ -253,7 +253,7 @@ def _bad_training(routed: str) -> list[PlantedJob]:
                 Fault("general texts that it lost", "RETENTION_LOSS", "general texts rose by"),
                 Fault("general questions that it lost", "FORGOTTEN", "general questions"),
             ],
-            lambda spec: _with_epochs(spec, 2, rate=1.2e-2),
+            _forgetful,
         ),
         PlantedJob(
             "worse-than-routed",
@@ -300,6 +300,12 @@ def _with_metric(spec: job_pb2.JobSpec, metric: str) -> None:
 def _without_best_step(spec: job_pb2.JobSpec) -> None:
     """Take the last step's weights: no earlier one is looked at."""
     spec.hyperparameters.evaluation_interval = _NEVER
+
+
+def _forgetful(spec: job_pb2.JobSpec) -> None:
+    """Six times the demo's rate, and less allowed than the demo must allow so small a base."""
+    _with_epochs(spec, 2, rate=1.2e-2)
+    spec.evaluation.max_retention_loss, spec.evaluation.max_forgotten = 1.5, 0.9
 
 
 def _too_hot(spec: job_pb2.JobSpec) -> None:

@@ -12,7 +12,7 @@ from bench.judgement.faults import Checked, Fault, Found, figures, table
 from bench.judgement.personal import sentence_with
 from bench.judgement.report import judging_share, lines, unmet
 from bench.judgement.trainer import Ran
-from examples.demo.tenants import INVOICES, SUPPORT
+from examples.demo.tenants import INVOICES, MAX_RETENTION_LOSS, SUPPORT
 from tailorbird.personal_data.kinds import BY_MODEL, KINDS
 from tailorbird.tuning.v1 import job_pb2
 from trainer_svc.datasets.records import parse_record
@@ -101,7 +101,7 @@ def test_what_is_planted_for_training_can_be_uploaded(job: versions.PlantedJob) 
 def test_a_spec_asks_for_what_the_demo_allows() -> None:
     spec = versions.demo_spec(SUPPORT, "training", "held", "a")
 
-    assert spec.evaluation.max_retention_loss == 1.5
+    assert spec.evaluation.max_retention_loss == MAX_RETENTION_LOSS
     assert (spec.validation_dataset, spec.promotion_policy) == (
         "held",
         job_pb2.PROMOTION_POLICY_AUTO_IF_BETTER,
