@@ -66,6 +66,10 @@ class ClosingServer:
                 elif kind == HEADERS:
                     # The last stream that was taken is 0, none, and there is no error.
                     client.sendall(frame(GOAWAY, payload=struct.pack(">II", 0, 0)))
+                    # A socket closed with something unread resets the connection, and the frame
+                    # may be lost with it.
+                    client.shutdown(socket.SHUT_WR)
+                    sent.read()
                     return
 
     def _pass(self, client: socket.socket) -> None:
