@@ -241,18 +241,35 @@ class AdapterRegistry:
             return await self.tombstone(version) or tombstone
         return tombstone
 
-    async def publish(self, version: VersionName, manifest: AdapterManifest) -> None:
+    async def publish(
+        self, version: VersionName, manifest: AdapterManifest, data: bytes | None = None
+    ) -> None:
         """Write the manifest, which makes the version exist. Done before: nothing happens.
 
-        Raises Conflict if another manifest stands there.
+        `data`: the bytes of the manifest, where another release may have begun to write them.
+        Raises Conflict if the manifest of other files stands there.
         """
-        data = manifest.to_json()
-        key = f"{version}/{MANIFEST}"
+        data = manifest.to_json() if data is None else data
         try:
-            await self.store.create(key, data)
+            await self.store.create(f"{version}/{MANIFEST}", data)
         except ObjectExists:
-            if await self.store.get(key) != data:
+            if not await self._is_published(version, manifest, data):
                 raise Conflict(f"{version} is published with another manifest") from None
+
+    async def _is_published(
+        self, version: VersionName, manifest: AdapterManifest, data: bytes
+    ) -> bool:
+        """Tell whether the manifest that stands there is this one.
+
+        Written by a release that writes its bytes otherwise, it names the same files.
+        """
+        found = await self._manifest_bytes(version)
+        if found == data:
+            return True
+        with suppress(DataCorrupt):
+            stored = AdapterManifest.from_json(found)
+            return stored.version == manifest.version and stored.files == manifest.files
+        return False
 
     async def route(self, adapter: AdapterName, generation: int) -> Route | None:
         """Return one generation of the route log, or None if it is not written yet."""
@@ -308,15 +325,17 @@ class AdapterRegistry:
                 continue
             return generation
 
-    async def append_route(self, adapter: AdapterName, route: Route) -> None:
+    async def append_route(
+        self, adapter: AdapterName, route: Route, data: bytes | None = None
+    ) -> None:
         """Write exactly `route.generation`; RouteConflict if somebody else has.
 
-        A reply that was lost is no conflict: the nonce tells that the route there is this one.
+        `data`: its bytes, as in `publish`. A reply that was lost is no conflict: the nonce tells
+        that the route there is this one.
         """
+        data = route.model_dump_json().encode() if data is None else data
         try:
-            await self.store.create(
-                _route_key(adapter, route.generation), route.model_dump_json().encode()
-            )
+            await self.store.create(_route_key(adapter, route.generation), data)
         except ObjectExists:
             written = await self.route(adapter, route.generation)
             if written is None or written.nonce != route.nonce:

@@ -188,8 +188,8 @@ async def test_the_oldest_job_is_claimed_once(store: JobStore) -> None:
 async def test_events_move_the_job(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
-    await store.record(lease, StateChanged(state=JobState.RUNNING), step(3))
-    await store.record(lease, Evaluation(step=3, validation_loss=1.5, perplexity=4.48))
+    await store.record(lease.write(), StateChanged(state=JobState.RUNNING), step(3))
+    await store.record(lease.write(), Evaluation(step=3, validation_loss=1.5, perplexity=4.48))
     found = await store.get(job.name)
     assert found.state is JobState.RUNNING
     assert found.progress is not None
@@ -197,7 +197,7 @@ async def test_events_move_the_job(store: JobStore) -> None:
     assert found.progress.validation_loss == 1.5
     assert [e.sequence for e in await store.events(job.name, 2, 100)] == [3, 4, 5]
     with pytest.raises(FailedPrecondition):
-        await store.record(lease, StateChanged(state=JobState.PREPARING))
+        await store.record(lease.write(), StateChanged(state=JobState.PREPARING))
 
 
 async def test_a_lost_lease_can_change_nothing(store: JobStore) -> None:
@@ -205,20 +205,20 @@ async def test_a_lost_lease_can_change_nothing(store: JobStore) -> None:
     old = await claimed(store)
     assert await store.requeue_lost() == (1, [])
     for action in (
-        store.record(old, step(1)),
-        store.allocate_version(old, "v"),
-        store.commit(old, Publication(manifest=make_manifest(VERSION), route=None)),
-        store.fail(old, JobError(reason="R", message="m")),
-        store.cancelled(old),
-        store.release(old, JobError(reason="R", message="m")),
+        store.record(old.write(), step(1)),
+        store.allocate_version(old.write(), "v"),
+        store.commit(old.write(), Publication(manifest=make_manifest(VERSION), route=None)),
+        store.fail(old.write(), JobError(reason="R", message="m")),
+        store.cancelled(old.write()),
+        store.release(old.write(), JobError(reason="R", message="m")),
     ):
         with pytest.raises(LeaseLost):
             await action
     new = await claimed(store)
     assert new.epoch == old.epoch + 1
     with pytest.raises(LeaseLost):
-        await store.record(old, step(1))
-    await store.record(new, StateChanged(state=JobState.RUNNING))
+        await store.record(old.write(), step(1))
+    await store.record(new.write(), StateChanged(state=JobState.RUNNING))
     assert await states(store, job.name) == [
         JobState.QUEUED,
         JobState.PREPARING,
@@ -231,8 +231,8 @@ async def test_a_lost_lease_can_change_nothing(store: JobStore) -> None:
 async def publishing(store: JobStore) -> Lease:
     lease = await claimed(store)
     for state in (JobState.RUNNING, JobState.EVALUATING):
-        await store.record(lease, StateChanged(state=state))
-    assert await store.allocate_version(lease, f"v{lease.epoch}") in {"", f"v{lease.epoch - 1}"}
+        await store.record(lease.write(), StateChanged(state=state))
+    assert await store.allocate_version(lease.write(), f"v{lease.epoch}") in {"", f"v{lease.epoch - 1}"}
     return lease
 
 
@@ -242,19 +242,19 @@ async def test_a_committed_version_outlives_its_trainer(store: JobStore) -> None
     assert await store.requeue_lost() == (1, [])  # not committed: trained again
     again = await publishing(store)
     publication = Publication(manifest=make_manifest(VERSION), route=None)
-    await store.commit(again, publication)
+    await store.commit(again.write(), publication)
     assert await store.requeue_lost() == (0, [])  # committed: only its outbox is replayed
     assert await store.claim("here") is None
     ((lease, found),) = await store.claim_publications("here")
     assert found == publication
     assert lease.epoch == lost.epoch + 2
-    await store.succeed(lease, found, Outcome(promoted=True, route_generation=4))
+    await store.succeed(lease.write(), found, Outcome(promoted=True, route_generation=4))
     ended = await store.get(job.name)
     assert (ended.state, ended.version, ended.promoted) == (JobState.SUCCEEDED, VERSION, True)
     assert ended.end_time is not None
     assert await store.claim_publications("here") == []
     with pytest.raises(LeaseLost):
-        await store.succeed(lease, found, Outcome(promoted=True))
+        await store.succeed(lease.write(), found, Outcome(promoted=True))
 
 
 async def test_a_queued_job_is_cancelled_at_once(store: JobStore) -> None:
@@ -280,7 +280,7 @@ async def test_who_ends_a_job_hears_what_it_left(store: JobStore) -> None:
 
     held = await uploaded("held")
     await store.request_pause(held.job)
-    assert await store.release(held) is None
+    assert await store.release(held.write()) is None
     assert (await store.request_cancel(held.job))[1] == left("held", "v1")
 
     failed = await uploaded("failed")
@@ -317,7 +317,7 @@ async def test_a_running_job_is_cancelled_when_its_worker_lets_go(store: JobStor
     lease = await claimed(store)
     asked, _ = await store.request_cancel(job.name)
     assert (asked.state, asked.cancel_requested) == (JobState.PREPARING, True)
-    await store.cancelled(lease)
+    await store.cancelled(lease.write())
     assert (await store.get(job.name)).state is JobState.CANCELLED
 
 
@@ -335,12 +335,12 @@ async def test_cancelling_and_committing_exclude_each_other(store: JobStore) -> 
     lease = await publishing(store)
     await store.request_cancel(job.name)
     with pytest.raises(CancelRequested):
-        await store.commit(lease, publication)
-    await store.cancelled(lease)
+        await store.commit(lease.write(), publication)
+    await store.cancelled(lease.write())
 
     other = await store.create(make_job("two"), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease, publication)
+    await store.commit(lease.write(), publication)
     with pytest.raises(FailedPrecondition, match="its version is committed"):
         await store.request_cancel(other.name)
 
@@ -369,11 +369,11 @@ async def test_a_running_job_is_paused_when_its_worker_lets_go(store: JobStore) 
     lease = await claimed(store)
     asked = await store.request_pause(job.name)
     assert (asked.state, asked.pause_requested) == (JobState.PREPARING, True)
-    await store.release(lease)
+    await store.release(lease.write())
     found = await store.get(job.name)
     assert (found.state, found.pause_requested, found.error) == (JobState.PAUSED, False, None)
     with pytest.raises(LeaseLost):
-        await store.record(lease, step(1))
+        await store.record(lease.write(), step(1))
     await store.request_resume(job.name)
     assert (await claimed(store)).epoch == 2
 
@@ -391,7 +391,7 @@ async def test_a_pause_that_nobody_has_heeded_is_taken_back(store: JobStore) -> 
     lease = await claimed(store)
     await store.request_pause(job.name)
     assert not (await store.request_resume(job.name)).pause_requested
-    await store.release(lease)
+    await store.release(lease.write())
     assert (await store.get(job.name)).state is JobState.QUEUED
 
 
@@ -429,7 +429,7 @@ async def test_what_cannot_be_paused_says_so(store: JobStore) -> None:
     await store.request_cancel(going.name)
     committed = await store.create(make_job("committed"), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease, Publication(manifest=make_manifest(VERSION), route=None))
+    await store.commit(lease.write(), Publication(manifest=make_manifest(VERSION), route=None))
     for job, detail, state in (
         (ended, "it is FAILED", "FAILED"),
         (going, "it is being cancelled", "PREPARING"),
@@ -448,8 +448,8 @@ async def test_a_job_that_ends_before_its_pause_is_not_to_be_paused(store: JobSt
     lease = await publishing(store)
     await store.request_pause(job.name)
     publication = Publication(manifest=make_manifest(VERSION), route=None)
-    await store.commit(lease, publication)
-    await store.succeed(lease, publication, Outcome(promoted=False))
+    await store.commit(lease.write(), publication)
+    await store.succeed(lease.write(), publication, Outcome(promoted=False))
     found = await store.get(job.name)
     assert (found.state, found.pause_requested) == (JobState.SUCCEEDED, False)
 
@@ -479,11 +479,11 @@ def downgrade(connection: sa.Connection, revision: str) -> None:
 async def test_a_committed_job_neither_fails_nor_goes_back(store: JobStore) -> None:
     await store.create(make_job(), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease, Publication(manifest=make_manifest(VERSION), route=None))
+    await store.commit(lease.write(), Publication(manifest=make_manifest(VERSION), route=None))
     for action in (
-        store.fail(lease, JobError(reason="R", message="m")),
-        store.cancelled(lease),
-        store.release(lease),
+        store.fail(lease.write(), JobError(reason="R", message="m")),
+        store.cancelled(lease.write()),
+        store.release(lease.write()),
     ):
         with pytest.raises(FailedPrecondition, match="committed"):
             await action
@@ -494,11 +494,11 @@ async def test_a_write_whose_answer_was_lost_is_made_once(store: JobStore) -> No
     lease = await claimed(store)
     publication = Publication(manifest=make_manifest(VERSION), route=None)
     outcome = Outcome(promoted=True, route_generation=4)
-    await twice(lease, lambda: store.record(lease, StateChanged(state=JobState.RUNNING), step(1)))
-    await twice(lease, lambda: store.record(lease, StateChanged(state=JobState.EVALUATING)))
-    await twice(lease, lambda: store.allocate_version(lease, "v1"))
-    await twice(lease, lambda: store.commit(lease, publication))
-    await twice(lease, lambda: store.succeed(lease, publication, outcome))
+    await twice(lease, lambda: store.record(lease.write(), StateChanged(state=JobState.RUNNING), step(1)))
+    await twice(lease, lambda: store.record(lease.write(), StateChanged(state=JobState.EVALUATING)))
+    await twice(lease, lambda: store.allocate_version(lease.write(), "v1"))
+    await twice(lease, lambda: store.commit(lease.write(), publication))
+    await twice(lease, lambda: store.succeed(lease.write(), publication, outcome))
     assert await states(store, job.name) == [
         JobState.QUEUED,
         JobState.PREPARING,
@@ -513,8 +513,8 @@ async def test_a_write_whose_answer_was_lost_is_made_once(store: JobStore) -> No
 async def test_the_same_event_again_is_another_one(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
-    await store.record(lease, step(1))
-    await store.record(lease, step(1))
+    await store.record(lease.write(), step(1))
+    await store.record(lease.write(), step(1))
     assert await store.last_sequence(job.name) == 4
 
 
@@ -621,7 +621,7 @@ async def test_only_what_its_owner_left_is_taken_back(store: JobStore) -> None:
 async def test_only_committed_versions_that_its_owner_left_are_taken_up(store: JobStore) -> None:
     await store.create(make_job(), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease, Publication(manifest=make_manifest(VERSION), route=None))
+    await store.commit(lease.write(), Publication(manifest=make_manifest(VERSION), route=None))
     assert await store.claim_publications("me", "me") == []
     assert await store.claim_publications("me", "here", {lease.job}) == []
     assert len(await store.claim_publications("me", "here")) == 1
@@ -656,7 +656,7 @@ async def test_what_a_later_release_wrote_into_the_history_is_passed_over(store:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
     await change(store, events, payload={"kind": "sample", "text": "a b c"})
-    await store.record(lease, step(1))
+    await store.record(lease.write(), step(1))
     found = await store.events(job.name, 0, 9)
     assert [event.sequence for event in found] == [1, 2, 3]
     assert [type(event.payload) for event in found] == [Unknown, Unknown, StepProgress]
@@ -667,7 +667,7 @@ async def test_figures_of_a_later_release_are_kept(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
     await change(store, jobs, progress={"step": 1, "total_steps": 10, "accuracy": 0.5})
-    await store.record(lease, step(3))
+    await store.record(lease.write(), step(3))
     async with store._database.read() as connection:
         stored = (await connection.execute(sa.select(jobs.c.progress))).scalar_one()
     assert stored["accuracy"] == 0.5
@@ -685,7 +685,7 @@ async def test_a_state_of_a_later_release_is_left_alone(store: JobStore) -> None
     assert await store.requeue_lost() == (0, [])
     assert await store.claim("here") is None
     with pytest.raises(LeaseLost):
-        await store.record(lease, step(1))
+        await store.record(lease.write(), step(1))
     for request in (store.request_cancel, store.request_pause, store.request_resume):
         with pytest.raises(FailedPrecondition, match="it is JUDGED"):
             await request(job.name)
@@ -706,7 +706,7 @@ async def test_an_ended_job_cannot_be_cancelled(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
     error = JobError(reason="NON_FINITE", message="loss is NaN", metadata={"step": "3"})
-    await store.fail(lease, error)
+    await store.fail(lease.write(), error)
     assert (await store.get(job.name)).error == error
     with pytest.raises(FailedPrecondition, match="it is FAILED"):
         await store.request_cancel(job.name)

@@ -64,11 +64,11 @@ async def test_a_sweep_is_found_as_it_was_made(store: JobStore) -> None:
 async def test_what_is_said_of_trials_is_known(store: JobStore) -> None:
     sweep = await store.create(make_sweep(trials=2), "", DIGEST)
     lease = await claimed(store)
-    await store.record(lease, reached(0, 2.0))
-    await store.record(lease, reached(1, 1.0))
+    await store.record(lease.write(), reached(0, 2.0))
+    await store.record(lease.write(), reached(1, 1.0))
     found = await store.get(sweep.name)
     assert found.sweep is not None
-    await store.record(lease, found.sweep.decide(1))
+    await store.record(lease.write(), found.sweep.decide(1))
     found = await store.get(sweep.name)
     assert found.sweep is not None
     assert found.sweep.active == [1]
@@ -85,7 +85,7 @@ async def test_what_a_later_release_knows_of_a_sweep_stays(store: JobStore) -> N
     async with store._database.write() as connection:
         row = (await connection.execute(sa.select(jobs.c.sweep))).scalar_one()
         await connection.execute(sa.update(jobs).values(sweep={**row, "later": 7}))
-    await store.record(lease, reached(0, 2.0))
+    await store.record(lease.write(), reached(0, 2.0))
     async with store._database.read() as connection:
         row = (await connection.execute(sa.select(jobs.c.sweep))).scalar_one()
     assert row["later"] == 7
@@ -134,7 +134,7 @@ async def test_an_earlier_release_takes_no_sweep_from_the_queue(store: JobStore)
     assert (await store.counts())[JobState.QUEUED] == 1
     lease = await claimed(store)
     assert await stored(store, sweep.name) == "PREPARING_SWEEP"
-    await store.release(lease)
+    await store.release(lease.write())
     assert await stored(store, sweep.name) == "QUEUED_SWEEP"
     await store.request_pause(sweep.name)
     assert await stored(store, sweep.name) == "PAUSED_SWEEP"
@@ -159,19 +159,19 @@ async def test_an_earlier_release_puts_no_lost_sweep_back_into_the_queue(store: 
     lease = await claimed(store)
     version = f"{sweep.spec.adapter}/versions/v1"
     for state in (JobState.RUNNING, JobState.EVALUATING):
-        await store.record(lease, StateChanged(state=state))
+        await store.record(lease.write(), StateChanged(state=state))
         assert await stored(store, sweep.name) == f"{state}_SWEEP"
         assert (await store.get(sweep.name)).state is state
         assert len(await store.page(ACME, limit=10, state=state)) == 1
-    await store.allocate_version(lease, "v1")
+    await store.allocate_version(lease.write(), "v1")
     assert await stored(store, sweep.name) == "PUBLISHING_SWEEP"
     assert (await store.counts())[JobState.PUBLISHING] == 1
     publication = Publication(manifest=make_manifest(version), route=None)
-    await store.commit(lease, publication)
+    await store.commit(lease.write(), publication)
     assert (await store.requeue_lost())[0] == 0
     ((again, found),) = await store.claim_publications("there")
     assert found == publication
-    await store.succeed(again, found, Outcome(promoted=False, route_generation=0))
+    await store.succeed(again.write(), found, Outcome(promoted=False, route_generation=0))
     assert await stored(store, sweep.name) == "SUCCEEDED"
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -23,16 +23,18 @@ from tailorbird.registry import AdapterRegistry
 from trainer_svc.bases import BaseModels
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.assignment import Assignments, key_of
-from trainer_svc.dispatch.backoff import Pauses, insist, pause_after
+from trainer_svc.dispatch.backoff import pause_after
 from trainer_svc.dispatch.executor import Executor
-from trainer_svc.dispatch.losses import Losses
+from trainer_svc.dispatch.heart import Heart
+from trainer_svc.dispatch.holder import Holder
 from trainer_svc.dispatch.place import Place
 from trainer_svc.dispatch.placement import Look, Placement, Rules, slots_of
 from trainer_svc.dispatch.publisher import Publisher
-from trainer_svc.dispatch.runner import Ending, Runner
+from trainer_svc.dispatch.runner import Ending, Patience, Runner
 from trainer_svc.dispatch.waiting import first, wait
 from trainer_svc.dispatch.workers import Workers
-from trainer_svc.jobs.fence import Lease
+from trainer_svc.jobs.fence import GivenBack, Lease
+from trainer_svc.jobs.leases import Kept
 from trainer_svc.jobs.model import Isolation, Job, JobState, Left
 from trainer_svc.jobs.publication import Publication
 from trainer_svc.jobs.store import JobStore
@@ -41,6 +43,8 @@ from trainer_svc.metrics import TrainerMetrics
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+_POLL_SECONDS = 1.0
+"""After which the queue is looked at, whatever was heard: other trainers add to it, too."""
 
 
 class Dispatcher:
@@ -59,20 +63,22 @@ class Dispatcher:
         metrics: TrainerMetrics,
         *,
         bases: BaseModels,
+        trainer: str = "",
         base_memory: float = math.inf,
         workers: int,
         jobs_per_worker: int,
         max_worker_losses: int,
+        max_attempts: int = 20,
     ) -> None:
         self._jobs = jobs
         self._publisher = publisher
         self._metrics = metrics
+        self._patience = Patience(losses=max_worker_losses, attempts=max_attempts)
+        self._trainer = f"{trainer or uuid.uuid4().hex}/"
         # Of this process alone: what it holds it knows, and what else has its name is left over.
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._owner = f"{self._trainer}{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._losses = Losses(max_worker_losses)
-        self._pauses: Pauses[JobName] = Pauses()
         self._workers = Workers(
             executor,
             bases,
@@ -87,23 +93,24 @@ class Dispatcher:
         self._rules = Rules(
             jobs_per_worker=jobs_per_worker,
             must_be_alone=self._must_be_alone,
-            suspected=lambda job: self._losses.suspects(job.name),
+            suspected=lambda job: job.faults.alone,
             base_of=self._workers.base_of,
             refused=self._workers.refused,
             sizes=self._workers.sizes,
         )
         self._placement = Placement(self._rules)
         self._runners: dict[JobName, Runner] = {}
-        self._finishing: set[JobName] = set()
+        self._finishing: dict[JobName, Lease] = {}
         self._left_over = False
+        self._to_publish = True
         self._to_discard: asyncio.Queue[Left] = asyncio.Queue()
 
     async def recover(self) -> None:
-        """Put a lost trainer's jobs back into the queue; no other trainer may hold this store."""
-        lost, cancelled = await self._jobs.requeue_lost()
-        if lost:
-            _log.warning("jobs of a lost trainer go on", count=lost - len(cancelled))
-        self._all_cancelled(cancelled)
+        """Put the jobs of this trainer's last process back into the queue; it is known to be gone.
+
+        What other trainers' processes leave is taken over when their leases are over.
+        """
+        self._all_cancelled(await self._jobs.take_back(self._trainer))
 
     async def run(self) -> None:
         """Replay what is committed, and serve the queue; returns after `stop`.
@@ -111,9 +118,9 @@ class Dispatcher:
         Raises FailedPrecondition if no worker can be started with the default base: its jobs would
         wait for ever.
         """
+        heart = asyncio.create_task(Heart(self._jobs, self._owner, self).run())
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._replay(group))
                 group.create_task(self._sweep())
                 group.create_task(self._discard())
                 self._workers.begin()
@@ -122,6 +129,37 @@ class Dispatcher:
                 group.create_task(self._serve_queue(group))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
+        finally:
+            heart.cancel()
+
+    def holders(self) -> Mapping[JobName, int]:
+        """See Heeded."""
+        leases = [*(runner.lease for runner in self._runners.values()), *self._finishing.values()]
+        return {lease.job: lease.epoch for lease in leases}
+
+    async def kept(self, before: Mapping[JobName, int], kept: Mapping[JobName, Kept]) -> None:
+        """See Heeded: tell runners that their lease is lost, or what callers ask of their job."""
+        told = []
+        for job, epoch in before.items():
+            runner = self._runners.get(job)
+            if runner is None or runner.lease.epoch != epoch:
+                continue
+            found = kept.get(job)
+            if found is None or found.epoch != epoch:
+                runner.lose()
+            elif found.cancel_requested:
+                told.append(runner.cancel())
+            elif found.pause_requested:
+                told.append(runner.suspend())
+        await asyncio.gather(*told)
+        # The queue's own task looks again: it alone knows what it has claimed at this moment.
+        self._left_over |= not kept.keys() <= {*before, *self.holders()}
+        self._to_publish = True
+        self.wake()
+
+    def taken_over(self, cancelled: list[Left]) -> None:
+        """See Heeded."""
+        self._all_cancelled(cancelled)
 
     def wake(self) -> None:
         """Look at the queue now."""
@@ -136,7 +174,6 @@ class Dispatcher:
     def cancelled(self, left: Left) -> None:
         """Forget a job that was cancelled with no worker on it, and delete what it left."""
         self._metrics.finished.labels(JobState.CANCELLED, "").inc()
-        self._losses.forget(left.job)
         self._to_discard.put_nowait(left)
         # A worker may have been closed to others for its sake.
         self.wake()
@@ -152,28 +189,24 @@ class Dispatcher:
         self.wake()
         await asyncio.gather(*(runner.suspend() for runner in self._runners.values()))
 
-    async def _replay(self, group: asyncio.TaskGroup) -> None:
-        committed = await insist(
-            lambda: self._jobs.claim_publications(self._owner, held=self._held())
-        )
-        self._finish(group, committed)
-
     def _held(self) -> set[JobName]:
         return {*self._runners, *self._finishing}
 
     def _finish(self, group: asyncio.TaskGroup, committed: list[tuple[Lease, Publication]]) -> None:
         for lease, publication in committed:
-            self._finishing.add(lease.job)
+            self._finishing[lease.job] = lease
             group.create_task(self._finish_one(lease, publication))
 
     async def _finish_one(self, lease: Lease, publication: Publication) -> None:
         try:
-            await self._publisher.finish(lease, publication)
+            await self._publisher.finish(Holder(self._jobs, lease), publication)
+        except LeaseLost as error:
+            _log.warning("lease lost", job=str(lease.job), error=error.message)
         except Exception:
-            # The next start tries again; others' jobs go on until then.
+            # Its lease is over some time; then it is tried again, here or elsewhere.
             _log.exception("committed version not published", job=str(lease.job))
         finally:
-            self._finishing.discard(lease.job)
+            del self._finishing[lease.job]
 
     def _all_cancelled(self, jobs: list[Left]) -> None:
         for left in jobs:
@@ -200,7 +233,7 @@ class Dispatcher:
         failures = 0
         while not self._stop.is_set():
             # Both are taken before the look: what changes during it is looked at again.
-            wake, seconds = self._wake, self._next_pause_end()
+            wake, seconds = self._wake, self._next_look()
             try:
                 placed = await self._place_next(group)
                 failures = 0
@@ -214,20 +247,23 @@ class Dispatcher:
             if not placed:
                 await wait(wake, seconds)
 
-    def _next_pause_end(self) -> float | None:
-        ends = self._pauses.next_end(), self._workers.next_pause_end()
-        return min((end for end in ends if end is not None), default=None)
+    def _next_look(self) -> float:
+        """Return in how many seconds to look again, whether anybody has called or not."""
+        return min(self._workers.next_pause_end() or math.inf, _POLL_SECONDS)
 
     async def _place_next(self, group: asyncio.TaskGroup) -> bool:
         """Look at the queue once; tell whether to look again at once."""
         if self._left_over:
-            await self._take_back(group)
+            self._all_cancelled(await self._jobs.take_back(self._owner, self._held()))
+            self._left_over, self._to_publish = False, True
+        if self._to_publish:
+            self._finish(group, await self._jobs.claim_publications(self._owner))
+            self._to_publish = False
         look = self._placement.look(self._workers.stock())
         claimed = None
         if look.may_change_anything():
-            avoid = {*self._runners, *self._pauses.paused()}
             claimed = await self._jobs.claim(
-                self._owner, look.fits, avoid=avoid, passed=look.passed
+                self._owner, look.fits, avoid=set(self._runners), passed=look.passed
             )
         if claimed is not None:
             await self._see_to(group, look, *claimed)
@@ -244,23 +280,15 @@ class Dispatcher:
         elif look.refusal is not None:
             _log.warning("job held back", job=str(job.name), error=look.refusal.message)
             try:
-                left = await self._jobs.release(lease, look.refusal)
+                left = await self._jobs.release(lease.write(), GivenBack(error=look.refusal))
             except LeaseLost:
                 self._left_over = True
                 return
             if left is not None:
                 self.cancelled(left)
 
-    async def _take_back(self, group: asyncio.TaskGroup) -> None:
-        """See to the leases of this process that nobody here works on."""
-        owner, held = self._owner, self._held()
-        _, cancelled = await self._jobs.requeue_lost(owner, held)
-        self._all_cancelled(cancelled)
-        self._finish(group, await self._jobs.claim_publications(owner, owner, held))
-        self._left_over = False
-
     def _must_be_alone(self, job: Job) -> bool:
-        return job.spec.isolation is Isolation.EXCLUSIVE or self._losses.suspects(job.name)
+        return job.spec.isolation is Isolation.EXCLUSIVE or job.faults.alone
 
     def _begin(self, group: asyncio.TaskGroup, place: Place, lease: Lease, job: Job) -> None:
         key, slots = key_of(lease), slots_of(job, place, self._rules)
@@ -278,8 +306,8 @@ class Dispatcher:
             self._jobs,
             self._assignments,
             self._publisher,
-            self._losses,
             self._metrics,
+            patience=self._patience,
             at_once=slots,
             halved=halved,
             suspended=self._stop.is_set(),
@@ -291,12 +319,7 @@ class Dispatcher:
         job = runner.job.name
         try:
             ending = await runner.run()
-            if ending is Ending.DONE:
-                place.proven = True
-                self._pauses.forget(job)
-            elif ending is not Ending.LOST:
-                # Memory may be short: each try waits longer, however long ago the last one was.
-                self._pauses.add(job, at_least=max(1, self._losses.tokenising(job)))
+            place.proven |= ending is Ending.DONE
             self._left_over |= ending is Ending.UNCLEAR
         finally:
             # Nothing is awaited here: a database that hangs would hold the stop.

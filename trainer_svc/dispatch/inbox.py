@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from trainer_svc.dispatch.executor import WorkerLost
+from tailorbird.errors import TailorbirdError
 from trainer_svc.jobs.events import CheckpointSaved, Evaluation, StepProgress
 from trainer_svc.protocol import Report, Reported
 from trainer_svc.record import Record
@@ -25,7 +25,7 @@ class Inbox:
     def __init__(self) -> None:
         self._reports: deque[Report] = deque()
         self._changed = asyncio.Event()
-        self._end: WorkerLost | None = None
+        self._end: TailorbirdError | None = None
 
     def put(self, report: Report) -> None:
         """Add a report."""
@@ -41,18 +41,23 @@ class Inbox:
                 del self._reports[found[0]]
                 return
 
-    def close(self, error: WorkerLost) -> None:
-        """Let nothing follow what has been put."""
-        self._end = error
+    def close(self, error: TailorbirdError, *, at_once: bool = False) -> None:
+        """Let nothing follow what has been put; `at_once`: nor that either. The first one stands.
+
+        `error` is what `get` raises then.
+        """
+        self._end = self._end or error
+        if at_once:
+            self._reports.clear()
         self._changed.set()
 
     def check_open(self) -> None:
-        """Raise WorkerLost if nothing more will come."""
+        """Raise what it was closed with, if nothing more will come."""
         if self._end is not None:
-            raise WorkerLost(self._end.message) from self._end
+            raise type(self._end)(self._end.message) from self._end
 
     async def get(self) -> Report:
-        """Wait for the next report; WorkerLost if there will be none."""
+        """Wait for the next report; raises what it was closed with if there will be none."""
         while not self._reports:
             self.check_open()
             self._changed.clear()

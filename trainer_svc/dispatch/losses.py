@@ -1,54 +1,46 @@
-"""Which jobs processes died of, as far as one can tell."""
+"""What goes wrong with a job that may go on all the same: how often it may, and when it goes on."""
 
 from __future__ import annotations
 
-from tailorbird.names import JobName
+from trainer_svc.jobs.model import Faults
+
+_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
 
-class Losses:
-    """Counts the workers that died under each job, until it has ended, and knows who is alone."""
+def pause_of(faults: Faults) -> float:
+    """Return for how many seconds nobody takes the job up.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._counts: dict[JobName, int] = {}
-        self._tokenising: dict[JobName, int] = {}
+    What it needs may be down, or memory be short: it waits longer the more often it was tried.
+    """
+    tries = max(1, faults.attempts, faults.data_losses)
+    return _SECONDS[min(tries, len(_SECONDS)) - 1]
 
-    def add(self, job: JobName, *, at_work: bool) -> bool:
-        """Note a worker that died with the job, and tell whether it was one too many.
 
-        It counts if the job was `at_work`: trained or judged. In another phase it may have been
-        anybody's doing, and makes the job a suspect; a suspect is alone, so whatever it dies of
-        next was its own.
-        """
-        counts = at_work or job in self._counts
-        self._counts[job] = self._counts.get(job, 0) + int(counts)
-        return self._counts[job] >= self._most
+def after_attempt(faults: Faults) -> Faults:
+    """Note a lease that ended for want of something."""
+    return faults.model_copy(update={"attempts": faults.attempts + 1})
 
-    def suspect(self, job: JobName) -> None:
-        """Let the job be alone from now on: then it is seen whether a failure is its own doing."""
-        self._counts.setdefault(job, 0)
 
-    def suspects(self, job: JobName) -> bool:
-        """Whether the job gets its next worker for itself."""
-        return job in self._counts
+def after_worker_loss(faults: Faults, *, at_work: bool) -> Faults:
+    """Note a worker that died under the job.
 
-    def count(self, job: JobName) -> int:
-        """Return how many workers died under the job."""
-        return self._counts.get(job, 0)
+    It counts if the job was `at_work`: trained or judged. In another phase it may have been
+    anybody's doing, and makes the job a suspect; a suspect is alone, so whatever it dies of next
+    was its own.
+    """
+    counts = at_work or faults.alone
+    losses = faults.worker_losses + int(counts)
+    return faults.model_copy(update={"worker_losses": losses, "alone": True})
 
-    def add_tokenising(self, job: JobName) -> bool:
-        """Note that the process of the job's data died, and tell whether it was one too many.
 
-        No worker was harmed: it makes no suspect, and does not count as a worker's death.
-        """
-        self._tokenising[job] = self.tokenising(job) + 1
-        return self._tokenising[job] >= self._most
+def after_data_loss(faults: Faults) -> Faults:
+    """Note that the process of the job's data died.
 
-    def tokenising(self, job: JobName) -> int:
-        """Return how many processes died of the job's data."""
-        return self._tokenising.get(job, 0)
+    No worker was harmed: it makes no suspect, and does not count as a worker's death.
+    """
+    return faults.model_copy(update={"data_losses": faults.data_losses + 1})
 
-    def forget(self, job: JobName) -> None:
-        """Forget a job that has ended."""
-        self._counts.pop(job, None)
-        self._tokenising.pop(job, None)
+
+def suspected(faults: Faults) -> Faults:
+    """Let the job be alone from now on: then it is seen whether a failure is its own doing."""
+    return faults.model_copy(update={"alone": True})

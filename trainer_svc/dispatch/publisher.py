@@ -9,14 +9,21 @@ from datetime import UTC, datetime
 import structlog
 from pydantic import ValidationError
 
-from tailorbird.errors import DataCorrupt, NotFound, StoreUnavailable
+from tailorbird.errors import (
+    DataCorrupt,
+    LeaseLost,
+    NotFound,
+    StoreUnavailable,
+    TailorbirdError,
+)
 from tailorbird.manifest import MANIFEST, AdapterManifest
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
 from tailorbird.object_store import ObjectStore, delete_folder
 from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
 from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.dispatch.backoff import insist
-from trainer_svc.jobs.fence import Lease
+from trainer_svc.dispatch.holder import Holder
+from trainer_svc.jobs.events import JobWarning
 from trainer_svc.jobs.model import TERMINAL, Job, JobState, Left, PromotionPolicy
 from trainer_svc.jobs.publication import BASE_CHANGED, Publication, publish
 from trainer_svc.jobs.store import JobStore
@@ -26,6 +33,9 @@ NOT_JUDGED = "NOT_JUDGED"
 """Why a version is not promoted: its worker, of an earlier release, judged nothing."""
 
 _log = structlog.get_logger(__name__)
+
+_PUT_OFF_SECONDS = 300.0
+_MAX_MESSAGE = 1000
 
 
 class Publisher:
@@ -37,37 +47,48 @@ class Publisher:
         self._registry = AdapterRegistry(store)
         self._metrics = metrics
 
-    async def allocate(self, lease: Lease, job: Job) -> VersionName:
+    async def allocate(self, held: Holder, job: Job) -> VersionName:
         """Allocate the version's id in the job store, before the first byte is uploaded.
 
         What an earlier epoch uploaded and never committed is deleted: no manifest can follow it.
         """
-        id_ = version_id(job.name, lease.epoch, datetime.now(UTC))
-        abandoned = await insist(lambda: self._jobs.allocate_version(lease, id_))
+        id_ = version_id(job.name, held.lease.epoch, await insist(self._jobs.time))
+        abandoned = await held.allocate_version(id_)
         if abandoned:
             await self._forget(f"{job.spec.adapter}/versions/{abandoned}")
         return job.spec.adapter_name.version(id_)
 
-    async def publish(self, lease: Lease, job: Job, manifest: AdapterManifest) -> None:
+    async def publish(self, held: Holder, job: Job, manifest: AdapterManifest) -> None:
         """Commit the version, then write it. CancelRequested if a caller was faster."""
         publication = await insist(lambda: self._publication(job, manifest))
-        await insist(lambda: self._jobs.commit(lease, publication))
-        await self.finish(lease, publication)
+        await held.commit(publication)
+        await self.finish(held, publication)
 
-    async def finish(self, lease: Lease, publication: Publication) -> None:
-        """Write a committed version and end its job; tries again until the store answers."""
-        outcome = await insist(lambda: publish(self._registry, publication))
-        await insist(lambda: self._jobs.succeed(lease, publication, outcome))
+    async def finish(self, held: Holder, publication: Publication) -> None:
+        """Write a committed version and end its job; tries again until the store answers.
+
+        What cannot be finished is put off, and holds up no other; LeaseLost.
+        """
+        job = held.lease.job
+        try:
+            outcome = await insist(lambda: publish(self._registry, publication))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            _log.exception("committed version not published", job=str(job))
+            await held.put_off(_PUT_OFF_SECONDS, _not_published(error))
+            return
+        await held.succeed(publication, outcome)
         self._metrics.versions.labels(str(outcome.promoted).lower()).inc()
         self._metrics.finished.labels(JobState.SUCCEEDED, "").inc()
         _log.info(
             "version published",
-            job=str(lease.job),
+            job=str(job),
             version=publication.manifest.version,
             promoted=outcome.promoted,
             route_generation=outcome.route_generation,
         )
-        await self._forget_checkpoints(lease.job)
+        await self._forget_checkpoints(job)
 
     async def discard(self, left: Left) -> None:
         """Delete what a job that publishes nothing has left behind."""
@@ -96,21 +117,21 @@ class Publisher:
         decision = manifest.evaluation.decision
         match job.spec.promotion_policy:
             case PromotionPolicy.MANUAL:
-                return Publication(manifest=manifest, route=None)
+                return Publication.of(manifest)
             case PromotionPolicy.AUTO_IF_BETTER if decision is None:
-                return Publication(manifest=manifest, route=None, refusal=NOT_JUDGED)
+                return Publication.of(manifest, refusal=NOT_JUDGED)
             case PromotionPolicy.AUTO_IF_BETTER if decision is not None and not decision.promote:
-                return Publication(manifest=manifest, route=None, refusal=decision.reason)
+                return Publication.of(manifest, refusal=decision.reason)
         return await self._promoted(job, manifest)
 
     async def _promoted(self, job: Job, manifest: AdapterManifest) -> Publication:
         adapter = job.spec.adapter_name
         head = await self._registry.head(adapter)
         if job.spec.promotion_policy is PromotionPolicy.AUTO_IF_BETTER and _moved(head, manifest):
-            return Publication(manifest=manifest, route=None, refusal=RouteConflict.default_reason)
+            return Publication.of(manifest, refusal=RouteConflict.default_reason)
         version = VersionName.parse(manifest.version)
         if head is not None and await self._of_another_base(adapter, head, manifest):
-            return Publication(manifest=manifest, route=None, refusal=BASE_CHANGED)
+            return Publication.of(manifest, refusal=BASE_CHANGED)
         route = Route(
             generation=await self._registry.next_generation(adapter, head),
             versions=(RoutedVersion(version=version.version),),
@@ -119,7 +140,7 @@ class Publisher:
             create_time=datetime.now(UTC),
             nonce=version.version,
         )
-        return Publication(manifest=manifest, route=route)
+        return Publication.of(manifest, route)
 
     async def _of_another_base(
         self, adapter: AdapterName, head: Route, manifest: AdapterManifest
@@ -143,6 +164,14 @@ class Publisher:
     async def _forget_checkpoints(self, job: JobName) -> None:
         with _best_effort(f"{job}/checkpoints"):
             await delete_checkpoints(self._store, job)
+
+
+def _not_published(error: Exception) -> JobWarning:
+    told = error.message if isinstance(error, TailorbirdError) else type(error).__name__
+    return JobWarning(
+        reason="PUBLICATION_WAITS",
+        message=f"the version is committed and cannot be written yet: {told}"[:_MAX_MESSAGE],
+    )
 
 
 def _moved(head: Route | None, manifest: AdapterManifest) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 
 import structlog
@@ -21,10 +22,18 @@ from tailorbird.manifest import AdapterManifest
 from trainer_svc.dispatch.assignment import Assignments, key_of
 from trainer_svc.dispatch.backoff import insist
 from trainer_svc.dispatch.executor import Worker, WorkerLost
+from trainer_svc.dispatch.holder import Holder
 from trainer_svc.dispatch.inbox import Inbox
-from trainer_svc.dispatch.losses import Losses
+from trainer_svc.dispatch.losses import (
+    after_attempt,
+    after_data_loss,
+    after_worker_loss,
+    pause_of,
+    suspected,
+)
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.events import (
+    CheckpointSaved,
     EventPayload,
     Prepared,
     Resumed,
@@ -32,7 +41,7 @@ from trainer_svc.jobs.events import (
     StepProgress,
     created_with,
 )
-from trainer_svc.jobs.fence import CancelRequested, Lease
+from trainer_svc.jobs.fence import CancelRequested, GivenBack, Lease
 from trainer_svc.jobs.model import Job, JobError, JobState, Left
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
@@ -61,6 +70,18 @@ _TELL_SECONDS = 5.0
 _MOST_FIRST = 32
 """Events among which all warnings of a job's creation are."""
 _AT_WORK = frozenset({JobState.RUNNING, JobState.EVALUATING})
+_OWN_FAULTS = frozenset({OUT_OF_MEMORY, TOKENISING_LOST})
+"""Reasons of the job's own; of others, something that it needs is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a job is tried that goes wrong without being known to be wrong itself."""
+
+    losses: int
+    """Deaths of its worker, or of the process of its data, after which it fails."""
+    attempts: int
+    """Leases in a row without a checkpoint that end for want of something."""
 
 
 class Ending(Enum):
@@ -91,9 +112,9 @@ class Runner:
         jobs: JobStore,
         assignments: Assignments,
         publisher: Publisher,
-        losses: Losses,
         metrics: TrainerMetrics,
         *,
+        patience: Patience,
         at_once: int,
         halved: Callable[[int], None],
         suspended: bool,
@@ -104,10 +125,12 @@ class Runner:
         self._worker = worker
         self._inbox = inbox
         self._jobs = jobs
+        self._held = Holder(jobs, lease)
         self._assignments = assignments
         self._publisher = publisher
-        self._losses = losses
         self._metrics = metrics
+        self._patience = patience
+        self._faults = job.faults
         self._at_once = at_once
         self._halved = halved
         self._state: JobState | None = None
@@ -141,6 +164,10 @@ class Runner:
         self._suspended = True
         await self._tell(Suspend(lease=self.key))
 
+    def lose(self) -> None:
+        """Hear that the lease is another's: whatever the worker still reports is of no use."""
+        self._inbox.close(LeaseLost(f"the lease of {self.job.name} was not kept"), at_once=True)
+
     async def _run(self) -> Ending:
         try:
             return await self._train()
@@ -149,7 +176,7 @@ class Runner:
         except Unavailable as error:
             _log.warning("job waits", job=str(self.job.name), error=error.message)
             await self._tell(Cancel(lease=self.key))
-            return await self._release()
+            return await self._after_attempt(_told(error))
 
     async def _give_up(self, error: Exception) -> Ending:
         log = _log.bind(job=str(self.job.name), lease_epoch=self.lease.epoch)
@@ -157,7 +184,7 @@ class Runner:
             log.warning("lease lost", error=error.message)
             return Ending.UNCLEAR
         if isinstance(error, TailorbirdError):
-            failure = JobError(reason=error.reason, message=error.message, metadata=error.metadata)
+            failure = _told(error)
         else:
             correlation = uuid.uuid4().hex
             log.error("unexpected error", correlation_id=correlation, exc_info=error)
@@ -171,7 +198,7 @@ class Runner:
 
     async def _train(self) -> Ending:
         if self._suspended:
-            return await self._release()
+            return await self._release(GivenBack())
         assignment = await self._assigned()
         self._inbox.check_open()
         await self._worker.send(Start(assignment=assignment))
@@ -203,13 +230,13 @@ class Runner:
                 await self._record(StateChanged(state=JobState.EVALUATING))
                 self._state = JobState.EVALUATING
             case Trained():
-                version = await self._publisher.allocate(self.lease, self.job)
+                version = await self._publisher.allocate(self._held, self.job)
                 self._state = JobState.PUBLISHING
                 await self._worker.send(Upload(lease=self.key, version=version.version))
             case Uploaded(manifest=manifest):
                 return await self._publish(manifest)
             case Suspended(error=error):
-                return await self._release(error)
+                return await self._release(GivenBack(error=error))
             case Cancelled():
                 return await self._cancelled()
             case Failed(error=error, retryable=True):
@@ -231,6 +258,8 @@ class Runner:
             await self._record(event)
         if isinstance(event, TrialReached | RungDecided):
             self._of_trials(event)
+        if isinstance(event, CheckpointSaved):
+            self._faults = self._faults.model_copy(update={"attempts": 0})
 
     def _count(self, event: StepProgress) -> None:
         self._metrics.steps.inc(max(0, event.step - self._step))
@@ -251,10 +280,10 @@ class Runner:
             self._halved(len(event.going_on))
 
     async def _record(self, *events: EventPayload) -> None:
-        await insist(lambda: self._jobs.record(self.lease, *events))
+        await self._held.record(*events)
 
-    async def _release(self, error: JobError | None = None) -> Ending:
-        left = await insist(lambda: self._jobs.release(self.lease, error))
+    async def _release(self, given: GivenBack) -> Ending:
+        left = await self._held.release(given)
         if left is None:
             return Ending.AGAIN
         await self._discard(left, JobState.CANCELLED)
@@ -262,47 +291,63 @@ class Runner:
 
     async def _publish(self, manifest: AdapterManifest) -> Ending:
         try:
-            await self._publisher.publish(self.lease, self.job, manifest)
+            await self._publisher.publish(self._held, self.job, manifest)
         except CancelRequested:
             return await self._cancelled()
-        self._losses.forget(self.job.name)
         return Ending.DONE
 
     async def _cancelled(self) -> Ending:
-        left = await insist(lambda: self._jobs.cancelled(self.lease))
+        left = await self._held.cancelled()
         await self._discard(left, JobState.CANCELLED)
         return Ending.DONE
 
     async def _fail(self, error: JobError) -> None:
         name, reason = str(self.job.name), error.reason
         _log.warning("job failed", job=name, reason=reason, error=error.message)
-        left = await insist(lambda: self._jobs.fail(self.lease, error))
+        left = await self._held.fail(error)
         await self._discard(left, JobState.FAILED, reason)
 
     async def _discard(self, left: Left, state: JobState, reason: str = "") -> None:
         self._metrics.finished.labels(state, reason).inc()
-        self._losses.forget(self.job.name)
         await self._publisher.discard(left)
 
     async def _after_loss(self, error: WorkerLost) -> Ending:
-        name = self.job.name
-        if self._state is not None and self._losses.add(name, at_work=self._state in _AT_WORK):
-            died = f"its worker process died {self._losses.count(name)} times"
+        if self._state is None:
+            await self._release(GivenBack())
+            return Ending.LOST
+        faults = after_worker_loss(self._faults, at_work=self._state in _AT_WORK)
+        if faults.worker_losses >= self._patience.losses:
+            died = f"its worker process died {faults.worker_losses} times"
             message = f"{died}; last: {error.message}"
             await self._fail(JobError(reason="WORKER_LOST", message=message))
         else:
-            await self._release()
+            await self._release(GivenBack(faults=faults))
         return Ending.LOST
 
     async def _after_failure(self, error: JobError) -> Ending:
-        """Have the job tried again, unless its data has ended too many processes."""
-        name = self.job.name
-        if error.reason == TOKENISING_LOST and self._losses.add_tokenising(name):
-            await self._fail(error)
-            return Ending.DONE
+        """Have the job tried again after something that need not be its own doing."""
+        if error.reason == TOKENISING_LOST:
+            self._faults = after_data_loss(self._faults)
+            if self._faults.data_losses >= self._patience.losses:
+                await self._fail(error)
+                return Ending.DONE
         if error.reason == OUT_OF_MEMORY:
-            self._losses.suspect(name)
-        raise Unavailable(error.message, reason=error.reason)
+            self._faults = suspected(self._faults)
+        return await self._after_attempt(error)
+
+    async def _after_attempt(self, error: JobError) -> Ending:
+        """Give the job back for a while; too often in a row, and somebody must see to it first."""
+        faults = after_attempt(self._faults)
+        if faults.attempts < self._patience.attempts:
+            return await self._release(GivenBack(faults=faults, pause=pause_of(faults)))
+        tried = f"tried {faults.attempts} times in a row; last: {error.message}"
+        last = error.model_copy(update={"message": tried})
+        if error.reason in _OWN_FAULTS:
+            await self._fail(last)
+            return Ending.DONE
+        # Whoever mends it resumes the job, and then it is tried as often again.
+        faults = faults.model_copy(update={"attempts": 0})
+        return await self._release(GivenBack(error=last, faults=faults))
 
     async def _tell(self, command: Cancel | Suspend) -> None:
         """Send what need not arrive: of a lost worker the inbox knows."""
@@ -313,6 +358,10 @@ class Runner:
             _log.info("not told", command=command.kind, lease=command.lease, error=str(error))
         except Exception:
             _log.exception("not told", command=command.kind, lease=command.lease)
+
+
+def _told(error: TailorbirdError) -> JobError:
+    return JobError(reason=error.reason, message=error.message, metadata=error.metadata)
 
 
 def _active(results: SweepResults | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,9 @@ from trainer_svc.jobs import migrations
 _CHECK_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
 _MAX_TEXT = 300
+_MIGRATION_LOCK = 0x7461696C6F72
+_TENANT_LOCK = 0x746269
+"""Any numbers that nobody else locks in this database."""
 
 
 class DatabaseUnavailable(Unavailable):
@@ -55,7 +59,17 @@ class Database:
         """
         await self._check()
         async with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                # Several trainers may start at once; SQLite lets one writer in anyway.
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             await connection.run_sync(migrations.upgrade)
+
+    def later(self, seconds: float) -> datetime | sa.ColumnElement[datetime]:
+        """Return the time in so many seconds by the database's clock, to be stored."""
+        by = timedelta(seconds=seconds)
+        if self._engine.dialect.name == "postgresql":
+            return sa.func.clock_timestamp() + sa.literal(by)
+        return datetime.now(UTC) + by
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -99,6 +113,26 @@ class Database:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._engine.dispose()
+
+
+async def clock(connection: AsyncConnection) -> datetime:
+    """Return the time by the database's clock, which all trainers share, with its zone.
+
+    SQLite has none of its own: it is this machine's, as the file is.
+    """
+    if connection.dialect.name == "postgresql":
+        now: datetime = (
+            await connection.execute(sa.select(sa.func.clock_timestamp()))
+        ).scalar_one()
+        return now
+    return datetime.now(UTC)
+
+
+async def take_turn(connection: AsyncConnection, tenant: str) -> None:
+    """Wait for whoever sees to the same tenant, until our transaction ends; SQLite always does."""
+    if connection.dialect.name == "postgresql":
+        key = sa.func.hashtext(tenant)
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TENANT_LOCK, key)))
 
 
 def _where(url: sa.URL) -> str:

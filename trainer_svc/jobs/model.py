@@ -197,6 +197,8 @@ class JobSpec(Record):
     sweep: SweepSpec | None = None
     """The trials that this is the common part of; None in a job of its own."""
     labels: dict[str, str] = Field(default_factory=dict)
+    priority: int = 0
+    """Jobs of a higher one are claimed first, whosesoever they are; see TenantLimits."""
     data: DataPolicy = DataPolicy()
     data_limits: DataLimits = DataLimits()
 
@@ -228,6 +230,19 @@ class JobError(Record):
     reason: str
     message: str
     metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class Faults(Record):
+    """What went wrong with a job that goes on all the same, under all of its leases."""
+
+    attempts: int = 0
+    """Leases in a row, since its last checkpoint, that ended for want of something."""
+    worker_losses: int = 0
+    """Workers that died while it was trained or judged, or was alone with one."""
+    data_losses: int = 0
+    """Processes of its data that died."""
+    alone: bool = False
+    """Whether it may have taken what others lacked, and gets its next worker for itself."""
 
 
 class Progress(Record):
@@ -262,6 +277,7 @@ class Job(Record):
     pause_requested: bool = False
     sweep: SweepResults | None = None
     """How far the trials of a sweep came."""
+    faults: Faults = Faults()
 
     @property
     def sweep_name(self) -> SweepName | None:

@@ -27,6 +27,22 @@ class Publication(Record):
     manifest: AdapterManifest
     route: Route | None
     refusal: str = ""
+    manifest_json: str = ""
+    """What is written, to the byte, whichever release does it; "" of earlier releases."""
+    route_json: str = ""
+
+    @classmethod
+    def of(
+        cls, manifest: AdapterManifest, route: Route | None = None, refusal: str = ""
+    ) -> Publication:
+        """Return what is to be committed of a version, and of a route that is to lead to it."""
+        return cls(
+            manifest=manifest,
+            route=route,
+            refusal=refusal,
+            manifest_json=manifest.to_json().decode(),
+            route_json=route.model_dump_json() if route else "",
+        )
 
     @property
     def version_name(self) -> VersionName:
@@ -62,11 +78,13 @@ async def publish(registry: AdapterRegistry, publication: Publication) -> Outcom
     A generation that somebody else took is not retried higher: their decision is newer than the
     one this job's policy was made on. Raises StoreUnavailable, after which it may be called again.
     """
-    await registry.publish(publication.version_name, publication.manifest)
+    text = publication.manifest_json.encode() or None
+    await registry.publish(publication.version_name, publication.manifest, text)
     if publication.route is None:
         return Outcome(promoted=False, refusal=publication.refusal)
     try:
-        await registry.append_route(publication.adapter_name, publication.route)
+        text = publication.route_json.encode() or None
+        await registry.append_route(publication.adapter_name, publication.route, text)
     except RouteConflict as conflict:
         return Outcome(promoted=False, refusal=conflict.reason)
     return Outcome(promoted=True, route_generation=publication.route.generation)

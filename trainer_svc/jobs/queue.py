@@ -1,49 +1,186 @@
-"""The queue in its order, read a page at a time."""
+"""The queue in its order: priority, then the tenant with the fewest jobs at work, then age.
+
+Of each tenant with jobs that wait only the first is looked at, through an index: a look costs by
+the number of tenants that wait, however many jobs they have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+import heapq
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tailorbird.errors import NotFound
 from tailorbird.names import JobName
-from trainer_svc.jobs.model import Job, JobState
-from trainer_svc.jobs.rows import in_state, narrowed, readable
-from trainer_svc.jobs.tables import jobs
+from trainer_svc.jobs.database import clock
+from trainer_svc.jobs.model import Job
+from trainer_svc.jobs.rows import job_row, readable
+from trainer_svc.jobs.tables import LEASED, QUEUED, jobs
 
-_PAGE = 100
+_MOST_UNREADABLE = 10
+"""Jobs of one tenant that this release cannot read; the rest of them wait for the next look."""
+
+
+@dataclass
+class _Look:
+    """What a look at the queue leaves out; `passed` grows while it goes on."""
+
+    now: datetime
+    passed: Collection[tuple[str, str]]
+    seen: set[JobName]
+    full: set[str]
+    """Tenants of whom no more is asked."""
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+
+async def at_work(connection: AsyncConnection) -> Counter[str]:
+    """Return how many jobs of each tenant are leased."""
+    count = sa.func.count()
+    query = sa.select(jobs.c.tenant, count).where(sa.text(LEASED)).group_by(jobs.c.tenant)
+    counted: Counter[str] = Counter()
+    for tenant, found in await connection.execute(query):
+        counted[tenant] = found
+    return counted
 
 
 async def queued(
     connection: AsyncConnection,
+    running: Mapping[str, int],
+    full: Collection[str],
     avoid: Collection[JobName],
     passed: Collection[tuple[str, str]],
 ) -> AsyncGenerator[Job]:
-    """Yield the queued jobs that can be read, the oldest first, but those to `avoid`.
+    """Yield the queued jobs that may be taken up now and can be read, in the queue's order.
 
-    Each page leaves out the bases that are in `passed` by then: however many jobs wait for a base
-    that has no room, they cost the database a look and hide no other's.
+    `running`: how many jobs each tenant has at work. Of the tenants in `full` none is yielded, nor
+    those to `avoid`, nor any of a base, by name and digest, that is in `passed` by then: however
+    many jobs wait for a base that has no room, they hide no other's.
     """
-    order = jobs.c.create_time, jobs.c.job, jobs.c.tenant
-    base = sa.tuple_(_of_spec("base_model"), _of_spec("base_model_digest"))
-    query = sa.select(jobs).where(in_state(JobState.QUEUED))
-    query = narrowed(query, None, avoid).order_by(*order).limit(_PAGE)
-    page = (await connection.execute(query)).all()
-    while page:
-        for row in page:
-            if (found := readable(row)) is not None:
-                yield found
-        if len(page) < _PAGE:
-            return
-        last = [sa.literal(getattr(page[-1], each.name), each.type) for each in order]
-        rest = query.where(sa.tuple_(*order) > sa.tuple_(*last))
-        if passed:
-            rest = rest.where(base.not_in(list(passed)))
-        page = (await connection.execute(rest)).all()
+    look = _Look(await clock(connection), passed, set(avoid), set(full))
+    heads = await _heads(connection, running, look)
+    while heads:
+        head = heapq.heappop(heads)
+        name = JobName(head.tenant, head.job)
+        look.seen.add(name)
+        found = await _read(connection, name, look)
+        if found is not None:
+            yield found
+        # All whose first was of that base have another first now.
+        stale = {each.tenant for each in heads if (each.base, each.digest) in passed}
+        heads = [each for each in heads if each.tenant not in stale]
+        heads += await _heads(connection, running, look, {head.tenant, *stale})
+        heapq.heapify(heads)
 
 
-def _of_spec(field: str) -> sa.ColumnElement[Any]:
+async def _read(connection: AsyncConnection, name: JobName, look: _Look) -> Job | None:
+    """Return a job, or None if it is gone meanwhile, or only a later release can read it."""
+    with suppress(NotFound):
+        if (found := readable(await job_row(connection, name))) is not None:
+            return found
+        look.unreadable[name.tenant] += 1
+        if look.unreadable[name.tenant] >= _MOST_UNREADABLE:
+            look.full.add(name.tenant)
+    return None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Head:
+    """The first job of a tenant that may be taken up, by its place in the queue."""
+
+    urgency: int
+    running: int
+    create_time: datetime
+    job: str
+    tenant: str
+    base: str
+    digest: str
+
+
+async def _heads(
+    connection: AsyncConnection,
+    running: Mapping[str, int],
+    look: _Look,
+    of: Collection[str] | None = None,
+) -> list[_Head]:
+    """Return the first job of each tenant, or of each of these, as a heap."""
+    columns = jobs.c.tenant, jobs.c.job, jobs.c.priority, jobs.c.create_time, *_BASE
+    rows = await connection.execute(_first_of_each(columns, look, of))
+    heads = [
+        _Head(-priority, running.get(tenant, 0), created, job, tenant, base, digest)
+        for tenant, job, priority, created, base, digest in rows
+    ]
+    heapq.heapify(heads)
+    return heads
+
+
+def _first_of_each(
+    columns: Collection[sa.ColumnElement[Any]], look: _Look, of: Collection[str] | None
+) -> sa.Select[Any]:
+    tenants = _listed(of) if of is not None else _waiting()
+    each = sa.alias(jobs, "each")
+    first = (
+        sa.select(each.c.job)
+        .where(each.c.tenant == tenants.c.tenant, _queued(each), *_left(each, look))
+        .order_by(each.c.priority.desc(), each.c.create_time, each.c.job)
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = sa.select(*columns).select_from(
+        tenants.join(jobs, sa.and_(jobs.c.tenant == tenants.c.tenant, jobs.c.job == first))
+    )
+    return query.where(tenants.c.tenant.not_in(look.full)) if look.full else query
+
+
+def _waiting() -> sa.CTE:
+    """Select the tenants with queued jobs, from one to the next: not each of their jobs is read."""
+    begin = sa.select(sa.func.min(jobs.c.tenant).label("tenant")).where(sa.text(QUEUED))
+    tenants = begin.cte("tenants", recursive=True)
+    each = sa.alias(jobs, "later")
+    following = (
+        sa.select(sa.func.min(each.c.tenant))
+        .where(_queued(each), each.c.tenant > tenants.c.tenant)
+        .scalar_subquery()
+    )
+    return tenants.union_all(sa.select(following).where(tenants.c.tenant.is_not(None)))
+
+
+def _listed(tenants: Collection[str]) -> sa.CTE:
+    first, *others = sorted(tenants)
+    selected = sa.select(sa.literal(first).label("tenant"))
+    return selected.union_all(*(sa.select(sa.literal(each)) for each in others)).cte("tenants")
+
+
+def _queued(of: sa.FromClause) -> sa.ColumnElement[bool]:
+    # As literals, by which a database finds the index that is of these alone.
+    return sa.literal_column(f"{getattr(of, 'name')}.{QUEUED}")
+
+
+def _left(of: sa.FromClause, look: _Look) -> list[sa.ColumnElement[bool]]:
+    left: list[sa.ColumnElement[bool]] = [
+        sa.or_(of.c.not_before.is_(None), of.c.not_before <= look.now)
+    ]
+    if look.seen:
+        names = [(name.tenant, name.job) for name in look.seen]
+        left.append(sa.tuple_(of.c.tenant, of.c.job).not_in(names))
+    if look.passed:
+        left.append(sa.tuple_(*_base_of(of)).not_in(list(look.passed)))
+    return left
+
+
+def _base_of(of: sa.FromClause) -> tuple[sa.ColumnElement[str], sa.ColumnElement[str]]:
     # An older release wrote no digest.
-    return sa.func.coalesce(jobs.c.spec[field].as_string(), "")
+    name, digest = (
+        sa.func.coalesce(of.c.spec[field].as_string(), "")
+        for field in ("base_model", "base_model_digest")
+    )
+    return name, digest
+
+
+_BASE = _base_of(jobs)

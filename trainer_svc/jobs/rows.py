@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,12 +13,36 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.errors import FailedPrecondition, NotFound
 from tailorbird.names import JobName
-from trainer_svc.jobs.events import Evaluation, EventPayload, Prepared, StateChanged, StepProgress
-from trainer_svc.jobs.model import Job, JobState, Left, Progress, may_follow, stored_state
+from trainer_svc.jobs.database import clock
+from trainer_svc.jobs.events import (
+    CheckpointSaved,
+    Evaluation,
+    EventPayload,
+    Prepared,
+    StateChanged,
+    StepProgress,
+)
+from trainer_svc.jobs.model import (
+    TERMINAL,
+    Faults,
+    Job,
+    JobState,
+    Left,
+    Progress,
+    may_follow,
+    stored_state,
+)
 from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
 from trainer_svc.jobs.tables import events, jobs
 
 _log = structlog.get_logger(__name__)
+
+RECORD_VERSION = 2
+"""Of the records that this release writes.
+
+1: releases before leases had an end. It is told so that a record can be understood whose meaning
+has changed; none has so far, and every reader ignores what it does not know.
+"""
 
 Change = tuple[Sequence[EventPayload], dict[str, Any]]
 """Events to append to a job's history, and the columns that change with them."""
@@ -45,6 +69,10 @@ def consequences(row: sa.Row[Any], payloads: Sequence[EventPayload]) -> dict[str
         values |= changes
     if progress != before:
         values["progress"] = {**(row.progress or {}), **progress.model_dump(mode="json")}
+    if row.faults is not None and any(isinstance(each, CheckpointSaved) for each in payloads):
+        # What comes next begins at a later place.
+        kept = Faults.model_validate(row.faults).model_copy(update={"attempts": 0})
+        values["faults"] = {**row.faults, **kept.model_dump(mode="json")}
     if row.sweep is not None and (results := _results(row.sweep, payloads)) is not None:
         values["sweep"] = {**row.sweep, **results.model_dump(mode="json")}
     return values
@@ -96,13 +124,20 @@ def begun(job: Job, request_id: str, request_sha256: str, last: int) -> dict[str
         "promotion_refusal": "",
         "last_sequence": last,
         "sweep": job.sweep and job.sweep.model_dump(mode="json"),
+        "priority": job.spec.priority,
+        "record_version": RECORD_VERSION,
     }
 
 
 def ended(state: JobState) -> dict[str, Any]:
-    """Return the columns of a job that ends in `state`."""
-    now = datetime.now(UTC)
-    return {"state": state, "end_time": now, "lease_owner": None, "pause_requested": False}
+    """Return the columns of a job that ends in `state`; `apply` adds when."""
+    return {
+        "state": state,
+        "lease_owner": None,
+        "lease_expires": None,
+        "not_before": None,
+        "pause_requested": False,
+    }
 
 
 def update_job(name: JobName) -> sa.Update:
@@ -117,18 +152,6 @@ async def job_row(connection: AsyncConnection, name: JobName, *, lock: bool = Fa
     if row is None:
         raise NotFound(name, reason="JOB_NOT_FOUND")
     return row
-
-
-def narrowed(
-    query: sa.Select[Any], owner: str | None, others: Collection[JobName]
-) -> sa.Select[Any]:
-    """Narrow a query to the leases of `owner`, if given, and to jobs other than these."""
-    if owner is not None:
-        query = query.where(jobs.c.lease_owner == owner)
-    if others:
-        names = [(name.tenant, name.job) for name in others]
-        query = query.where(sa.tuple_(jobs.c.tenant, jobs.c.job).not_in(names))
-    return query
 
 
 def in_state(*states: JobState) -> sa.ColumnElement[bool]:
@@ -152,10 +175,11 @@ async def apply(
     payloads: Sequence[EventPayload],
     values: dict[str, Any],
 ) -> None:
-    """Change columns of a locked row and append events after its last.
+    """Change columns of a locked row and append events after its last, by the database's clock.
 
     FailedPrecondition if a state may not follow.
     """
+    now = await clock(connection)
     state = JobState(row.state)
     for payload in payloads:
         if isinstance(payload, StateChanged):
@@ -163,31 +187,25 @@ async def apply(
                 raise FailedPrecondition(f"{payload.state} may not follow {state}")
             state = payload.state
     if payloads:
-        await insert_events(connection, name_of(row), row.last_sequence, payloads)
+        await insert_events(connection, name_of(row), row.last_sequence, payloads, now)
         values = values | {"last_sequence": row.last_sequence + len(payloads)}
     if "state" in values:
         state = JobState(values["state"])
         values = values | {"state": stored_state(state, sweep=row.sweep is not None)}
+        if state in TERMINAL:
+            values["end_time"] = now
     if values:
         await connection.execute(update_job(name_of(row)).values(values))
 
 
-async def events_after(connection: AsyncConnection, name: JobName, sequence: int) -> list[Any]:
-    """Return the payloads after a sequence as they are stored, in order."""
-    query = (
-        sa.select(events.c.payload)
-        .where(events.c.tenant == name.tenant, events.c.job == name.job)
-        .where(events.c.sequence > sequence)
-        .order_by(events.c.sequence)
-    )
-    return list((await connection.execute(query)).scalars())
-
-
 async def insert_events(
-    connection: AsyncConnection, name: JobName, last: int, payloads: Sequence[EventPayload]
+    connection: AsyncConnection,
+    name: JobName,
+    last: int,
+    payloads: Sequence[EventPayload],
+    now: datetime,
 ) -> None:
-    """Store events with the sequences after `last`."""
-    now = datetime.now(UTC)
+    """Store events of the time `now` with the sequences after `last`."""
     rows = [
         {
             "tenant": name.tenant,
@@ -195,6 +213,7 @@ async def insert_events(
             "sequence": last + offset,
             "time": now,
             "payload": payload.model_dump(mode="json"),
+            "record_version": RECORD_VERSION,
         }
         for offset, payload in enumerate(payloads, start=1)
     ]
@@ -226,6 +245,7 @@ def to_job(row: sa.Row[Any]) -> Job:
             "cancel_requested": row.cancel_requested,
             "pause_requested": row.pause_requested,
             "sweep": row.sweep,
+            "faults": row.faults or {},
         }
     )
 

@@ -5,32 +5,35 @@ What callers do stands first; what only a lease holder may do goes through `_hel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.errors import AlreadyExists
-from tailorbird.names import AdapterName, DatasetName, JobName, SweepName, TenantName
-from trainer_svc.jobs import requests
-from trainer_svc.jobs.database import Database
-from trainer_svc.jobs.dataset_users import users_of
-from trainer_svc.jobs.events import EventPayload, JobEvent, JobWarning, Published, StateChanged
+from tailorbird.names import JobName
+from trainer_svc.jobs import leases, requests
+from trainer_svc.jobs.database import Database, clock, take_turn
+from trainer_svc.jobs.events import EventPayload, JobWarning, Published, StateChanged
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import (
     CancelRequested,
+    GivenBack,
     Lease,
-    give_back,
+    Write,
     uncommitted,
     write_held,
 )
-from trainer_svc.jobs.listing import counts_of, newest_events, newest_first
-from trainer_svc.jobs.model import ACTIVE, WAITING, Job, JobError, JobState, Left
+from trainer_svc.jobs.leases import Kept
+from trainer_svc.jobs.model import Faults, Job, JobError, JobState, Left
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
-from trainer_svc.jobs.queue import queued
+from trainer_svc.jobs.queue import at_work, queued
+from trainer_svc.jobs.reads import JobReads
 from trainer_svc.jobs.rows import (
     Change,
     Decide,
@@ -38,26 +41,43 @@ from trainer_svc.jobs.rows import (
     begun,
     consequences,
     ended,
-    in_state,
     insert_events,
     job_row,
     left_by,
     lock_queued,
     name_of,
-    narrowed,
     to_job,
     update_job,
-    utc,
 )
-from trainer_svc.jobs.tables import events, jobs
+from trainer_svc.jobs.tables import jobs
+
+_log = structlog.get_logger(__name__)
+
+_MOST_AT_ONCE = 100
+"""Leases that are taken over, or publications claimed, in one transaction."""
+_UNREADABLE_SECONDS = 300.0
+_AS_IT_IS = GivenBack()
 
 
-class JobStore:
-    """Jobs and their events. `feed` wakes those who wait for a job to change."""
+class JobStore(JobReads):
+    """Jobs and their events. `feed` wakes those who wait for a job to change.
 
-    def __init__(self, database: Database, feed: Feed) -> None:
-        self._database = database
+    A lease that is not kept for `lease_seconds` is over. `most_at_work`: jobs of a tenant that may
+    be leased at a time.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        *,
+        lease_seconds: float = 30.0,
+        most_at_work: Callable[[str], float] = lambda _: math.inf,
+    ) -> None:
+        super().__init__(database)
         self._feed = feed
+        self.lease_seconds = lease_seconds
+        self._most = most_at_work
 
     async def create(
         self, job: Job, request_id: str, request_sha256: str, warnings: Sequence[JobWarning] = ()
@@ -72,7 +92,7 @@ class JobStore:
         try:
             async with self._database.write() as connection:
                 await connection.execute(sa.insert(jobs).values(values))
-                await insert_events(connection, job.name, 0, first)
+                await insert_events(connection, job.name, 0, first, await clock(connection))
         except IntegrityError:
             if request_id and (
                 made := await self.find_request(job.name.tenant, request_id, request_sha256)
@@ -80,93 +100,6 @@ class JobStore:
                 return made
             raise AlreadyExists(f"{job.name} exists", reason="JOB_EXISTS", name=job.name) from None
         return job
-
-    async def find_request(self, tenant: str, request_id: str, request_sha256: str) -> Job | None:
-        """Return the job that a request made before, or None.
-
-        AlreadyExists if the request id came with another request.
-        """
-        query = sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.request_id == request_id)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is not None and row.request_sha256 != request_sha256:
-            raise AlreadyExists(
-                f"request_id {request_id!r} came before with another request",
-                reason="REQUEST_ID_REUSED",
-                request_id=request_id,
-            )
-        return None if row is None else to_job(row)
-
-    async def get(self, name: JobName) -> Job:
-        """Return a job; NotFound if there is none."""
-        async with self._database.read() as connection:
-            return to_job(await job_row(connection, name))
-
-    async def page(
-        self,
-        tenant: TenantName,
-        *,
-        limit: int,
-        after: tuple[datetime, str] | None = None,
-        state: JobState | None = None,
-        adapter: AdapterName | None = None,
-        sweeps: bool = False,
-    ) -> list[Job]:
-        """Return up to `limit` jobs, newest first, that come after the (create_time, job) given.
-
-        `sweeps`: only those that carry one out.
-        """
-        async with self._database.read() as connection:
-            return await newest_first(
-                connection, tenant, limit, after, state, adapter, sweeps=sweeps
-            )
-
-    async def users(self, dataset: DatasetName, limit: int) -> list[JobName | SweepName]:
-        """Return up to `limit` jobs and sweeps that have not ended and need a dataset."""
-        async with self._database.read() as connection:
-            return [
-                (SweepName if row.is_sweep else JobName)(row.tenant, row.job)
-                for row in await connection.execute(users_of(dataset).limit(limit))
-            ]
-
-    async def events(self, name: JobName, after_sequence: int, limit: int) -> list[JobEvent]:
-        """Return up to `limit` events after a sequence, in order; a later release's as Unknown."""
-        query = (
-            sa.select(events)
-            .where(events.c.tenant == name.tenant, events.c.job == name.job)
-            .where(events.c.sequence > after_sequence)
-            .order_by(events.c.sequence)
-            .limit(limit)
-        )
-        async with self._database.read() as connection:
-            return [
-                JobEvent.model_validate(
-                    {"sequence": row.sequence, "time": utc(row.time), "payload": row.payload}
-                )
-                for row in await connection.execute(query)
-            ]
-
-    async def last_sequence(self, name: JobName) -> int:
-        """Return the newest event's sequence; NotFound if there is no such job."""
-        async with self._database.read() as connection:
-            return int((await job_row(connection, name)).last_sequence)
-
-    async def last_sequences(self, names: Sequence[JobName]) -> dict[JobName, int]:
-        """Return the newest event's sequence of each of these jobs that there is."""
-        async with self._database.read() as connection:
-            return {
-                JobName(tenant, job): last
-                for query in newest_events(names)
-                for tenant, job, last in await connection.execute(query)
-            }
-
-    async def counts(self) -> dict[JobState, int]:
-        """Return how many jobs are in each state that is not terminal."""
-        counted = dict.fromkeys(WAITING | ACTIVE, 0)
-        async with self._database.read() as connection:
-            for state, count in await connection.execute(counts_of(counted)):
-                counted[JobState(state)] += count
-        return counted
 
     async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]:
         """Ask for a job to be stopped; one that no worker has is CANCELLED at once.
@@ -201,24 +134,6 @@ class JobStore:
         self._feed.publish(name)
         return row, job
 
-    async def requeue_lost(
-        self, owner: str | None = None, held: Collection[JobName] = ()
-    ) -> tuple[int, list[Left]]:
-        """Put every active job back into the queue but those `held`.
-
-        Returns how many, and what those left that ended because a caller had cancelled them.
-        `owner`: only leases of this owner, which knows what it holds. None: of all, for a holder
-        that knows that no other lives: a starting trainer with its data locked.
-        """
-        async with self._database.write() as connection:
-            query = sa.select(jobs).where(in_state(*ACTIVE), jobs.c.publication.is_(None))
-            rows = (await connection.execute(narrowed(query, owner, held))).all()
-            for row in rows:
-                await apply(connection, row, *give_back(row))
-        for row in rows:
-            self._feed.publish(name_of(row))
-        return len(rows), [left_by(row) for row in rows if row.cancel_requested]
-
     async def claim(
         self,
         owner: str,
@@ -227,67 +142,114 @@ class JobStore:
         avoid: Collection[JobName] = (),
         passed: Collection[tuple[str, str]] = (),
     ) -> tuple[Lease, Job] | None:
-        """Lease the oldest queued job that fits, under its next epoch, or return None.
+        """Lease the first queued job that fits, under its next epoch, or return None.
 
         `fits` is asked for each job in the order of the queue, until it says yes. Of the bases in
         `passed`, given by name and digest, no more jobs need be asked about; `fits` may add to it.
         """
-        async with (
-            self._database.write() as connection,
-            aclosing(queued(connection, avoid, passed)) as waiting,
-        ):
-            async for found in waiting:
-                if not fits(found) or (row := await lock_queued(connection, found.name)) is None:
-                    continue
-                values = {
+        async with self._database.write() as connection:
+            running = await at_work(connection)
+            full = {tenant for tenant, count in running.items() if count >= self._most(tenant)}
+            async with aclosing(queued(connection, running, full, avoid, passed)) as waiting:
+                async for found in waiting:
+                    if fits(found) and (row := await self._room_for(connection, found.name)):
+                        break
+                else:
+                    return None
+            await apply(
+                connection,
+                row,
+                [StateChanged(state=JobState.PREPARING)],
+                self._leased(row, owner)
+                | {
                     "state": JobState.PREPARING,
-                    "lease_owner": owner,
-                    "lease_epoch": row.lease_epoch + 1,
-                    "start_time": found.start_time or datetime.now(UTC),
-                }
-                await apply(connection, row, [StateChanged(state=JobState.PREPARING)], values)
-                job = to_job(await job_row(connection, found.name))
-                break
-            else:
-                return None
+                    "start_time": found.start_time or await clock(connection),
+                },
+            )
+            job = to_job(await job_row(connection, found.name))
         self._feed.publish(job.name)
-        return Lease(job.name, job.lease_epoch, row.last_sequence + 1), job
+        return Lease(job.name, job.lease_epoch), job
 
-    async def claim_publications(
-        self, owner: str, former: str | None = None, held: Collection[JobName] = ()
-    ) -> list[tuple[Lease, Publication]]:
-        """Lease every job whose version is committed but not known to be published.
+    async def _room_for(self, connection: AsyncConnection, name: JobName) -> sa.Row[Any] | None:
+        """Lock a queued job; None if another has it by now, or its tenant has enough at work."""
+        row = await lock_queued(connection, name)
+        most = self._most(name.tenant)
+        if row is None or math.isinf(most):
+            return row
+        # Of two trainers that look at the same time, one sees what the other has claimed.
+        await take_turn(connection, name.tenant)
+        return row if (await at_work(connection))[name.tenant] < most else None
 
-        `former` and `held` are `owner` and `held` of `requeue_lost`. What this release cannot read
-        is left to a later one.
+    def _leased(self, row: sa.Row[Any], owner: str) -> dict[str, Any]:
+        return {
+            "lease_owner": owner,
+            "lease_epoch": row.lease_epoch + 1,
+            "lease_expires": self._database.later(self.lease_seconds),
+            "lease_write": 0,
+            "not_before": None,
+        }
+
+    async def claim_publications(self, owner: str) -> list[tuple[Lease, Publication]]:
+        """Lease some of the jobs whose version is committed and that nobody publishes.
+
+        What this release cannot read is left to a later one.
         """
         claimed = []
         async with self._database.write() as connection:
-            query = sa.select(jobs).where(
-                in_state(JobState.PUBLISHING), jobs.c.publication.is_not(None)
-            )
-            for row in (await connection.execute(narrowed(query, former, held))).all():
+            for row in await leases.to_publish(connection, _MOST_AT_ONCE):
                 found = readable_publication(name_of(row), row.publication)
                 if found is None:
-                    continue
-                lease = Lease(name_of(row), row.lease_epoch + 1, row.last_sequence)
-                values = {"lease_owner": owner, "lease_epoch": lease.epoch}
-                await connection.execute(update_job(lease.job).values(values))
-                claimed.append((lease, found))
+                    values = {"not_before": self._database.later(_UNREADABLE_SECONDS)}
+                else:
+                    values = self._leased(row, owner)
+                    claimed.append((Lease(name_of(row), row.lease_epoch + 1), found))
+                await connection.execute(update_job(name_of(row)).values(values))
         return claimed
 
-    async def record(self, lease: Lease, *payloads: EventPayload) -> None:
-        """Append events, and what follows from them for the job itself."""
-        await self._held(lease, lambda row: (payloads, consequences(row, payloads)))
+    async def keep_leases(self, owner: str) -> dict[JobName, Kept]:
+        """Let the leases of `owner` last for another while; return them."""
+        async with self._database.write() as connection:
+            return await leases.keep(connection, owner, self.lease_seconds)
 
-    async def allocate_version(self, lease: Lease, version: str) -> str:
+    async def take_back(self, owners: str, held: Collection[JobName] = ()) -> list[Left]:
+        """Put the jobs of holders that are known to be gone back into the queue.
+
+        Those are all whose name begins with `owners`, but for the jobs `held`. Returns what those
+        left that ended because a caller had cancelled them.
+        """
+        async with self._database.write() as connection:
+            rows = await leases.left_over(connection, owners, held)
+            return await self._let_go_all(connection, rows)
+
+    async def take_over(self) -> list[Left]:
+        """Put jobs back into the queue whose lease is over; returns what `take_back` does."""
+        async with self._database.write() as connection:
+            rows = await leases.expired(connection, _MOST_AT_ONCE)
+            return await self._let_go_all(connection, rows)
+
+    async def _let_go_all(
+        self, connection: AsyncConnection, rows: Sequence[sa.Row[Any]]
+    ) -> list[Left]:
+        for row in rows:
+            _log.warning("lease is over", job=str(name_of(row)), owner=row.lease_owner)
+            await leases.let_go(connection, row)
+            self._feed.publish(name_of(row))
+        return [left_by(row) for row in rows if row.cancel_requested and row.publication is None]
+
+    async def record(self, write: Write, *payloads: EventPayload) -> None:
+        """Append events, and what follows from them for the job itself."""
+        await self._held(write, lambda row: (payloads, consequences(row, payloads)))
+
+    async def allocate_version(self, write: Write, version: str) -> str:
         """Store the version id before its first upload; return an earlier epoch's, or ""."""
         publishing = StateChanged(state=JobState.PUBLISHING)
         values = {"allocated_version": version, "state": JobState.PUBLISHING}
-        row = await self._held(lease, lambda _: ([publishing], values))
-        return (row and row.allocated_version) or ""
+        row = await self._held(write, lambda _: ([publishing], values))
+        earlier = row.allocated_version or ""
+        # An earlier try may have stored it, and only its answer was lost.
+        return "" if earlier == version else earlier
 
-    async def commit(self, lease: Lease, publication: Publication) -> None:
+    async def commit(self, write: Write, publication: Publication) -> None:
         """Commit to publishing: after this the version will exist, whoever holds the job.
 
         CancelRequested if a caller was faster; the job stays as it was.
@@ -295,12 +257,12 @@ class JobStore:
 
         def decide(row: sa.Row[Any]) -> Change:
             if row.cancel_requested:
-                raise CancelRequested(f"{lease.job} was cancelled before its version was committed")
+                raise CancelRequested(f"{write.job} was cancelled before its version was committed")
             return [], {"publication": publication.model_dump(mode="json")}
 
-        await self._held(lease, decide)
+        await self._held(write, decide)
 
-    async def succeed(self, lease: Lease, publication: Publication, outcome: Outcome) -> None:
+    async def succeed(self, write: Write, publication: Publication, outcome: Outcome) -> None:
         """End the job: its version is published."""
         version = publication.manifest.version
         published = Published(
@@ -315,43 +277,49 @@ class JobStore:
             "promotion_refusal": outcome.refusal,
         }
         done = StateChanged(state=JobState.SUCCEEDED)
-        await self._held(lease, lambda _: ([published, done], values))
+        await self._held(write, lambda _: ([published, done], values))
 
-    async def fail(self, lease: Lease, error: JobError) -> Left:
+    async def put_off(self, write: Write, pause: float, warning: JobWarning) -> None:
+        """Let a publication wait that cannot be finished now; it warns of the same reason once."""
+
+        def decide(row: sa.Row[Any]) -> Change:
+            attempts = Faults.model_validate(row.faults or {}).attempts
+            values = {
+                "lease_owner": None,
+                "lease_expires": None,
+                "not_before": self._database.later(pause),
+                "faults": {**(row.faults or {}), "attempts": attempts + 1},
+            }
+            return [] if attempts else [warning], values
+
+        await self._held(write, decide)
+
+    async def fail(self, write: Write, error: JobError) -> Left:
         """End the job: it cannot go on. FailedPrecondition if its version is committed."""
         failed = StateChanged(state=JobState.FAILED, error=error)
         values = ended(JobState.FAILED) | {"error": error.model_dump(mode="json")}
-        return left_by(await self._let_go(lease, lambda _: ([failed], values)))
+        return left_by(await self._held(write, uncommitted(lambda _: ([failed], values))))
 
-    async def cancelled(self, lease: Lease) -> Left:
+    async def cancelled(self, write: Write) -> Left:
         """End the job: its worker has let go after a caller cancelled it."""
         change: Change = [StateChanged(state=JobState.CANCELLED)], ended(JobState.CANCELLED)
-        return left_by(await self._let_go(lease, lambda _: change))
+        return left_by(await self._held(write, uncommitted(lambda _: change)))
 
-    async def release(self, lease: Lease, error: JobError | None = None) -> Left | None:
+    async def release(self, write: Write, given: GivenBack = _AS_IT_IS) -> Left | None:
         """Give the job back: to the queue, or to its callers.
 
         One that a caller has cancelled ends; what it left is returned. It is PAUSED if a caller
-        asked for that, or because of `error`, which somebody must mend first.
+        asked for that, or because of an error that somebody must mend first.
         """
-        row = await self._let_go(lease, lambda row: give_back(row, error))
+        not_before = self._database.later(given.pause) if given.pause else None
+        row = await self._held(
+            write, uncommitted(lambda row: leases.give_back(row, given, not_before))
+        )
         return left_by(row) if row.cancel_requested else None
 
-    async def _let_go(self, lease: Lease, decide: Decide) -> sa.Row[Any]:
-        """Make the last change of a lease that commits nothing; return the row it was made of."""
-        # `_held` returns none where an earlier try has made the change.
-        seen: list[sa.Row[Any]] = []
-
-        def noted(row: sa.Row[Any]) -> Change:
-            seen.append(row)
-            return decide(row)
-
-        await self._held(lease, uncommitted(noted))
-        return seen[-1]
-
-    async def _held(self, lease: Lease, decide: Decide) -> sa.Row[Any] | None:
+    async def _held(self, write: Write, decide: Decide) -> sa.Row[Any]:
         try:
-            return await write_held(self._database, lease, decide)
+            return await write_held(self._database, write, decide)
         finally:
             # What failed may have been done all the same.
-            self._feed.publish(lease.job)
+            self._feed.publish(write.job)

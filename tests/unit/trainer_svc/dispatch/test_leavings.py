@@ -57,7 +57,7 @@ async def test_a_waiting_job_that_is_cancelled_leaves_nothing(
 ) -> None:
     job, lease = await uploading(jobs, object_store)
     await jobs.request_pause(lease.job)
-    await jobs.release(lease)
+    await jobs.release(lease.write())
     dispatcher = make(ScriptedExecutor(object_store))
     dispatcher._losses.add(job.name, at_work=True)
     async with running(dispatcher):
@@ -78,7 +78,7 @@ async def test_a_job_that_turns_out_to_be_cancelled_leaves_nothing(
     end: str,
 ) -> None:
     job, lease = await uploading(jobs, object_store)
-    await jobs.release(lease)
+    await jobs.release(lease.write())
     worker = ScriptedWorker(object_store, hold="step-2")
     dispatcher = make(ScriptedExecutor(object_store, worker))
     async with running(dispatcher):
@@ -114,7 +114,7 @@ async def test_a_job_that_succeeds_leaves_its_version_alone(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:
     job, lease = await uploading(jobs, object_store)
-    await jobs.release(lease)
+    await jobs.release(lease.write())
     async with running(make(ScriptedExecutor(object_store))):
         found = await ended(jobs, job.name)
     assert found.state is JobState.SUCCEEDED
@@ -127,7 +127,7 @@ async def test_an_earlier_holders_upload_goes_when_the_job_fails(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:
     job, lease = await uploading(jobs, object_store)
-    await jobs.release(lease)
+    await jobs.release(lease.write())
     worker = ScriptedWorker(object_store, hold="step-2")
     async with running(make(ScriptedExecutor(object_store, worker))):
         await worker.held.wait()
@@ -145,7 +145,7 @@ async def test_a_store_that_is_down_ends_no_trainer(
     error: Exception,
 ) -> None:
     job, lease = await uploading(jobs, object_store)
-    await jobs.release(lease)
+    await jobs.release(lease.write())
     _, left = await jobs.request_cancel(job.name)
     assert left is not None
     dispatcher = make(ScriptedExecutor(object_store))

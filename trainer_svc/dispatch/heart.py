@@ -1,0 +1,76 @@
+"""Keeps the leases of this trainer, and takes over those of trainers that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from tailorbird.errors import Unavailable
+from tailorbird.names import JobName
+from trainer_svc.jobs.leases import Kept
+from trainer_svc.jobs.model import Left
+from trainer_svc.jobs.store import JobStore
+
+_log = structlog.get_logger(__name__)
+
+_BEATS = 4
+"""In the time that a lease lasts: so many answers of the job store may fail or be late."""
+
+
+class Heeded(Protocol):
+    """Whoever is to hear what has become of the leases."""
+
+    def holders(self) -> Mapping[JobName, int]:
+        """Return the epoch of each lease that somebody here works under."""
+
+    async def kept(self, before: Mapping[JobName, int], kept: Mapping[JobName, Kept]) -> None:
+        """Hear which leases were kept; `before`: what `holders` said when that was asked."""
+
+    def taken_over(self, cancelled: list[Left]) -> None:
+        """Hear that jobs of others may wait now, and which ended since they were cancelled."""
+
+
+class Heart:
+    """Beats until it is cancelled. While the job store is away, nothing is taken over.
+
+    Nor for the time of a lease afterwards: others could keep theirs as little as this one could.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        owner: str,
+        heeded: Heeded,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._jobs = jobs
+        self._owner = owner
+        self._heeded = heeded
+        self._clock = clock
+        self._steady_since = -math.inf
+
+    async def run(self) -> None:
+        """Beat."""
+        while True:
+            await self.beat()
+            await asyncio.sleep(self._jobs.lease_seconds / _BEATS)
+
+    async def beat(self) -> None:
+        """Keep the leases once, and take over what is over."""
+        before = dict(self._heeded.holders())
+        try:
+            kept = await self._jobs.keep_leases(self._owner)
+            await self._heeded.kept(before, kept)
+            if self._clock() - self._steady_since >= self._jobs.lease_seconds:
+                self._heeded.taken_over(await self._jobs.take_over())
+        except Unavailable as error:
+            self._steady_since = self._clock()
+            _log.warning("leases are not kept", error=error.message)
+        except Exception:
+            # Whatever it is, those who hold leases go on, and the next beat tries again.
+            _log.exception("leases are not kept")
