@@ -28,9 +28,9 @@ async def _die(*_: Any) -> None:
 def _die_recording(event: type[Any], *, after: bool) -> None:
     record = JobStore.record
 
-    async def record_and_die(self: JobStore, lease: Any, *payloads: Any) -> None:
+    async def record_and_die(self: JobStore, write: Any, *payloads: Any) -> None:
         if after or not isinstance(payloads[0], event):
-            await record(self, lease, *payloads)
+            await record(self, write, *payloads)
         if isinstance(payloads[0], event):
             await _die()
 

@@ -43,8 +43,8 @@ def _stop_before(owner: Any, method: str) -> None:
 def _stop_at_event(wanted: Any) -> None:
     record = JobStore.record
 
-    async def record_and_stop(self: JobStore, lease: Any, *payloads: Any) -> None:
-        await record(self, lease, *payloads)
+    async def record_and_stop(self: JobStore, write: Any, *payloads: Any) -> None:
+        await record(self, write, *payloads)
         if any(map(wanted, payloads)):
             _stop()
 

@@ -21,13 +21,14 @@ from trainer_svc.jobs import listing, migrations
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.events import Evaluation, JobWarning, StateChanged, StepProgress, Unknown
 from trainer_svc.jobs.feed import Feed
-from trainer_svc.jobs.fence import CancelRequested, Lease
-from trainer_svc.jobs.model import Hyperparameters, Job, JobError, JobState, Left
+from trainer_svc.jobs.fence import CancelRequested, GivenBack, Lease, Write
+from trainer_svc.jobs.model import Hyperparameters, Job, JobError, JobState, Left, Progress
 from trainer_svc.jobs.publication import Outcome, Publication
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.tables import events, jobs
 
 DIGEST = "a" * 64
+OWNER = "here"
 VERSION = "tenants/acme/adapters/voice/versions/20260101T000000-one-1"
 
 
@@ -203,14 +204,14 @@ async def test_events_move_the_job(store: JobStore) -> None:
 async def test_a_lost_lease_can_change_nothing(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     old = await claimed(store)
-    assert await store.requeue_lost() == (1, [])
+    assert await store.take_back(OWNER) == []
     for action in (
         store.record(old.write(), step(1)),
         store.allocate_version(old.write(), "v"),
-        store.commit(old.write(), Publication(manifest=make_manifest(VERSION), route=None)),
+        store.commit(old.write(), Publication.of(make_manifest(VERSION))),
         store.fail(old.write(), JobError(reason="R", message="m")),
         store.cancelled(old.write()),
-        store.release(old.write(), JobError(reason="R", message="m")),
+        store.release(old.write(), GivenBack(error=JobError(reason="R", message="m"))),
     ):
         with pytest.raises(LeaseLost):
             await action
@@ -232,20 +233,22 @@ async def publishing(store: JobStore) -> Lease:
     lease = await claimed(store)
     for state in (JobState.RUNNING, JobState.EVALUATING):
         await store.record(lease.write(), StateChanged(state=state))
-    assert await store.allocate_version(lease.write(), f"v{lease.epoch}") in {"", f"v{lease.epoch - 1}"}
+    earlier = await store.allocate_version(lease.write(), f"v{lease.epoch}")
+    assert earlier in {"", f"v{lease.epoch - 1}"}
     return lease
 
 
 async def test_a_committed_version_outlives_its_trainer(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lost = await publishing(store)
-    assert await store.requeue_lost() == (1, [])  # not committed: trained again
+    assert await store.take_back(OWNER) == []  # not committed: trained again
     again = await publishing(store)
-    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    publication = Publication.of(make_manifest(VERSION))
     await store.commit(again.write(), publication)
-    assert await store.requeue_lost() == (0, [])  # committed: only its outbox is replayed
+    assert await store.take_back(OWNER) == []  # committed: only its outbox is replayed
     assert await store.claim("here") is None
     ((lease, found),) = await store.claim_publications("here")
+    assert await store.claim_publications("here") == []
     assert found == publication
     assert lease.epoch == lost.epoch + 2
     await store.succeed(lease.write(), found, Outcome(promoted=True, route_generation=4))
@@ -284,29 +287,30 @@ async def test_who_ends_a_job_hears_what_it_left(store: JobStore) -> None:
     assert (await store.request_cancel(held.job))[1] == left("held", "v1")
 
     failed = await uploaded("failed")
-    assert await store.fail(failed, JobError(reason="R", message="m")) == left("failed", "v1")
+    error = JobError(reason="R", message="m")
+    assert await store.fail(failed.write(), error) == left("failed", "v1")
 
     for name, end in (("stopped", store.cancelled), ("released", store.release)):
         lease = await uploaded(name)
         assert (await store.request_cancel(lease.job))[1] is None
-        before = lease.sequence
-        assert await end(lease) == left(name, "v1")
-        lease.sequence = before  # the answer was lost
-        assert await end(lease) == left(name, "v1")
+        write = lease.write()
+        assert await end(write) == left(name, "v1")
+        assert await end(write) == left(name, "v1")  # the answer was lost
 
     lost = await uploaded("lost")
     await uploaded("going")
     await store.request_cancel(lost.job)
-    assert await store.requeue_lost() == (2, [left("lost", "v1")])
+    assert await store.take_back(OWNER) == [left("lost", "v1")]
 
 
 async def test_a_publication_that_cannot_be_read_holds_up_no_other(store: JobStore) -> None:
     await store.create(make_job("bad"), "", DIGEST)
-    publication = Publication(manifest=make_manifest(VERSION), route=None)
-    await store.commit(bad := await publishing(store), publication)
+    publication = Publication.of(make_manifest(VERSION))
+    await store.commit((bad := await publishing(store)).write(), publication)
     await change(store, jobs, publication={"manifest": "of a later release"})
     await store.create(make_job("good"), "", DIGEST)
-    await store.commit(good := await publishing(store), publication)
+    await store.commit((good := await publishing(store)).write(), publication)
+    await store.take_back(OWNER)
     found = await store.claim_publications("next")
     assert [(lease.job, read) for lease, read in found] == [(good.job, publication)]
     assert (await store.get(bad.job)).lease_epoch == bad.epoch
@@ -325,12 +329,12 @@ async def test_a_cancelled_job_does_not_come_back_from_a_lost_trainer(store: Job
     job = await store.create(make_job(), "", DIGEST)
     await claimed(store)
     await store.request_cancel(job.name)
-    await store.requeue_lost()
+    await store.take_back(OWNER)
     assert (await store.get(job.name)).state is JobState.CANCELLED
 
 
 async def test_cancelling_and_committing_exclude_each_other(store: JobStore) -> None:
-    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    publication = Publication.of(make_manifest(VERSION))
     job = await store.create(make_job("one"), "", DIGEST)
     lease = await publishing(store)
     await store.request_cancel(job.name)
@@ -352,7 +356,7 @@ async def test_a_queued_job_is_paused_at_once_and_resumed(store: JobStore) -> No
         assert (paused.state, paused.pause_requested) == (JobState.PAUSED, False)
     assert await store.claim("here") is None
     assert (await store.counts())[JobState.PAUSED] == 1
-    assert await store.requeue_lost() == (0, [])
+    assert await store.take_back(OWNER) == []
     for _ in range(2):
         assert (await store.request_resume(job.name)).state is JobState.QUEUED
     assert await store.claim("here") is not None
@@ -382,7 +386,7 @@ async def test_a_pause_outlives_its_trainer(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     await claimed(store)
     await store.request_pause(job.name)
-    assert await store.requeue_lost() == (1, [])
+    assert await store.take_back(OWNER) == []
     assert (await store.get(job.name)).state is JobState.PAUSED
 
 
@@ -398,7 +402,7 @@ async def test_a_pause_that_nobody_has_heeded_is_taken_back(store: JobStore) -> 
 async def test_a_trainer_pauses_a_job_and_says_why(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     error = JobError(reason="DISK_FULL", message="the trainer's disk is full")
-    await store.release(await claimed(store), error)
+    await store.release((await claimed(store)).write(), GivenBack(error=error))
     found = await store.get(job.name)
     assert (found.state, found.error) == (JobState.PAUSED, error)
     assert (await store.events(job.name, 2, 9))[0].payload == StateChanged(
@@ -409,7 +413,8 @@ async def test_a_trainer_pauses_a_job_and_says_why(store: JobStore) -> None:
 
 async def test_a_paused_job_is_cancelled_at_once(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
-    await store.release(await claimed(store), JobError(reason="DISK_FULL", message="full"))
+    full = GivenBack(error=JobError(reason="DISK_FULL", message="full"))
+    await store.release((await claimed(store)).write(), full)
     found, _ = await store.request_cancel(job.name)
     assert (found.state, found.error) == (JobState.CANCELLED, None)
     assert found.end_time is not None
@@ -423,13 +428,13 @@ async def test_a_paused_job_is_cancelled_at_once(store: JobStore) -> None:
 
 async def test_what_cannot_be_paused_says_so(store: JobStore) -> None:
     ended = await store.create(make_job("ended"), "", DIGEST)
-    await store.fail(await claimed(store), JobError(reason="R", message="m"))
+    await store.fail((await claimed(store)).write(), JobError(reason="R", message="m"))
     going = await store.create(make_job("going"), "", DIGEST)
     await claimed(store)
     await store.request_cancel(going.name)
     committed = await store.create(make_job("committed"), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease.write(), Publication(manifest=make_manifest(VERSION), route=None))
+    await store.commit(lease.write(), Publication.of(make_manifest(VERSION)))
     for job, detail, state in (
         (ended, "it is FAILED", "FAILED"),
         (going, "it is being cancelled", "PREPARING"),
@@ -447,7 +452,7 @@ async def test_a_job_that_ends_before_its_pause_is_not_to_be_paused(store: JobSt
     job = await store.create(make_job(), "", DIGEST)
     lease = await publishing(store)
     await store.request_pause(job.name)
-    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    publication = Publication.of(make_manifest(VERSION))
     await store.commit(lease.write(), publication)
     await store.succeed(lease.write(), publication, Outcome(promoted=False))
     found = await store.get(job.name)
@@ -479,7 +484,7 @@ def downgrade(connection: sa.Connection, revision: str) -> None:
 async def test_a_committed_job_neither_fails_nor_goes_back(store: JobStore) -> None:
     await store.create(make_job(), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease.write(), Publication(manifest=make_manifest(VERSION), route=None))
+    await store.commit(lease.write(), Publication.of(make_manifest(VERSION)))
     for action in (
         store.fail(lease.write(), JobError(reason="R", message="m")),
         store.cancelled(lease.write()),
@@ -492,13 +497,14 @@ async def test_a_committed_job_neither_fails_nor_goes_back(store: JobStore) -> N
 async def test_a_write_whose_answer_was_lost_is_made_once(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
     lease = await claimed(store)
-    publication = Publication(manifest=make_manifest(VERSION), route=None)
+    publication = Publication.of(make_manifest(VERSION))
     outcome = Outcome(promoted=True, route_generation=4)
-    await twice(lease, lambda: store.record(lease.write(), StateChanged(state=JobState.RUNNING), step(1)))
-    await twice(lease, lambda: store.record(lease.write(), StateChanged(state=JobState.EVALUATING)))
-    await twice(lease, lambda: store.allocate_version(lease.write(), "v1"))
-    await twice(lease, lambda: store.commit(lease.write(), publication))
-    await twice(lease, lambda: store.succeed(lease.write(), publication, outcome))
+    await twice(lease, lambda write: store.record(write, StateChanged(state=JobState.RUNNING)))
+    await twice(lease, lambda write: store.record(write, step(1)))
+    await twice(lease, lambda write: store.record(write, StateChanged(state=JobState.EVALUATING)))
+    await twice(lease, lambda write: store.allocate_version(write, "v1"))
+    await twice(lease, lambda write: store.commit(write, publication))
+    await twice(lease, lambda write: store.succeed(write, publication, outcome))
     assert await states(store, job.name) == [
         JobState.QUEUED,
         JobState.PREPARING,
@@ -518,12 +524,21 @@ async def test_the_same_event_again_is_another_one(store: JobStore) -> None:
     assert await store.last_sequence(job.name) == 4
 
 
-async def twice(lease: Lease, write: Callable[[], Awaitable[object]]) -> None:
+async def test_a_write_that_was_given_up_does_not_come_after_the_next(store: JobStore) -> None:
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    given_up = lease.write()
+    await store.record(lease.write(), step(2))
+    await store.record(given_up, step(1))
+    assert (await store.get(job.name)).progress == Progress(step=2, total_steps=10, loss=2.5)
+    assert await store.last_sequence(job.name) == 3
+
+
+async def twice(lease: Lease, make: Callable[[Write], Awaitable[object]]) -> None:
     """Make a write, forget that it was made, and make it again."""
-    before = lease.sequence
-    await write()
-    lease.sequence = before
-    await write()
+    write = lease.write()
+    first = await make(write)
+    assert await make(write) == first
 
 
 async def test_a_job_that_does_not_fit_is_passed_over(store: JobStore) -> None:
@@ -541,12 +556,6 @@ async def test_a_job_that_does_not_fit_is_passed_over(store: JobStore) -> None:
     assert seen == ["two", "three"]
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer_svc.jobs.queue._PAGE", 2)
-
-
-@pytest.mark.usefixtures("small_pages")
 async def test_the_whole_queue_is_looked_at_in_its_order(store: JobStore) -> None:
     now = datetime.now(UTC)
     wanted = []
@@ -573,7 +582,6 @@ async def test_the_whole_queue_is_looked_at_in_its_order(store: JobStore) -> Non
     assert len(seen) == 9 + len(wanted) - 1
 
 
-@pytest.mark.usefixtures("small_pages")
 async def test_jobs_of_a_base_without_room_hide_no_others(store: JobStore) -> None:
     for number in range(9):
         await store.create(make_job(f"job-{number}", base="full"), "", DIGEST)
@@ -589,11 +597,9 @@ async def test_jobs_of_a_base_without_room_hide_no_others(store: JobStore) -> No
 
     found = await store.claim("here", fits, passed=passed)
     assert found is not None
-    # Only the first page of them was read.
-    assert seen == ["job-0", "job-1", "last"]
+    assert seen == ["job-0", "last"]
 
 
-@pytest.mark.usefixtures("small_pages")
 async def test_a_job_without_a_digest_is_not_taken_for_one_of_a_base_without_room(
     store: JobStore,
 ) -> None:
@@ -614,17 +620,22 @@ async def test_only_what_its_owner_left_is_taken_back(store: JobStore) -> None:
     await store.claim("me")
     await store.claim("me")
     await store.claim("you")
-    assert await store.requeue_lost("me", {JobName("acme", "two")}) == (1, [])
-    assert (await store.get(JobName("acme", "one"))).state is JobState.QUEUED
+    assert await store.take_back("me", {JobName("acme", "two")}) == []
+    found = [(await store.get(JobName("acme", name))).state for name in ("one", "two", "three")]
+    assert found == [JobState.QUEUED, JobState.PREPARING, JobState.PREPARING]
 
 
-async def test_only_committed_versions_that_its_owner_left_are_taken_up(store: JobStore) -> None:
+async def test_committed_versions_whose_holder_is_gone_are_taken_up(store: JobStore) -> None:
     await store.create(make_job(), "", DIGEST)
     lease = await publishing(store)
-    await store.commit(lease.write(), Publication(manifest=make_manifest(VERSION), route=None))
-    assert await store.claim_publications("me", "me") == []
-    assert await store.claim_publications("me", "here", {lease.job}) == []
-    assert len(await store.claim_publications("me", "here")) == 1
+    await store.commit(lease.write(), Publication.of(make_manifest(VERSION)))
+    assert await store.claim_publications("me") == []
+    assert await store.take_back("here", {lease.job}) == []
+    assert await store.claim_publications("me") == []
+    assert await store.take_back("here") == []
+    ((again, _),) = await store.claim_publications("me")
+    assert again.epoch == lease.epoch + 1
+    assert await store.claim_publications("you") == []
 
 
 async def change(
@@ -682,7 +693,7 @@ async def test_a_state_of_a_later_release_is_left_alone(store: JobStore) -> None
     assert (await store.get(job.name)).state is JobState.UNSPECIFIED
     assert len(await store.page(TenantName("acme"), limit=9)) == 1
     assert sum((await store.counts()).values()) == 0
-    assert await store.requeue_lost() == (0, [])
+    assert await store.take_back(OWNER) == []
     assert await store.claim("here") is None
     with pytest.raises(LeaseLost):
         await store.record(lease.write(), step(1))
@@ -715,7 +726,7 @@ async def test_an_ended_job_cannot_be_cancelled(store: JobStore) -> None:
 async def test_counts_what_has_not_ended(store: JobStore) -> None:
     for number in range(3):
         await store.create(make_job(f"job-{number}"), "", DIGEST)
-    await store.fail(await claimed(store), JobError(reason="R", message="m"))
+    await store.fail((await claimed(store)).write(), JobError(reason="R", message="m"))
     await claimed(store)
     counts = await store.counts()
     assert counts[JobState.QUEUED] == 1

@@ -96,7 +96,7 @@ async def test_what_a_later_release_knows_of_a_sweep_stays(store: JobStore) -> N
 
 async def test_a_job_of_its_own_has_no_trials_whatever_is_said(store: JobStore) -> None:
     job = await store.create(make_job(), "", DIGEST)
-    await store.record(await claimed(store), reached(0, 2.0))
+    await store.record((await claimed(store)).write(), reached(0, 2.0))
     assert (await store.get(job.name)).sweep is None
 
 
@@ -143,10 +143,10 @@ async def test_an_earlier_release_takes_no_sweep_from_the_queue(store: JobStore)
     await store.create(make_job(), "", DIGEST)
     assert (await store.counts())[JobState.QUEUED] == 2
     assert len(await store.page(ACME, limit=10, state=JobState.QUEUED)) == 2
-    lost, _ = await store.requeue_lost()
-    assert lost == 0
+    assert await store.take_back("") == []
+    assert await stored(store, sweep.name) == "QUEUED_SWEEP"
     await claimed(store)
-    await store.requeue_lost()
+    await store.take_back("")
     assert await stored(store, sweep.name) == "QUEUED_SWEEP"
     cancelled, left = await store.request_cancel(sweep.name)
     assert (cancelled.state, left is not None) == (JobState.CANCELLED, True)
@@ -166,9 +166,9 @@ async def test_an_earlier_release_puts_no_lost_sweep_back_into_the_queue(store: 
     await store.allocate_version(lease.write(), "v1")
     assert await stored(store, sweep.name) == "PUBLISHING_SWEEP"
     assert (await store.counts())[JobState.PUBLISHING] == 1
-    publication = Publication(manifest=make_manifest(version), route=None)
+    publication = Publication.of(make_manifest(version))
     await store.commit(lease.write(), publication)
-    assert (await store.requeue_lost())[0] == 0
+    await store.take_back("")
     ((again, found),) = await store.claim_publications("there")
     assert found == publication
     await store.succeed(again.write(), found, Outcome(promoted=False, route_generation=0))
@@ -177,7 +177,7 @@ async def test_an_earlier_release_puts_no_lost_sweep_back_into_the_queue(store: 
 
 async def test_the_history_has_the_states_that_callers_know(store: JobStore) -> None:
     sweep = await store.create(make_sweep(), "", DIGEST)
-    await store.release(await claimed(store))
+    await store.release((await claimed(store)).write())
     told = [event.payload for event in await store.events(sweep.name, 0, 10)]
     assert told == [
         StateChanged(state=state)

@@ -118,9 +118,9 @@ class Dispatcher:
         Raises FailedPrecondition if no worker can be started with the default base: its jobs would
         wait for ever.
         """
-        heart = asyncio.create_task(Heart(self._jobs, self._owner, self).run())
+        heart = Heart(self._jobs, self._owner, self)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with heart.beating(), asyncio.TaskGroup() as group:
                 group.create_task(self._sweep())
                 group.create_task(self._discard())
                 self._workers.begin()
@@ -129,8 +129,6 @@ class Dispatcher:
                 group.create_task(self._serve_queue(group))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
-        finally:
-            heart.cancel()
 
     def holders(self) -> Mapping[JobName, int]:
         """See Heeded."""
@@ -154,7 +152,6 @@ class Dispatcher:
         await asyncio.gather(*told)
         # The queue's own task looks again: it alone knows what it has claimed at this moment.
         self._left_over |= not kept.keys() <= {*before, *self.holders()}
-        self._to_publish = True
         self.wake()
 
     def taken_over(self, cancelled: list[Left]) -> None:
@@ -246,6 +243,7 @@ class Dispatcher:
                 continue
             if not placed:
                 await wait(wake, seconds)
+                self._to_publish = True
 
     def _next_look(self) -> float:
         """Return in how many seconds to look again, whether anybody has called or not."""
@@ -326,6 +324,8 @@ class Dispatcher:
             place.leave(runner.key)
             del self._runners[job]
             self.wake()
+            if runner.pause:
+                asyncio.get_running_loop().call_later(runner.pause, self.wake)
 
     async def _unless_stopped(self, action: Coroutine[Any, Any, _T]) -> _T | None:
         return await first(action, self._stop.wait())

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
 
 from tailorbird.errors import Unavailable
 from tailorbird.names import JobName
+from trainer_svc.dispatch.waiting import wait
 from trainer_svc.jobs.leases import Kept
 from trainer_svc.jobs.model import Left
 from trainer_svc.jobs.store import JobStore
 
 _log = structlog.get_logger(__name__)
 
+_END_SECONDS = 2.0
 _BEATS = 4
 """In the time that a lease lasts: so many answers of the job store may fail or be late."""
 
@@ -36,7 +39,7 @@ class Heeded(Protocol):
 
 
 class Heart:
-    """Beats until it is cancelled. While the job store is away, nothing is taken over.
+    """While the job store is away, nothing is taken over.
 
     Nor for the time of a lease afterwards: others could keep theirs as little as this one could.
     """
@@ -54,11 +57,23 @@ class Heart:
         self._clock = clock
         self._steady_since = -math.inf
 
-    async def run(self) -> None:
-        """Beat."""
-        while True:
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """Beat while the block runs."""
+        end = asyncio.Event()
+        task = asyncio.create_task(self._run(end))
+        try:
+            yield
+        finally:
+            end.set()
+            # A query that is cancelled may lose its connection; one that hangs is.
+            await asyncio.wait({task}, timeout=_END_SECONDS)
+            task.cancel()
+
+    async def _run(self, end: asyncio.Event) -> None:
+        while not end.is_set():
             await self.beat()
-            await asyncio.sleep(self._jobs.lease_seconds / _BEATS)
+            await wait(end, self._jobs.lease_seconds / _BEATS)
 
     async def beat(self) -> None:
         """Keep the leases once, and take over what is over."""

@@ -41,9 +41,9 @@ class Holder:
         """End the job: its version is published."""
         await self._made(lambda write: self._jobs.succeed(write, publication, outcome))
 
-    async def put_off(self, pause: float, warning: JobWarning) -> None:
-        """Let a publication wait for so many seconds."""
-        await self._made(lambda write: self._jobs.put_off(write, pause, warning))
+    async def put_off(self, pause_of: Callable[[int], float], warning: JobWarning) -> None:
+        """Let a publication wait that cannot be finished now."""
+        await self._made(lambda write: self._jobs.put_off(write, pause_of, warning))
 
     async def fail(self, error: JobError) -> Left:
         """End the job: it cannot go on."""

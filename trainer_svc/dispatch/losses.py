@@ -12,7 +12,11 @@ def pause_of(faults: Faults) -> float:
 
     What it needs may be down, or memory be short: it waits longer the more often it was tried.
     """
-    tries = max(1, faults.attempts, faults.data_losses)
+    return pause_after(max(1, faults.attempts, faults.data_losses))
+
+
+def pause_after(tries: int) -> float:
+    """Return for how many seconds to wait after so many tries, at least one."""
     return _SECONDS[min(tries, len(_SECONDS)) - 1]
 
 

@@ -23,6 +23,7 @@ from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVer
 from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.dispatch.backoff import insist
 from trainer_svc.dispatch.holder import Holder
+from trainer_svc.dispatch.losses import pause_after
 from trainer_svc.jobs.events import JobWarning
 from trainer_svc.jobs.model import TERMINAL, Job, JobState, Left, PromotionPolicy
 from trainer_svc.jobs.publication import BASE_CHANGED, Publication, publish
@@ -34,7 +35,6 @@ NOT_JUDGED = "NOT_JUDGED"
 
 _log = structlog.get_logger(__name__)
 
-_PUT_OFF_SECONDS = 300.0
 _MAX_MESSAGE = 1000
 
 
@@ -76,7 +76,7 @@ class Publisher:
             raise
         except Exception as error:
             _log.exception("committed version not published", job=str(job))
-            await held.put_off(_PUT_OFF_SECONDS, _not_published(error))
+            await held.put_off(pause_after, _not_published(error))
             return
         await held.succeed(publication, outcome)
         self._metrics.versions.labels(str(outcome.promoted).lower()).inc()

@@ -131,6 +131,8 @@ class Runner:
         self._metrics = metrics
         self._patience = patience
         self._faults = job.faults
+        self.pause = 0.0
+        """Seconds for which the job, once given back, is taken up by nobody."""
         self._at_once = at_once
         self._halved = halved
         self._state: JobState | None = None
@@ -284,6 +286,7 @@ class Runner:
 
     async def _release(self, given: GivenBack) -> Ending:
         left = await self._held.release(given)
+        self.pause = given.pause
         if left is None:
             return Ending.AGAIN
         await self._discard(left, JobState.CANCELLED)

@@ -241,6 +241,8 @@ class Faults(Record):
     """Workers that died while it was trained or judged, or was alone with one."""
     data_losses: int = 0
     """Processes of its data that died."""
+    publications: int = 0
+    """Tries to write its committed version that failed."""
     alone: bool = False
     """Whether it may have taken what others lacked, and gets its next worker for itself."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, JobName, VersionName
@@ -27,9 +28,9 @@ class Publication(Record):
     manifest: AdapterManifest
     route: Route | None
     refusal: str = ""
-    manifest_json: str = ""
+    manifest_json: str = Field(default="", exclude_if=not_)
     """What is written, to the byte, whichever release does it; "" of earlier releases."""
-    route_json: str = ""
+    route_json: str = Field(default="", exclude_if=not_)
 
     @classmethod
     def of(

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.selectable import NamedFromClause
 
 from tailorbird.errors import NotFound
 from tailorbird.names import JobName
@@ -157,9 +158,9 @@ def _listed(tenants: Collection[str]) -> sa.CTE:
     return selected.union_all(*(sa.select(sa.literal(each)) for each in others)).cte("tenants")
 
 
-def _queued(of: sa.FromClause) -> sa.ColumnElement[bool]:
+def _queued(of: NamedFromClause) -> sa.ColumnElement[bool]:
     # As literals, by which a database finds the index that is of these alone.
-    return sa.literal_column(f"{getattr(of, 'name')}.{QUEUED}")
+    return sa.literal_column(f"{of.name}.{QUEUED}")
 
 
 def _left(of: sa.FromClause, look: _Look) -> list[sa.ColumnElement[bool]]:

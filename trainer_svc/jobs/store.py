@@ -279,18 +279,23 @@ class JobStore(JobReads):
         done = StateChanged(state=JobState.SUCCEEDED)
         await self._held(write, lambda _: ([published, done], values))
 
-    async def put_off(self, write: Write, pause: float, warning: JobWarning) -> None:
-        """Let a publication wait that cannot be finished now; it warns of the same reason once."""
+    async def put_off(
+        self, write: Write, pause_of: Callable[[int], float], warning: JobWarning
+    ) -> None:
+        """Let a publication wait that cannot be finished now; of the first time, callers hear.
+
+        `pause_of`: seconds to wait after so many times.
+        """
 
         def decide(row: sa.Row[Any]) -> Change:
-            attempts = Faults.model_validate(row.faults or {}).attempts
+            before = Faults.model_validate(row.faults or {}).publications
             values = {
                 "lease_owner": None,
                 "lease_expires": None,
-                "not_before": self._database.later(pause),
-                "faults": {**(row.faults or {}), "attempts": attempts + 1},
+                "not_before": self._database.later(pause_of(before + 1)),
+                "faults": {**(row.faults or {}), "publications": before + 1},
             }
-            return [] if attempts else [warning], values
+            return [] if before else [warning], values
 
         await self._held(write, decide)
 

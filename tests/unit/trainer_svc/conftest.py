@@ -63,6 +63,7 @@ def make(
             Publisher(jobs, object_store, metrics),
             metrics,
             bases=make_bases(*names, **weight_bytes),
+            trainer="before",
             base_memory=base_memory,
             workers=workers,
             jobs_per_worker=jobs_per_worker,

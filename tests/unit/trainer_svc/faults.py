@@ -67,6 +67,7 @@ class FaultyDatabase:
         self._database = database
         self._fault = fault
         self.read = database.read
+        self.later = database.later
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Any]:

@@ -19,7 +19,7 @@ from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.database import DatabaseUnavailable
-from trainer_svc.jobs.fence import Lease
+from trainer_svc.jobs.fence import GivenBack, Write
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
@@ -127,7 +127,7 @@ async def test_a_trainer_lost_at_any_moment_publishes_exactly_one_version(
         publisher = Publisher(jobs, object_store, metrics)
         dispatcher = Dispatcher(
             jobs, datasets, AdapterRegistry(object_store), executor, publisher, metrics,
-            bases=make_bases(), workers=1, jobs_per_worker=1, max_worker_losses=3,
+            bases=make_bases(), trainer="one", workers=1, jobs_per_worker=1, max_worker_losses=3,
         )  # fmt: skip
         return dispatcher, publisher
 
@@ -140,7 +140,7 @@ async def test_a_trainer_lost_at_any_moment_publishes_exactly_one_version(
     elif moment == "manifest":
         monkeypatch.setattr(publisher._registry, "append_route", vanish)
     elif moment == "route":
-        monkeypatch.setattr(publisher, "_jobs", _Vanishing(jobs, vanish))
+        monkeypatch.setattr(first, "_jobs", _Vanishing(jobs, vanish))
     task = asyncio.create_task(first.run())
     await asyncio.wait_for(worker.held.wait() if moment == "training" else lost.wait(), 20)
     task.cancel()
@@ -196,9 +196,9 @@ async def test_a_job_store_that_fails_just_then_hides_no_lost_worker(
     released, counts = jobs.release, jobs.counts
     lost = False
 
-    async def release(lease: Lease, *error: None) -> None:
+    async def release(write: Write, given: GivenBack) -> None:
         nonlocal lost
-        await released(lease, *error)
+        await released(write, given)
         lost = True
 
     async def fail_once() -> dict[JobState, int]:

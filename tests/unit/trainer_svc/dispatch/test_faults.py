@@ -59,6 +59,7 @@ DOWN: dict[str, type[Unavailable]] = {
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.001,))
 
 
 @pytest.fixture
@@ -241,7 +242,7 @@ async def test_a_lease_that_another_holder_took_is_cancelled_in_the_worker(
     async with running(dispatcher):
         await worker.held.wait()
         await ended(jobs, job.name, JobState.RUNNING)
-        await jobs.requeue_lost()
+        await jobs.take_back("")
         assert await jobs.claim("another trainer") is not None
         before = await jobs.events(job.name, 0, 100)
         worker.go_on()

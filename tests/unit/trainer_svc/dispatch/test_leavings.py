@@ -21,6 +21,7 @@ from trainer_svc.jobs.store import JobStore
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.001,))
 
 
 async def leavings(store: ObstoreStore, job: Job) -> list[str]:
@@ -38,11 +39,11 @@ async def leave(store: ObstoreStore, job: Job, version: str = "") -> None:
 async def uploading(jobs: JobStore, store: ObstoreStore) -> tuple[Job, Lease]:
     """Return a job whose holder had begun to upload a version."""
     job = await jobs.create(make_job(), "", "a" * 64)
-    claimed = await jobs.claim("before")
+    claimed = await jobs.claim("before/1")
     assert claimed is not None
     for state in (JobState.RUNNING, JobState.EVALUATING):
-        await jobs.record(claimed[0], StateChanged(state=state))
-    await jobs.allocate_version(claimed[0], "v1")
+        await jobs.record(claimed[0].write(), StateChanged(state=state))
+    await jobs.allocate_version(claimed[0].write(), "v1")
     await leave(store, job, "v1")
     return job, claimed[0]
 
@@ -59,14 +60,12 @@ async def test_a_waiting_job_that_is_cancelled_leaves_nothing(
     await jobs.request_pause(lease.job)
     await jobs.release(lease.write())
     dispatcher = make(ScriptedExecutor(object_store))
-    dispatcher._losses.add(job.name, at_work=True)
     async with running(dispatcher):
         _, left = await jobs.request_cancel(job.name)
         assert left is not None
         dispatcher.cancelled(left)
     assert await leavings(object_store, job) == []
     assert cancelled(registry) == 1
-    assert not dispatcher._losses.suspects(job.name)
 
 
 @pytest.mark.parametrize("end", ["lost worker", "failure", "suspended"])
@@ -94,7 +93,6 @@ async def test_a_job_that_turns_out_to_be_cancelled_leaves_nothing(
         assert (await ended(jobs, job.name)).state is JobState.CANCELLED
     assert await leavings(object_store, job) == []
     assert cancelled(registry) == 1
-    assert not dispatcher._losses.suspects(job.name)
 
 
 async def test_a_job_that_a_lost_trainer_should_have_cancelled_leaves_nothing(

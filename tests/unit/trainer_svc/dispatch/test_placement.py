@@ -14,7 +14,6 @@ from trainer_svc.dispatch.backoff import Pauses
 from trainer_svc.dispatch.demand import Stock
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.inbox import Inbox
-from trainer_svc.dispatch.losses import Losses
 from trainer_svc.dispatch.place import Place
 from trainer_svc.dispatch.placement import Look, Placement, Rules
 from trainer_svc.jobs.events import CheckpointSaved, Evaluation
@@ -116,29 +115,6 @@ def test_a_place_is_idle_when_its_last_lease_has_left() -> None:
     assert (here.alone, here.idle.is_set()) == (True, False)
     here.leave(LeaseKey(job="b", epoch=1))
     assert (here.alone, here.idle.is_set()) == (False, True)
-
-
-def test_losses_count_at_work_and_of_suspects() -> None:
-    losses = Losses(2)
-    assert not losses.add(ONE, at_work=False)
-    assert (losses.suspects(ONE), losses.count(ONE)) == (True, 0)
-    assert not losses.add(ONE, at_work=False)
-    assert losses.add(ONE, at_work=True)
-    losses.forget(ONE)
-    assert not losses.suspects(ONE)
-    assert not losses.add(ONE, at_work=True)
-    assert losses.count(ONE) == 1
-
-
-def test_a_lost_process_of_its_data_makes_no_suspect() -> None:
-    losses = Losses(2)
-    assert not losses.add_tokenising(ONE)
-    assert (losses.suspects(ONE), losses.count(ONE), losses.tokenising(ONE)) == (False, 0, 1)
-    assert not losses.add(ONE, at_work=True)
-    assert losses.add_tokenising(ONE)
-    losses.forget(ONE)
-    assert losses.tokenising(ONE) == 0
-    assert not losses.add_tokenising(ONE)
 
 
 def test_pauses_grow_end_and_are_forgotten() -> None:

@@ -7,14 +7,12 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tailorbird.names import JobName
 from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import PREPARED, READY, ScriptedExecutor, ScriptedWorker, step
 from tests.unit.trainer_svc.values import make_job
-from trainer_svc.dispatch.backoff import Pauses
-from trainer_svc.jobs.fence import Lease
-from trainer_svc.jobs.model import Isolation, Job, JobState
+from trainer_svc.jobs.fence import GivenBack, Lease, Write
+from trainer_svc.jobs.model import Isolation, Job, JobState, Left
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
@@ -33,6 +31,7 @@ from trainer_svc.protocol import (
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.001,))
 
 
 def exclusive(name: str) -> Job:
@@ -250,21 +249,18 @@ async def test_a_store_that_is_down_again_and_again_fails_no_job(
 async def test_a_job_whose_data_ended_a_process_shares_its_worker_and_waits_longer_each_time(
     make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.1, 0.5))
+    pauses = (0.001, 0.002)
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", pauses)
+    given, release = list[GivenBack](), jobs.release
 
-    class Forgetful(Pauses[JobName]):
-        """As after tries of which each took longer than pauses are remembered."""
+    async def noted(write: Write, back: GivenBack) -> Left | None:
+        given.append(back)
+        return await release(write, back)
 
-        def add(self, key: JobName, *, at_least: int = 1) -> None:
-            self.forget(key)
-            super().add(key, at_least=at_least)
-            lengths.append(self.next_end() or 0.0)
-
-    lengths: list[float] = []
+    monkeypatch.setattr(jobs, "release", noted)
     worker = ScriptedWorker(object_store, hold="prepared")
     (lost,) = await add(jobs, make_job("lost"))
     dispatcher = make(ScriptedExecutor(object_store, worker), jobs_per_worker=4)
-    dispatcher._pauses = Forgetful()
     async with running(dispatcher):
         for _ in range(2):
             await worker.held.wait()
@@ -279,7 +275,7 @@ async def test_a_job_whose_data_ended_a_process_shares_its_worker_and_waits_long
         for job in (lost, new):
             await in_state(jobs, job, JobState.SUCCEEDED)
     assert worker.jobs == ["lost", "lost", "lost", "new"]
-    assert lengths == [pytest.approx(each, abs=0.1) for each in (0.1, 0.5)]
+    assert [back.pause for back in given] == list(pauses)
 
 
 @pytest.mark.parametrize("phase", ["idle", "before its start"])
@@ -381,7 +377,7 @@ async def test_an_exclusive_job_shares_its_worker_with_nobody(
 async def test_a_run_that_ended_for_want_of_something_leaves_the_others_their_turn(
     make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.2,))
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.2,))
     worker = ScriptedWorker(object_store, hold="step-2", only="one")
     one, two = await add(jobs, make_job("one"), make_job("two"))
     async with running(make(ScriptedExecutor(object_store, worker))):
@@ -421,25 +417,3 @@ async def test_a_worker_that_talks_nonsense_of_one_job_keeps_the_others(
         worker.go_on()
         await in_state(jobs, one, JobState.SUCCEEDED)
     assert worker.told(Cancel) == ["two"]
-
-
-async def test_a_pause_that_ends_during_a_look_at_the_queue_is_not_missed(
-    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = ScriptedWorker(object_store, hold="step-2")
-    dispatcher = make(ScriptedExecutor(object_store, worker))
-    (job,) = await add(jobs, make_job())
-    counts, pauses = jobs.counts, dispatcher._pauses
-
-    async def counts_when_the_pause_is_over() -> dict[JobState, int]:
-        while pauses.paused():  # noqa: ASYNC110 - time has no event
-            await asyncio.sleep(0.001)
-        return await counts()
-
-    monkeypatch.setattr(jobs, "counts", counts_when_the_pause_is_over)
-    async with running(dispatcher):
-        await worker.held.wait()
-        worker.hold = ""
-        worker.fail(retryable=True)
-        found = await in_state(jobs, job, JobState.SUCCEEDED)
-    assert found.lease_epoch == 2

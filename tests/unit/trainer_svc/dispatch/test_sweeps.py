@@ -162,6 +162,7 @@ async def test_a_sweep_that_had_no_memory_takes_its_trials_one_after_the_other(
     make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.001,))
     worker = ScriptedWorker(object_store, hold="decided-0")
     sweep = await jobs.create(make_sweep(), "", DIGEST)
     async with running(make(ScriptedExecutor(object_store, worker), jobs_per_worker=8)):
@@ -219,6 +220,7 @@ async def test_a_call_that_fails_once_costs_no_trial_and_no_decision(
 ) -> None:
     """While another tenant's job shares the worker, and hears of nothing."""
     monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.001,))
     fault = Fault(method, number, DOWN[where]("as the test wants"), after=after)
     worker = ScriptedWorker(object_store, hold="step-2", only="two")
     if where == "worker":
@@ -274,7 +276,7 @@ async def test_what_a_worker_says_of_a_lease_that_another_took_decides_nothing(
     async with running(make(ScriptedExecutor(object_store, worker), jobs_per_worker=8)):
         await worker.held.wait()
         await ended(jobs, sweep.name, JobState.RUNNING)
-        await jobs.requeue_lost()
+        await jobs.take_back("")
         taken = await jobs.claim("another trainer")
         assert taken is not None
         before = await jobs.get(sweep.name)

@@ -88,7 +88,7 @@ async def test_the_specification_is_never_rewritten(jobs: JobStore) -> None:
     await jobs.request_resume(job.name)
     claimed = await jobs.claim("here")
     assert claimed is not None
-    await jobs.release(claimed[0])
+    await jobs.release(claimed[0].write())
     async with jobs._database.read() as connection:
         found = (await connection.execute(sa.select(table))).one()
     assert found.spec == row["spec"]

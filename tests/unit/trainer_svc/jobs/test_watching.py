@@ -142,7 +142,7 @@ async def test_what_another_replica_writes_is_heard(world: World) -> None:
     await world.until([1], [1])
     found = await world.there.claim("there", lambda job: job.name == name)
     assert found is not None
-    await world.there.record(found[0], WARNING)
+    await world.there.record(found[0].write(), WARNING)
     await world.until([1, 2, 3], [1])
 
 
