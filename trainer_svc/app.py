@@ -16,7 +16,8 @@ from tailorbird import __version__
 from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import InvalidArgument
 from tailorbird.feedback import FeedbackStore
-from tailorbird.local_disk import locked_folder, shared_filesystem
+from tailorbird.local_disk import kept_id, locked_folder, shared_filesystem
+from tailorbird.names import JobName
 from tailorbird.object_store import open_store
 from tailorbird.personal_data.modes import Mode
 from tailorbird.registry import AdapterRegistry
@@ -40,6 +41,7 @@ from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep_service import SweepService
@@ -115,7 +117,7 @@ async def _started(
     bases = await asyncio.to_thread(_loaded_bases, settings, data_dir / "cache")
     metrics = TrainerMetrics(registry)
     feed = Feed()
-    jobs = JobStore(database, feed)
+    jobs = JobStore(database, feed, lease_seconds=settings.lease_seconds)
     policy = PersonalDataPolicy(Mode(settings.personal_data), settings.scanner)
     await asyncio.to_thread(policy.load)
     datasets = DatasetStore(
@@ -139,10 +141,12 @@ async def _started(
         Publisher(jobs, object_store, metrics),
         metrics,
         bases=bases,
+        trainer=kept_id(data_dir, "trainer.id"),
         base_memory=settings.base_memory_bytes,
         workers=settings.workers,
         jobs_per_worker=settings.jobs_per_worker,
         max_worker_losses=settings.max_worker_losses,
+        max_attempts=settings.max_attempts,
     )
     limits = ServingLimits(
         object_store,
@@ -173,7 +177,23 @@ async def _started(
     )
     add_TuningServiceServicer_to_server(servicer, server.grpc)
     await dispatcher.recover()
+    _listen(database, feed, dispatcher, stack)
     return dispatcher, bases
+
+
+def _listen(database: Database, feed: Feed, dispatcher: Dispatcher, stack: AsyncExitStack) -> None:
+    """Hear at once what other trainers change, where the database can tell."""
+
+    def heard(job: JobName, state: str) -> None:
+        feed.publish(job)
+        dispatcher.heard(job, JobState(state))
+
+    def gap() -> None:
+        feed.publish_all()
+        dispatcher.wake()
+
+    listening = asyncio.create_task(database.notices(heard, gap).run())
+    stack.push_async_callback(_ended, listening)
 
 
 def _loaded_bases(settings: TrainerSettings, cache: Path) -> BaseModels:

@@ -132,7 +132,18 @@ class TrainerSettings(ScanSettings):
     See docs/evaluation.md. None: nothing is screened.
     """
     max_worker_losses: Annotated[int, Field(ge=1)] = 3
-    """A job whose worker process, or that of its data, died this often in a row fails."""
+    """A job whose worker process, or that of its data, died this often fails."""
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
+    """A job that is given back this often in a row, without a checkpoint in between, is PAUSED.
+
+    With the reason: what it needs is down. One that lacks memory FAILS. Between two tries it waits
+    0.2 s at first and 5 minutes at most, so that 20 of them take about fifty minutes.
+    """
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """Seconds after which the jobs of a trainer that is not heard of go to another one.
+
+    A trainer is heard of four times in it. The database's clock counts.
+    """
 
     @model_validator(mode="after")
     def _personal_data_can_be_found(self) -> Self:

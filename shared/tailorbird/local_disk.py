@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,3 +71,27 @@ def locked_folder(folder: Path, lock: str) -> Iterator[None]:
                 setting="data_dir",
             ) from error
         yield
+
+
+def kept_id(folder: Path, name: str) -> str:
+    """Return the id of what lives in `folder`, 32 hex digits, which its file `name` keeps.
+
+    Made when it is first asked for; who asks has locked the folder. FailedPrecondition
+    (DATA_DIR_UNUSABLE) if it cannot be read or kept.
+    """
+    path, new = folder / name, folder / f"{name}.new"
+    try:
+        if path.exists() and re.fullmatch("[0-9a-f]{32}", kept := path.read_text("utf-8")):
+            return kept
+        with new.open("w", encoding="utf-8") as file:
+            file.write(made := uuid.uuid4().hex)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(
+            f"the data folder {folder} cannot be used: {error}",
+            reason="DATA_DIR_UNUSABLE",
+            setting="data_dir",
+        ) from error
+    return made

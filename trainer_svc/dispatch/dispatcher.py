@@ -79,6 +79,7 @@ class Dispatcher:
         self._owner = f"{self._trainer}{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
+        self._heart = Heart(jobs, self._owner, self)
         self._workers = Workers(
             executor,
             bases,
@@ -118,9 +119,8 @@ class Dispatcher:
         Raises FailedPrecondition if no worker can be started with the default base: its jobs would
         wait for ever.
         """
-        heart = Heart(self._jobs, self._owner, self)
         try:
-            async with heart.beating(), asyncio.TaskGroup() as group:
+            async with self._heart.beating(), asyncio.TaskGroup() as group:
                 group.create_task(self._sweep())
                 group.create_task(self._discard())
                 self._workers.begin()
@@ -157,6 +157,13 @@ class Dispatcher:
     def taken_over(self, cancelled: list[Left]) -> None:
         """See Heeded."""
         self._all_cancelled(cancelled)
+
+    def heard(self, job: JobName, state: JobState) -> None:
+        """Hear that another trainer has changed a job: it may wait here, or be asked to stop."""
+        if job in self._runners:
+            self._heart.hasten()
+        if state is JobState.QUEUED:
+            self.wake()
 
     def wake(self) -> None:
         """Look at the queue now."""

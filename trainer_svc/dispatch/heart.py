@@ -56,24 +56,31 @@ class Heart:
         self._heeded = heeded
         self._clock = clock
         self._steady_since = -math.inf
+        self._next = asyncio.Event()
+        self._ended = False
 
     @asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:
         """Beat while the block runs."""
-        end = asyncio.Event()
-        task = asyncio.create_task(self._run(end))
+        task = asyncio.create_task(self._run())
         try:
             yield
         finally:
-            end.set()
+            self._ended = True
+            self._next.set()
             # A query that is cancelled may lose its connection; one that hangs is.
             await asyncio.wait({task}, timeout=_END_SECONDS)
             task.cancel()
 
-    async def _run(self, end: asyncio.Event) -> None:
-        while not end.is_set():
+    def hasten(self) -> None:
+        """Beat now: something is asked of a job that is leased here, or its lease is taken."""
+        self._next.set()
+
+    async def _run(self) -> None:
+        while not self._ended:
+            self._next.clear()
             await self.beat()
-            await wait(end, self._jobs.lease_seconds / _BEATS)
+            await wait(self._next, self._jobs.lease_seconds / _BEATS)
 
     async def beat(self) -> None:
         """Keep the leases once, and take over what is over."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tailorbird.errors import InvalidArgument, Unavailable
+from tailorbird.names import JobName
 from trainer_svc.jobs import migrations
+from trainer_svc.jobs.notices import SOURCE, Notices
 
 _CHECK_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
@@ -38,7 +41,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine: AsyncEngine = create_async_engine(url)
+            named = {SOURCE: uuid.uuid4().hex[:8]}
+            self._engine: AsyncEngine = create_async_engine(url, execution_options=named)
         except (SQLAlchemyError, ImportError) as error:
             raise InvalidArgument("database_url", f"cannot be used: {error}") from error
         except ValueError as error:
@@ -51,6 +55,10 @@ class Database:
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)
             sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
+
+    def notices(self, heard: Callable[[JobName, str], None], gap: Callable[[], None]) -> Notices:
+        """Return what hears of other trainers' changes; see Notices."""
+        return Notices(self._engine, heard, gap)
 
     async def migrate(self) -> None:
         """Bring the schema to the newest version.

@@ -21,6 +21,11 @@ class Feed:
         for event in self._waiters.get(job, ()):
             event.set()
 
+    def publish_all(self) -> None:
+        """Wake everybody: something may have changed unheard."""
+        for job in list(self._waiters):
+            self.publish(job)
+
     @contextmanager
     def subscribe(self, job: JobName) -> Iterator[asyncio.Event]:
         """Give an event that every change of `job` sets; the waiter clears it."""

@@ -32,6 +32,7 @@ from trainer_svc.jobs.model import (
     may_follow,
     stored_state,
 )
+from trainer_svc.jobs.notices import notify
 from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
 from trainer_svc.jobs.tables import events, jobs
 
@@ -196,6 +197,7 @@ async def apply(
             values["end_time"] = now
     if values:
         await connection.execute(update_job(name_of(row)).values(values))
+    await notify(connection, name_of(row), state)
 
 
 async def insert_events(

@@ -31,6 +31,7 @@ from trainer_svc.jobs.fence import (
 )
 from trainer_svc.jobs.leases import Kept
 from trainer_svc.jobs.model import Faults, Job, JobError, JobState, Left
+from trainer_svc.jobs.notices import notify
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
 from trainer_svc.jobs.queue import at_work, queued
 from trainer_svc.jobs.reads import JobReads
@@ -93,6 +94,7 @@ class JobStore(JobReads):
             async with self._database.write() as connection:
                 await connection.execute(sa.insert(jobs).values(values))
                 await insert_events(connection, job.name, 0, first, await clock(connection))
+                await notify(connection, job.name, job.state)
         except IntegrityError:
             if request_id and (
                 made := await self.find_request(job.name.tenant, request_id, request_sha256)
