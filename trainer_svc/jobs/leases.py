@@ -16,7 +16,7 @@ from trainer_svc.jobs.events import StateChanged
 from trainer_svc.jobs.fence import GivenBack
 from trainer_svc.jobs.model import ACTIVE, JobState
 from trainer_svc.jobs.rows import Change, apply, ended, in_state, name_of, update_job
-from trainer_svc.jobs.tables import LEASED, jobs
+from trainer_svc.jobs.tables import LEASED, PUBLISHING, jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ async def to_publish(connection: AsyncConnection, limit: int) -> list[sa.Row[Any
     free = sa.or_(jobs.c.lease_owner.is_(None), _over(now))
     due = sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
     query = sa.select(jobs).where(
-        in_state(JobState.PUBLISHING), jobs.c.publication.is_not(None), free, due
+        sa.text(PUBLISHING), jobs.c.publication.is_not(None), free, due
     )
     return await _locked(connection, query.limit(limit))
 

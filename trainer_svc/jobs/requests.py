@@ -43,7 +43,12 @@ def resume(row: sa.Row[Any]) -> Change:
     """Let a job go on; one that is not held back goes on as it does."""
     state = JobState(row.state)
     if state is JobState.PAUSED:
-        values = {"state": JobState.QUEUED, "pause_requested": False, "error": None}
+        values = {
+            "state": JobState.QUEUED,
+            "pause_requested": False,
+            "not_before": None,
+            "error": None,
+        }
         return [StateChanged(state=JobState.QUEUED)], values
     if state not in ACTIVE | WAITING:
         raise _refusal(row, "resumed", "JOB_NOT_RESUMABLE", f"it is {row.state}")

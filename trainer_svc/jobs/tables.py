@@ -14,6 +14,7 @@ metadata = sa.MetaData(
 )
 
 QUEUED = "state IN ('QUEUED', 'QUEUED_SWEEP')"
+PUBLISHING = "state IN ('PUBLISHING', 'PUBLISHING_SWEEP')"
 LEASED = "lease_owner IS NOT NULL"
 """What the partial indexes are of; a query finds them by these very words."""
 
@@ -78,6 +79,12 @@ jobs = sa.Table(
         "job",
         sqlite_where=sa.text(QUEUED),
         postgresql_where=sa.text(QUEUED),
+    ),
+    sa.Index(
+        "ix_jobs_publishing",
+        "not_before",
+        sqlite_where=sa.text(PUBLISHING),
+        postgresql_where=sa.text(PUBLISHING),
     ),
     sa.Index(
         "ix_jobs_leases",

@@ -9,6 +9,7 @@ revision = "0004"
 down_revision = "0003"
 
 _QUEUED = sa.text("state IN ('QUEUED', 'QUEUED_SWEEP')")
+_PUBLISHING = sa.text("state IN ('PUBLISHING', 'PUBLISHING_SWEEP')")
 _LEASED = sa.text("lease_owner IS NOT NULL")
 
 
@@ -33,6 +34,13 @@ def upgrade() -> None:
         postgresql_where=_QUEUED,
     )
     op.create_index(
+        "ix_jobs_publishing",
+        "jobs",
+        ["not_before"],
+        sqlite_where=_PUBLISHING,
+        postgresql_where=_PUBLISHING,
+    )
+    op.create_index(
         "ix_jobs_leases",
         "jobs",
         ["lease_owner", "tenant"],
@@ -44,6 +52,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.drop_index("ix_jobs_leases", "jobs")
+    op.drop_index("ix_jobs_publishing", "jobs")
     op.drop_index("ix_jobs_queue", "jobs")
     op.drop_column("events", "record_version")
     for column in (
