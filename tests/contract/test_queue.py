@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from tailorbird.errors import NotFound
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.values import make_job
+from trainer_svc.jobs import rows
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import GivenBack, Lease
@@ -147,17 +150,14 @@ async def test_a_job_that_is_deleted_during_a_look_is_passed_over(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await queue(store, "acme/a0", "globex/g0")
-    from tailorbird.errors import NotFound
-    from trainer_svc.jobs import queue as looked
-
-    read = looked.job_row
+    read = rows.job_row
 
     async def gone(connection: object, name: JobName) -> object:
         if name.job == "a0":
             raise NotFound(name)
         return await read(connection, name)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(looked, "job_row", gone)
+    monkeypatch.setattr("trainer_svc.jobs.queue.job_row", gone)
     assert await claimed(store) == ["globex/g0"]
 
 
@@ -177,7 +177,7 @@ async def test_a_look_at_the_queue_scans_no_table(database: Database) -> None:
         " CASE WHEN :n % 10 = 0 THEN 'QUEUED' ELSE 'SUCCEEDED' END,"
         " '2026-01-01 00:00:00', false, false, 0, '', false, '', 1, 0, 0, 2)"
     )
-    seen: list[tuple[str, object]] = []
+    seen: list[tuple[str, Any]] = []
 
     def note(_c: object, _u: object, statement: str, parameters: object, *_: object) -> None:
         seen.append((statement, parameters))

@@ -33,9 +33,14 @@ class Trainer:
     """One trainer's process, as far as its job store and its workers are concerned."""
 
     def __init__(
-        self, world: Trainers, *workers: ScriptedWorker, jobs_per_worker: int, lease: float
+        self,
+        world: Trainers,
+        *workers: ScriptedWorker,
+        jobs_per_worker: int,
+        lease: float,
+        database: Database | None,
     ) -> None:
-        self.database = Database(world.url)
+        self.database = database or Database(world.url)
         self.feed = Feed()
         self.jobs = JobStore(self.database, self.feed, lease_seconds=lease)
         self.executor = ScriptedExecutor(world.store, *workers)
@@ -89,12 +94,24 @@ class Trainers:
         self.stack = AsyncExitStack()
 
     def start(
-        self, *workers: ScriptedWorker, jobs_per_worker: int = 1, lease: float = LONG
+        self,
+        *workers: ScriptedWorker,
+        jobs_per_worker: int = 1,
+        lease: float = LONG,
+        database: Database | None = None,
     ) -> Trainer:
-        trainer = Trainer(self, *workers, jobs_per_worker=jobs_per_worker, lease=lease)
+        trainer = Trainer(
+            self, *workers, jobs_per_worker=jobs_per_worker, lease=lease, database=database
+        )
         trainer.start()
         self.stack.push_async_callback(trainer.close)
         return trainer
+
+    def reader(self) -> JobStore:
+        """Return a job store of nobody's, to look at what there is."""
+        database = Database(self.url)
+        self.stack.push_async_callback(database.close)
+        return JobStore(database, Feed())
 
     def worker(self, hold: str = "", only: str = "") -> ScriptedWorker:
         return ScriptedWorker(self.store, hold=hold, only=only)
