@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+from collections.abc import Sequence
 
 from tailorbird.process import prepare_process
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m trainer_svc", description=__doc__)
+    parser.add_argument(
+        "--role", choices=("all", "api", "worker"), help="instead of TAILORBIRD_ROLE; default: all"
+    )
+    if role := parser.parse_args(arguments).role:
+        os.environ["TAILORBIRD_ROLE"] = role
     prepare_process()
     # Each of these imports for seconds, and reads the environment.
     from tailorbird.service import run_service
@@ -19,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

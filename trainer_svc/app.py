@@ -74,13 +74,15 @@ async def serve(settings: TrainerSettings) -> int:
         edge = open_edge(settings, registry, [_SERVICE], stack)
         starting = _started(settings, edge.server, registry, stack)
         dispatcher, bases = await or_stopped(starting, stop, _leave)
-        await edge.server.start()
+        if settings.role != "worker":
+            await edge.server.start()
         running = asyncio.create_task(dispatcher.run())
         stack.push_async_callback(_ended, running)
         await edge.server.set_ready(not stop.is_set())
         _log.info(
             "trainer ready",
             version=__version__,
+            role=settings.role,
             port=edge.server.port,
             metrics_port=edge.health.port,
             base_models=[base.name for base in bases.all],
@@ -143,7 +145,7 @@ async def _started(
         bases=bases,
         trainer=kept_id(data_dir, "trainer.id"),
         base_memory=settings.base_memory_bytes,
-        workers=settings.workers,
+        workers=0 if settings.role == "api" else settings.workers,
         jobs_per_worker=settings.jobs_per_worker,
         max_worker_losses=settings.max_worker_losses,
         max_attempts=settings.max_attempts,

@@ -14,7 +14,7 @@ from pydantic_settings import NoDecode
 from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
 from tailorbird.names import is_id
 from tailorbird.personal_data.settings import ScanSettings
-from tailorbird.settings import Port, Rank
+from tailorbird.settings import Port, Rank, wrong_setting
 
 _MOST_PREFIXES = 4096
 
@@ -66,6 +66,12 @@ class TrainerSettings(ScanSettings):
     """Plain HTTP port for /metrics, /livez and /readyz; 0 takes a free one."""
     database_url: str = ""
     """SQLAlchemy URL with an asynchronous driver. Empty: SQLite under data_dir."""
+    role: Literal["all", "api", "worker"] = "all"
+    """What this process does: answer calls (api), train (worker), or both.
+
+    Several of them share one PostgreSQL and one object store. An api needs no accelerator; a worker
+    opens no port but metrics_port. Given as --role as well.
+    """
     workers: Annotated[int, Field(ge=1, le=16)] = 1
     """Worker processes. Each holds one base model."""
     more_base_models: Annotated[
@@ -151,6 +157,15 @@ class TrainerSettings(ScanSettings):
         if self.personal_data == "off" and not own:
             return self
         self.check_scan("personal_data", self.personal_data)
+        return self
+
+    @model_validator(mode="after")
+    def _parts_meet_in_a_database(self) -> Self:
+        if self.role != "all" and not self.database_url.startswith("postgresql"):
+            problem = (
+                f"without a PostgreSQL in database_url no other process sees what {self.role} does"
+            )
+            raise wrong_setting("role", problem)
         return self
 
     @property

@@ -1,7 +1,7 @@
-"""python -m tests.acceptance.stopped_trainer MOMENT: the real trainer, told to stop at one moment.
+"""python -m tests.acceptance.stopped_trainer MOMENT [STOP]: the real trainer, stopped at a moment.
 
 The process sends itself the SIGTERM that a preempted pod gets, once, where the named moment begins,
-and goes on.
+and goes on; or SIGSTOP, if that is asked for, and stands still until somebody lets it go on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _stop() -> None:
     global _told
     if not _told:
         _told = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGSTOP if "STOP" in sys.argv else signal.SIGTERM)
 
 
 def _stop_before(owner: Any, method: str) -> None:

@@ -45,6 +45,7 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _POLL_SECONDS = 1.0
 """After which the queue is looked at, whatever was heard: other trainers add to it, too."""
+_COUNT_SECONDS = 5.0
 
 
 class Dispatcher:
@@ -116,6 +117,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Replay what is committed, and serve the queue; returns after `stop`.
 
+        Without workers others do that; it only looks after leases, and what cancelled jobs leave.
         Raises FailedPrecondition if no worker can be started with the default base: its jobs would
         wait for ever.
         """
@@ -123,6 +125,9 @@ class Dispatcher:
             async with self._heart.beating(), asyncio.TaskGroup() as group:
                 group.create_task(self._sweep())
                 group.create_task(self._discard())
+                if not self._workers.slots:
+                    group.create_task(self._count())
+                    return
                 self._workers.begin()
                 for slot in self._workers.slots:
                     group.create_task(self._workers.keep(slot))
@@ -233,6 +238,17 @@ class Dispatcher:
         except Exception:
             _log.exception("what a cancelled job left is not deleted", job=str(left.job))
 
+    async def _count(self) -> None:
+        """Tell how many jobs there are to do, by which others are started."""
+        while not self._stop.is_set():
+            await self._tell_counts()
+            await wait(self._stop, _COUNT_SECONDS)
+
+    async def _tell_counts(self) -> None:
+        # A job that is ours by now is not lost for the sake of a number.
+        with suppress(Unavailable):
+            self._metrics.set_jobs(await self._jobs.counts())
+
     async def _serve_queue(self, group: asyncio.TaskGroup) -> None:
         failures = 0
         while not self._stop.is_set():
@@ -274,9 +290,7 @@ class Dispatcher:
             await self._see_to(group, look, *claimed)
         else:
             self._workers.meet(look.demand)
-        # A job that is ours by now is not lost for the sake of a number.
-        with suppress(Unavailable):
-            self._metrics.set_jobs(await self._jobs.counts())
+        await self._tell_counts()
         return claimed is not None or look.end()
 
     async def _see_to(self, group: asyncio.TaskGroup, look: Look, lease: Lease, job: Job) -> None:

@@ -86,9 +86,7 @@ async def to_publish(connection: AsyncConnection, limit: int) -> list[sa.Row[Any
     now = await clock(connection)
     free = sa.or_(jobs.c.lease_owner.is_(None), _over(now))
     due = sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
-    query = sa.select(jobs).where(
-        sa.text(PUBLISHING), jobs.c.publication.is_not(None), free, due
-    )
+    query = sa.select(jobs).where(sa.text(PUBLISHING), jobs.c.publication.is_not(None), free, due)
     return await _locked(connection, query.limit(limit))
 
 
