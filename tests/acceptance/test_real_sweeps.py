@@ -219,8 +219,8 @@ def test_a_sweep_is_held_back_goes_on_and_is_cancelled(real: Trainer) -> None:
     up_to(stream, "step_progress")
     real.stub.PauseJob(pb.PauseJobRequest(name=sweep.job))
     events = up_to_state(stream, job_pb2.JOB_STATE_PAUSED)
-    saved = real.files("tenants/held/jobs/*/checkpoints/trial-*/*/manifest.json")
-    assert len({path.parent.parent.name for path in saved}) == len(RATES)
+    saved = real.files("tenants/held/jobs/*/checkpoints/trial-*/lease-*/*/manifest.json")
+    assert len({path.parents[2].name for path in saved}) == len(RATES)
     assert real.get(sweep).state == job_pb2.JOB_STATE_PAUSED
     real.stub.ResumeJob(pb.ResumeJobRequest(name=sweep.job))
     stream = real.events(sweep.job, events[-1].sequence)

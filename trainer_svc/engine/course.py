@@ -109,7 +109,7 @@ class Course:
             base_model_digest=settings.base_model_digest,
             chat_template_digest=settings.chat_template_digest,
         )
-        job = JobName.parse(assignment.lease.job)
+        lease = assignment.lease
         self.run: Run | None = None
         """The run, while it is attached."""
         self._name = name
@@ -117,7 +117,9 @@ class Course:
         self._tools = tools
         self._lessee = lessee
         self._device = Device(tools.steps)
-        self._checkpoints = Checkpoints(tools.store, job, made_for, trial=trial)
+        self._checkpoints = Checkpoints(
+            tools.store, JobName.parse(lease.job), made_for, epoch=lease.epoch, trial=trial
+        )
         self._writer: CheckpointWriter | None = None
         self._weights: dict[str, torch.Tensor] | None = None
 
@@ -245,7 +247,8 @@ class Course:
                 await self._device.on_step_thread(lambda: run.restore(latest, best))  # noqa: B023
             except DataCorrupt as error:
                 log.warning("checkpoint unusable", run=self._name, error=error.message)
-                await self._checkpoints.discard(latest.step)
+                await self._checkpoints.discard(found)
             else:
+                await self._checkpoints.take_over(found)
                 return True
         return False

@@ -1,12 +1,16 @@
 """A job's checkpoints in the object store: save, restore, keep the newest two and the best.
 
-tenants/{tenant}/jobs/{job}/checkpoints/{step:08d}/
+tenants/{tenant}/jobs/{job}/checkpoints/lease-{epoch:06d}/{step:08d}/
     adapter-{digest}.safetensors  optimizer-{digest}.safetensors  state-{digest}.json
     manifest.json (last)
 
 Order, dropout and schedule are functions of seed and step, so the weights, the optimizer's moments
 and the figures of `RunState` are all there is to keep. Files are named after what is in them: a
 step that is saved again, judged by now, never breaks the manifest that is there.
+
+Only the newest lease that has a whole checkpoint counts. A holder that lost its lease may have
+written a later step since: its lease is the lower one, and what it wrote is never read beside the
+next holder's, nor can it delete any of that.
 """
 
 from __future__ import annotations
@@ -23,11 +27,20 @@ from safetensors.torch import load, save
 from tailorbird.errors import DataCorrupt, NotFound, StoreUnavailable
 from tailorbird.names import JobName
 from tailorbird.object_store import ObjectStore, delete_folder
-from trainer_svc.checkpoints import CHECKPOINT_MANIFEST, checkpoints_prefix, trial_prefix
+from trainer_svc.checkpoints import (
+    CHECKPOINT_MANIFEST,
+    checkpoints_prefix,
+    lease_epoch,
+    lease_folder,
+    trial_prefix,
+)
 from trainer_svc.engine.step.run import RunState, Snapshot
 
 _KEPT = 2
+_LOOKS = 3
 _ROLES = ("adapter", "optimizer", "state")
+_UNLEASED = 0
+"""Stands for the epoch of checkpoints of earlier releases, which have no lease's folder."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,22 +75,32 @@ class Restored:
 
     latest: Snapshot
     best: Snapshot | None
+    epoch: int
+    """Of the lease that wrote them; 0 of an earlier release's."""
 
 
 class Checkpoints:
-    """The checkpoints of one job, or of one trial of a sweep.
+    """The checkpoints of one job, or of one trial of a sweep, as the holder of one lease has them.
 
     One lease has one of these, of each trial, and one call of it at a time.
     """
 
     def __init__(
-        self, store: ObjectStore, job: JobName, made_for: MadeFor, *, trial: int | None = None
+        self,
+        store: ObjectStore,
+        job: JobName,
+        made_for: MadeFor,
+        *,
+        epoch: int,
+        trial: int | None = None,
     ) -> None:
         self._store = store
         self._job = job
         self._folder = checkpoints_prefix(job) if trial is None else trial_prefix(job, trial)
+        self._epoch = epoch
         self._asked = self._made_for = made_for
         self._whole: set[int] = set()
+        """Steps that this lease has written, and that are whole."""
         self._best: int | None = None
 
     def held_out_by(self, draw: str) -> None:
@@ -93,8 +116,59 @@ class Checkpoints:
 
         Raises StoreUnavailable: then those that were whole before are whole still.
         """
+        await self._write(snapshot, best=best or snapshot.step == self._best)
+        await self._delete_old()
+
+    async def any(self) -> bool:
+        """Tell whether there is a checkpoint, if perhaps none of use; StoreUnavailable."""
+        for epoch in await self._epochs():
+            if await self._steps(epoch):
+                return True
+        return False
+
+    async def restore(self) -> Restored | None:
+        """Return the newest checkpoint that is whole and the best one; None if there is none.
+
+        Both are of the newest lease, up to this one, that has any. Whatever is not whole, or made
+        for something else, is deleted. Raises StoreUnavailable.
+        """
+        # An earlier holder that does not know it yet may delete one that is read here, and have
+        # written a newer one.
+        for _ in range(_LOOKS):
+            for epoch in await self._epochs():
+                if (found := await self._restore_of(epoch)) is not None:
+                    return found
+            if not await self.any():
+                break
+        return None
+
+    async def take_over(self, found: Restored) -> None:
+        """Write what was restored of an earlier lease as this one's, and delete the earlier ones.
+
+        From then on nothing that an earlier holder still writes is read. Raises StoreUnavailable.
+        """
+        if found.epoch == self._epoch:
+            return
+        latest, best = found.latest, found.best
+        if best is not None and best.step != latest.step:
+            await self._write(best, best=True)
+        await self._write(latest, best=best is not None and best.step == latest.step)
+        await self._delete_old()
+
+    async def discard(self, found: Restored) -> None:
+        """Delete the newest of what was restored, which is of no use; StoreUnavailable."""
+        await self._discard(found.epoch, found.latest.step)
+
+    async def delete(self) -> None:
+        """Delete them all: the run is of no use any more; StoreUnavailable."""
+        self._whole.clear()
+        self._best = None
+        for epoch in await self._epochs():
+            for step in await self._steps(epoch):
+                await self._discard(epoch, step)
+
+    async def _write(self, snapshot: Snapshot, *, best: bool) -> None:
         step = snapshot.step
-        best = best or step == self._best
         files = await asyncio.to_thread(_files, snapshot)
         manifest = CheckpointManifest(
             made_for=self._made_for,
@@ -103,9 +177,10 @@ class Checkpoints:
         )
         try:
             for name, data in files.items():
-                await self._store.put(self._key(step, name), data)
+                await self._store.put(self._key(self._epoch, step, name), data)
             await self._store.put(
-                self._key(step, CHECKPOINT_MANIFEST), manifest.model_dump_json().encode()
+                self._key(self._epoch, step, CHECKPOINT_MANIFEST),
+                manifest.model_dump_json().encode(),
             )
         except StoreUnavailable:
             await self._remove_part(step)
@@ -113,66 +188,53 @@ class Checkpoints:
         self._whole.add(step)
         if best:
             self._best = step
-        await self._delete_old()
 
-    async def any(self) -> bool:
-        """Tell whether there is a checkpoint, if perhaps none of use; StoreUnavailable."""
-        return bool(await self._steps())
-
-    async def restore(self) -> Restored | None:
-        """Return the newest checkpoint that is whole and the best one; None if there is none.
-
-        Whatever is not whole, or made for something else, is deleted. Raises StoreUnavailable.
-        """
+    async def _restore_of(self, epoch: int) -> Restored | None:
         latest: Snapshot | None = None
-        for step in reversed(await self._steps()):
+        for step in reversed(await self._steps(epoch)):
             try:
-                manifest = await self._manifest(step)
+                manifest = await self._manifest(epoch, step)
                 if latest is None or manifest.best:
-                    snapshot = await self._read(step, manifest)
+                    snapshot = await self._read(epoch, step, manifest)
                     latest = latest or snapshot
             except (DataCorrupt, NotFound) as error:
                 log.warning("checkpoint unusable", job=str(self._job), step=step, error=str(error))
-                await self.discard(step)
+                await self._discard(epoch, step)
                 continue
-            self._whole.add(step)
+            if epoch == self._epoch:
+                self._whole.add(step)
             if manifest.best:
-                self._best = step
-                return Restored(latest, snapshot)
-        return Restored(latest, None) if latest else None
+                if epoch == self._epoch:
+                    self._best = step
+                return Restored(latest, snapshot, epoch)
+        return Restored(latest, None, epoch) if latest else None
 
-    async def discard(self, step: int) -> None:
-        """Delete the checkpoint of this step, which is of no use; StoreUnavailable."""
-        self._whole.discard(step)
-        await delete_folder(self._store, self._key(step), first=CHECKPOINT_MANIFEST)
-
-    async def delete(self) -> None:
-        """Delete them all: the run is of no use any more; StoreUnavailable."""
-        self._whole.clear()
-        self._best = None
-        for step in await self._steps():
-            await self.discard(step)
+    async def _discard(self, epoch: int, step: int) -> None:
+        if epoch == self._epoch:
+            self._whole.discard(step)
+        await delete_folder(self._store, self._key(epoch, step), first=CHECKPOINT_MANIFEST)
 
     async def _remove_part(self, step: int) -> None:
         if step in self._whole:
             return
         try:
-            await self.discard(step)
+            await self._discard(self._epoch, step)
         except StoreUnavailable as error:
             log.warning("part of a checkpoint stays", step=step, error=error.message)
 
     async def _delete_old(self) -> None:
-        """Delete what is older than the newest; a later holder of the job may write newer ones."""
+        """Delete what this lease's own have replaced, of this lease and of earlier ones."""
         kept = {*sorted(self._whole)[-_KEPT:], self._best}
         try:
-            for step in await self._steps():
-                if step not in kept and step < max(self._whole):
-                    await self.discard(step)
+            for epoch in await self._epochs():
+                for step in await self._steps(epoch):
+                    if epoch < self._epoch or (step not in kept and step < max(self._whole)):
+                        await self._discard(epoch, step)
         except StoreUnavailable as error:
             log.warning("old checkpoints stay", job=str(self._job), error=error.message)
 
-    async def _manifest(self, step: int) -> CheckpointManifest:
-        stored = await self._store.get(self._key(step, CHECKPOINT_MANIFEST))
+    async def _manifest(self, epoch: int, step: int) -> CheckpointManifest:
+        stored = await self._store.get(self._key(epoch, step, CHECKPOINT_MANIFEST))
         try:
             manifest = CheckpointManifest.model_validate_json(stored)
         except ValidationError as error:
@@ -181,22 +243,31 @@ class Checkpoints:
             raise DataCorrupt("it was made for another specification, base or tokenizer")
         return manifest
 
-    async def _read(self, step: int, manifest: CheckpointManifest) -> Snapshot:
+    async def _read(self, epoch: int, step: int, manifest: CheckpointManifest) -> Snapshot:
         files: dict[str, bytes] = {}
         for name, digest in manifest.files.items():
             role = name.partition("-")[0]
             if role in _ROLES:
-                files[role] = await self._store.get(self._key(step, name))
+                files[role] = await self._store.get(self._key(epoch, step, name))
                 if _digest(files[role]) != digest:
                     raise DataCorrupt(f"{name} is not what was written")
         return await asyncio.to_thread(_snapshot, step, files)
 
-    async def _steps(self) -> list[int]:
-        folders = await self._store.folders(self._folder)
+    async def _epochs(self) -> list[int]:
+        """Return the leases that have written, newest first; a later one's are not for this."""
+        found = map(lease_epoch, await self._store.folders(self._folder))
+        leases = {epoch for epoch in found if epoch is not None and epoch <= self._epoch}
+        return [*sorted(leases, reverse=True), _UNLEASED]
+
+    async def _steps(self, epoch: int) -> list[int]:
+        folders = await self._store.folders(self._folder_of(epoch))
         return sorted(int(folder) for folder in folders if folder.isdecimal())
 
-    def _key(self, step: int, name: str = "") -> str:
-        return f"{self._folder}/{step:08d}" + (f"/{name}" if name else "")
+    def _folder_of(self, epoch: int) -> str:
+        return self._folder if epoch == _UNLEASED else f"{self._folder}/{lease_folder(epoch)}"
+
+    def _key(self, epoch: int, step: int, name: str = "") -> str:
+        return f"{self._folder_of(epoch)}/{step:08d}" + (f"/{name}" if name else "")
 
 
 def _files(snapshot: Snapshot) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from tailorbird.errors import StoreUnavailable
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.engine.runs import JOB, make_run, step
 from tests.unit.trainer_svc.engine.stores import TryingStore
-from trainer_svc.checkpoints import checkpoints_prefix, delete_checkpoints
+from trainer_svc.checkpoints import checkpoints_prefix, delete_checkpoints, lease_folder
 from trainer_svc.engine.result.checkpoint import Checkpoints, MadeFor
 from trainer_svc.engine.step.bank import AdapterBank
 from trainer_svc.engine.step.run import Run
@@ -29,14 +29,18 @@ def store(store_folder: Path) -> TryingStore:
 
 @pytest.fixture
 def folder(store_folder: Path) -> Path:
-    return store_folder / checkpoints_prefix(NAME)
+    return store_folder / checkpoints_prefix(NAME) / lease_folder(1)
+
+
+def leased(store: TryingStore, epoch: int = 1, made_for: MadeFor = MADE_FOR) -> Checkpoints:
+    return Checkpoints(store, NAME, made_for, epoch=epoch)
 
 
 @pytest_asyncio.fixture
 async def run(bank: AdapterBank, store: TryingStore) -> AsyncIterator[Run]:
     """A run with checkpoints of its steps 1 to 3, one step further."""
     run = make_run(bank)
-    checkpoints = Checkpoints(store, NAME, MADE_FOR)
+    checkpoints = leased(store)
     for _ in range(3):
         step(bank, run)
         await checkpoints.save(run.snapshot(), best=False)
@@ -48,7 +52,7 @@ async def run(bank: AdapterBank, store: TryingStore) -> AsyncIterator[Run]:
 async def restored(
     bank: AdapterBank, store: TryingStore, made_for: MadeFor = MADE_FOR
 ) -> Run | None:
-    found = await Checkpoints(store, NAME, made_for).restore()
+    found = await leased(store, made_for=made_for).restore()
     if found is None:
         return None
     bank.detach(JOB)
@@ -81,8 +85,9 @@ async def test_whether_there_is_any_is_told_without_reading_it(
     store: TryingStore, run: Run
 ) -> None:
     store.down = "checkpoints"
-    assert await Checkpoints(store, NAME, MADE_FOR).any()
-    assert not await Checkpoints(store, JobName.parse(f"{run.job}-other"), MADE_FOR).any()
+    assert await leased(store).any()
+    other = JobName.parse(f"{run.job}-other")
+    assert not await Checkpoints(store, other, MADE_FOR, epoch=1).any()
 
 
 @pytest.mark.usefixtures("run")
@@ -146,14 +151,14 @@ async def test_one_of_a_run_that_had_other_records_held_out_is_none(
 ) -> None:
     """Whoever went on from it would judge by what the run was trained on."""
     store = TryingStore(tmp_path / "another")
-    before, after = (Checkpoints(store, NAME, MADE_FOR) for _ in range(2))
+    before, after = (leased(store) for _ in range(2))
     for checkpoints, draw in ((before, saved), (after, "two"), (after, read)):
         checkpoints.held_out_by(draw)
     await before.save(run.snapshot(), best=False)
     assert (await after.restore() is not None) is (saved == read)
     # To a release that knows nothing of it, it is none either.
     await before.save(run.snapshot(), best=False)
-    earlier = Checkpoints(store, NAME, MADE_FOR)
+    earlier = leased(store)
     assert (await earlier.restore() is not None) is (saved == "")
 
 
@@ -174,7 +179,7 @@ async def test_what_a_later_release_adds_is_ignored(
 async def test_the_best_is_kept_and_comes_back(
     bank: AdapterBank, store: TryingStore, run: Run, folder: Path
 ) -> None:
-    checkpoints = Checkpoints(store, NAME, MADE_FOR)
+    checkpoints = leased(store)
     await checkpoints.restore()
     assert run.evaluated(1.0)
     best = run.snapshot()
@@ -183,7 +188,7 @@ async def test_the_best_is_kept_and_comes_back(
         step(bank, run)
         await checkpoints.save(run.snapshot(), best=False)
     assert steps(folder) == ["00000004", "00000006", "00000007"]
-    found = await Checkpoints(store, NAME, MADE_FOR).restore()
+    found = await leased(store).restore()
     assert found is not None
     assert found.best is not None
     assert (found.latest.step, found.best.step) == (7, 4)
@@ -196,8 +201,8 @@ async def test_the_best_is_kept_and_comes_back(
 async def test_a_best_that_was_restored_is_kept_on(
     bank: AdapterBank, store: TryingStore, run: Run, folder: Path
 ) -> None:
-    await Checkpoints(store, NAME, MADE_FOR).save(run.snapshot(), best=True)
-    checkpoints = Checkpoints(store, NAME, MADE_FOR)
+    await leased(store).save(run.snapshot(), best=True)
+    checkpoints = leased(store)
     await checkpoints.restore()
     for best in (False, False, False):
         await checkpoints.save(run.snapshot(), best=best)
@@ -208,10 +213,10 @@ async def test_a_best_that_was_restored_is_kept_on(
 async def test_a_step_saved_again_stays_the_best(
     bank: AdapterBank, store: TryingStore, run: Run
 ) -> None:
-    checkpoints = Checkpoints(store, NAME, MADE_FOR)
+    checkpoints = leased(store)
     await checkpoints.save(run.snapshot(), best=True)
     await checkpoints.save(run.snapshot(), best=False)
-    found = await Checkpoints(store, NAME, MADE_FOR).restore()
+    found = await leased(store).restore()
     assert found is not None
     assert found.best is not None
     assert found.best.step == 4
@@ -221,7 +226,7 @@ async def test_a_step_saved_again_stays_the_best(
 async def test_a_failed_save_leaves_what_was_whole_and_no_part(
     bank: AdapterBank, store: TryingStore, run: Run, folder: Path, fails: str
 ) -> None:
-    checkpoints = Checkpoints(store, NAME, MADE_FOR)
+    checkpoints = leased(store)
     await checkpoints.restore()
     store.fails = f"/{fails}"
     with pytest.raises(StoreUnavailable):
@@ -234,13 +239,13 @@ async def test_a_failed_save_leaves_what_was_whole_and_no_part(
 async def test_a_step_whose_second_save_fails_is_still_whole(
     bank: AdapterBank, store: TryingStore, run: Run, fails: str
 ) -> None:
-    checkpoints = Checkpoints(store, NAME, MADE_FOR)
+    checkpoints = leased(store)
     await checkpoints.save(run.snapshot(), best=False)
     run.evaluated(1.0)
     store.fails = f"/{fails}"
     with pytest.raises(StoreUnavailable):
         await checkpoints.save(run.snapshot(), best=True)
-    found = await Checkpoints(store, NAME, MADE_FOR).restore()
+    found = await leased(store).restore()
     assert found is not None
     assert found.latest.step == 4
     assert found.latest.state.validation_loss is None
@@ -249,11 +254,11 @@ async def test_a_step_whose_second_save_fails_is_still_whole(
 async def test_a_holder_that_fell_behind_deletes_nothing_newer(
     bank: AdapterBank, store: TryingStore, run: Run, folder: Path
 ) -> None:
-    behind = Checkpoints(store, NAME, MADE_FOR)
+    behind = leased(store)
     early = run.snapshot()
     step(bank, run)
     step(bank, run)
-    await Checkpoints(store, NAME, MADE_FOR).save(run.snapshot(), best=False)
+    await leased(store).save(run.snapshot(), best=False)
     await behind.save(early, best=False)
     assert steps(folder)[-1] == "00000006"
 
@@ -261,7 +266,9 @@ async def test_a_holder_that_fell_behind_deletes_nothing_newer(
 async def test_one_that_does_not_fit_is_discarded(
     bank: AdapterBank, store: TryingStore, run: Run, folder: Path
 ) -> None:
-    await Checkpoints(store, NAME, MADE_FOR).discard(3)
+    found = await leased(store).restore()
+    assert found is not None
+    await leased(store).discard(found)
     assert steps(folder) == ["00000002"]
 
 

@@ -26,7 +26,7 @@ class Writing:
     def __init__(self, folder: Path) -> None:
         self.store = TryingStore(folder)
         made_for = MadeFor(spec_sha256="a", base_model_digest="b", chat_template_digest="c")
-        self.checkpoints = Checkpoints(self.store, NAME, made_for)
+        self.checkpoints = Checkpoints(self.store, NAME, made_for, epoch=1)
         self.heard: list[EventPayload] = []
         self.full = 0
         self.writer = CheckpointWriter(self.checkpoints, self.heard.append, self._disk_full)
