@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,23 @@ def shared_filesystem(folder: Path, mounts: Path = Path("/proc/self/mountinfo"))
         if folder.is_relative_to(place) and len(place.parts) >= depth:
             found, depth = right.split()[0], len(place.parts)
     return found if found.startswith(_SHARED) else ""
+
+
+def delete_unheld(folder: Path) -> bool:
+    """Delete `folder` unless somebody holds a lock on it (`flock`); tell whether it is gone."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    finally:
+        os.close(lock)
 
 
 @contextmanager

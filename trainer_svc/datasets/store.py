@@ -50,7 +50,8 @@ from trainer_svc.datasets.spool import Spool
 
 _log = structlog.get_logger(__name__)
 
-_META = "meta.json"
+META = "meta.json"
+"""A dataset's record: there is a dataset where there is one."""
 _MAX_META_BYTES = 2**20
 _READS = 16
 """Datasets' records read at once."""
@@ -191,18 +192,7 @@ class DatasetStore:
 
     async def get(self, name: DatasetName) -> Dataset:
         """Return a dataset; NotFound if there is none, DataCorrupt if its record is none of its."""
-        try:
-            data = await self.store.get(f"{name}/{_META}", _MAX_META_BYTES)
-        except NotFound as error:
-            raise NotFound(name, reason="DATASET_NOT_FOUND") from error
-        try:
-            dataset = Dataset.model_validate_json(data)
-        except ValidationError as error:
-            raise DataCorrupt(f"{name}/{_META} is not a dataset's record") from error
-        # By its name its bytes are found: of another's they would be another tenant's.
-        if dataset.name != str(name):
-            raise DataCorrupt(f"{name}/{_META} is another dataset's record")
-        return dataset
+        return await read_dataset(self.store, name)
 
     async def page(
         self, tenant: TenantName, limit: int, after: str = ""
@@ -241,7 +231,7 @@ class DatasetStore:
         except DataCorrupt as error:
             _log.warning("digests not kept", dataset=str(name), error=error.message)
         # From here on it does not exist.
-        await delete_folder(self.store, str(name), first=_META)
+        await delete_folder(self.store, str(name), first=META)
 
     async def _has_rest(self, name: DatasetName) -> bool:
         async for _ in self.store.objects(str(name)):
@@ -301,7 +291,7 @@ class DatasetStore:
             await self.store.upload(dataset.data_key, path)
             await self.store.put(dataset.index_key, index)
             try:
-                await uninterrupted(self.store.create(f"{name}/{_META}", meta))
+                await uninterrupted(self.store.create(f"{name}/{META}", meta))
             except ObjectExists:
                 existing = await self.get(name)
                 if existing.data_key != dataset.data_key:
@@ -333,6 +323,22 @@ class DatasetStore:
                 reason="DATASET_TOO_LARGE",
                 limit=self._max_bytes,
             )
+
+
+async def read_dataset(store: ObjectStore, name: DatasetName) -> Dataset:
+    """Return a dataset; NotFound if there is none, DataCorrupt if its record is none of its."""
+    try:
+        data = await store.get(f"{name}/{META}", _MAX_META_BYTES)
+    except NotFound as error:
+        raise NotFound(name, reason="DATASET_NOT_FOUND") from error
+    try:
+        dataset = Dataset.model_validate_json(data)
+    except ValidationError as error:
+        raise DataCorrupt(f"{name}/{META} is not a dataset's record") from error
+    # By its name its bytes are found: of another's they would be another tenant's.
+    if dataset.name != str(name):
+        raise DataCorrupt(f"{name}/{META} is another dataset's record")
+    return dataset
 
 
 def _parts(chunk: bytes) -> Iterator[bytes]:

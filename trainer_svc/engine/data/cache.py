@@ -29,7 +29,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from tailorbird.errors import Unavailable
-from tailorbird.local_disk import is_disk_full
+from tailorbird.local_disk import delete_unheld, is_disk_full
 
 _MANIFEST = "MANIFEST.json"
 _PARTIAL = ".partial"
@@ -173,7 +173,7 @@ class DatasetCache:
         for _, size, folder in sorted(_entries(self._folder), reverse=True):
             count, kept = count + 1, kept + size
             over = kept > self._max_bytes or count > _MAX_ENTRIES
-            if over and _delete(folder):
+            if over and delete_unheld(folder):
                 count, kept = count - 1, kept - size
 
     def _discard(self, folder: Path) -> None:
@@ -184,7 +184,7 @@ class DatasetCache:
 
     def _sweep(self) -> None:
         for folder in self._partial.iterdir():
-            _delete(folder)
+            delete_unheld(folder)
 
 
 class _Turn:
@@ -216,23 +216,6 @@ def _hold(folder: Path) -> Entry | None:
         return entry if os.path.samestat(os.fstat(lock), folder.stat()) else None
     except FileNotFoundError:
         return None
-
-
-def _delete(folder: Path) -> bool:
-    """Delete `folder` unless somebody holds it; tell whether it is gone."""
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    finally:
-        os.close(lock)
 
 
 def _entries(cache: Path) -> Iterator[tuple[float, int, Path]]:
