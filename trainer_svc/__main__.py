@@ -1,4 +1,7 @@
-"""python -m trainer_svc: runs the trainer until SIGTERM or SIGINT."""
+"""python -m trainer_svc: runs the trainer until SIGTERM or SIGINT.
+
+python -m trainer_svc collect | erase: see `housekeeping/command.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,18 @@ from tailorbird.process import prepare_process
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise."""
+    prepare_process()
+    # Each of these imports for seconds, and reads the environment.
+    from trainer_svc.housekeeping import command
+
+    if arguments[:1] and arguments[0] in command.COMMANDS:
+        return command.run(arguments)
     parser = argparse.ArgumentParser(prog="python -m trainer_svc", description=__doc__)
     parser.add_argument(
         "--role", choices=("all", "api", "worker"), help="instead of TAILORBIRD_ROLE; default: all"
     )
     if role := parser.parse_args(arguments).role:
         os.environ["TAILORBIRD_ROLE"] = role
-    prepare_process()
-    # Each of these imports for seconds, and reads the environment.
     from tailorbird.service import run_service
     from trainer_svc.app import serve
     from trainer_svc.settings import TrainerSettings

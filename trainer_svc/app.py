@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +40,9 @@ from trainer_svc.dispatch.executor import LocalExecutor
 from trainer_svc.dispatch.preflight import Preflights
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.feedback.service import FeedbackService
+from trainer_svc.housekeeping.collector import Stores
+from trainer_svc.housekeeping.schedule import Schedule
+from trainer_svc.housekeeping.wiring import caches_of, rules_of
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.model import JobState
@@ -73,10 +77,11 @@ async def serve(settings: TrainerSettings) -> int:
         stack.enter_context(locked_folder(settings.data_dir, "trainer.lock"))
         edge = open_edge(settings, registry, [_SERVICE], stack)
         starting = _started(settings, edge.server, registry, stack)
-        dispatcher, bases = await or_stopped(starting, stop, _leave)
+        dispatcher, bases, schedule = await or_stopped(starting, stop, _leave)
         if settings.role != "worker":
             await edge.server.start()
         running = asyncio.create_task(dispatcher.run())
+        stack.push_async_callback(_ended, asyncio.create_task(schedule.run()))
         stack.push_async_callback(_ended, running)
         await edge.server.set_ready(not stop.is_set())
         _log.info(
@@ -101,7 +106,7 @@ async def _started(
     server: RpcServer,
     registry: CollectorRegistry,
     stack: AsyncExitStack,
-) -> tuple[Dispatcher, BaseModels]:
+) -> tuple[Dispatcher, BaseModels, Schedule]:
     """Build the trainer and add it to `server`; what a lost trainer left is in the queue again."""
     data_dir = settings.data_dir.resolve()
     if not settings.database_url and (kind := shared_filesystem(data_dir)):
@@ -180,7 +185,13 @@ async def _started(
     add_TuningServiceServicer_to_server(servicer, server.grpc)
     await dispatcher.recover()
     _listen(database, feed, dispatcher, stack)
-    return dispatcher, bases
+    schedule = Schedule(
+        Stores(database, object_store, datasets.turn, caches_of(settings)),
+        rules_of(settings),
+        metrics,
+        timedelta(hours=settings.collect_interval_hours),
+    )
+    return dispatcher, bases, schedule
 
 
 def _listen(database: Database, feed: Feed, dispatcher: Dispatcher, stack: AsyncExitStack) -> None:
@@ -220,7 +231,7 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         gradient_checkpointing=settings.gradient_checkpointing,
         threads=settings.worker_threads,
         scratch_dir=str(settings.data_dir.resolve() / "scratch"),
-        cache_dir=str(settings.data_dir.resolve() / "cache" / "datasets"),
+        cache_dir=str(caches_of(settings)),
         cache_bytes=settings.dataset_cache_bytes,
         general_data=_general_data(settings.general_data),
         safety_lists=_safety_lists(settings.safety_lists),

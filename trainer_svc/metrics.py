@@ -75,6 +75,32 @@ class TrainerMetrics:
             registry=registry,
         )
 
+        self.collections = Counter(
+            "tailorbird_trainer_collections",
+            "Rounds of housekeeping of this process: done, partly done, or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("done", "partly", "failed"):
+            self.collections.labels(outcome)
+        self.collected = Counter(
+            "tailorbird_trainer_collected",
+            "What housekeeping has removed: checkpoints, versions and so on, by kind.",
+            ["kind"],
+            registry=registry,
+        )
+        self.collected_bytes = Counter(
+            "tailorbird_trainer_collected_bytes",
+            "Bytes that housekeeping has removed, by kind of what they were.",
+            ["kind"],
+            registry=registry,
+        )
+
+    def count_collected(self, kind: str, things: int, bytes_: int) -> None:
+        """Count what housekeeping has removed of one kind."""
+        self.collected.labels(kind).inc(things)
+        self.collected_bytes.labels(kind).inc(bytes_)
+
     def set_jobs(self, counts: dict[JobState, int]) -> None:
         """Show how many jobs are in each state that is not terminal."""
         for state, count in counts.items():

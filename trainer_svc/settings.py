@@ -151,6 +151,19 @@ class TrainerSettings(ScanSettings):
     A trainer is heard of four times in it. The database's clock counts.
     """
 
+    collect_interval_hours: Annotated[float, Field(gt=0, le=8760)] = 1.0
+    """Hours between two rounds that remove what nobody needs any more, over all trainers.
+
+    docs/operations.md says what goes.
+    """
+    collect_grace_hours: Annotated[float, Field(ge=1, le=87600)] = 24.0
+    """Hours since checkpoints of ended jobs, uncommitted versions and abandoned uploads were last
+    written, after which they go."""
+    deleted_versions_days: Annotated[float, Field(ge=1, le=3650)] = 7.0
+    """Days since a version was deleted, after which its weights go."""
+    job_retention_days: Annotated[float, Field(ge=1, le=36500)] | None = None
+    """Days since a job ended, after which it goes with its history. None: never."""
+
     @model_validator(mode="after")
     def _personal_data_can_be_found(self) -> Self:
         own = self.personal_data_patterns or self.personal_data_kinds

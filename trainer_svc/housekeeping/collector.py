@@ -81,21 +81,29 @@ async def collect(stores: Stores, rules: Rules, *, dry_run: bool) -> Collected:
     )
 
 
+async def collect_caches(stores: Stores, rules: Rules, tally: Tally, *, dry_run: bool) -> None:
+    """Remove what nothing on this machine has used for long."""
+    for entry in await asyncio.to_thread(unused_entries, stores.caches, rules.local_caches):
+        if dry_run or await asyncio.to_thread(entry.delete):
+            tally.add(Kind.LOCAL_CACHES, entry.files, entry.size)
+
+
 class _Round:
     def __init__(self, stores: Stores, rules: Rules, now: datetime, *, dry_run: bool) -> None:
         self.tally = Tally()
+        self._stores = stores
         self._database = stores.database
         self._store = stores.objects
         self._turn = stores.turn
         self._registry = AdapterRegistry(self._store)
-        self._caches = stores.caches
         self._rules = rules
         self._now = now
         self._dry_run = dry_run
         self._removal = Removal(self._store, self.tally, dry_run=dry_run)
 
     async def run(self) -> None:
-        await self._noted("caches", self._unused_caches())
+        caches = collect_caches(self._stores, self._rules, self.tally, dry_run=self._dry_run)
+        await self._noted("caches", caches)
         await self._noted("replicas", self._hot_lists())
         stored = await self._store.folders("tenants")
         tenants = [*{*stored, *await tenants_of(self._database)}]
@@ -184,10 +192,3 @@ class _Round:
     async def _hot_lists(self) -> None:
         for garbage in await hot_list_garbage(self._store, self._now - self._rules.hot_lists):
             await self._removal.remove(garbage)
-
-    async def _unused_caches(self) -> None:
-        for entry in await asyncio.to_thread(
-            unused_entries, self._caches, self._rules.local_caches
-        ):
-            if self._dry_run or await asyncio.to_thread(entry.delete):
-                self.tally.add(Kind.LOCAL_CACHES, entry.files, entry.size)

@@ -17,11 +17,12 @@ from tailorbird.local_disk import delete_unheld
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A folder of files, and the bytes in them."""
+    """A folder of files, the bytes in them, and when it was last used, in seconds of `time`."""
 
     folder: Path
     files: int
     size: int
+    used: float
 
     def delete(self) -> bool:
         """Delete it unless a worker has it in use; tell whether it is gone. Blocking."""
@@ -31,17 +32,17 @@ class CacheEntry:
 def unused_entries(cache: Path, older_than: timedelta) -> list[CacheEntry]:
     """Return the entries not used for so long, by this machine's clock. Blocking."""
     before = time.time() - older_than.total_seconds()
-    return [entry for entry, used in _entries(cache.glob("[!.]*/*")) if used < before]
+    return [entry for entry in _entries(cache.glob("[!.]*/*")) if entry.used < before]
 
 
 def entries_of(cache: Path, tenant: str) -> list[CacheEntry]:
     """Return a tenant's entries. Blocking."""
-    return [entry for entry, _ in _entries(cache.glob(f"{tenant}/*"))]
+    return list(_entries(cache.glob(f"{tenant}/*")))
 
 
-def _entries(folders: Iterator[Path]) -> Iterator[tuple[CacheEntry, float]]:
+def _entries(folders: Iterator[Path]) -> Iterator[CacheEntry]:
     for folder in folders:
         # Another process may delete it meanwhile.
         with suppress(OSError):
             sizes = [file.stat().st_size for file in folder.iterdir()]
-            yield CacheEntry(folder, len(sizes), sum(sizes)), folder.stat().st_mtime
+            yield CacheEntry(folder, len(sizes), sum(sizes), folder.stat().st_mtime)

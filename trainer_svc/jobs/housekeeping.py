@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from tailorbird.errors import FailedPrecondition
 from tailorbird.names import JobName, TenantName
 from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.deletion import check_ended
 from trainer_svc.jobs.model import TERMINAL, JobState
-from trainer_svc.jobs.rows import job_row, name_of
+from trainer_svc.jobs.rows import job_row
 from trainer_svc.jobs.tables import events, jobs
 
 _NAMES_A_QUERY = 500
@@ -75,7 +75,7 @@ async def open_jobs(database: Database, tenant: TenantName) -> list[JobName]:
         .order_by(jobs.c.job)
     )
     async with database.read() as connection:
-        return [name_of(row) for row in await connection.execute(query)]
+        return [JobName(row.tenant, row.job) for row in await connection.execute(query)]
 
 
 async def ended_jobs(
@@ -92,7 +92,7 @@ async def ended_jobs(
         query = query.where(jobs.c.end_time < before)
     async with database.read() as connection:
         found = await connection.execute(query.order_by(jobs.c.job).limit(limit))
-        return [name_of(row) for row in found]
+        return [JobName(row.tenant, row.job) for row in found]
 
 
 async def count_rows(database: Database, name: JobName) -> int:
@@ -113,20 +113,10 @@ async def delete_job(database: Database, name: JobName) -> int:
     """
     async with database.write() as connection:
         row = await job_row(connection, name, lock=True)
-        check_ended(name, JobState(row.state), row.state)
+        check_ended(name, JobState(row.state))
         deleted = await connection.execute(_of(events, name))
         await connection.execute(_of(jobs, name))
         return 1 + deleted.rowcount
-
-
-def check_ended(name: JobName, state: JobState, told: str) -> None:
-    """Raise FailedPrecondition (JOB_NOT_DELETABLE) if a job in `state` has not ended."""
-    if state not in TERMINAL:
-        raise FailedPrecondition(
-            f"{name} cannot be deleted: it is {told}; cancel it first",
-            reason="JOB_NOT_DELETABLE",
-            state=told,
-        )
 
 
 def _of(table: sa.Table, name: JobName) -> sa.Delete:

@@ -26,6 +26,7 @@ from trainer_svc.housekeeping import collector
 from trainer_svc.housekeeping.collector import collect
 from trainer_svc.housekeeping.model import MOST_FAILURES, Collected, Count, Kind, Rules, Tally
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.housekeeping import delete_job as delete_job_now
 from trainer_svc.jobs.model import JobError, JobState
 from trainer_svc.jobs.publication import Publication
 
@@ -300,12 +301,11 @@ async def test_more_jobs_than_a_page_go_and_one_that_cannot_holds_up_no_other(
     monkeypatch.setattr(collector, "_JOBS_A_PAGE", 2)
     for job in "abcde":
         await world.ended(await world.failed(job), 100)
-    real = collector.delete_job
 
     async def delete_job(database: Database, name: JobName) -> int:
         if name.job == "b":
             raise StoreUnavailable("as the test wants")
-        return await real(database, name)
+        return await delete_job_now(database, name)
 
     monkeypatch.setattr(collector, "delete_job", delete_job)
     found = await collect(
