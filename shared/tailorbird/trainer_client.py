@@ -117,6 +117,10 @@ class TrainerClient(TrainerData):
         """Let a paused job go on."""
         return self._connection.call(self._stub.ResumeJob, tuning.ResumeJobRequest(name=name)).job
 
+    def delete_job(self, name: str) -> None:
+        """Delete a job that has ended, with its history; the version that it published stays."""
+        self._connection.call(self._stub.DeleteJob, tuning.DeleteJobRequest(name=name))
+
     def watch_job(
         self, name: str, after_sequence: int = 0, *, patience: float = 900.0
     ) -> Generator[job_pb2.JobEvent, None, None]:

@@ -214,6 +214,12 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self.script.heard(request, context)
         return tuning_pb.CancelJobResponse(job=self.script.job)
 
+    def DeleteJob(
+        self, request: tuning_pb.DeleteJobRequest, context: Context
+    ) -> tuning_pb.DeleteJobResponse:
+        self.script.heard(request, context)
+        return tuning_pb.DeleteJobResponse()
+
     def PauseJob(
         self, request: tuning_pb.PauseJobRequest, context: Context
     ) -> tuning_pb.PauseJobResponse:

@@ -402,6 +402,14 @@ def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
     assert kinds == ["PauseJobRequest", "ResumeJobRequest"]
 
 
+def test_a_job_is_deleted(run: Run, script: Script) -> None:
+    assert run("jobs", "delete", "one").out.split() == ["deleted", "tenants/acme/jobs/one"]
+    assert json.loads(run("jobs", "delete", "one", "--json").out) == {
+        "name": "tenants/acme/jobs/one"
+    }
+    assert [request.name for request in script.requests] == ["tenants/acme/jobs/one"] * 2
+
+
 def test_a_report_is_summarised_where_no_page_is_asked_for(run: Run, script: Script) -> None:
     ran = run("adapters", "report", VERSIONS[0])
     assert "20 HELD-OUT RECORDS" in ran.out

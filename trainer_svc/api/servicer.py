@@ -137,6 +137,15 @@ class TuningServicer(DataServicer):
         current_caller().check(name)
         return pb.ResumeJobResponse(job=convert.job_to_proto(await self._service.resume_job(name)))
 
+    async def DeleteJob(
+        self, request: pb.DeleteJobRequest, context: _Context
+    ) -> pb.DeleteJobResponse:
+        """See tuning_service.proto."""
+        name = JobName.parse(request.name)
+        current_caller().check(name)
+        await self._service.delete_job(name)
+        return pb.DeleteJobResponse()
+
     async def WatchJob(  # type: ignore[override]  # gRPC takes a coroutine that writes, too
         self, request: pb.WatchJobRequest, context: _Context
     ) -> None:

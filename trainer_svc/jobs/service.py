@@ -20,10 +20,12 @@ from tailorbird.names import (
     TenantName,
     VersionName,
 )
+from tailorbird.object_store import delete_folder
 from tailorbird.registry import AdapterRegistry
 from tailorbird.uninterrupted import uninterrupted
 from trainer_svc.bases import BaseModels
 from trainer_svc.jobs.data_check import Compared, check_data
+from trainer_svc.jobs.deletion import check_ended
 from trainer_svc.jobs.events import JobEvent, JobWarning
 from trainer_svc.jobs.inherited import Inherited, SeenData
 from trainer_svc.jobs.job_data import (
@@ -74,6 +76,8 @@ class Jobs(Watched, Protocol):
     async def request_pause(self, name: JobName) -> Job: ...
 
     async def request_resume(self, name: JobName) -> Job: ...
+
+    async def delete(self, name: JobName) -> None: ...
 
 
 class Accepted(NamedTuple):
@@ -266,6 +270,17 @@ class TuningService:
         finally:
             # What failed may have been done all the same.
             self._queue.wake()
+
+    async def delete_job(self, name: JobName) -> None:
+        """Delete a job that has ended, with its history; the version that it published stays.
+
+        Raises NotFound, FailedPrecondition (JOB_NOT_DELETABLE), StoreUnavailable: then the job is
+        there still, and another call deletes the rest.
+        """
+        check_ended(name, (await self._jobs.get(name)).state)
+        # Before the row: of a job that nobody knows nothing is collected.
+        await delete_folder(self._registry.store, str(name))
+        await self._jobs.delete(name)
 
     def watch_job(self, name: JobName, after_sequence: int) -> AsyncGenerator[JobEvent]:
         """Yield a job's events after a sequence, and end after the terminal one.

@@ -29,6 +29,7 @@ from trainer_svc.jobs.fence import (
     uncommitted,
     write_held,
 )
+from trainer_svc.jobs.housekeeping import delete_job
 from trainer_svc.jobs.leases import Kept
 from trainer_svc.jobs.model import Faults, Job, JobError, JobState, Left
 from trainer_svc.jobs.notices import notify
@@ -330,3 +331,8 @@ class JobStore(JobReads):
         finally:
             # What failed may have been done all the same.
             self._feed.publish(write.job)
+
+    async def delete(self, name: JobName) -> None:
+        """Delete a job that has ended, with its history; FailedPrecondition before, NotFound."""
+        await delete_job(self._database, name)
+        self._feed.publish(name)

@@ -1,4 +1,4 @@
-"""`tailorbird jobs`: create, get, list, cancel, pause, resume, watch; sweep stands apart."""
+"""`tailorbird jobs`: create, get, list, cancel, pause, resume, delete, watch; sweep is apart."""
 
 from __future__ import annotations
 
@@ -243,6 +243,20 @@ def resume(
 ) -> None:
     """Let a paused job go on from its checkpoint."""
     _show(trainer.resume_job(full_name(name, "jobs", tenant)), json)
+
+
+@app.command()
+@with_trainer
+def delete(
+    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+) -> None:
+    """Delete a job that has ended, with its history. The version it published stays."""
+    job = full_name(name, "jobs", tenant)
+    trainer.delete_job(job)
+    if json:
+        print_json(job_pb2.Job(name=job))
+        return
+    print_facts([("deleted", job)])
 
 
 @app.command()

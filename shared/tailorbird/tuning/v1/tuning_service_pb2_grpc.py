@@ -109,6 +109,11 @@ class TuningServiceStub:
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobRequest.SerializeToString,
                 response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobResponse.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/tailorbird.tuning.v1.TuningService/DeleteJob',
+                request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/tailorbird.tuning.v1.TuningService/WatchJob',
                 request_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.WatchJobRequest.SerializeToString,
@@ -285,6 +290,15 @@ class TuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJob(self, request, context):
+        """Deletes a job that has ended, with its history, for good; a sweep goes with its job. The version
+        that it published stays. What it was asked for by request_id may be asked for anew.
+        FAILED_PRECONDITION with JOB_NOT_DELETABLE and the state while it has not ended: cancel it first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
         terminal. An event that a later release has recorded, of a kind that this one does not know, is
@@ -424,6 +438,11 @@ def add_TuningServiceServicer_to_server(servicer, server):
                     servicer.ResumeJob,
                     request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobRequest.FromString,
                     response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteJobRequest.FromString,
+                    response_serializer=tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteJobResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -853,6 +872,33 @@ class TuningService:
             '/tailorbird.tuning.v1.TuningService/ResumeJob',
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobRequest.SerializeToString,
             tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tailorbird.tuning.v1.TuningService/DeleteJob',
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteJobRequest.SerializeToString,
+            tailorbird_dot_tuning_dot_v1_dot_tuning__service__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

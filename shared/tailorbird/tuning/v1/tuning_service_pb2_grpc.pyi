@@ -100,6 +100,11 @@ class TuningServiceStub:
     it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
     nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
     """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.DeleteJobRequest, _tuning_service_pb2.DeleteJobResponse]
+    """Deletes a job that has ended, with its history, for good; a sweep goes with its job. The version
+    that it published stays. What it was asked for by request_id may be asked for anew.
+    FAILED_PRECONDITION with JOB_NOT_DELETABLE and the state while it has not ended: cancel it first.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuning_service_pb2.WatchJobRequest, _tuning_service_pb2.WatchJobResponse]
     """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
     terminal. An event that a later release has recorded, of a kind that this one does not know, is
@@ -196,6 +201,11 @@ class TuningServiceAsyncStub(TuningServiceStub):
     """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
     it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
     nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.DeleteJobRequest, _tuning_service_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job that has ended, with its history, for good; a sweep goes with its job. The version
+    that it published stays. What it was asked for by request_id may be asked for anew.
+    FAILED_PRECONDITION with JOB_NOT_DELETABLE and the state while it has not ended: cancel it first.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_tuning_service_pb2.WatchJobRequest, _tuning_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
@@ -374,6 +384,17 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
         it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
         nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _tuning_service_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_service_pb2.DeleteJobResponse, _abc.Awaitable[_tuning_service_pb2.DeleteJobResponse]]:
+        """Deletes a job that has ended, with its history, for good; a sweep goes with its job. The version
+        that it published stays. What it was asked for by request_id may be asked for anew.
+        FAILED_PRECONDITION with JOB_NOT_DELETABLE and the state while it has not ended: cancel it first.
         """
 
     @_abc_1.abstractmethod
