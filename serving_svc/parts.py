@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from serving_svc.adapters.disk import AdapterDisk
+from serving_svc.adapters.disk import AdapterDisk, Deletions
 from serving_svc.adapters.gate import PROBE_FLOOR_DEFAULT, PROBE_FLOORS, ServedBase
 from serving_svc.adapters.hot import HotList
 from serving_svc.adapters.importing import AdapterImporter, ImportSources
@@ -54,6 +54,7 @@ _log = structlog.get_logger(__name__)
 
 # How often what is in the engine is noted for a pod that comes after this one, in seconds.
 _HOT_SECONDS = 30.0
+_DELETIONS_SECONDS = 600.0
 _PROFILE_RETRY_SECONDS = 10.0
 # Failed starts, or lives that end within minutes, in a row.
 _RESTARTS = 5
@@ -114,6 +115,9 @@ class Parts:
             self._loaded,
             interval=_HOT_SECONDS,
         )
+        self._deletions = Deletions(
+            self._registry, self._held, self.router.deleted, interval=_DELETIONS_SECONDS
+        )
         self._import_workers = Workers(settings.adapter_fetches)
         self._importer = AdapterImporter(
             self._registry,
@@ -148,7 +152,12 @@ class Parts:
         await self.disk.open()
         stack.push_async_callback(self._saved_routes.close)
         stack.push_async_callback(self.router.close)
-        for work in (self.router.run(), self._hot.run(), self._write_profile()):
+        for work in (
+            self.router.run(),
+            self._hot.run(),
+            self._deletions.run(),
+            self._write_profile(),
+        ):
             task = asyncio.create_task(work)
             stack.callback(task.cancel)
 
@@ -210,6 +219,14 @@ class Parts:
         limits = scheduler_limits(self._settings, self._plan)
         scheduler = Scheduler(loader, limits, slots=self._plan.adapter_slots)
         return Life(engine, residency, scheduler, loader)
+
+    def _held(self) -> set[VersionName]:
+        """Return the versions of which there is a copy here: on disk, in slots or in memory."""
+        found = {held.version for held in self.disk.versions()}
+        with suppress(TailorbirdError):
+            residency = self.supervisor.current().residency
+            found |= {*residency.versions(), *residency.kept()}
+        return found
 
     def _loaded(self) -> Sequence[VersionName]:
         with suppress(TailorbirdError):
