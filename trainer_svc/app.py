@@ -32,6 +32,7 @@ from trainer_svc.api.servicer import TuningServicer
 from trainer_svc.bases import BaseModels, with_further
 from trainer_svc.datasets.general import read_general
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.quota import DatasetQuotas
 from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.assignment import Assignments
@@ -136,6 +137,7 @@ async def _started(
         DatasetSources(
             settings.dataset_prefixes, partial(open_store, retry_seconds=_SOURCE_SECONDS)
         ),
+        DatasetQuotas(object_store, settings.dataset_quota_bytes, settings.dataset_quota_records),
     )
     workers = {base.digest: _worker_settings(settings, base) for base in bases.all}
     executor = LocalExecutor(workers)

@@ -44,6 +44,21 @@ def _dataset_prefixes(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str,
     return value
 
 
+def _quotas(value: dict[str, int]) -> dict[str, int]:
+    for tenant in value:
+        if tenant != EVERYONE and not is_id(tenant):
+            raise ValueError(f"{tenant[:80]!r} is neither a tenant's id nor {EVERYONE!r}")
+    return value
+
+
+Quotas = Annotated[
+    dict[str, Annotated[int, Field(ge=0)]],
+    NoDecode,
+    BeforeValidator(_parsed),
+    AfterValidator(_quotas),
+]
+
+
 class FurtherBase(BaseModel):
     """A base model beside the default one."""
 
@@ -114,6 +129,14 @@ class TrainerSettings(ScanSettings):
     Under "*" stand those of every tenant, each with {tenant} where the tenant's id stands.
     Credentials come from the environment, as for the object store. Empty: no URI is read.
     """
+    dataset_quota_bytes: Quotas = Field({})
+    """Bytes that a tenant's datasets may have together: a JSON object, by tenant.
+
+    {"acme": 10000000000, "*": 1000000000}; "*" stands for every tenant that is not named. Empty: no
+    limit.
+    """
+    dataset_quota_records: Quotas = Field({})
+    """Records that a tenant's datasets may have together, as `dataset_quota_bytes`."""
     dataset_cache_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
     """Tokenised datasets that are kept on local disk for the next job on them."""
     max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20

@@ -37,6 +37,8 @@ SAMPLES: dict[str, Any] = {
     "toolCallParser": "llama3_json",
     "importPrefixes": ["s3://models/of/{tenant}/", "gs://more/{tenant}/adapters/"],
     "datasetPrefixes": {"acme": ["s3://acme-data/train/"], "*": ["s3://drop/{tenant}/in/"]},
+    "datasetQuotaBytes": {"acme": 12_345_678_901, "*": 10},
+    "datasetQuotaRecords": {"*": 12_345_678_901},
     "warm": [
         "tenants/acme/adapters/support",
         "tenants/acme/adapters/legal/versions/20260101T000000-0123456789abcdef-1",
@@ -80,7 +82,9 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, tuple):
         return list(value)
-    return {key: list(each) for key, each in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {key: list(each) if isinstance(each, tuple) else each for key, each in value.items()}
+    return value
 
 
 def test_samples_are_not_defaults() -> None:

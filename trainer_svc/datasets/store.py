@@ -19,7 +19,6 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
 from tailorbird.errors import (
     AlreadyExists,
@@ -44,15 +43,14 @@ from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.locks import Locks
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
+from trainer_svc.datasets.quota import DatasetQuotas
 from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.spool import Spool
+from trainer_svc.datasets.stored import META, read_dataset
 
 _log = structlog.get_logger(__name__)
 
-META = "meta.json"
-"""A dataset's record: there is a dataset where there is one."""
-_MAX_META_BYTES = 2**20
 _READS = 16
 """Datasets' records read at once."""
 _COMPARISONS = 2
@@ -78,7 +76,9 @@ class DatasetStore:
         max_record_bytes: int,
         policy: PersonalDataPolicy | None = None,
         sources: DatasetSources | None = None,
+        quotas: DatasetQuotas | None = None,
     ) -> None:
+        self._quotas = quotas or DatasetQuotas(store, {}, {})
         self._sources = sources or DatasetSources({}, open_store)
         self._locks = Locks()
         self.policy = policy or PersonalDataPolicy(Mode.OFF, lambda: load_scanner(scan_options()))
@@ -131,6 +131,7 @@ class DatasetStore:
         if size_bytes is not None and size_bytes < 0:
             raise InvalidArgument("header.size_bytes", f"{size_bytes} is negative")
         self._check_size(size_bytes or 0)
+        await self._check_announced(name, size_bytes or 0)
         asked = Asked(name.tenant, mode, str(name), lambda _: name, format_, size_bytes)
         return await self._take(chunks, asked)
 
@@ -232,6 +233,7 @@ class DatasetStore:
             _log.warning("digests not kept", dataset=str(name), error=error.message)
         # From here on it does not exist.
         await delete_folder(self.store, str(name), first=META)
+        await self._quotas.released(name)
 
     async def _has_rest(self, name: DatasetName) -> bool:
         async for _ in self.store.objects(str(name)):
@@ -287,27 +289,34 @@ class DatasetStore:
     ) -> Dataset:
         existing = await self._find(name)
         if existing is None:
-            meta = dataset.model_dump_json().encode()
-            await self.store.upload(dataset.data_key, path)
-            await self.store.put(dataset.index_key, index)
-            try:
-                await uninterrupted(self.store.create(f"{name}/{META}", meta))
-            except ObjectExists:
-                existing = await self.get(name)
-                if existing.data_key != dataset.data_key:
-                    await self.store.delete(dataset.data_key)
-                if existing.index_key != dataset.index_key:
-                    await self.store.delete(dataset.index_key)
-            else:
-                return dataset
-        if not existing.is_same_upload(dataset):
-            raise AlreadyExists(
-                f"{name} exists with other content ({existing.format}, sha256 {existing.sha256},"
-                f" personal data: {existing.personal_data_mode})",
-                reason="DATASET_EXISTS",
-                name=name,
-            )
-        return existing
+            async with self._quotas.reserved(name, dataset):
+                return await self._store(name, dataset, path, index)
+        return _same(existing, dataset)
+
+    async def _store(
+        self, name: DatasetName, dataset: Dataset, path: Path, index: bytes
+    ) -> Dataset:
+        await self.store.upload(dataset.data_key, path)
+        await self.store.put(dataset.index_key, index)
+        meta = dataset.model_dump_json().encode()
+        try:
+            await uninterrupted(self.store.create(f"{name}/{META}", meta))
+        except ObjectExists:
+            existing = await self.get(name)
+            if existing.data_key != dataset.data_key:
+                await self.store.delete(dataset.data_key)
+            if existing.index_key != dataset.index_key:
+                await self.store.delete(dataset.index_key)
+            return _same(existing, dataset)
+        return dataset
+
+    async def _check_announced(self, name: DatasetName, size_bytes: int) -> None:
+        try:
+            await self._quotas.check(name, size_bytes)
+        except ResourceExhausted:
+            # What is stored already takes no room.
+            if await self._find(name) is None:
+                raise
 
     async def _find(self, name: DatasetName) -> Dataset | None:
         try:
@@ -325,20 +334,16 @@ class DatasetStore:
             )
 
 
-async def read_dataset(store: ObjectStore, name: DatasetName) -> Dataset:
-    """Return a dataset; NotFound if there is none, DataCorrupt if its record is none of its."""
-    try:
-        data = await store.get(f"{name}/{META}", _MAX_META_BYTES)
-    except NotFound as error:
-        raise NotFound(name, reason="DATASET_NOT_FOUND") from error
-    try:
-        dataset = Dataset.model_validate_json(data)
-    except ValidationError as error:
-        raise DataCorrupt(f"{name}/{META} is not a dataset's record") from error
-    # By its name its bytes are found: of another's they would be another tenant's.
-    if dataset.name != str(name):
-        raise DataCorrupt(f"{name}/{META} is another dataset's record")
-    return dataset
+def _same(existing: Dataset, dataset: Dataset) -> Dataset:
+    """Return what is stored if it is what was to be; AlreadyExists otherwise."""
+    if not existing.is_same_upload(dataset):
+        raise AlreadyExists(
+            f"{existing.name} exists with other content ({existing.format}, sha256 "
+            f"{existing.sha256}, personal data: {existing.personal_data_mode})",
+            reason="DATASET_EXISTS",
+            name=existing.name,
+        )
+    return existing
 
 
 def _parts(chunk: bytes) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ from trainer_svc.housekeeping.hot_lists import hot_list_garbage
 from trainer_svc.housekeeping.local_caches import unused_entries
 from trainer_svc.housekeeping.model import Collected, Kind, Rules, Tally
 from trainer_svc.housekeeping.removal import Removal
-from trainer_svc.housekeeping.uploads import abandoned, suspects
+from trainer_svc.housekeeping.uploads import abandoned, stale_marks, suspects
 from trainer_svc.housekeeping.versions import deleted, job_of, uncommitted, version_files
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.housekeeping import (
@@ -141,6 +141,7 @@ class _Round:
             await self._noted(str(adapter), self._versions(tenant, adapter))
         for dataset in await suspects(self._store, tenant):
             await self._noted(str(dataset), self._uploads(dataset))
+        await self._noted(f"{tenant}/dataset_use", self._marks(tenant))
 
     async def _ended_jobs(self, tenant: TenantName) -> None:
         """Delete the rows of jobs that ended long ago, and before them what is left of each."""
@@ -188,6 +189,11 @@ class _Round:
         async with self._turn(dataset):
             for garbage in await abandoned(self._store, dataset, self._now - self._rules.grace):
                 await self._removal.remove(garbage)
+
+    async def _marks(self, tenant: TenantName) -> None:
+        before = self._now - self._rules.grace
+        for garbage in await stale_marks(self._store, tenant, before):
+            await self._removal.remove(garbage)
 
     async def _hot_lists(self) -> None:
         for garbage in await hot_list_garbage(self._store, self._now - self._rules.hot_lists):

@@ -47,6 +47,7 @@ _PAGE = 200
 _KINDS = {
     "adapters": Kind.ADAPTERS,
     "datasets": Kind.DATASETS,
+    "dataset_use": Kind.DATASETS,
     "deleted_datasets": Kind.DATASETS,
     "feedback": Kind.FEEDBACK,
     "jobs": Kind.CHECKPOINTS,

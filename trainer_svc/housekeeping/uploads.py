@@ -6,12 +6,13 @@ two uploads under one name.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime
 
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObjectInfo, ObjectStore
-from trainer_svc.datasets.store import META, read_dataset
+from trainer_svc.datasets.quota import Use, marks_of
+from trainer_svc.datasets.stored import META, read_dataset
 from trainer_svc.housekeeping.model import Garbage, Kind, newest
 
 _MOST_FILES = 3
@@ -47,3 +48,29 @@ async def abandoned(store: ObjectStore, name: DatasetName, before: datetime) -> 
     if not left or newest(left) >= before:
         return []
     return [Garbage(Kind.ABANDONED_UPLOADS, str(name), tuple(left))]
+
+
+async def stale_marks(store: ObjectStore, tenant: TenantName, before: datetime) -> list[Garbage]:
+    """Return what counts against a tenant's quota with nothing stored behind it, since `before`.
+
+    Of an upload that did not come to its end, or a deletion that did not. StoreUnavailable.
+    """
+    marks = await marks_of(store, tenant)
+    stored = {*await store.folders(f"{tenant}/datasets")} if marks else set()
+    marked = Counter(mark.dataset for mark in marks)
+    found = []
+    for mark in marks:
+        if mark.info.modified >= before:
+            continue
+        name = DatasetName(tenant.tenant, mark.dataset)
+        if mark.dataset in stored and (
+            marked[mark.dataset] == 1 or mark.use == await _use_of(store, name)
+        ):
+            continue
+        found.append(Garbage(Kind.ABANDONED_UPLOADS, mark.info.key, (mark.info,)))
+    return found
+
+
+async def _use_of(store: ObjectStore, name: DatasetName) -> Use:
+    dataset = await read_dataset(store, name)
+    return Use(dataset.size_bytes, dataset.record_count)

@@ -162,3 +162,30 @@ def test_wrong_prefixes_for_datasets_stop_the_start(
         TrainerSettings()
     ((name, _),) = wrong_settings(told.value)
     assert name.startswith("dataset_prefixes")
+
+
+@pytest.mark.parametrize("quota", ["dataset_quota_bytes", "dataset_quota_records"])
+def test_quotas_of_datasets_are_read_by_tenant(environ: pytest.MonkeyPatch, quota: str) -> None:
+    assert getattr(TrainerSettings(), quota) == {}
+    environ.setenv(f"TAILORBIRD_{quota.upper()}", '{"acme": 0, "*": 10}')
+    assert getattr(TrainerSettings(), quota) == {"acme": 0, "*": 10}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("10", "dictionary"),
+        ("10 GB", "it is not JSON"),
+        ('{"Acme": 1}', "'Acme' is neither a tenant's id nor"),
+        ('{"acme": -1}', "greater than or equal to 0"),
+        ('{"acme": "all"}', "valid integer"),
+    ],
+)
+def test_wrong_quotas_of_datasets_stop_the_start(
+    environ: pytest.MonkeyPatch, given: str, message: str
+) -> None:
+    environ.setenv("TAILORBIRD_DATASET_QUOTA_BYTES", given)
+    with pytest.raises(ValidationError, match=message) as told:
+        TrainerSettings()
+    ((name, _),) = wrong_settings(told.value)
+    assert name.startswith("dataset_quota_bytes")

@@ -485,3 +485,27 @@ def test_of_many_failures_the_first_are_told() -> None:
     for number in range(100):
         tally.failed(str(number), "why")
     assert (len(tally.failures), tally.failure_count) == (MOST_FAILURES, 100)
+
+
+# ---- what counts against a quota
+
+
+async def test_what_counts_with_nothing_behind_it_goes(world: World) -> None:
+    name = await world.dataset()
+    dataset = await world.datasets.get(name)
+    world.age(str(name), 0)
+    marks = "tenants/acme/dataset_use"
+    right = await world.put(f"{marks}/chats/{dataset.size_bytes}-{dataset.record_count}", b"")
+    await world.put(f"{marks}/chats/999-9", b"")
+    await world.put(f"{marks}/gone/1-1", b"")
+    new = await world.put(f"{marks}/new/1-1", b"", days=0.5)
+    found = await collected(world)
+    assert found.removed == {Kind.ABANDONED_UPLOADS: Count(things=2, objects=2, bytes=0)}
+    assert await world.keys(marks) == [right, new]
+
+
+async def test_one_mark_of_a_dataset_costs_no_read(world: World) -> None:
+    await world.put("tenants/acme/datasets/broken/meta.json", b"{", days=0)
+    await world.put("tenants/acme/dataset_use/broken/1-1", b"")
+    found = await collected(world)
+    assert (found.removed, found.failures) == ({}, ())
