@@ -4,17 +4,20 @@ tenants/{tenant}/dataset_use/{dataset}/{bytes}-{records}    empty: its key says 
 
 Whoever stores a dataset writes its mark first and counts then, so that of two who store at the same
 time, on whichever replicas, one at least has counted both: the limit is never passed. Both may be
-refused where there was room for one. Counting takes two listings, whatever was stored before; marks
-that a release without them left out are made up for, each by one read.
+refused where there was room for one. Counting takes one listing, of a page for each thousand
+datasets; marks that a release without them left out are looked for every ten minutes, and made up
+for by one read each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from time import monotonic
 
 import structlog
 
@@ -30,6 +33,7 @@ _FOLDER = "dataset_use"
 _MARK = re.compile(r"([^/]+)/(\d{1,18})-(\d{1,18})", re.ASCII)
 _RETRY_SECONDS = 60.0
 _READS = 16
+_MAKE_UP_SECONDS = 600.0
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +62,8 @@ class DatasetQuotas:
         self, store: ObjectStore, bytes_: Mapping[str, int], records: Mapping[str, int]
     ) -> None:
         self._store = store
+        self._made_up: dict[TenantName, float] = {}
+        """When marks were looked for last that are missing, by `monotonic`."""
         self._limits = {"dataset_bytes": bytes_, "dataset_records": records}
 
     @asynccontextmanager
@@ -96,26 +102,29 @@ class DatasetQuotas:
 
     async def use(self, tenant: TenantName) -> Use:
         """Return what the tenant has stored, and stores just now; StoreUnavailable."""
-        marks = await marks_of(self._store, tenant)
-        counted = {mark.dataset for mark in marks}
-        stored = await self._store.folders(f"{tenant}/datasets")
-        missing = [DatasetName(tenant.tenant, id_) for id_ in stored if id_ not in counted]
-        uses = [mark.use for mark in marks]
-        for at in range(0, len(missing), _READS):
-            uses += await asyncio.gather(*map(self._made_up, missing[at : at + _READS]))
+        now = monotonic()
+        if now - self._made_up.get(tenant, -math.inf) > _MAKE_UP_SECONDS:
+            await self._make_up(tenant)
+            self._made_up[tenant] = now
+        uses = [mark.use for mark in await marks_of(self._store, tenant)]
         return Use(sum(use.bytes for use in uses), sum(use.records for use in uses))
 
-    async def _made_up(self, name: DatasetName) -> Use:
-        """Return what a dataset without a mark takes, and make its mark."""
+    async def _make_up(self, tenant: TenantName) -> None:
+        counted = {mark.dataset for mark in await marks_of(self._store, tenant)}
+        stored = await self._store.folders(f"{tenant}/datasets")
+        missing = [DatasetName(tenant.tenant, id_) for id_ in stored if id_ not in counted]
+        for at in range(0, len(missing), _READS):
+            await asyncio.gather(*map(self._make_up_one, missing[at : at + _READS]))
+
+    async def _make_up_one(self, name: DatasetName) -> None:
         try:
             dataset = await read_dataset(self._store, name)
         except NotFound:
-            return Use()
+            return
         except DataCorrupt as error:
             _log.warning("dataset not counted", dataset=str(name), error=error.message)
-            return Use()
+            return
         await self._store.put(_mark(name, dataset), b"")
-        return Use(dataset.size_bytes, dataset.record_count)
 
     def _limited(self, tenant: TenantName) -> bool:
         return any(self._limit(quota, tenant) is not None for quota in self._limits)

@@ -185,6 +185,29 @@ async def test_datasets_of_an_earlier_release_count(store: ObstoreStore, tmp_pat
     await replica.upload("new", 1)
 
 
+async def test_counting_is_one_listing_and_what_is_missing_is_looked_for_now_and_then(
+    store: ObstoreStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(store, tmp_path / "spool", {"*": 9 * SIZE})
+    clock = [1000.0]
+    monkeypatch.setattr("trainer_svc.datasets.quota.monotonic", lambda: clock[-1])
+    await replica.upload("a")
+    # A replica of an earlier release has one, too.
+    await Replica(store, tmp_path / "before").upload("old", 2)
+    listed: list[str] = []
+    real = store.folders
+
+    async def folders(prefix: str) -> list[str]:
+        listed.append(prefix)
+        return await real(prefix)
+
+    monkeypatch.setattr(store, "folders", folders)
+    assert await replica.quotas.use(ACME) == Use(SIZE, 1)
+    assert listed == []
+    clock.append(1000.0 + 601)
+    assert await replica.quotas.use(ACME) == Use(3 * SIZE, 3)
+
+
 async def test_an_upload_that_is_refused_or_fails_does_not_count(
     store: ObstoreStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
