@@ -96,7 +96,7 @@ def _not_ended(jobs: list[JobName], todo: str) -> FailedPrecondition:
     told = ", ".join(map(str, jobs[:_MOST_JOBS_TOLD]))
     more = f" and {len(jobs) - _MOST_JOBS_TOLD} more" if len(jobs) > _MOST_JOBS_TOLD else ""
     return FailedPrecondition(
-        f"{told}{more} have not ended: {todo}", reason=JOBS_NOT_ENDED, jobs=len(jobs)
+        f"jobs have not ended: {told}{more}; {todo}", reason=JOBS_NOT_ENDED, jobs=len(jobs)
     )
 
 

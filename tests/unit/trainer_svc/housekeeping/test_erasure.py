@@ -154,7 +154,7 @@ async def test_jobs_that_have_not_ended_keep_everything(world: World) -> None:
         await erase(world.stores, ASKED)
     assert raised.value.reason == "JOBS_NOT_ENDED"
     assert raised.value.metadata == {"jobs": "7"}
-    assert "tenants/acme/jobs/open-4 and 2 more have not ended" in raised.value.message
+    assert "tenants/acme/jobs/open-4 and 2 more; cancel them" in raised.value.message
     assert await world.keys("") == before
 
 
