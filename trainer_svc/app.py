@@ -41,9 +41,8 @@ from trainer_svc.dispatch.executor import LocalExecutor
 from trainer_svc.dispatch.preflight import Preflights
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.feedback.service import FeedbackService
-from trainer_svc.housekeeping.collector import Stores
 from trainer_svc.housekeeping.schedule import Schedule
-from trainer_svc.housekeeping.wiring import caches_of, rules_of
+from trainer_svc.housekeeping.wiring import caches_of, rules_of, stores_of
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.model import JobState
@@ -188,7 +187,7 @@ async def _started(
     await dispatcher.recover()
     _listen(database, feed, dispatcher, stack)
     schedule = Schedule(
-        Stores(database, object_store, datasets.turn, caches_of(settings)),
+        stores_of(settings, database, object_store, datasets.turn),
         rules_of(settings),
         metrics,
         timedelta(hours=settings.collect_interval_hours),

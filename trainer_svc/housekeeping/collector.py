@@ -25,6 +25,7 @@ from trainer_svc.housekeeping.checkpoints import checkpoint_garbage
 from trainer_svc.housekeeping.hot_lists import hot_list_garbage
 from trainer_svc.housekeeping.local_caches import unused_entries
 from trainer_svc.housekeeping.model import Collected, Kind, Rules, Tally
+from trainer_svc.housekeeping.partial_files import partial_files
 from trainer_svc.housekeeping.removal import Removal
 from trainer_svc.housekeeping.uploads import abandoned, stale_marks, suspects
 from trainer_svc.housekeeping.versions import deleted, job_of, uncommitted, version_files
@@ -46,19 +47,22 @@ _MOST_FAILED_TENANTS = 5
 """In a row: then it is the store that fails, and not they."""
 _JOBS_A_PAGE = 200
 
+Turn = Callable[[DatasetName], AbstractAsyncContextManager[None]]
+
 
 @dataclass(frozen=True)
 class Stores:
     """Where there is something to keep in order.
 
     `turn` holds a dataset as it is, as far as this process can; `caches` is this machine's folder
-    of tokenised datasets.
+    of tokenised datasets, `folder` that of an object store in a folder.
     """
 
     database: Database
     objects: ObjectStore
-    turn: Callable[[DatasetName], AbstractAsyncContextManager[None]]
+    turn: Turn
     caches: Path
+    folder: Path | None = None
 
 
 async def collect(stores: Stores, rules: Rules, *, dry_run: bool) -> Collected:
@@ -86,6 +90,23 @@ async def collect_caches(stores: Stores, rules: Rules, tally: Tally, *, dry_run:
     for entry in await asyncio.to_thread(unused_entries, stores.caches, rules.local_caches):
         if dry_run or await asyncio.to_thread(entry.delete):
             tally.add(Kind.LOCAL_CACHES, entry.files, entry.size)
+
+
+async def remove_partial(
+    stores: Stores,
+    tenant: TenantName,
+    tally: Tally,
+    before: datetime | None = None,
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Remove a tenant's partial files, if given those not written since, from a store's folder."""
+    if stores.folder is None:
+        return
+    for file in await asyncio.to_thread(partial_files, stores.folder / str(tenant), before):
+        if not dry_run:
+            await asyncio.to_thread(file.delete)
+        tally.add(Kind.PARTIAL_FILES, 1, file.size)
 
 
 class _Round:
@@ -142,6 +163,8 @@ class _Round:
         for dataset in await suspects(self._store, tenant):
             await self._noted(str(dataset), self._uploads(dataset))
         await self._noted(f"{tenant}/dataset_use", self._marks(tenant))
+        before = self._now - self._rules.grace
+        await remove_partial(self._stores, tenant, self.tally, before, dry_run=self._dry_run)
 
     async def _ended_jobs(self, tenant: TenantName) -> None:
         """Delete the rows of jobs that ended long ago, and before them what is left of each."""

@@ -21,7 +21,7 @@ from tailorbird.errors import Aborted, FailedPrecondition, TailorbirdError
 from tailorbird.names import AdapterName, JobName, TenantName
 from tailorbird.object_store import ObjectInfo
 from tailorbird.registry import TOMBSTONE, AdapterRegistry, Route, RouteConflict, RoutedVersion
-from trainer_svc.housekeeping.collector import Stores
+from trainer_svc.housekeeping.collector import Stores, remove_partial
 from trainer_svc.housekeeping.erased import (
     Erasure,
     forget_tenant,
@@ -118,6 +118,7 @@ class _Erasing:
             for adapter in await self._registry.adapter_names(self._tenant):
                 await self._silence(adapter)
             await self._remove_objects()
+            await remove_partial(self._stores, self._tenant, self._tally)
             await self._remove_rows()
             await forget_tenant(self._stores, self._tenant.tenant, self._tally)
             await self._check_nothing_came()

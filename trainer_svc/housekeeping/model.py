@@ -22,6 +22,7 @@ class Kind(StrEnum):
     UNCOMMITTED_VERSIONS = "uncommitted_versions"
     DELETED_VERSIONS = "deleted_versions"
     ABANDONED_UPLOADS = "abandoned_uploads"
+    PARTIAL_FILES = "partial_files"
     HOT_LISTS = "hot_lists"
     LOCAL_CACHES = "local_caches"
     ENDED_JOBS = "ended_jobs"

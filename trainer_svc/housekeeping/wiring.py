@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from tailorbird.errors import FailedPrecondition
 from tailorbird.names import DatasetName
-from tailorbird.object_store import open_store
+from tailorbird.object_store import ObjectStore, open_store
 from tailorbird.store_check import check_store
-from trainer_svc.housekeeping.collector import Stores
+from trainer_svc.housekeeping.collector import Stores, Turn
 from trainer_svc.housekeeping.model import Rules
 from trainer_svc.jobs.database import Database
 from trainer_svc.settings import TrainerSettings
@@ -32,6 +33,15 @@ def caches_of(settings: TrainerSettings) -> Path:
     return settings.data_dir.resolve() / "cache" / "datasets"
 
 
+def stores_of(
+    settings: TrainerSettings, database: Database, objects: ObjectStore, turn: Turn
+) -> Stores:
+    """Return where there is something to keep in order."""
+    url = urlsplit(settings.object_store_url)
+    folder = Path(unquote(url.path)) if url.scheme == "file" else None
+    return Stores(database, objects, turn, caches_of(settings), folder)
+
+
 @asynccontextmanager
 async def opened(settings: TrainerSettings) -> AsyncIterator[Stores]:
     """Open a trainer's stores beside it, for a command.
@@ -49,7 +59,7 @@ async def opened(settings: TrainerSettings) -> AsyncIterator[Stores]:
     database = Database(settings.database)
     try:
         # A dataset's turn is of one process; across processes its objects' age has to do.
-        yield Stores(database, open_store(settings.object_store_url), _no_turn, caches_of(settings))
+        yield stores_of(settings, database, open_store(settings.object_store_url), _no_turn)
     finally:
         await database.close()
 

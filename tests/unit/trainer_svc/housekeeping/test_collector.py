@@ -509,3 +509,31 @@ async def test_one_mark_of_a_dataset_costs_no_read(world: World) -> None:
     await world.put("tenants/acme/dataset_use/broken/1-1", b"")
     found = await collected(world)
     assert (found.removed, found.failures) == ({}, ())
+
+
+# ---- what a killed process was writing
+
+
+async def test_what_was_half_written_into_a_folder_goes(world: World) -> None:
+    kept = await world.put("tenants/acme/datasets/chats/data-0.jsonl", days=0)
+    folder = world.folder / "tenants" / "acme"
+    for name, days in (("old#1", 2), ("new#12", 0.5), ("note#x", 9), ("#1", 9)):
+        (folder / name).write_bytes(b"half")
+        world.age(f"tenants/acme/{name}", days)
+    (folder / "link#3").symlink_to(world.folder / kept)
+    os.utime(folder / "link#3", (0, 0), follow_symlinks=False)
+    (folder / "folder#4").mkdir()
+    world.age("tenants/acme/folder#4", 9)
+    found = await collected(world)
+    assert found.removed == {Kind.PARTIAL_FILES: Count(things=1, objects=1, bytes=4)}
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"datasets", "new#12", "note#x", "#1", "link#3", "folder#4"}
+
+
+async def test_a_store_that_is_no_folder_has_no_such_files(world: World) -> None:
+    await world.put("tenants/acme/datasets/chats/data-0.jsonl", days=0)
+    file = world.folder / "tenants" / "acme" / "old#1"
+    file.write_bytes(b"half")
+    world.age("tenants/acme/old#1", 2)
+    stores = replace(world.stores, folder=None)
+    assert (await collect(stores, RULES, dry_run=False)).removed == {}

@@ -50,6 +50,7 @@ async def full(world: World, tenant: str = "acme") -> None:
     await world.put(f"tenants/{tenant}/feedback/20260101/voice/{'0' * 32}.json")
     await world.put(f"tenants/{tenant}/later/thing/file")
     await world.put(f"tenants/{tenant}/notes.txt")
+    (world.folder / f"tenants/{tenant}/datasets/chats/data-9.jsonl#7").write_bytes(b"half")
     entry = world.caches / tenant / "tokens"
     entry.mkdir(parents=True)
     (entry / "file").write_bytes(b"12345")
@@ -66,6 +67,7 @@ async def check_gone(world: World) -> None:
     assert await world.jobs.page(ACME, limit=9) == []
     assert await world.jobs.events(JobName("acme", "one"), 0, 9) == []
     assert not list((world.caches / "acme").iterdir())
+    assert not list((world.folder / "tenants" / "acme").rglob("*#*"))
 
 
 async def test_everything_of_the_tenant_goes_and_nothing_of_another(world: World) -> None:
@@ -77,6 +79,7 @@ async def test_everything_of_the_tenant_goes_and_nothing_of_another(world: World
     assert await world.keys("tenants/globex") == theirs
     assert len(await world.jobs.page(TenantName("globex"), limit=9)) == 2
     assert list((world.caches / "globex").iterdir())
+    assert list((world.folder / "tenants" / "globex").rglob("*#7"))
     assert {kind: (count.things, count.objects) for kind, count in found.removed.items()} == {
         # Two versions of three files, one of one; two routes of which the erasure's own is newer.
         Kind.ADAPTERS: (1, 9),
@@ -84,6 +87,7 @@ async def test_everything_of_the_tenant_goes_and_nothing_of_another(world: World
         Kind.FEEDBACK: (1, 1),
         Kind.CHECKPOINTS: (1, 2),
         Kind.OTHER: (2, 2),
+        Kind.PARTIAL_FILES: (1, 1),
         Kind.ENDED_JOBS: (2, 8),
         Kind.LOCAL_CACHES: (1, 1),
     }

@@ -48,7 +48,7 @@ class World:
 
     @property
     def stores(self) -> Stores:
-        return Stores(self.database, self.objects, self.datasets.turn, self.caches)
+        return Stores(self.database, self.objects, self.datasets.turn, self.caches, self.folder)
 
     async def put(self, key: str, data: bytes = b"some bytes", *, days: float = 30) -> str:
         """Put an object that was written so long ago."""
