@@ -54,7 +54,7 @@ async def failed(store: JobStore, job: str, tenant: str = "acme") -> JobName:
     name = await made(store, job, tenant)
     claimed = await store.claim("here", lambda job: job.name == name)
     assert claimed is not None
-    await store.fail(claimed[0], JobError(reason="X", message="x"))
+    await store.fail(claimed[0].write(), JobError(reason="X", message="x"))
     return name
 
 
@@ -63,8 +63,8 @@ async def uploading(store: JobStore, job: str) -> Lease:
     claimed = await store.claim("here", lambda job: job.name == name)
     assert claimed is not None
     for state in (JobState.RUNNING, JobState.EVALUATING):
-        await store.record(claimed[0], StateChanged(state=state))
-    await store.allocate_version(claimed[0], "20260101T000000-x-1")
+        await store.record(claimed[0].write(), StateChanged(state=state))
+    await store.allocate_version(claimed[0].write(), "20260101T000000-x-1")
     return claimed[0]
 
 
@@ -87,7 +87,7 @@ async def test_a_job_stands_as_its_state_says(database: Database, store: JobStor
         "failed": Standing(ended=True, version=""),
         "working": Standing(ended=False, version="20260101T000000-x-1"),
     }
-    await store.fail(lease, JobError(reason="X", message="x"))
+    await store.fail(lease.write(), JobError(reason="X", message="x"))
     found = await standings(database, ACME, ["working"])
     assert found["working"] == Standing(ended=True, version="")
 

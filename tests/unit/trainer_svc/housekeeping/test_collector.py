@@ -63,7 +63,7 @@ async def test_checkpoints_of_a_cancelled_requeued_job_go(world: World) -> None:
     lease = await world.leased()
     await world.checkpoint(f"{checkpoints_prefix(lease.job)}/lease-000001/00000002")
     await world.jobs.request_cancel(lease.job)
-    await world.jobs.requeue_lost()
+    await world.jobs.take_back("")
     assert (await world.jobs.get(lease.job)).state is JobState.CANCELLED
     await collected(world)
     assert await world.keys() == []
@@ -148,12 +148,12 @@ async def test_the_manifest_goes_first(world: World, monkeypatch: pytest.MonkeyP
 async def test_a_version_that_was_never_committed_goes(world: World) -> None:
     lease, version = await world.uploading()
     assert (await collected(world)).removed == {}
-    await world.jobs.release(lease)
+    await world.jobs.release(lease.write())
     again = await world.jobs.claim("another")
     assert again is not None
     # Still the row's, and somebody may go on with it.
     assert (await collected(world)).removed == {}
-    await world.jobs.fail(again[0], JobError(reason="X", message="x"))
+    await world.jobs.fail(again[0].write(), JobError(reason="X", message="x"))
     found = await collected(world)
     assert found.removed == {Kind.UNCOMMITTED_VERSIONS: Count(things=1, objects=1, bytes=10)}
     assert await world.keys() == []
@@ -171,7 +171,7 @@ async def test_an_earlier_leases_upload_goes_while_the_job_goes_on(world: World)
 
 async def test_a_committed_version_stays_until_its_manifest_is_written(world: World) -> None:
     lease, version = await world.uploading()
-    await world.jobs.commit(lease, Publication(manifest=make_manifest(version), route=None))
+    await world.jobs.commit(lease.write(), Publication(manifest=make_manifest(version), route=None))
     assert (await collected(world)).removed == {}
 
 

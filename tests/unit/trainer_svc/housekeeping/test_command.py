@@ -40,8 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["trainer_svc", *arguments])
-    return trainer_main.main()
+    return trainer_main.main(arguments)
 
 
 def test_a_dry_run_says_what_would_go(

@@ -180,17 +180,17 @@ async def test_a_job_in_work_is_waited_for(world: World) -> None:
     assert "they are being cancelled; try again" in raised.value.message
     going = asyncio.create_task(erase(world.stores, replace(asked, patience=60.0)))
     # Its worker lets go.
-    await world.jobs.cancelled(lease)
+    await world.jobs.cancelled(lease.write())
     assert (await going).removed[Kind.ENDED_JOBS].things == 1
 
 
 async def test_a_job_whose_version_is_committed_ends_first(world: World) -> None:
     lease, version = await world.uploading()
     publication = Publication(manifest=make_manifest(version), route=None)
-    await world.jobs.commit(lease, publication)
+    await world.jobs.commit(lease.write(), publication)
     asked = replace(ASKED, cancel_jobs=True, patience=60.0)
     going = asyncio.create_task(erase(world.stores, asked))
-    await world.jobs.succeed(lease, publication, Outcome(promoted=False))
+    await world.jobs.succeed(lease.write(), publication, Outcome(promoted=False))
     await going
     assert await world.keys("tenants") == [f"{version}/tombstone.json"]
 

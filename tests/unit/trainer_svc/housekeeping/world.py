@@ -86,23 +86,23 @@ class World:
 
     async def failed(self, job: str = "one", tenant: str = "acme") -> JobName:
         lease = await self.leased(job, tenant)
-        await self.jobs.fail(lease, JobError(reason="X", message="x"))
+        await self.jobs.fail(lease.write(), JobError(reason="X", message="x"))
         return lease.job
 
     async def uploading(self, job: str = "one") -> tuple[Lease, str]:
         """A job whose worker uploads a version; its files are old."""
         lease = await self.leased(job)
         for state in (JobState.RUNNING, JobState.EVALUATING):
-            await self.jobs.record(lease, StateChanged(state=state))
+            await self.jobs.record(lease.write(), StateChanged(state=state))
         version = version_of(job)
-        await self.jobs.allocate_version(lease, version.rpartition("/")[2])
+        await self.jobs.allocate_version(lease.write(), version.rpartition("/")[2])
         await self.put(f"{version}/adapter_model.safetensors")
         return lease, version
 
     async def publish(self, lease: Lease, version: str) -> None:
         publication = Publication(manifest=make_manifest(version), route=None)
-        await self.jobs.commit(lease, publication)
-        await self.jobs.succeed(lease, publication, Outcome(promoted=False))
+        await self.jobs.commit(lease.write(), publication)
+        await self.jobs.succeed(lease.write(), publication, Outcome(promoted=False))
 
     async def published(self, job: str = "one", adapter: AdapterName = ADAPTER) -> str:
         """A version that nobody has a job for."""
