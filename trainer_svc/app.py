@@ -45,6 +45,7 @@ from trainer_svc.housekeeping.schedule import Schedule
 from trainer_svc.housekeeping.wiring import caches_of, rules_of, stores_of
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
@@ -124,7 +125,10 @@ async def _started(
     bases = await asyncio.to_thread(_loaded_bases, settings, data_dir / "cache")
     metrics = TrainerMetrics(registry)
     feed = Feed()
-    jobs = JobStore(database, feed, lease_seconds=settings.lease_seconds)
+    limits_of_tenants = TenantLimits(
+        settings.max_queued_jobs, settings.max_running_jobs, settings.max_priority
+    )
+    jobs = JobStore(database, feed, lease_seconds=settings.lease_seconds, limits=limits_of_tenants)
     policy = PersonalDataPolicy(Mode(settings.personal_data), settings.scanner)
     await asyncio.to_thread(policy.load)
     datasets = DatasetStore(
@@ -166,7 +170,9 @@ async def _started(
     checks = Preflights(
         Assignments(datasets, adapters, lambda job: job.spec.base_model_digest), workers
     )
-    service = TuningService(jobs, datasets, feed, dispatcher, adapters, bases, limits, checks)
+    service = TuningService(
+        jobs, datasets, feed, dispatcher, adapters, bases, limits, checks, limits_of_tenants
+    )
     servicer = TuningServicer(
         service,
         SweepService(service),

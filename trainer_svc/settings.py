@@ -162,6 +162,15 @@ class TrainerSettings(ScanSettings):
     """
     max_worker_losses: Annotated[int, Field(ge=1)] = 3
     """A job whose worker process, or that of its data, died this often fails."""
+    max_queued_jobs: Quotas = Field({EVERYONE: 1000})
+    """Jobs of a tenant that may wait: a JSON object, by tenant, as `dataset_quota_bytes`.
+
+    One more is refused (TOO_MANY_QUEUED_JOBS).
+    """
+    max_running_jobs: Quotas = Field({})
+    """Jobs of a tenant that may be at work at a time, likewise; more of them wait."""
+    max_priority: Quotas = Field({})
+    """The highest priority that a tenant's jobs may ask for, likewise; without it 0."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     """A job that is given back this often in a row, without a checkpoint in between, is PAUSED.
 

@@ -17,7 +17,7 @@ MODELS: dict[str, type[CommonSettings]] = {"trainer": TrainerSettings, "serving"
 STRUCTURAL = frozenset(
     """
     data_dir object_store base_model base_model_name base_model_digest profile host port
-    metrics_port tokens_file tls_certificate_file tls_key_file database_url replica drain_delay
+    metrics_port tokens_file tls_certificate_file tls_key_file database_url role replica drain_delay
     shutdown_grace more_base_models
     """.split()
 )

@@ -39,6 +39,9 @@ SAMPLES: dict[str, Any] = {
     "datasetPrefixes": {"acme": ["s3://acme-data/train/"], "*": ["s3://drop/{tenant}/in/"]},
     "datasetQuotaBytes": {"acme": 12_345_678_901, "*": 10},
     "datasetQuotaRecords": {"*": 12_345_678_901},
+    "maxQueuedJobs": {"acme": 7},
+    "maxRunningJobs": {"*": 7},
+    "maxPriority": {"acme": 7},
     "warm": [
         "tenants/acme/adapters/support",
         "tenants/acme/adapters/legal/versions/20260101T000000-0123456789abcdef-1",

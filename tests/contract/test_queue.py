@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tailorbird.errors import NotFound
+from tailorbird.errors import NotFound, ResourceExhausted
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs import rows
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import GivenBack, Lease
+from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.model import Faults, Job, JobState
 from trainer_svc.jobs.store import JobStore
 
@@ -119,9 +121,40 @@ async def test_a_resumed_job_need_not_wait(store: JobStore) -> None:
 
 
 async def test_a_tenant_has_no_more_jobs_at_work_than_it_may(database: Database) -> None:
-    store = JobStore(database, Feed(), most_at_work=lambda tenant: {"acme": 2}.get(tenant, 1))
+    store = JobStore(database, Feed(), limits=TenantLimits(running={"acme": 2, "*": 1}))
     await queue(store, *(f"acme/a{number}" for number in range(3)), "globex/g0", "globex/g1")
     assert await claimed(store) == ["acme/a0", "globex/g0", "acme/a1"]
+
+
+async def test_two_who_claim_at_once_give_a_tenant_no_more_than_it_may(database: Database) -> None:
+    store = JobStore(database, Feed(), limits=TenantLimits(running={"*": 2}))
+    await queue(store, *(f"acme/a{number}" for number in range(12)))
+    claims = await asyncio.gather(*(store.claim(f"trainer-{number}") for number in range(6)))
+    assert len([found for found in claims if found is not None]) == 2
+
+
+async def test_no_more_jobs_of_a_tenant_wait_than_may(database: Database) -> None:
+    store = JobStore(database, Feed(), limits=TenantLimits(queued={"acme": 2, "*": 9}))
+    await queue(store, "acme/a0", "acme/a1", *(f"globex/g{number}" for number in range(9)))
+    with pytest.raises(ResourceExhausted) as caught:
+        await queue(store, "acme/a2")
+    assert (caught.value.reason, caught.value.metadata) == ("TOO_MANY_QUEUED_JOBS", {"limit": "2"})
+    assert caught.value.message == "acme has 2 queued jobs; at most 2 may wait"
+    with pytest.raises(NotFound):
+        await store.get(JobName("acme", "a2"))
+    assert await claimed(store, 1) == ["acme/a0"]
+    await queue(store, "acme/a2")
+
+
+async def test_a_request_that_is_made_again_finds_its_job_however_many_wait(
+    database: Database,
+) -> None:
+    store = JobStore(database, Feed(), limits=TenantLimits(queued={"*": 1}))
+    made = await store.create(make_job("one"), "r1", DIGEST)
+    again = await asyncio.gather(
+        *(store.create(make_job(f"job-{number}"), "r1", DIGEST) for number in range(50))
+    )
+    assert again == [made] * 50
 
 
 async def test_jobs_that_do_not_fit_give_way_in_the_queue_s_order(store: JobStore) -> None:
@@ -188,7 +221,7 @@ async def test_a_look_at_the_queue_scans_no_table(database: Database) -> None:
         await connection.execute(sa.text("ANALYZE"))
     engine = database._engine.sync_engine
     sa.event.listen(engine, "before_cursor_execute", note)
-    store = JobStore(database, Feed(), most_at_work=lambda _: 3)
+    store = JobStore(database, Feed(), limits=TenantLimits(running={"*": 3}))
     passed = {(made.spec.base_model, "sha256:other")}
     assert await store.claim("here", passed=passed) is not None
     await store.take_over()

@@ -19,6 +19,7 @@ from trainer_svc.api.convert_evaluation import evaluation_from_proto, evaluation
 from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.jobs import model
 from trainer_svc.jobs.job_data import is_uri
+from trainer_svc.jobs.limits import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from trainer_svc.protocol import Ready
 
 _MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 32, 63, 255
@@ -75,6 +76,7 @@ def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
         hyperparameters=_hyperparameters(spec.hyperparameters, at + "hyperparameters."),
         promotion_policy=policy,
         isolation=_isolation(spec.isolation),
+        priority=within(at + "priority", spec.priority, LOWEST_PRIORITY, HIGHEST_PRIORITY),
         from_version=_version(spec.from_version, at + "from_version"),
         evaluation=judged,
         labels=_labels(spec.labels),
@@ -295,6 +297,7 @@ def spec_to_proto(spec: model.JobSpec) -> job_pb2.JobSpec:
         hyperparameters=hyperparameters_to_proto(spec.hyperparameters),
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{spec.promotion_policy}"),
         isolation=job_pb2.Isolation.Value(f"ISOLATION_{spec.isolation}"),
+        priority=spec.priority,
         from_version=spec.from_version,
         evaluation=evaluation_to_proto(spec.evaluation),
         labels=spec.labels,

@@ -51,6 +51,12 @@ async def at_work(connection: AsyncConnection) -> Counter[str]:
     return counted
 
 
+async def count_queued(connection: AsyncConnection, tenant: str) -> int:
+    """Return how many jobs of a tenant wait to be taken up."""
+    query = sa.select(sa.func.count()).where(jobs.c.tenant == tenant, sa.text(QUEUED))
+    return int((await connection.execute(query.select_from(jobs))).scalar_one())
+
+
 async def queued(
     connection: AsyncConnection,
     running: Mapping[str, int],

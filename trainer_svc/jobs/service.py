@@ -36,6 +36,7 @@ from trainer_svc.jobs.job_data import (
     in_use,
     read_data,
 )
+from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.model import TERMINAL, AskedLora, Job, JobSpec, JobState, Left
 from trainer_svc.jobs.parent import check_base, lora_of, read_parent
 from trainer_svc.jobs.preflight import Checks, Preflight
@@ -43,6 +44,7 @@ from trainer_svc.jobs.trained_versions import TrainedPage, TrainedVersions
 from trainer_svc.jobs.watching import Feed, Watched, Watches
 from trainer_svc.served import ServingLimits, check_rank
 
+_NO_LIMITS = TenantLimits()
 _MOST_USERS = 3
 """Jobs told that keep a dataset from being deleted."""
 
@@ -124,6 +126,7 @@ class TuningService:
         bases: BaseModels,
         limits: ServingLimits,
         checks: Checks,
+        tenant_limits: TenantLimits = _NO_LIMITS,
     ) -> None:
         self._jobs = jobs
         self._datasets = datasets
@@ -135,6 +138,7 @@ class TuningService:
         self._bases = bases
         self._limits = limits
         self._checks = checks
+        self._tenant_limits = tenant_limits
 
     async def offered(self) -> list[tuple[BaseModelFiles, list[int]]]:
         """Return the bases that jobs may name, the default first, and the ranks for each."""
@@ -156,8 +160,8 @@ class TuningService:
         `spec.from_version` has. Raises InvalidArgument, NotFound (a dataset, the version),
         AlreadyExists, FailedPrecondition (serving has another base model, or can load none of its
         adapters; the data has more of a fault than `spec.data_limits`), DataCorrupt (the version, a
-        dataset's digests), StoreUnavailable; with `validate_only` also what the data would end the
-        job with.
+        dataset's digests), ResourceExhausted (too many jobs wait), StoreUnavailable; with
+        `validate_only` also what the data would end the job with.
         """
         request = _request_sha256(job_id, spec, lora)
         made = await self.made_before(tenant, request_id, request)
@@ -315,6 +319,7 @@ class TuningService:
                 f"{length} is more than the base model's {base.max_sequence_length}",
             )
         check_tenant("adapter", spec.adapter_name, tenant)
+        self._tenant_limits.check_priority(tenant.tenant, spec.priority)
         return spec.model_copy(update={"base_model": base.name, "base_model_digest": base.digest})
 
     async def data(self, tenant: TenantName, spec: JobSpec) -> JobData:

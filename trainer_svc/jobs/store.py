@@ -31,10 +31,11 @@ from trainer_svc.jobs.fence import (
 )
 from trainer_svc.jobs.housekeeping import delete_job
 from trainer_svc.jobs.leases import Kept
+from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.model import Faults, Job, JobError, JobState, Left
 from trainer_svc.jobs.notices import notify
 from trainer_svc.jobs.publication import Outcome, Publication, readable_publication
-from trainer_svc.jobs.queue import at_work, queued
+from trainer_svc.jobs.queue import at_work, count_queued, queued
 from trainer_svc.jobs.reads import JobReads
 from trainer_svc.jobs.rows import (
     Change,
@@ -59,13 +60,13 @@ _MOST_AT_ONCE = 100
 """Leases that are taken over, or publications claimed, in one transaction."""
 _UNREADABLE_SECONDS = 300.0
 _AS_IT_IS = GivenBack()
+_NO_LIMITS = TenantLimits()
 
 
 class JobStore(JobReads):
     """Jobs and their events. `feed` wakes those who wait for a job to change.
 
-    A lease that is not kept for `lease_seconds` is over. `most_at_work`: jobs of a tenant that may
-    be leased at a time.
+    A lease that is not kept for `lease_seconds` is over.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class JobStore(JobReads):
         feed: Feed,
         *,
         lease_seconds: float = 30.0,
-        most_at_work: Callable[[str], float] = lambda _: math.inf,
+        limits: TenantLimits = _NO_LIMITS,
     ) -> None:
         super().__init__(database)
         self._feed = feed
         self.lease_seconds = lease_seconds
-        self._most = most_at_work
+        self._limits = limits
 
     async def create(
         self, job: Job, request_id: str, request_sha256: str, warnings: Sequence[JobWarning] = ()
@@ -87,13 +88,14 @@ class JobStore(JobReads):
         """Store a new job, or return the one that the same request made before.
 
         A new job's history begins with its state and these warnings. AlreadyExists if the request
-        id came with another request, or the name is taken.
+        id came with another request, or the name is taken; ResourceExhausted if too many wait.
         """
         first: list[EventPayload] = [StateChanged(state=job.state), *warnings]
         values = begun(job, request_id, request_sha256, len(first))
         try:
             async with self._database.write() as connection:
                 await connection.execute(sa.insert(jobs).values(values))
+                await self._check_queued(connection, job.name.tenant)
                 await insert_events(connection, job.name, 0, first, await clock(connection))
                 await notify(connection, job.name, job.state)
         except IntegrityError:
@@ -103,6 +105,11 @@ class JobStore(JobReads):
                 return made
             raise AlreadyExists(f"{job.name} exists", reason="JOB_EXISTS", name=job.name) from None
         return job
+
+    async def _check_queued(self, connection: AsyncConnection, tenant: str) -> None:
+        if not math.isinf(self._limits.most_queued(tenant)):
+            await take_turn(connection, tenant)
+            self._limits.check_queued(tenant, await count_queued(connection, tenant))
 
     async def request_cancel(self, name: JobName) -> tuple[Job, Left | None]:
         """Ask for a job to be stopped; one that no worker has is CANCELLED at once.
@@ -152,7 +159,11 @@ class JobStore(JobReads):
         """
         async with self._database.write() as connection:
             running = await at_work(connection)
-            full = {tenant for tenant, count in running.items() if count >= self._most(tenant)}
+            full = {
+                tenant
+                for tenant, count in running.items()
+                if count >= self._limits.most_running(tenant)
+            }
             async with aclosing(queued(connection, running, full, avoid, passed)) as waiting:
                 async for found in waiting:
                     if fits(found) and (row := await self._room_for(connection, found.name)):
@@ -176,7 +187,7 @@ class JobStore(JobReads):
     async def _room_for(self, connection: AsyncConnection, name: JobName) -> sa.Row[Any] | None:
         """Lock a queued job; None if another has it by now, or its tenant has enough at work."""
         row = await lock_queued(connection, name)
-        most = self._most(name.tenant)
+        most = self._limits.most_running(name.tenant)
         if row is None or math.isinf(most):
             return row
         # Of two trainers that look at the same time, one sees what the other has claimed.

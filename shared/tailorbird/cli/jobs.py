@@ -104,6 +104,9 @@ def create(
     exclusive: Annotated[
         bool, typer.Option("--exclusive", help="Train next to no other job.")
     ] = False,
+    priority: Annotated[
+        int, typer.Option(help="-100 to 100: a higher one is started first, where it is allowed.")
+    ] = 0,
     base_model: Annotated[str, typer.Option(help="The base; else the trainer's first.")] = "",
     job_id: Annotated[str, typer.Option(help="The job's id; else the trainer's choice.")] = "",
     request_id: Annotated[str, typer.Option(help="Makes the call safe to repeat.")] = "",
@@ -129,6 +132,7 @@ def create(
             seed=seed,
         ),
         isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
+        priority=priority,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
         from_version=version_name(from_version, adapter, tenant) if from_version else "",
         evaluation=evaluation(

@@ -570,6 +570,7 @@ class JobSpec(_message.Message):
     PROMOTION_POLICY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     FROM_VERSION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
@@ -593,6 +594,12 @@ class JobSpec(_message.Message):
     """What happens to the route at the end."""
     isolation: Global___Isolation.ValueType
     """Whom the job shares its worker with."""
+    priority: _builtins.int
+    """From -100 to 100: jobs of a higher priority are started first, whosesoever they are; of one
+    priority, those of the tenant with the fewest jobs at work, and then the oldest. More than the
+    tenant may ask for (0, unless the operator allows it more) is INVALID_ARGUMENT with
+    PRIORITY_TOO_HIGH. A job that runs is not interrupted for one of a higher priority.
+    """
     from_version: _builtins.str
     """tenants/{tenant}/adapters/{adapter}/versions/{version}: a published version of the job's own
     tenant, of any of its adapters, whose weights training begins with. Empty: fresh ones. The job
@@ -645,6 +652,7 @@ class JobSpec(_message.Message):
         promotion_policy: Global___PromotionPolicy.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         isolation: Global___Isolation.ValueType = ...,
+        priority: _builtins.int = ...,
         from_version: _builtins.str = ...,
         evaluation: Global___EvaluationConfig | None = ...,
         data: Global___DataPolicy | None = ...,
@@ -652,7 +660,7 @@ class JobSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_limits", b"data_limits", "evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "lora", b"lora", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "data", b"data", "data_limits", b"data_limits", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "data", b"data", "data_limits", b"data_limits", "evaluation", b"evaluation", "from_version", b"from_version", "hyperparameters", b"hyperparameters", "isolation", b"isolation", "labels", b"labels", "lora", b"lora", "priority", b"priority", "promotion_policy", b"promotion_policy", "training_dataset", b"training_dataset", "validation", b"validation", "validation_dataset", b"validation_dataset", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validation: _TypeAlias = _typing.Literal["validation_dataset", "validation_fraction"]  # noqa: Y015
     _WhichOneofArgType_validation: _TypeAlias = _typing.Literal["validation", b"validation"]  # noqa: Y015
