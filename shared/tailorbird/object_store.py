@@ -6,36 +6,46 @@ for file://, s3://, gs:// and az:// URLs. Keys are relative, separated by "/".
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, S3Store, from_url
 from obstore.store import ObjectStore as Backend
 
-from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
-from tailorbird.local_disk import is_disk_full
+from tailorbird.errors import DataCorrupt, InvalidArgument, NotFound
+from tailorbird.store_errors import ObjectExists, on_disk, reading, writing
+from tailorbird.store_patience import RETRY_SECONDS, STALL_SECONDS, Patience
+from tailorbird.store_reading import ObjectReading
+from tailorbird.store_upload import PART_BYTES, upload_in_parts
 
-_CHUNK_BYTES = 8 * 2**20
-_PIECE_BYTES = 2**20
-_PARTS_AT_ONCE = 4
-_OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")
-_NO_ROOM = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT))
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import RetryConfig, S3Config
 
+    Batch = Sequence[ObjectMeta]
 
-class ObjectExists(Conflict):
-    """A create-only put found an object under its key."""
+__all__ = [
+    "ObjectExists",
+    "ObjectInfo",
+    "ObjectStore",
+    "ObstoreStore",
+    "Patience",
+    "delete_folder",
+    "is_store_url",
+    "open_store",
+]
 
-    default_reason = "OBJECT_EXISTS"
+_MAX_RETRIES = 10
+_LONGEST_PAUSE = timedelta(seconds=5)
+_NO_LIMIT_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +58,10 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """Objects by key. Every method raises StoreUnavailable when the store does not answer.
+    """Objects by key. Every method raises StoreUnavailable when the store does not answer in time.
 
-    Its reason is DISK_FULL where a disk, ours or that of a store in a folder, has no room left.
+    Until then it is asked again, and what came in part is no answer. The reason is DISK_FULL where
+    a disk, ours or the store's, has no room left.
     """
 
     async def get(self, key: str, max_bytes: int | None = None) -> bytes:
@@ -63,10 +74,16 @@ class ObjectStore(Protocol):
         """Yield the object's bytes in order, in pieces of about 1 MiB; NotFound if none."""
 
     async def download(self, key: str, path: Path) -> int:
-        """Write the object to `path` in bounded memory and return its size; NotFound if none."""
+        """Write the object to `path` in bounded memory and return its size; NotFound if none.
+
+        There is no file at `path` before it is whole.
+        """
 
     async def create(self, key: str, data: bytes) -> None:
-        """Put an object; ObjectExists if there is one. Atomic: never seen in part."""
+        """Put an object; ObjectExists if there is one. Atomic: never seen in part.
+
+        The one there may be ours: of a try whose reply was lost, in this call or an earlier one.
+        """
 
     async def put(self, key: str, data: bytes) -> None:
         """Put an object, replacing what is there. Atomic."""
@@ -84,111 +101,162 @@ class ObjectStore(Protocol):
         """Return the names of the folders directly in the folder `prefix`, sorted."""
 
 
-@contextmanager
-def _mapped(key: str) -> Iterator[None]:
-    try:
-        yield
-    except (NotFoundError, FileNotFoundError) as error:
-        raise NotFound(f"object {key}", reason="OBJECT_NOT_FOUND") from error
-    except (AlreadyExistsError, FileExistsError) as error:
-        raise ObjectExists(f"object {key} exists", key=key) from error
-    except (BaseError, OSError) as error:
-        raise StoreUnavailable(
-            f"the object store failed at {key}: {_cause(error)}",
-            reason="DISK_FULL" if _no_room(error) else None,
-            key=key,
-        ) from error
-
-
-def _cause(error: BaseError | OSError) -> str:
-    """Say what failed in the system's words; a driver's own text may have paths and addresses."""
-    number = error.errno if isinstance(error, OSError) else None
-    if found := _OS_ERROR.search(str(error)):
-        number = int(found[1])
-    return type(error).__name__ if number is None else os.strerror(number)
-
-
-def _no_room(error: BaseError | OSError) -> bool:
-    if isinstance(error, OSError):
-        return is_disk_full(error)
-    return any(told in str(error) for told in _NO_ROOM)
-
-
 class ObstoreStore:
-    """ObjectStore on obstore, which retries and signs."""
+    """ObjectStore on obstore, which signs.
 
-    def __init__(self, backend: Backend) -> None:
+    `backend` tries once, and is asked again from here. `patient`, by default the same, asks again
+    itself: for the parts of an upload and the pages of a listing, which are not seen from here.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        patient: Backend | None = None,
+        patience: Patience = Patience(),  # noqa: B008 - it is frozen
+    ) -> None:
         self._backend = backend
+        self._patient = patient or backend
+        self._patience = patience
 
     async def get(self, key: str, max_bytes: int | None = None) -> bytes:
         """See ObjectStore."""
-        with _mapped(key):
-            result = await obstore.get_async(self._backend, key)
-            size = result.meta["size"]
-            if max_bytes is not None and size > max_bytes:
-                raise DataCorrupt(
-                    f"object {key} has {size} bytes; at most {max_bytes} are read",
-                    reason="OBJECT_TOO_LARGE",
-                    key=key,
-                )
-            return bytes(await result.bytes_async())
+        with reading(key):
+            return await self._patience.call(lambda: self._get(key, max_bytes))
 
     async def read(self, key: str) -> AsyncGenerator[memoryview]:
         """See ObjectStore."""
-        with _mapped(key):
-            result = await obstore.get_async(self._backend, key)
-            async for piece in result.stream(min_chunk_size=_PIECE_BYTES):
-                yield memoryview(piece)
+        with reading(key):
+            pieces = ObjectReading(self._backend, key, self._patience)
+            while piece := await pieces.next():
+                yield piece
 
     async def download(self, key: str, path: Path) -> int:
         """See ObjectStore."""
         size = 0
-        with _mapped(key):
-            result = await obstore.get_async(self._backend, key)
-            with path.open("wb") as file:
-                async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
-                    size += file.write(chunk)
+        part = path.with_name(f"{path.name}.part")
+        try:
+            with on_disk(key):
+                with part.open("wb") as file:
+                    async with aclosing(self.read(key)) as pieces:
+                        async for piece in pieces:
+                            size += file.write(piece)
+                part.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
         return size
 
     async def create(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
-        with _mapped(key):
-            await obstore.put_async(self._backend, key, data, mode="create", use_multipart=False)
+        with writing(key):
+            await self._patience.call(lambda: self._create(key, data))
 
     async def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
-        with _mapped(key):
-            await obstore.put_async(self._backend, key, data, use_multipart=False)
+        with writing(key):
+            await self._patience.call(lambda: self._put(key, data))
 
     async def upload(self, key: str, path: Path) -> None:
         """See ObjectStore."""
-        with _mapped(key):
-            await obstore.put_async(
-                self._backend, key, path, chunk_size=_CHUNK_BYTES, max_concurrency=_PARTS_AT_ONCE
-            )
+        with on_disk(key):
+            size = await asyncio.to_thread(lambda: path.stat().st_size)
+            if size > PART_BYTES:
+                with writing(key):
+                    await self._patience.call(lambda: self._upload(key, path, size), tries=1)
+                return
+            data = await asyncio.to_thread(path.read_bytes)
+        await self.put(key, data)
 
     async def delete(self, key: str) -> None:
         """See ObjectStore."""
-        try:
-            with _mapped(key):
-                await obstore.delete_async(self._backend, key)
-        except NotFound:
-            return
+        with suppress(NotFound), reading(key):
+            await self._patience.call(lambda: self._delete(key))
 
     async def objects(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See ObjectStore."""
-        with _mapped(prefix):
-            async for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
+        with reading(prefix):
+            # A listing that has begun cannot be taken up again: stores sort as they like.
+            batch, batches = await self._patience.call(lambda: self._listed(prefix), tries=1)
+            while batch:
                 for meta in batch:
                     yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
+                async with self._page():
+                    batch = await anext(batches, None)
 
     async def folders(self, prefix: str) -> list[str]:
         """See ObjectStore."""
-        with _mapped(prefix):
-            found = await obstore.list_with_delimiter_async(
-                self._backend, prefix=prefix.rstrip("/") + "/"
+        with reading(prefix):
+            found = await self._patience.call(lambda: self._folders(prefix), tries=1)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    async def _get(self, key: str, max_bytes: int | None) -> bytes:
+        async with self._patience.limit():
+            found = await obstore.get_async(self._backend, key)
+        size = found.meta["size"]
+        if max_bytes is not None and size > max_bytes:
+            raise DataCorrupt(
+                f"object {key} has {size} bytes; at most {max_bytes} are read",
+                reason="OBJECT_TOO_LARGE",
+                key=key,
             )
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+        async with self._patience.limit(size):
+            data = bytes(await found.bytes_async())
+        if len(data) != size:
+            raise ConnectionResetError(f"it ended at {len(data)} of {size} bytes")
+        return data
+
+    async def _create(self, key: str, data: bytes) -> None:
+        try:
+            async with self._patience.limit(len(data)):
+                await obstore.put_async(
+                    self._backend, key, data, mode="create", use_multipart=False
+                )
+        except (AlreadyExistsError, FileExistsError) as error:
+            # S3 refuses (409) whoever comes while another writes, who may fail yet.
+            if not await self._is_there(key):
+                raise ConnectionResetError("another writer was in the way") from error
+            raise
+
+    async def _is_there(self, key: str) -> bool:
+        try:
+            async with self._patience.limit():
+                await obstore.head_async(self._backend, key)
+        except (NotFoundError, FileNotFoundError):
+            return False
+        return True
+
+    async def _put(self, key: str, data: bytes) -> None:
+        async with self._patience.limit(len(data)):
+            await obstore.put_async(self._backend, key, data, use_multipart=False)
+
+    async def _upload(self, key: str, path: Path, size: int) -> None:
+        try:
+            async with self._patience.limit(size, self._patience.retry_seconds):
+                await upload_in_parts(self._patient, key, path)
+        except (NotFoundError, FileNotFoundError) as error:
+            # A reply that was lost may have been that it is complete: then its id is gone.
+            raise ConnectionResetError("the store does not know the upload any more") from error
+
+    async def _delete(self, key: str) -> None:
+        async with self._patience.limit():
+            await obstore.delete_async(self._backend, key)
+
+    async def _listed(self, prefix: str) -> tuple[Batch | None, AsyncIterator[Batch]]:
+        """Return the first objects of a listing, and what yields the others."""
+        batches = aiter(obstore.list(self._patient, prefix=prefix.rstrip("/") + "/"))
+        async with self._page():
+            return await anext(batches, None), batches
+
+    async def _folders(self, prefix: str) -> Sequence[str]:
+        async with self._page():
+            found = await obstore.list_with_delimiter_async(
+                self._patient, prefix=prefix.rstrip("/") + "/"
+            )
+        return found["common_prefixes"]
+
+    def _page(self) -> asyncio.Timeout:
+        return self._patience.limit(PART_BYTES, self._patience.retry_seconds)
 
 
 def is_store_url(url: str) -> bool:
@@ -196,29 +264,49 @@ def is_store_url(url: str) -> bool:
     return urlsplit(url).scheme in {"file", "s3", "gs", "az"}
 
 
-def open_store(url: str, retry_seconds: float | None = None) -> ObstoreStore:
+def open_store(
+    url: str, retry_seconds: float = RETRY_SECONDS, stall_seconds: float = STALL_SECONDS
+) -> ObstoreStore:
     """Open the store at `url`; a file:// folder is made if it is missing.
 
-    Requests are tried again for `retry_seconds`, at most three times; None: for obstore's three
-    minutes. Raises InvalidArgument for a URL no store answers to. Credentials come from the
-    environment, as obstore documents them.
+    A request that fails is tried again for `retry_seconds`, but for a folder's, and one that brings
+    nothing for `stall_seconds` has failed. Raises InvalidArgument for a URL no store answers to.
+    Credentials come from the environment, as obstore documents them.
     """
     if not is_store_url(url):
         raise InvalidArgument("object_store", f"{url!r} is not a file, s3, gs or az URL")
     try:
         if urlsplit(url).scheme == "file":
             path = Path(unquote(urlsplit(url).path))
-            return ObstoreStore(LocalStore(path, mkdir=True, automatic_cleanup=True))
-        if retry_seconds is None:
-            return ObstoreStore(from_url(url))
-        patience = timedelta(seconds=retry_seconds)
-        # No client_options: they would take the place of those in the environment, AWS_ALLOW_HTTP
-        # among them.
+            folder = LocalStore(path, mkdir=True, automatic_cleanup=True)
+            return ObstoreStore(folder, patience=Patience(0.0, stall_seconds))
+        patience = Patience(retry_seconds, stall_seconds)
         return ObstoreStore(
-            from_url(url, retry_config={"max_retries": 3, "retry_timeout": patience})
+            _connected(url, {"max_retries": 0}, _NO_LIMIT_SECONDS),
+            _connected(
+                url,
+                {
+                    "max_retries": _MAX_RETRIES,
+                    "retry_timeout": timedelta(seconds=retry_seconds),
+                    "backoff": {"max_backoff": _LONGEST_PAUSE},
+                },
+                patience.seconds(PART_BYTES),
+            ),
+            patience,
         )
     except (BaseError, OSError, ValueError) as error:
         raise InvalidArgument("object_store", f"cannot open {url!r}: {error}") from error
+
+
+def _connected(url: str, retries: RetryConfig, seconds: float) -> Backend:
+    """Return the store at `url`, whose requests end after `seconds`, body and all.
+
+    client_options would take the place of those in the environment, AWS_ALLOW_HTTP among them; and
+    obstore 0.12 takes no timeout beside a URL. So the URL is taken apart first.
+    """
+    parsed = cast("S3Store", from_url(url))
+    config = cast("S3Config", {**parsed.config, "timeout": f"{round(1000 * seconds)}ms"})
+    return type(parsed)(prefix=parsed.prefix, config=config, retry_config=retries)
 
 
 async def delete_folder(store: ObjectStore, prefix: str, *, first: str = "") -> None:

@@ -1,14 +1,19 @@
-"""Real databases: a file for SQLite, a server of its own for PostgreSQL, a fresh one a test."""
+"""Real databases: a file for SQLite, a server of its own for PostgreSQL, a fresh one a test.
+
+And a real S3 server, a bucket a test.
+"""
 
 from __future__ import annotations
 
 import os
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 
 @pytest.fixture
@@ -34,3 +39,28 @@ def postgresql_url(postgresql_server: object) -> str:
     uri = urlsplit(postgresql_server.get_uri())  # type: ignore[attr-defined]
     folder = parse_qs(uri.query)["host"][0]
     return f"postgresql+asyncpg://{uri.username}@/{name}?host={folder}"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the URL of a bucket; the environment says where it is and with which key."""
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")).close()
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+    return f"s3://{bucket}"

@@ -5,43 +5,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
 from tailorbird.errors import DataCorrupt, InvalidArgument, NotFound, StoreUnavailable
-from tailorbird.object_store import ObjectExists, ObstoreStore, delete_folder, open_store
+from tailorbird.object_store import (
+    ObjectExists,
+    ObstoreStore,
+    Patience,
+    delete_folder,
+    open_store,
+)
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3_store(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObstoreStore:
-    import urllib.request
-
-    bucket = tmp_path.name.replace("_", "-").lower()[:60].strip("-")
-    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")).close()
-    for key, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(key, value)
-    return open_store(f"s3://{bucket}")
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -55,12 +37,9 @@ def store(request: pytest.FixtureRequest) -> ObstoreStore:
     return found
 
 
-async def test_a_store_of_little_patience_heeds_the_environment_too(
-    s3_store: ObstoreStore, tmp_path: Path
-) -> None:
-    await s3_store.put("a/b", b"one")
-    bucket = tmp_path.name.replace("_", "-").lower()[:60].strip("-")
-    assert await open_store(f"s3://{bucket}", retry_seconds=5).get("a/b") == b"one"
+@pytest.fixture
+def s3_store(s3_url: str) -> ObstoreStore:
+    return open_store(s3_url)
 
 
 async def test_gives_back_what_was_put(store: ObstoreStore, tmp_path: Path) -> None:
@@ -161,7 +140,7 @@ async def test_a_store_that_is_down_is_unavailable() -> None:
         retry_config={"max_retries": 0},
     )
     with pytest.raises(StoreUnavailable):
-        await ObstoreStore(backend).get("a")
+        await ObstoreStore(backend, patience=Patience(0.0)).get("a")
 
 
 @pytest.mark.parametrize("url", ["", "/tmp/x", "http://x/y", "ftp://x"])
@@ -187,8 +166,31 @@ async def test_a_store_in_a_folder_says_that_its_disk_is_full(
 
 
 async def test_a_download_onto_a_full_disk_says_so(tmp_path: Path) -> None:
-    store = open_store(tmp_path.as_uri())
+    store = open_store((tmp_path / "store").as_uri())
     await store.put("key", b"x" * 100_000)
+    (tmp_path / "copy").write_bytes(b"of before")
+    (tmp_path / "copy.part").symlink_to("/dev/full")
     with pytest.raises(StoreUnavailable) as caught:
-        await store.download("key", Path("/dev/full"))
+        await store.download("key", tmp_path / "copy")
     assert caught.value.reason == "DISK_FULL"
+    assert (tmp_path / "copy").read_bytes() == b"of before"
+    assert files_in(tmp_path) == ["copy", "store"]
+
+
+async def test_a_download_that_cannot_be_kept_is_no_object_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    await store.put("key", b"x")
+    with pytest.raises(StoreUnavailable, match="No such file"):
+        await store.download("key", tmp_path / "no folder" / "copy")
+
+
+async def test_an_empty_object_is_whole(store: ObstoreStore, tmp_path: Path) -> None:
+    await store.create("a/b", b"")
+    assert await store.get("a/b") == b""
+    assert [piece async for piece in store.read("a/b")] == []
+    assert await store.download("a/b", tmp_path / "copy") == 0
+    assert (tmp_path / "copy").read_bytes() == b""
+    await store.upload("a/c", tmp_path / "copy")
+    assert await store.get("a/c") == b""
