@@ -17,6 +17,8 @@ _RETRY_AFTER = 5.0
 """Seconds that callers are told to wait: we have tried for a while ourselves."""
 _OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
+_PASSING = {"408", "429"}
+"""Statuses of a request that was right, and came at the wrong time."""
 _CONNECTION = "HTTP error: "
 _NO_ROOM = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})", "status code: 507 ")
 
@@ -69,7 +71,12 @@ def on_disk(key: str) -> Iterator[None]:
 
 def may_pass(error: Driver) -> bool:
     """Tell whether the same request may succeed in a moment."""
-    return isinstance(error, GenericError | TimeoutError | ConnectionError) and not _no_room(error)
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    if not isinstance(error, GenericError) or _no_room(error):
+        return False
+    refused = _STATUS.search(str(error))
+    return refused is None or refused[1][0] == "5" or refused[1][:3] in _PASSING
 
 
 def _unavailable(key: str, error: Driver) -> StoreUnavailable:
