@@ -79,7 +79,9 @@ class Parts:
         self._plan = plan
         self._engine = engine
         self._metrics = metrics
-        self._registry = AdapterRegistry(open_store(settings.object_store_url))
+        self._registry = AdapterRegistry(
+            open_store(settings.object_store_url, settings.store_retry_timeout)
+        )
         self._probe_floor = PROBE_FLOORS.get(engine.dtype, PROBE_FLOOR_DEFAULT)
         self._engine_ids = itertools.count(1)
         self._limits = engine.limits

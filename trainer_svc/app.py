@@ -118,7 +118,7 @@ async def _started(
             data_dir=str(data_dir),
         )
     await check_store(settings.object_store_url)
-    object_store = open_store(settings.object_store_url)
+    object_store = open_store(settings.object_store_url, settings.store_retry_timeout)
     database = Database(settings.database)
     stack.push_async_callback(database.close)
     await database.migrate()
@@ -229,6 +229,7 @@ def _loaded_bases(settings: TrainerSettings, cache: Path) -> BaseModels:
 def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerSettings:
     return WorkerSettings(
         object_store=settings.object_store_url,
+        store_retry_timeout=settings.store_retry_timeout,
         base_model_path=str(base.path),
         base_model_name=base.name,
         base_model_digest=base.digest,

@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from tailorbird.manifest import AdapterManifest
+from tailorbird.store_patience import RETRY_SECONDS
 from trainer_svc.datasets.personal_data import PersonalDataReport
 from trainer_svc.jobs.events import EventPayload, JobWarning
 from trainer_svc.jobs.model import DataPolicy, Hyperparameters, JobError, LoraSpec
@@ -53,6 +54,8 @@ class WorkerSettings(Record):
 
     kind: Literal["settings"] = "settings"
     object_store: str
+    store_retry_timeout: float = RETRY_SECONDS
+    """Seconds for which a request that the object store fails is tried again."""
     base_model_path: str
     base_model_name: str
     base_model_digest: str

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tailorbird.address import is_loopback
 from tailorbird.object_store import is_store_url
+from tailorbird.store_patience import RETRY_SECONDS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -42,6 +43,12 @@ class CommonSettings(BaseSettings):
     """Folder of everything a service keeps on local disk."""
     object_store: str = ""
     """file://, s3://, gs:// or az:// URL. Empty: the folder `store` under data_dir."""
+    store_retry_timeout: Annotated[float, Field(gt=0, le=300)] = RETRY_SECONDS
+    """Seconds for which a request that the object store fails is tried again.
+
+    With growing pauses, half of each by chance. After that a call is UNAVAILABLE, and a job paused.
+    A store in a folder is asked once.
+    """
     base_model: str
     """Local folder or Hugging Face id, whose revision may follow: org/name@revision."""
     base_model_name: str = ""

@@ -24,10 +24,10 @@ from tailorbird.feedback import (
 )
 from tailorbird.names import AdapterName, FeedbackName, TenantName
 from tailorbird.object_store import ObstoreStore
-from tests.contract.test_object_store import file_store, s3_endpoint, s3_store, store
+from tests.contract.test_object_store import file_store, s3_store, store
 from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, VERSION, a_name, a_record
 
-__all__ = ["file_store", "s3_endpoint", "s3_store", "store"]
+__all__ = ["file_store", "s3_store", "store"]
 
 ACME = TenantName("acme")
 DAY = timedelta(days=1)

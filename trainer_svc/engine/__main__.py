@@ -91,7 +91,7 @@ async def _serve(channel: Channel, base: Base, against: References) -> None:
             base, gradient_checkpointing=settings.gradient_checkpointing, lanes=lanes
         )
         steps = StepThread(bank, progress_interval=settings.progress_interval)
-        store = open_store(settings.object_store)
+        store = open_store(settings.object_store, settings.store_retry_timeout)
         worker = Worker(settings, bank, steps, store, channel.send, against)
         channel.send(_ready(settings.device, bank))
         serving = asyncio.create_task(worker.serve(channel.inbox.get))

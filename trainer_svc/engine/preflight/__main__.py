@@ -43,7 +43,7 @@ async def _checked(asked: Check) -> Preflight:
 
     settings = asked.settings
     base = await asyncio.to_thread(described, settings)
-    store = open_store(settings.object_store)
+    store = open_store(settings.object_store, settings.store_retry_timeout)
     cache = DatasetCache(Path(settings.cache_dir), settings.cache_bytes)
     return await check(asked.assignment, base, store, cache, Path(settings.scratch_dir))
 
