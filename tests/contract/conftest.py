@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from moto.server import ThreadedMotoServer
+
+from tests.fault_proxy import FaultProxy
 
 
 @pytest.fixture
@@ -64,3 +66,13 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     }.items():
         monkeypatch.setenv(key, value)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+async def proxy(
+    s3_url: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[FaultProxy]:
+    """Yield a proxy that whatever is opened from now on goes through."""
+    async with FaultProxy(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,6 @@ from tests.fault_proxy import Exchange, Fault, FaultProxy, answered, cut, delaye
 DATA = bytes(range(256)) * 4096 * 5
 """Five pieces."""
 PART = 8 * 2**20
-
-Call = Callable[[], Awaitable[Any]]
-
-
-@pytest.fixture
-async def proxy(
-    s3_url: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(s3_endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        yield proxy
 
 
 @pytest.fixture
