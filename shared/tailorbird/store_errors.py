@@ -19,6 +19,8 @@ _OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _PASSING = {"408", "429"}
 """Statuses of a request that was right, and came at the wrong time."""
+_NO_REQUEST = "builder error"
+"""Of a URL that may not be asked at all, such as http:// without AWS_ALLOW_HTTP."""
 _CONNECTION = "HTTP error: "
 _NO_ROOM = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})", "status code: 507 ")
 
@@ -75,8 +77,11 @@ def may_pass(error: Driver) -> bool:
         return True
     if not isinstance(error, GenericError) or _no_room(error):
         return False
-    refused = _STATUS.search(str(error))
-    return refused is None or refused[1][0] == "5" or refused[1][:3] in _PASSING
+    text = str(error)
+    refused = _STATUS.search(text)
+    if refused is None:
+        return _NO_REQUEST not in text
+    return refused[1][0] == "5" or refused[1][:3] in _PASSING
 
 
 def _unavailable(key: str, error: Driver) -> StoreUnavailable:

@@ -284,14 +284,36 @@ async def test_a_create_that_is_refused_for_an_object_that_is_there_is_told_so(
         await store.create("a/b", b"mine")
 
 
+@pytest.mark.parametrize("status", ["403 Forbidden", "400 Bad Request"])
 @pytest.mark.parametrize("name", READS + LISTS + WRITES)
-async def test_what_is_forbidden_is_not_tried_again(
-    store: ObstoreStore, proxy: FaultProxy, tmp_path: Path, name: str
+async def test_what_is_wrong_is_not_tried_again(
+    store: ObstoreStore, proxy: FaultProxy, tmp_path: Path, name: str, status: str
 ) -> None:
-    proxy.plan(answered("403 Forbidden"), times=inf)
-    with pytest.raises(StoreUnavailable, match="403 Forbidden"):
+    proxy.plan(answered(status), times=inf)
+    with pytest.raises(StoreUnavailable, match=status):
         await getattr(Calls(store, tmp_path), name)()
     assert len(proxy.seen) == 1
+
+
+async def test_what_cannot_be_asked_at_all_is_not_tried_again(
+    store: ObstoreStore, proxy: FaultProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that would be asked again has not answered when the test is over."""
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    plain = open_store(s3_url, retry_seconds=300)
+    async with asyncio.timeout(60):
+        with pytest.raises(StoreUnavailable, match="connection failed"):
+            await plain.get("a/b")
+    assert proxy.seen == []
+
+
+@pytest.mark.parametrize("status", ["408 Request Timeout", "429 Too Many Requests"])
+async def test_what_came_at_the_wrong_time_is_tried_again(
+    store: ObstoreStore, proxy: FaultProxy, status: str
+) -> None:
+    proxy.plan(answered(status))
+    assert await store.get("a/b") == DATA
+    assert len(proxy.seen) == 2
 
 
 @pytest.mark.parametrize("name", ["create", "put"])
