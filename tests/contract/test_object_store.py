@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, ClassVar
 
+import obstore
 import pytest
 from obstore.exceptions import GenericError
 from obstore.store import S3Store
@@ -194,3 +197,57 @@ async def test_an_empty_object_is_whole(store: ObstoreStore, tmp_path: Path) -> 
     assert (tmp_path / "copy").read_bytes() == b""
     await store.upload("a/c", tmp_path / "copy")
     assert await store.get("a/c") == b""
+
+
+class Short:
+    """What a driver gives that does not notice that a body ends before its length."""
+
+    meta: ClassVar[dict[str, Any]] = {"size": 10, "e_tag": "a"}
+
+    async def bytes_async(self) -> bytes:
+        return b"x" * 9
+
+    def stream(self, min_chunk_size: int) -> AsyncIterator[bytes]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"x" * 4
+            yield b"x" * 5
+
+        return pieces()
+
+
+async def test_less_than_was_announced_is_never_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+
+    async def short(*_: object, **__: object) -> Short:
+        return Short()
+
+    monkeypatch.setattr("obstore.get_async", short)
+    for call in (store.get("a/b"), store.download("a/b", tmp_path / "copy")):
+        with pytest.raises(StoreUnavailable):
+            await call
+    with pytest.raises(StoreUnavailable):
+        [piece async for piece in store.read("a/b")]
+    assert files_in(tmp_path) == ["store"]
+
+
+@pytest.mark.parametrize("left", [0, 7, 3 * 2**20])
+async def test_a_file_that_was_made_shorter_is_never_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """As a failing disk, or somebody else's hand, leaves a file that is being read."""
+    store = open_store((tmp_path / "store").as_uri(), stall_seconds=0.2)
+    get = obstore.get_async
+
+    async def shortened(*args: Any, **kwargs: Any) -> Any:
+        found = await get(*args, **kwargs)
+        os.truncate(tmp_path / "store" / "a" / "b", left)
+        return found
+
+    monkeypatch.setattr("obstore.get_async", shortened)
+    for call in (store.get("a/b"), store.download("a/b", tmp_path / "copy")):
+        await store.put("a/b", b"x" * (5 * 2**20))
+        with pytest.raises(StoreUnavailable):
+            await call
+    assert files_in(tmp_path) == ["store"]

@@ -415,6 +415,27 @@ async def test_an_upload_that_fails_leaves_nothing(
         assert "a/new" not in await objects_of(sound)
 
 
+async def test_an_upload_that_is_not_known_any_more_begins_anew(
+    store: ObstoreStore, sound: ObstoreStore, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """A store may forget an upload's id as soon as it is complete, and that reply be lost."""
+    proxy.plan(lost, method="POST", target="uploadId")
+    proxy.plan(answered("404 Not Found"), method="POST", target="uploadId")
+    await Calls(store, tmp_path).upload()
+    assert sum(seen.endswith("?uploads=") for seen in proxy.seen) == 2
+    assert await sound.get("a/new") == DATA * 4
+
+
+@pytest.mark.parametrize(("name", "target"), [("upload", "partNumber=2"), ("folders", "")])
+async def test_a_part_or_a_page_that_hangs_is_asked_for_again(
+    sound: ObstoreStore, proxy: FaultProxy, s3_url: str, tmp_path: Path, name: str, target: str
+) -> None:
+    store = open_store(s3_url, retry_seconds=60, stall_seconds=0.5)
+    proxy.plan(hung, target=target)
+    await getattr(Calls(store, tmp_path), name)()
+    assert len(proxy.seen) == len(set(proxy.seen)) + 1
+
+
 async def test_an_upload_that_is_cancelled_leaves_nothing(
     store: ObstoreStore,
     sound: ObstoreStore,
