@@ -45,7 +45,7 @@ __all__ = [
 
 _MAX_RETRIES = 25
 _PAUSES: BackoffConfig = {"base": 4, "max_backoff": timedelta(seconds=5)}
-"""By chance from 0.1 s to four times the one before; with obstore's own base of 2 they hardly grow."""
+"""By chance from 0.1 s to four times the one before: with obstore's own base they hardly grow."""
 _NO_LIMIT_SECONDS = 24 * 3600
 
 
