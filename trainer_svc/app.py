@@ -159,6 +159,7 @@ async def _started(
         jobs_per_worker=settings.jobs_per_worker,
         max_worker_losses=settings.max_worker_losses,
         max_attempts=settings.max_attempts,
+        set_ready=server.set_ready,
     )
     limits = ServingLimits(
         object_store,

@@ -55,5 +55,6 @@ def _port(lines: Iterator[bytes], log: object) -> int:
     for line in lines:
         log.write(line)  # type: ignore[attr-defined]
         if b'"trainer ready"' in line:
+            log.flush()  # type: ignore[attr-defined]
             return int(json.loads(line)["port"])
     raise AssertionError(f"the trainer did not start; see {log}")

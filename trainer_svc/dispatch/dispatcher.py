@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -51,7 +51,8 @@ _COUNT_SECONDS = 5.0
 class Dispatcher:
     """Keeps `workers` workers busy, each with up to `jobs_per_worker` jobs, until it is stopped.
 
-    The weights of the bases that they hold have at most `base_memory` bytes together.
+    The weights of the bases that they hold have at most `base_memory` bytes together. `set_ready`
+    hears, again and again, whether the job store answers.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class Dispatcher:
         jobs_per_worker: int,
         max_worker_losses: int,
         max_attempts: int = 20,
+        set_ready: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
         self._jobs = jobs
         self._publisher = publisher
         self._metrics = metrics
+        self._set_ready = set_ready
         self._patience = Patience(losses=max_worker_losses, attempts=max_attempts)
         self._trainer = f"{trainer or uuid.uuid4().hex}/"
         # Of this process alone: what it holds it knows, and what else has its name is left over.
@@ -158,6 +161,11 @@ class Dispatcher:
         # The queue's own task looks again: it alone knows what it has claimed at this moment.
         self._left_over |= not kept.keys() <= {*before, *self.holders()}
         self.wake()
+
+    async def answers(self, *, well: bool) -> None:
+        """See Heeded: without the job store nothing can be asked of this trainer."""
+        if self._set_ready is not None:
+            await self._set_ready(well)
 
     def taken_over(self, cancelled: list[Left]) -> None:
         """See Heeded."""

@@ -34,6 +34,9 @@ class Heeded(Protocol):
     async def kept(self, before: Mapping[JobName, int], kept: Mapping[JobName, Kept]) -> None:
         """Hear which leases were kept; `before`: what `holders` said when that was asked."""
 
+    async def answers(self, *, well: bool) -> None:
+        """Hear whether the job store answers as it should."""
+
     def taken_over(self, cancelled: list[Left]) -> None:
         """Hear that jobs of others may wait now, and which ended since they were cancelled."""
 
@@ -85,14 +88,18 @@ class Heart:
     async def beat(self) -> None:
         """Keep the leases once, and take over what is over."""
         before = dict(self._heeded.holders())
+        well = False
         try:
-            kept = await self._jobs.keep_leases(self._owner)
+            async with asyncio.timeout(self._jobs.lease_seconds / 2):
+                kept = await self._jobs.keep_leases(self._owner)
+            well = True
             await self._heeded.kept(before, kept)
             if self._clock() - self._steady_since >= self._jobs.lease_seconds:
                 self._heeded.taken_over(await self._jobs.take_over())
-        except Unavailable as error:
+        except (Unavailable, TimeoutError) as error:
             self._steady_since = self._clock()
-            _log.warning("leases are not kept", error=error.message)
+            _log.warning("leases are not kept", error=str(error) or type(error).__name__)
         except Exception:
             # Whatever it is, those who hold leases go on, and the next beat tries again.
             _log.exception("leases are not kept")
+        await self._heeded.answers(well=well)
