@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: system_packages.sh VENV
-# Puts promtool and nginx into VENV/bin and libtcmalloc_minimal into VENV/lib, from Debian's packages,
+# Puts promtool and nginx into VENV/bin, libtcmalloc_minimal and libfaketime into VENV/lib, from Debian's packages,
 # where the system has none. They are unpacked rather than installed: nothing is started and nothing
 # outside VENV changes. Chromium alone, which needs a hundred other packages, is installed.
 # `make demo` needs none of them; serving on a CPU is faster with tcmalloc.
@@ -8,8 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$PWD/${1:-.venv}
 tcmalloc=libtcmalloc_minimal.so.4
+faketime=libfaketimeMT.so.1
 
-declare -A package=([promtool]=prometheus [nginx]=nginx [$tcmalloc]=libtcmalloc-minimal4)
+declare -A package=([promtool]=prometheus [nginx]=nginx [$tcmalloc]=libtcmalloc-minimal4 [$faketime]=libfaketime)
 missing=()
 for tool in promtool nginx; do
     PATH="$venv/bin:$PATH:/usr/sbin" command -v "$tool" >/dev/null || missing+=("$tool")
@@ -17,6 +18,7 @@ done
 if [ ! -e "$venv/lib/$tcmalloc" ] && ! { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p || true; } 2>/dev/null | grep -qF $tcmalloc; then
     missing+=($tcmalloc)
 fi
+[ -e "$venv/lib/$faketime" ] || missing+=($faketime)
 command -v chromium >/dev/null || missing+=(chromium)
 [ ${#missing[@]} -gt 0 ] || exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
@@ -41,7 +43,7 @@ for tool in "${missing[@]}"; do
     }
     dpkg -x "${package[$tool]}"_*.deb unpacked
     to=$venv/bin/$tool
-    [ "$tool" = $tcmalloc ] && to=$venv/lib/$tool
+    [[ $tool == lib* ]] && to=$venv/lib/$tool
     install "$(find unpacked/usr/*bin unpacked/usr/lib -name "$tool" ! -type d 2>/dev/null | head -1)" "$to"
     echo "$tool is in $to"
 done

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,7 @@ class Cluster:
         self._url = database_url
 
     @contextmanager
-    def trainer(self, name: str, *command: str) -> Iterator[_Process]:
+    def trainer(self, name: str, *command: str, prefix: Sequence[str] = ()) -> Iterator[_Process]:
         folder = self.folder / name
         folder.mkdir()
         settings = {
@@ -41,7 +43,7 @@ class Cluster:
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "PROGRESS_INTERVAL": "0",
         }
-        with trainer(folder / "data", *command, settings=settings) as found:
+        with trainer(folder / "data", *command, prefix=prefix, settings=settings) as found:
             yield found
 
     def holder(self, job: str) -> int:
@@ -131,6 +133,35 @@ def test_a_trainer_that_stood_still_past_its_lease_changes_nothing(
             assert zombie.wait(60) == 0
             assert watch(other, name) == events
             assert files(cluster.store) == before
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [3600, pytest.param(-3600, marks=pytest.mark.long)])
+def test_a_trainer_whose_clock_is_an_hour_off_keeps_its_lease_and_takes_nobody_s(
+    cluster: Cluster, seconds: int
+) -> None:
+    library = Path(sys.prefix) / "lib" / "libfaketimeMT.so.1"
+    if not library.exists():
+        pytest.skip("libfaketime is not there: tools/system_packages.sh fetches it")
+    wrong = [
+        "env",
+        f"LD_PRELOAD={library}",
+        f"FAKETIME={seconds:+}",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+    ]
+    with (
+        cluster.trainer("wrong", "trainer_svc", prefix=wrong) as (_, address),
+        cluster.trainer("right", "trainer_svc") as (_, other),
+    ):
+        name = start_job(address)
+        events = watch(other, name)
+        with TrainerClient(other) as client:
+            job = client.get_job(name)
+    check_one_history(events, cluster.store)
+    assert not any(event.HasField("resumed") for event in events)
+    now = time.time()
+    for told in (job.create_time, job.start_time, job.end_time, *(event.time for event in events)):
+        assert abs(told.seconds - now) < 1800
 
 
 def files(store: Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 
 import structlog
 from pydantic import ValidationError
@@ -137,7 +136,7 @@ class Publisher:
             versions=(RoutedVersion(version=version.version),),
             reason="publish",
             actor=str(job.name),
-            create_time=datetime.now(UTC),
+            create_time=await self._jobs.time(),
             nonce=version.version,
         )
         return Publication.of(manifest, route)

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from tailorbird.base_model import BaseModelFiles
@@ -51,6 +51,8 @@ _MOST_USERS = 3
 
 class Jobs(Watched, Protocol):
     """The job store, as far as callers reach into it."""
+
+    async def time(self) -> datetime: ...
 
     async def create(
         self, job: Job, request_id: str, request_sha256: str, warnings: Sequence[JobWarning]
@@ -173,7 +175,7 @@ class TuningService:
             name=self.new_name(tenant, job_id, spec.adapter_name),
             spec=data.in_spec(spec),
             state=JobState.QUEUED,
-            create_time=datetime.now(UTC),
+            create_time=await self._jobs.time(),
         )
         return await self.accept(job, data, request_id, request, validate_only=validate_only)
 
@@ -187,6 +189,10 @@ class TuningService:
         if not request_id:
             return None
         return await self._jobs.find_request(tenant.tenant, request_id, request_sha256)
+
+    async def time(self) -> datetime:
+        """Return the time by the job store's clock, which all trainers share."""
+        return await self._jobs.time()
 
     def new_name(self, tenant: TenantName, job_id: str, adapter: AdapterName) -> JobName:
         """Return the name of a new job, with an id of its own where none was asked for."""

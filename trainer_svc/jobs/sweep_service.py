@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 
 from tailorbird.errors import InvalidArgument, NotFound
@@ -92,7 +92,7 @@ class SweepService:
             name=self._jobs.new_name(tenant, sweep_id, spec.adapter_name),
             spec=data.in_spec(checked).model_copy(update={"sweep": sweep}),
             state=JobState.QUEUED,
-            create_time=datetime.now(UTC),
+            create_time=await self._jobs.time(),
             sweep=SweepResults.begun(sweep),
         )
         return await self._jobs.accept(job, data, request_id, request, validate_only=validate_only)
