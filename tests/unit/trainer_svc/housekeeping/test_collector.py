@@ -116,6 +116,23 @@ async def test_a_manifest_that_cannot_be_read_is_none_of_the_best(world: World) 
     ]
 
 
+async def test_what_a_worker_keeps_is_not_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await world.job()
+    for step in (1, 2):
+        await world.checkpoint(f"{checkpoints_prefix(name)}/lease-000001/0000000{step}")
+    read: list[str] = []
+
+    async def get(key: str, max_bytes: int | None = None) -> bytes:
+        read.append(key)
+        return b"{}"
+
+    monkeypatch.setattr(world.objects, "get", get)
+    await collect(world.stores, RULES, dry_run=False)
+    assert read == []
+
+
 async def test_one_trials_checkpoints_replace_no_others(world: World) -> None:
     name = await world.job()
     for trial, lease in ((1, 1), (2, 2)):
@@ -536,4 +553,6 @@ async def test_a_store_that_is_no_folder_has_no_such_files(world: World) -> None
     file.write_bytes(b"half")
     world.age("tenants/acme/old#1", 2)
     stores = replace(world.stores, folder=None)
-    assert (await collect(stores, RULES, dry_run=False)).removed == {}
+    found = await collect(stores, RULES, dry_run=False)
+    assert (found.removed, found.failures) == ({}, ())
+    assert file.exists()
