@@ -32,6 +32,19 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
+OF_A_ROUND = (
+    Kind.CHECKPOINTS,
+    Kind.UNCOMMITTED_VERSIONS,
+    Kind.DELETED_VERSIONS,
+    Kind.ABANDONED_UPLOADS,
+    Kind.PARTIAL_FILES,
+    Kind.HOT_LISTS,
+    Kind.LOCAL_CACHES,
+    Kind.ENDED_JOBS,
+)
+"""What a round of collection removes; the others go when a tenant is erased."""
+
+
 class Count(Record):
     """How much: of checkpoints, versions and so on, of their objects or rows, and in bytes."""
 

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, ValidationError
 from tailorbird.errors import DataCorrupt, NotFound, TailorbirdError
 from trainer_svc.housekeeping.collector import Stores, collect, collect_caches
 from trainer_svc.housekeeping.erased import forget_erased
-from trainer_svc.housekeeping.model import Collected, Count, Kind, Rules, Tally
+from trainer_svc.housekeeping.model import OF_A_ROUND, Collected, Count, Kind, Rules, Tally
 from trainer_svc.jobs.housekeeping import store_time
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.record import Record
@@ -41,6 +41,9 @@ class Schedule:
         self._rules = rules
         self._metrics = metrics
         self._interval = interval
+        # There from the start, at 0: what a rate is taken of must not begin at 1.
+        for kind in OF_A_ROUND:
+            metrics.count_collected(kind, 0, 0)
 
     async def run(self) -> None:
         """Collect for ever; what fails is logged, and tried again with the next look."""

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from tailorbird.errors import StoreUnavailable
 from tests.unit.trainer_svc.housekeeping.world import RULES, World, version_of
 from trainer_svc.housekeeping import schedule
-from trainer_svc.housekeeping.model import Kind
+from trainer_svc.housekeeping.model import OF_A_ROUND, Kind
 from trainer_svc.housekeeping.schedule import ROUND, Schedule
 from trainer_svc.jobs.database import DatabaseUnavailable
 from trainer_svc.metrics import TrainerMetrics
@@ -52,6 +52,8 @@ async def test_what_is_collected_is_counted(
 ) -> None:
     await world.put(f"{version_of('ghost')}/adapter_model.safetensors")
     assert value(registry, "collections", outcome="done") == 0
+    for kind in OF_A_ROUND:
+        assert value(registry, "collected", kind=kind) == 0
     found = await trainer.look()
     assert found is not None
     assert not found.dry_run
