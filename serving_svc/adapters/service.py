@@ -124,15 +124,15 @@ class Adapters:
         """
         manifest = await self._registry.stored_manifest(name)
         found = await self._described(name, manifest)
-        with suppress(DataCorrupt):
+        with suppress(DataCorrupt, NotFound):
             return replace(found, report=await self._registry.report(name, manifest))
         return found
 
     async def get_report(self, name: VersionName, file: str) -> bytes:
         """Return a version's REPORT or REPORT_PAGE, as it was published.
 
-        Raises NotFound (also REPORT_NOT_FOUND: it has none), and DataCorrupt if its manifest or the
-        report cannot be read.
+        Raises NotFound (also REPORT_NOT_FOUND: it has none; VERSION_DELETED: it has none any more),
+        and DataCorrupt if its manifest or the report cannot be read.
         """
         manifest = await self._registry.stored_manifest(name)
         content = await self._registry.report_file(name, manifest, file)

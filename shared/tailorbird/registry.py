@@ -174,7 +174,8 @@ class AdapterRegistry:
     ) -> dict[str, Any] | None:
         """Return the version's report.json, or None if it was published without one.
 
-        Raises DataCorrupt (REPORT_INVALID) if it is none, or not the file that the manifest names.
+        Raises DataCorrupt (REPORT_INVALID) if it is none, or not the file that the manifest names;
+        NotFound (VERSION_DELETED) if it was collected.
         """
         data = await self.report_file(version, manifest, REPORT)
         if data is None:
@@ -189,7 +190,8 @@ class AdapterRegistry:
     ) -> bytes | None:
         """Return `name`, REPORT or REPORT_PAGE, or None if the version was published without it.
 
-        Raises DataCorrupt (REPORT_INVALID) if it is not the file that the manifest names.
+        Raises DataCorrupt (REPORT_INVALID) if it is not the file that the manifest names; NotFound
+        (VERSION_DELETED) if it was collected.
         """
         entry = manifest.files.get(name)
         if entry is None:
@@ -199,6 +201,8 @@ class AdapterRegistry:
             if hashlib.sha256(data).hexdigest() == entry.sha256:
                 return data
         except (NotFound, DataCorrupt) as error:
+            # Of a deleted version, little more than the manifest stays.
+            await self.check_not_deleted(version)
             _log.warning("report cannot be read", version=str(version), error=error.message)
         raise DataCorrupt(f"{name} of {version} is not what was published", reason="REPORT_INVALID")
 

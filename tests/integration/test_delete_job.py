@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tailorbird.errors import StoreUnavailable
 from tailorbird.names import VersionName
 from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry
@@ -72,6 +73,25 @@ async def test_a_job_that_has_not_ended_stays(trainer: World, object_store: Obst
     assert kept in await trainer.keys()
     assert await jobs(trainer) == [job.name]
     await trainer.ended(job.name)
+    await trainer.call("DeleteJob", delete(job.name))
+    assert await jobs(trainer) == []
+
+
+async def test_a_job_whose_rest_cannot_be_deleted_stays(
+    trainer: World, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await trainer.create(name("chats"))
+    await trainer.ended(job.name)
+    await object_store.put(f"{job.name}/checkpoints/lease-000001/00000002/manifest.json", b"{}")
+
+    async def down(_: str) -> None:
+        raise StoreUnavailable("as the test wants")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_store, "delete", down)
+        code, *_ = await trainer.refused("DeleteJob", delete(job.name))
+    assert code == "UNAVAILABLE"
+    assert await jobs(trainer) == [job.name]
     await trainer.call("DeleteJob", delete(job.name))
     assert await jobs(trainer) == []
 

@@ -134,6 +134,21 @@ async def test_what_was_not_published_is_not_shown(
     assert await refusal(ask(stub)) == (grpc.StatusCode.DATA_LOSS, "REPORT_INVALID")
 
 
+async def test_a_version_that_was_deleted_and_collected_has_none_any_more(
+    parts: routed.Parts, stub: Any
+) -> None:
+    await publish(parts)
+    await parts.registry.bury(GIVEN, "test")
+    for file in CONTENT:
+        await parts.registry.store.delete(f"{GIVEN}/{file}")
+    assert await refusal(ask(stub)) == (grpc.StatusCode.NOT_FOUND, "VERSION_DELETED")
+    found = await stub.GetVersion(
+        pb.GetVersionRequest(name=str(GIVEN)), metadata=(("authorization", "Bearer ours"),)
+    )
+    assert found.version.name == str(GIVEN)
+    assert found.version.HasField("delete_time")
+
+
 async def test_a_report_too_long_is_not_shown_though_it_was_published(
     parts: routed.Parts, stub: Any
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tailorbird.errors import DataCorrupt
+from tailorbird.errors import DataCorrupt, NotFound
 from tailorbird.manifest import REPORT, REPORT_PAGE, AdapterManifest, FileEntry
 from tailorbird.names import AdapterName
 from tailorbird.object_store import open_store
@@ -52,4 +52,24 @@ async def test_a_report_that_was_changed_is_corrupt(registry: AdapterRegistry) -
     await registry.store.put(f"{VERSION}/{REPORT_PAGE}", b"<p>two</p>")
     with pytest.raises(DataCorrupt) as caught:
         await registry.report_file(VERSION, manifest, REPORT_PAGE)
+    assert caught.value.reason == "REPORT_INVALID"
+
+
+async def test_a_deleted_versions_report_is_there_until_it_is_collected(
+    registry: AdapterRegistry,
+) -> None:
+    manifest = await stored(registry, b'{"best_step": 3}')
+    await registry.bury(VERSION, "test")
+    assert await registry.report(VERSION, manifest) == {"best_step": 3}
+    await registry.store.delete(f"{VERSION}/{REPORT}")
+    with pytest.raises(NotFound) as caught:
+        await registry.report(VERSION, manifest)
+    assert caught.value.reason == "VERSION_DELETED"
+
+
+async def test_a_report_that_vanished_is_corrupt(registry: AdapterRegistry) -> None:
+    manifest = await stored(registry, b'{"best_step": 3}')
+    await registry.store.delete(f"{VERSION}/{REPORT}")
+    with pytest.raises(DataCorrupt) as caught:
+        await registry.report(VERSION, manifest)
     assert caught.value.reason == "REPORT_INVALID"
