@@ -262,8 +262,14 @@ async def test_a_full_disk_suspends_the_job_and_leaves_what_was_whole(working: W
     warnings = [said for said in working.of(job.lease) if isinstance(said, JobWarning)]
     assert "CHECKPOINT_FAILED" in [warning.reason for warning in warnings]
     assert not working.left_behind
+    # Whoever goes on from it writes it as its own first, and waits for room as well.
+    second = later(job)
+    working.worker.take(Start(assignment=second))
+    suspended = await working.until(Suspended, second.lease)
+    assert suspended.error is not None
+    assert suspended.error.reason == "DISK_FULL"
     working.store.fails = None
-    again = later(job)
+    again = later(second)
     working.worker.take(Start(assignment=again))
     resumed = await working.until(Resumed, again.lease)
     assert resumed.resumed_from_step >= saved.step
