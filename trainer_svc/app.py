@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -37,9 +38,11 @@ from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.assignment import Assignments
 from trainer_svc.dispatch.dispatcher import Dispatcher
-from trainer_svc.dispatch.executor import LocalExecutor
+from trainer_svc.dispatch.local_executor import LocalExecutor
 from trainer_svc.dispatch.preflight import Preflights
 from trainer_svc.dispatch.publisher import Publisher
+from trainer_svc.dispatch.ray_executor import RayExecutor
+from trainer_svc.dispatch.ray_order import RayCluster
 from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.housekeeping.schedule import Schedule
 from trainer_svc.housekeeping.wiring import caches_of, rules_of, stores_of
@@ -143,7 +146,7 @@ async def _started(
         DatasetQuotas(object_store, settings.dataset_quota_bytes, settings.dataset_quota_records),
     )
     workers = {base.digest: _worker_settings(settings, base) for base in bases.all}
-    executor = LocalExecutor(workers)
+    executor = _executor(settings, workers, bases)
     adapters = AdapterRegistry(object_store)
     dispatcher = Dispatcher(
         jobs,
@@ -248,6 +251,28 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
+
+
+def _executor(
+    settings: TrainerSettings, workers: Mapping[str, WorkerSettings], bases: BaseModels
+) -> LocalExecutor | RayExecutor:
+    """Return what starts the workers; FailedPrecondition if that is not installed."""
+    memory = settings.worker_memory_bytes
+    if not settings.ray_address:
+        return LocalExecutor(workers, gpus=settings.gpus, memory=memory)
+    models = [settings.base_model, *(each.model for each in settings.more_base_models)]
+    digests = [base.digest for base in bases.all]
+    cluster = RayCluster(
+        address=settings.ray_address,
+        cpus=settings.ray_worker_cpus,
+        gpus=settings.ray_worker_gpus,
+        memory=memory,
+        resources=settings.ray_worker_resources,
+        data_dir=str(settings.ray_data_dir or settings.data_dir.resolve()),
+        room_seconds=settings.ray_room_seconds,
+        silence_seconds=settings.ray_silence_seconds,
+    )
+    return RayExecutor(workers, dict(zip(digests, models, strict=True)), cluster)
 
 
 def _general_data(path: Path | None) -> str:

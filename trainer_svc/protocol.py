@@ -268,6 +268,19 @@ class Failed(Record):
     retryable: bool = False
 
 
+class Lost(Record):
+    """The worker is gone: the last line of a process that stands for one on another machine.
+
+    Its fields are WorkerLost's.
+    """
+
+    kind: Literal["lost"] = "lost"
+    message: str
+    reason: str
+    from_outside: bool
+    printed: str = ""
+
+
 class Check(Record):
     """Prepare the data of this as a worker with these settings would, and train nothing.
 

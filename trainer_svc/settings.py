@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +19,7 @@ from tailorbird.personal_data.settings import ScanSettings
 from tailorbird.settings import Port, Rank, wrong_setting
 
 _MOST_PREFIXES = 4096
+_GPU = re.compile(r"nvidia\d+")
 
 
 def _parsed(value: Any) -> Any:
@@ -57,6 +60,26 @@ Quotas = Annotated[
     BeforeValidator(_parsed),
     AfterValidator(_quotas),
 ]
+
+
+def visible_gpus(
+    environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
+) -> tuple[str, ...]:
+    """Return what CUDA calls the GPUs that this process may use: numbers, or identities."""
+    asked = environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        return tuple(each.strip() for each in asked.split(",") if each.strip())
+    count = sum(bool(_GPU.fullmatch(each.name)) for each in devices.iterdir())
+    return tuple(map(str, range(count)))
+
+
+def _ray_resources(value: dict[str, float]) -> dict[str, float]:
+    for name, amount in value.items():
+        if name in {"CPU", "GPU", "memory", "object_store_memory"} or not name.strip():
+            raise ValueError(f"{name!r} is no resource of the operator's own")
+        if not 0 < amount <= 1e9:
+            raise ValueError(f"{amount:g} of {name!r}: more than 0 and at most 1e9 are expected")
+    return value
 
 
 class FurtherBase(BaseModel):
@@ -195,6 +218,39 @@ class TrainerSettings(ScanSettings):
     """Days since a version was deleted, after which its weights go."""
     job_retention_days: Annotated[float, Field(ge=1, le=36500)] | None = None
     """Days since a job ended, after which it goes with its history. None: never."""
+    worker_memory_gib: Annotated[float, Field(gt=0, le=65536)] | None = None
+    """GiB of the machine's memory that a worker process may have, with those that it starts.
+
+    A GPU's own memory and files that are mapped do not count. One that takes more is ended. On Ray,
+    a worker is placed where so much is free. None: no limit.
+    """
+    ray_address: Annotated[
+        str, Field(pattern=r"^((ray://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):\d+)?$")
+    ] = ""
+    """Ray cluster that the workers run on. Empty: they are processes of this machine.
+
+    ray://HOST:PORT is a cluster's client server; HOST:PORT the address of one that this machine is
+    a node of. Needs the extra `ray`. See docs/ray.md.
+    """
+    ray_worker_cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    """CPU cores that Ray sets aside for a worker."""
+    ray_worker_gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """GPUs that Ray sets aside for a worker: one, or a share of one that others take as well."""
+    ray_worker_resources: Annotated[
+        dict[str, float], NoDecode, BeforeValidator(_parsed), AfterValidator(_ray_resources)
+    ] = Field({})
+    """What else a worker's machine must have, and is taken of it: a JSON object of the cluster's own
+    resources, {"accelerator_type:H100": 0.001}."""
+    ray_data_dir: Path | None = None
+    """Folder of each machine of the cluster for its workers' scratch and caches.
+
+    None: the path that data_dir is here.
+    """
+    ray_room_seconds: Annotated[float, Field(ge=1, le=86400)] = 300.0
+    """Seconds to wait until a machine of the cluster has room for a worker, before another try."""
+    ray_silence_seconds: Annotated[float, Field(ge=5, le=600)] = 30.0
+    """A worker whose machine has not answered for so many seconds counts as lost, and ends itself
+    once it has not been asked for twice as many."""
 
     @model_validator(mode="after")
     def _personal_data_can_be_found(self) -> Self:
@@ -213,6 +269,12 @@ class TrainerSettings(ScanSettings):
             raise wrong_setting("role", problem)
         return self
 
+    @model_validator(mode="after")
+    def _cuda_has_gpus(self) -> Self:
+        if self.ray_address and self.device == "cuda" and not self.ray_worker_gpus:
+            raise ValueError("device is cuda, and ray_worker_gpus sets no GPU aside for a worker")
+        return self
+
     @property
     def database(self) -> str:
         """`database_url`, or the embedded default."""
@@ -229,15 +291,31 @@ class TrainerSettings(ScanSettings):
         """`device` with auto resolved."""
         if self.device != "auto":
             return self.device
+        if self.ray_address:
+            return "cuda" if self.ray_worker_gpus else "cpu"
         return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
 
     @property
+    def gpus(self) -> tuple[str, ...]:
+        """What CUDA calls the GPUs of this machine's workers; () if they are elsewhere or none."""
+        return () if self.ray_address or self.worker_device != "cuda" else visible_gpus()
+
+    @property
     def worker_gpu_memory_share(self) -> float:
-        """The part of `gpu_memory_share` that one worker may take."""
-        return self.gpu_memory_share / self.workers
+        """The part of `gpu_memory_share` that one worker may take of its GPU."""
+        if self.ray_address:
+            return self.gpu_memory_share * (self.ray_worker_gpus or 1)
+        return self.gpu_memory_share / math.ceil(self.workers / max(1, len(self.gpus)))
+
+    @property
+    def worker_memory_bytes(self) -> int | None:
+        """`worker_memory_gib` in bytes."""
+        return None if self.worker_memory_gib is None else int(self.worker_memory_gib * 2**30)
 
     @property
     def worker_threads(self) -> int:
         """`threads` with 0 resolved."""
+        if self.ray_address:
+            return self.threads or max(1, int(self.ray_worker_cpus))
         cores = len(os.sched_getaffinity(0))
         return self.threads or max(1, cores // self.workers)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import LeaseLost
+from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.jobs.events import CheckpointSaved, Evaluation, StepProgress
 from trainer_svc.protocol import Report, Reported
 from trainer_svc.record import Record
@@ -25,7 +26,7 @@ class Inbox:
     def __init__(self) -> None:
         self._reports: deque[Report] = deque()
         self._changed = asyncio.Event()
-        self._end: TailorbirdError | None = None
+        self._end: WorkerLost | LeaseLost | None = None
 
     def put(self, report: Report) -> None:
         """Add a report."""
@@ -41,7 +42,7 @@ class Inbox:
                 del self._reports[found[0]]
                 return
 
-    def close(self, error: TailorbirdError, *, at_once: bool = False) -> None:
+    def close(self, error: WorkerLost | LeaseLost, *, at_once: bool = False) -> None:
         """Let nothing follow what has been put; `at_once`: nor that either. The first one stands.
 
         `error` is what `get` raises then.
@@ -54,7 +55,9 @@ class Inbox:
     def check_open(self) -> None:
         """Raise what it was closed with, if nothing more will come."""
         if self._end is not None:
-            raise type(self._end)(self._end.message) from self._end
+            if isinstance(self._end, WorkerLost):
+                raise self._end.again() from self._end
+            raise LeaseLost(self._end.message) from self._end
 
     async def get(self) -> Report:
         """Wait for the next report; raises what it was closed with if there will be none."""

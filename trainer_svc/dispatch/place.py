@@ -28,6 +28,8 @@ class Place:
         """Whether a job has come to its end here."""
         self.taken = 0
         """Leases that were ever here."""
+        self._jobs: set[str] = set()
+        """Of these, up to two."""
         self.fresh = True
         """Whether it may have room yet for jobs that waited for it to get ready."""
         self.retired = asyncio.Event()
@@ -52,9 +54,11 @@ class Place:
         self._slots[lease] = slots
         self.alone = alone
         self.taken += 1
+        if len(self._jobs) < 2:
+            self._jobs.add(lease.job)
         self.idle.clear()
         if self._lost is not None:
-            inbox.close(self._lost)
+            inbox.close(self._lost.again())
         return inbox
 
     def shrink(self, lease: LeaseKey, slots: int) -> None:
@@ -95,5 +99,7 @@ class Place:
 
     def _lose(self, error: WorkerLost) -> None:
         self._lost = error
+        # What a worker printed may be of any job that it ever had.
+        told = error.again(alone=len(self._jobs) == 1)
         for inbox in self._inboxes.values():
-            inbox.close(error)
+            inbox.close(told)

@@ -30,6 +30,8 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _FOR_GOOD = frozenset({"BASE_UNSUPPORTED"})
 """Reasons that are about the base itself: another try would find the same."""
+_NOT_THE_BASE = frozenset({"RAY_UNREACHABLE", "RAY_NO_ROOM", "RAY_OTHER_RELEASE"})
+"""Reasons that are about where it was to be held, however often: the jobs wait."""
 
 
 class State(Enum):
@@ -244,6 +246,8 @@ class Workers:
         return worker
 
     def _count_failed_start(self, base: str, error: FailedPrecondition | WorkerLost) -> None:
+        if error.reason in _NOT_THE_BASE:
+            return
         self._failed_starts[base] += 1
         count = self._failed_starts[base]
         if count >= self._max_losses:

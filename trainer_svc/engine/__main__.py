@@ -7,6 +7,7 @@ parent. The main thread runs the event loop, with a task for each lease; the ste
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
@@ -38,6 +39,8 @@ _THREADS = 256
 def main(fd: int) -> None:
     """Load the base, say Ready, and serve until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Of a library that crashes the process its parent hears where that was.
+    faulthandler.enable(all_threads=False)
     threading.excepthook = _thread_died
     channel = Channel(socket.socket(fileno=fd))
     settings = channel.settings

@@ -1,0 +1,124 @@
+"""What a worker process prints: every line goes to the log, the last ones say why it ended.
+
+They are the operator's. A worker's standard error may hold any of its tenants' names, figures and
+pieces of text, and this machine's paths; so a job that had the worker alone gets the lines without
+paths, and any other hears of the type of an exception and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tailorbird.telemetry import plain_stderr
+
+_LINES = 120
+"""That are kept: of the stack that is printed at a fatal signal the first are of use."""
+_PIECE_BYTES = 64 * 2**10
+"""A line that never ends is taken in pieces of at most so many bytes."""
+_TOLD_LINES = 5
+_TOLD_CHARS = 240
+"""Of each: what a job's error has of all of them fits into a gRPC status many times."""
+
+_PLACE = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s'",;)\]}]+|(?<![\w.])~?/[^\s'",:;)\]}]*""", re.I)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_TYPE = r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)"
+_RAISED = re.compile(rf"^({_TYPE})(?::|$)")
+_FATAL = re.compile(r"^Fatal Python error: (\w[\w ]{0,40})")
+_THROWN = re.compile(r"^terminate called after throwing an instance of '([\w:]{1,80})'")
+_MAX_TYPE = 100
+
+
+class LastLines:
+    """Takes what a process prints, gives each line to `echo`, and keeps the last ones."""
+
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo = echo
+        self._kept: deque[tuple[str, str]] = deque(maxlen=_LINES)
+        """Each as a job may read it, and the type of the exception that it tells of, if any."""
+
+    async def read(self, stream: asyncio.StreamReader) -> None:
+        """Take all that comes until the stream ends. A cancellation loses what was not a line."""
+        rest = b""
+        while piece := await stream.read(_PIECE_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) >= _PIECE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self.take(line.decode(errors="replace"))
+        if rest:
+            self.take(rest.decode(errors="replace"))
+
+    def take(self, line: str) -> None:
+        """Take one line."""
+        line = line.rstrip("\r")
+        if line.strip():
+            record = _record(line)
+            self._kept.append((_plain(line, record), _exception(line, record)))
+            self._echo(line)
+
+    @property
+    def exception(self) -> str:
+        """The type of the last exception among the lines, or what the interpreter died of; or ""."""
+        return next((raised for _, raised in reversed(self._kept) if raised), "")
+
+    @property
+    def told(self) -> str:
+        """The last lines for a job that had the process alone; of a fatal signal, what says so."""
+        lines = [text for text, _ in self._kept if text]
+        fatal = [at for at, text in enumerate(lines) if _FATAL.match(text)]
+        first = fatal[-1] if fatal else max(0, len(lines) - _TOLD_LINES)
+        return " | ".join(lines[first : first + _TOLD_LINES])
+
+
+def to_the_log(line: str) -> None:
+    """Pass a line on to where this process's own log goes; one that is a record stays as it is."""
+    stream = plain_stderr() if line.startswith("{") else sys.stderr
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
+def without_places(text: str) -> str:
+    """Return the text with only the last part of each path, and of no URL anything."""
+
+    def short(found: re.Match[str]) -> str:
+        place = found[0]
+        return "…" if "://" in place else place.rstrip("/").rpartition("/")[2] or "…"
+
+    return _PLACE.sub(short, text)
+
+
+def _record(line: str) -> dict[str, Any]:
+    """Return what a line of the log in JSON says; {} of any other."""
+    if not line.startswith("{"):
+        return {}
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _exception(line: str, record: dict[str, Any]) -> str:
+    chain = record.get("exception")
+    if isinstance(chain, list) and chain and isinstance(chain[0], dict):
+        # What was raised last; its causes follow.
+        name = chain[0].get("exc_type")
+        return name[:_MAX_TYPE] if isinstance(name, str) and name.isidentifier() else ""
+    text = str(record.get("event", "")) if record else line
+    found = _RAISED.match(text) or _FATAL.match(text) or _THROWN.match(text)
+    return found[1][:_MAX_TYPE].strip() if found else ""
+
+
+def _plain(line: str, record: dict[str, Any]) -> str:
+    """Return what a job may read of its own worker's line: no path, address or identity."""
+    if record:
+        # Fields beside the event name jobs, machines and processes.
+        raised = _exception(line, record)
+        line = str(record.get("event", "")) + (f" ({raised})" if "exception" in record else "")
+    return without_places(_UNPRINTABLE.sub(" ", line[:_PIECE_BYTES])).strip()[:_TOLD_CHARS]
