@@ -19,6 +19,7 @@ from tailorbird.personal_data.settings import ScanSettings
 from tailorbird.settings import Port, Rank, wrong_setting
 
 _MOST_PREFIXES = 4096
+_RAY_ADDRESS = r"^((ray://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):\d+)?$"
 _GPU = re.compile(r"nvidia\d+")
 
 
@@ -224,9 +225,7 @@ class TrainerSettings(ScanSettings):
     A GPU's own memory and files that are mapped do not count. One that takes more is ended. On Ray,
     a worker is placed where so much is free. None: no limit.
     """
-    ray_address: Annotated[
-        str, Field(pattern=r"^((ray://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):\d+)?$")
-    ] = ""
+    ray_address: Annotated[str, Field(pattern=_RAY_ADDRESS)] = ""
     """Ray cluster that the workers run on. Empty: they are processes of this machine.
 
     ray://HOST:PORT is a cluster's client server; HOST:PORT the address of one that this machine is
@@ -239,8 +238,10 @@ class TrainerSettings(ScanSettings):
     ray_worker_resources: Annotated[
         dict[str, float], NoDecode, BeforeValidator(_parsed), AfterValidator(_ray_resources)
     ] = Field({})
-    """What else a worker's machine must have, and is taken of it: a JSON object of the cluster's own
-    resources, {"accelerator_type:H100": 0.001}."""
+    """What else a worker's machine must have, and is taken of it.
+
+    A JSON object of the cluster's own resources: {"accelerator_type:H100": 0.001}.
+    """
     ray_data_dir: Path | None = None
     """Folder of each machine of the cluster for its workers' scratch and caches.
 

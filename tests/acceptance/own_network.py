@@ -1,6 +1,7 @@
 """Tests in a network namespace with nothing but the loopback interface, and a PID namespace.
 
-What such a test has started ends with it, however it ends. Ray listens on every address that it finds, and on 127.0.0.1 alone where there is no other.
+What such a test has started ends with it, however it ends. Ray listens on every address that it
+finds, and on 127.0.0.1 alone where there is no other.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 import psutil
 
@@ -22,6 +23,8 @@ _START = [
     sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
     "--node-ip-address=127.0.0.1", "--object-store-memory=80000000",
 ]  # fmt: skip
+_QUIET: Mapping[str, str] = MappingProxyType({"RAY_USAGE_STATS_ENABLED": "0"})
+_JOINED = b"Ray runtime started"
 
 
 class Node:
@@ -60,51 +63,90 @@ class Node:
 
 
 class RayCluster:
-    """A head, which runs no worker, and the nodes that were added."""
+    """A head, which runs no worker, and the nodes that were added to it."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._folder = Path(tempfile.mkdtemp(prefix="tbr", dir="/tmp"))  # sockets' paths are short
-        stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-        port, client_port = _free_port(), _free_port()
-        self.address = f"127.0.0.1:{port}"
-        self.client_address = f"ray://127.0.0.1:{client_port}"
-        self.head = self._node(
-            "--head", f"--port={port}", f"--ray-client-server-port={client_port}",
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port, self._client_port = _free_ports(2)
+        self.address = f"127.0.0.1:{self._port}"
+        self.client_address = f"ray://127.0.0.1:{self._client_port}"
+        self.nodes: list[Node] = []
+
+    def begin(self) -> None:
+        """Start the head, which was not there or was killed."""
+        self._start(
+            "--head", f"--port={self._port}", f"--ray-client-server-port={self._client_port}",
             "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self._folder}",
-        )  # fmt: skip
+        )()  # fmt: skip
 
-    def add(self, *, cpus: int = 1, resources: str = "{}") -> Node:
-        return self._node(
-            f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={resources}"
-        )
+    def add_all(self, count: int, *, resources: str = "{}") -> list[Node]:
+        """Start so many nodes at once, each of one CPU."""
+        where = f"--address={self.address}"
+        starting = [
+            self._start(where, "--num-cpus=1", f"--resources={resources}") for _ in range(count)
+        ]
+        return [started() for started in starting]
 
-    def _node(self, *arguments: str) -> Node:
+    def kill(self) -> None:
+        """End all of it."""
+        for node in self.nodes:
+            node.kill()
+        self.nodes.clear()
+
+    def _start(self, *arguments: str) -> Callable[[], Node]:
+        """Start a node; what is returned waits until it has joined."""
         read, write = os.pipe()
-        output = self._stack.enter_context(os.fdopen(read, "rb"))
         process = subprocess.Popen(
             [*_START, *arguments], env={**os.environ, **_QUIET}, stdout=write, stderr=write
         )
         os.close(write)
         node = Node(process)
-        self._stack.callback(node.kill)
-        said = list(itertools.takewhile(lambda line: b"Ray runtime started" not in line, output))
-        assert process.poll() is None, b"".join(said).decode()
-        threading.Thread(target=output.read, daemon=True).start()
-        return node
+        self.nodes.append(node)
 
+        def joined() -> Node:
+            output = os.fdopen(read, "rb")
+            said = list(itertools.takewhile(lambda line: _JOINED not in line, output))
+            threading.Thread(target=_drain, args=(output,), daemon=True).start()
+            assert process.poll() is None, b"".join(said).decode()
+            return node
 
-_QUIET: Mapping[str, str] = MappingProxyType({"RAY_USAGE_STATS_ENABLED": "0"})
+        return joined
 
 
 @contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
+    """Start a head, to which nodes can be added."""
+    # Paths of sockets are short.
+    folder = Path(tempfile.mkdtemp(prefix="tbr", dir="/tmp"))
+    cluster = RayCluster(folder)
+    try:
+        cluster.begin()
+        yield cluster
+    finally:
+        cluster.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def listening(pid: int, *, descendants: bool = True) -> set[int]:
+    """Return the ports that a process listens on, or its descendants do."""
+    process = psutil.Process(pid)
+    family = [process, *(process.children(recursive=True) if descendants else [])]
+    return {
+        each.laddr.port
+        for member in family
+        for each in member.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    }
+
+
+def _drain(output: BinaryIO) -> None:
+    with output:
+        output.read()
+
+
+def _free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
-        yield RayCluster(stack)
-
-
-def _free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        port: int = asked.getsockname()[1]
-        return port
+        asked = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in asked:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in asked]

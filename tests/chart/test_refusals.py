@@ -160,6 +160,14 @@ RUNNING = [
     Case("serving.queue.priorityClass", "high", "serving.queue.name"),
     Case("networkPolicy.egress.objectStore.to", [], "names no peer", "replicated"),
     Case("networkPolicy.egress.database.to", [], "names no peer", "replicated"),
+    Case(
+        "trainer.ray.address",
+        "ray://gpus-head-svc:10001",
+        "names no peer",
+        "replicated",
+        "networkPolicy.egress.ray.to",
+    ),
+    Case("trainer.ray.address", "gpus-head-svc:10001", "pattern"),
     Case("networkPolicy.egress.objectStore.to", [{"ipBlock": {"cidr": "10.0.0.1"}}], "pattern"),
     Case("networkPolicy.ingress.metrics", [], "sight.podMonitor.enabled", "everything"),
     Case(

@@ -36,6 +36,8 @@ SAMPLES: dict[str, Any] = {
     "safetyLists": "/data/safety.json",
     "toolCallParser": "llama3_json",
     "importPrefixes": ["s3://models/of/{tenant}/", "gs://more/{tenant}/adapters/"],
+    "rayWorkerResources": {"accelerator_type:H100": 0.25},
+    "rayDataDir": "/mnt/tailorbird",
     "datasetPrefixes": {"acme": ["s3://acme-data/train/"], "*": ["s3://drop/{tenant}/in/"]},
     "datasetQuotaBytes": {"acme": 12_345_678_901, "*": 10},
     "datasetQuotaRecords": {"*": 12_345_678_901},
@@ -86,7 +88,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, dict):
-        return {key: list(each) if isinstance(each, tuple) else each for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     return value
 
 

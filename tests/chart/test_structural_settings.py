@@ -46,6 +46,16 @@ class Case:
         return f"{self.name}={self.expected}"
 
 
+RAY_CASE = Case(
+    "ray_address",
+    {
+        **nested("trainer.ray.address", "ray://gpus-head-svc.ray.svc:10001"),
+        **nested("networkPolicy.egress.ray.to", [{"podSelector": {}}]),
+    },
+    "ray://gpus-head-svc.ray.svc:10001",
+    "trainer.ray.address",
+    ("trainer",),
+)
 CASES = [
     Case("data_dir", {}, "/var/lib/tailorbird"),
     Case("object_store", nested("objectStore.url", "gs://b/c"), "gs://b/c", "objectStore.url"),
@@ -81,6 +91,7 @@ CASES = [
             (HUB, "org/qwen3-8b@main", "org/qwen3-8b@main"),
         )
     ),
+    RAY_CASE,
     Case("replica", {}, "shop-tailorbird-serving-0", "", ("serving",)),
     *(
         Case(name, nested(f"{service}.{path}", value), str(value), f"{service}.{path}", (service,))
@@ -134,3 +145,13 @@ def test_files_lie_where_the_settings_say() -> None:
 
 def _files(volume: dict[str, Any]) -> set[str]:
     return {each["path"] for each in volume["secret"]["items"]}
+
+
+def test_the_trainer_alone_may_reach_the_ray_cluster() -> None:
+    rendered = render(merged(profile_values("replicated"), RAY_CASE.values))
+    opening = {"to": [{"podSelector": {}}], "ports": [{"port": 10001, "protocol": "TCP"}]}
+    opened = {
+        service: opening in rendered.one("NetworkPolicy", f"-{service}")["spec"]["egress"]
+        for service in MODELS
+    }
+    assert opened == {"trainer": True, "serving": False}

@@ -61,6 +61,7 @@ OPEN_ITEMS = {
             "egress.dns.to",
             "egress.hub.to",
             "egress.objectStore.to",
+            "egress.ray.to",
             "ingress.clients",
             "ingress.metrics",
         )

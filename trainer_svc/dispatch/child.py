@@ -1,4 +1,4 @@
-"""A child process with a socket of its own, which is ended with it: a worker, or who stands for one.
+"""A child process with a socket, at whose end it ends: a worker, or who stands for one.
 
 What passes here are lines. What it prints goes to the log, and how it ended is told.
 """
@@ -132,16 +132,16 @@ class Child:
         if number <= 0:
             raised = f" ({lines.exception})" if lines.exception else ""
             text = f"the worker process ended with status {status}{raised}"
-            return WorkerLost(text, status=status, printed=lines.told)
+            return WorkerLost(text, printed=lines.told)
         name = _signal_name(number)
         text = f"the worker process was ended by {name}"
         if number == signal.SIGKILL and self._kernel_killed():
             text += ": there was no memory left"
-            return WorkerLost(text, status=status, printed=lines.told)
+            return WorkerLost(text, printed=lines.told)
         if number in _SENT:
             text += ", which somebody else sent"
-            return WorkerLost(text, status=status, from_outside=True, printed=lines.told)
-        return WorkerLost(text, status=status, printed=lines.told)
+            return WorkerLost(text, from_outside=True, printed=lines.told)
+        return WorkerLost(text, printed=lines.told)
 
     def _kernel_killed(self) -> bool:
         now, before = kernel_kills(), self._killed_before

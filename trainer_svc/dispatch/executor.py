@@ -25,9 +25,8 @@ class WorkerLost(Unavailable):
         reason: str | None = None,
         from_outside: bool = False,
         printed: str = "",
-        **metadata: object,
     ) -> None:
-        super().__init__(message, reason=reason, **metadata)
+        super().__init__(message, reason=reason)
         self.from_outside = from_outside
         self.printed = printed
 
@@ -38,7 +37,6 @@ class WorkerLost(Unavailable):
             told if alone and self.printed else self.message,
             reason=self.reason,
             from_outside=self.from_outside,
-            **self.metadata,
         )
 
 

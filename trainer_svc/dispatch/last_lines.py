@@ -22,11 +22,14 @@ _LINES = 120
 _PIECE_BYTES = 64 * 2**10
 """A line that never ends is taken in pieces of at most so many bytes."""
 _TOLD_LINES = 5
+_LOOKED_AT_CHARS = 1000
 _TOLD_CHARS = 240
 """Of each: what a job's error has of all of them fits into a gRPC status many times."""
 
-_PLACE = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s'",;)\]}]+|(?<![\w.])~?/[^\s'",:;)\]}]*""", re.I)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_URL = r"""[a-z][a-z0-9+.-]{0,20}://[^\s'",;)\]}]+"""
+_PATH = r"""(?<![\w.])~?/[^\s'",:;)\]}]*"""
+_PLACE = re.compile(f"{_URL}|{_PATH}", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _TYPE = r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)"
 _RAISED = re.compile(rf"^({_TYPE})(?::|$)")
 _FATAL = re.compile(r"^Fatal Python error: (\w[\w ]{0,40})")
@@ -64,7 +67,7 @@ class LastLines:
 
     @property
     def exception(self) -> str:
-        """The type of the last exception among the lines, or what the interpreter died of; or ""."""
+        """The type of the last exception, or what the interpreter died of; "" of neither."""
         return next((raised for _, raised in reversed(self._kept) if raised), "")
 
     @property
@@ -121,4 +124,5 @@ def _plain(line: str, record: dict[str, Any]) -> str:
         # Fields beside the event name jobs, machines and processes.
         raised = _exception(line, record)
         line = str(record.get("event", "")) + (f" ({raised})" if "exception" in record else "")
-    return without_places(_UNPRINTABLE.sub(" ", line[:_PIECE_BYTES])).strip()[:_TOLD_CHARS]
+    text = _UNPRINTABLE.sub(" ", line[:_LOOKED_AT_CHARS])
+    return " ".join(without_places(text).split())[:_TOLD_CHARS]

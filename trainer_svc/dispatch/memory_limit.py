@@ -23,9 +23,12 @@ async def exceeded(pid: int, limit: int) -> int:
 
     Does not return while they have less, nor once they are gone.
     """
-    while (taken := await asyncio.to_thread(tree_bytes, pid)) <= limit:
+    while True:
+        # Nobody tells when a process grows.
+        taken = await asyncio.to_thread(tree_bytes, pid)
+        if taken > limit:
+            return taken
         await asyncio.sleep(_LOOK_SECONDS)
-    return taken
 
 
 def tree_bytes(pid: int) -> int:
@@ -45,9 +48,9 @@ def kernel_kills(cgroups: Path = _CGROUPS, own: Path = _PROC / "self" / "cgroup"
     """
     try:
         group = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-        events = (cgroups / group.lstrip("/") / "memory.events").read_text().split()
-        return int(events[events.index("oom_kill") + 1])
-    except (OSError, ValueError, StopIteration):
+        events = (cgroups / group.lstrip("/") / "memory.events").read_text().splitlines()
+        return int(next(line.split()[1] for line in events if line.startswith("oom_kill ")))
+    except (OSError, ValueError, IndexError, StopIteration):
         return None
 
 

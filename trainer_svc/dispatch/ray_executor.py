@@ -60,8 +60,10 @@ class RayExecutor:
         """What the newest worker with each base said once it was loaded."""
 
     async def start(self, index: int, base: str) -> Worker:
-        """See Executor. WorkerLost also where the cluster is not there (RAY_UNREACHABLE), has no
-        room for a worker (RAY_NO_ROOM), or has another release (RAY_OTHER_RELEASE).
+        """See Executor.
+
+        WorkerLost also where the cluster is not there (RAY_UNREACHABLE), has no room for a worker
+        (RAY_NO_ROOM), or is of another release (RAY_OTHER_RELEASE).
         """
         settings = self._settings[base]
         try:

@@ -10,10 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from tailorbird.base_model import BaseModelFiles
-from tailorbird.errors import InvalidArgument
+from tailorbird.errors import FailedPrecondition, InvalidArgument
 from tailorbird.failed_start import wrong_settings
-from trainer_svc.app import _worker_settings
-from trainer_svc.settings import TrainerSettings
+from trainer_svc.app import _executor, _worker_settings
+from trainer_svc.bases import BaseModels
+from trainer_svc.dispatch.local_executor import LocalExecutor
+from trainer_svc.dispatch.ray_executor import RayExecutor
+from trainer_svc.dispatch.ray_order import RayCluster
+from trainer_svc.settings import TrainerSettings, visible_gpus
 
 
 def test_the_workers_divide_the_share_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,3 +193,125 @@ def test_wrong_quotas_of_datasets_stop_the_start(
         TrainerSettings()
     ((name, _),) = wrong_settings(told.value)
     assert name.startswith("dataset_quota_bytes")
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "gpus"),
+    [
+        (None, ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"], ("0", "1")),
+        (None, ["null"], ()),
+        ("3, GPU-7", ["nvidia0"], ("3", "GPU-7")),
+        ("", ["nvidia0"], ()),
+    ],
+)
+def test_gpus_are_those_that_cuda_may_see(
+    tmp_path: Path, asked: str | None, devices: list[str], gpus: tuple[str, ...]
+) -> None:
+    for name in devices:
+        (tmp_path / name).touch()
+    environ = {} if asked is None else {"CUDA_VISIBLE_DEVICES": asked}
+    assert visible_gpus(environ, tmp_path) == gpus
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"), [(4, "0,1", 0.4), (3, "0,1", 0.4), (2, "0,1,2", 0.8)]
+)
+def test_workers_that_share_a_gpu_share_its_memory(
+    environ: pytest.MonkeyPatch, workers: int, gpus: str, share: float
+) -> None:
+    environ.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    settings = TrainerSettings(
+        base_model="demo", device="cuda", workers=workers, gpu_memory_share=0.8
+    )
+    assert settings.worker_gpu_memory_share == pytest.approx(share)
+
+
+ADDRESS = "ray://gpus-head-svc:10001"
+
+
+def test_on_a_cluster_a_worker_is_as_large_as_its_part_of_a_machine(
+    environ: pytest.MonkeyPatch,
+) -> None:
+    environ.setenv("TAILORBIRD_RAY_ADDRESS", ADDRESS)
+    plain = TrainerSettings()
+    assert (plain.worker_device, plain.worker_threads, plain.gpus) == ("cpu", 1, ())
+    environ.setenv("TAILORBIRD_RAY_WORKER_CPUS", "3.5")
+    environ.setenv("TAILORBIRD_RAY_WORKER_GPUS", "0.5")
+    environ.setenv("TAILORBIRD_WORKERS", "4")
+    placed = TrainerSettings()
+    assert (placed.worker_device, placed.worker_threads, placed.gpus) == ("cuda", 3, ())
+    assert placed.worker_gpu_memory_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("RAY_ADDRESS", "auto", "pattern"),
+        ("RAY_ADDRESS", "ray://head", "pattern"),
+        ("RAY_ADDRESS", "http://head:80", "pattern"),
+        ("RAY_WORKER_CPUS", "0", "greater than 0"),
+        ("RAY_WORKER_GPUS", "2", "less than or equal to 1"),
+        ("RAY_WORKER_RESOURCES", '{"GPU": 1}', "no resource of the operator's own"),
+        ("RAY_WORKER_RESOURCES", '{" ": 1}', "no resource of the operator's own"),
+        ("RAY_WORKER_RESOURCES", '{"a": 0}', "0 of 'a'"),
+        ("RAY_WORKER_RESOURCES", '{"a": 1e10}', "1e\\+10 of 'a'"),
+        ("RAY_WORKER_RESOURCES", "[1]", "dictionary"),
+        ("RAY_ROOM_SECONDS", "0", "greater than or equal to 1"),
+        ("RAY_SILENCE_SECONDS", "1", "greater than or equal to 5"),
+        ("WORKER_MEMORY_GIB", "0", "greater than 0"),
+        ("DEVICE", "cuda", "ray_worker_gpus sets no GPU aside"),
+    ],
+)
+def test_a_wrong_setting_for_a_cluster_stops_the_start(
+    environ: pytest.MonkeyPatch, setting: str, value: str, says: str
+) -> None:
+    environ.setenv("TAILORBIRD_RAY_ADDRESS", ADDRESS)
+    environ.setenv(f"TAILORBIRD_{setting}", value)
+    with pytest.raises(ValidationError, match=says):
+        TrainerSettings()
+
+
+@pytest.mark.parametrize("address", ["", ADDRESS, "10.0.0.1:6379", "ray://[fd00::1]:10001"])
+def test_an_address_of_a_cluster_is_taken(environ: pytest.MonkeyPatch, address: str) -> None:
+    environ.setenv("TAILORBIRD_RAY_ADDRESS", address)
+    assert TrainerSettings().ray_address == address
+
+
+def bases(*models: str) -> BaseModels:
+    return BaseModels(
+        tuple(BaseModelFiles(each, Path("/here"), f"sha256:{each}", "", 8, 8) for each in models)
+    )
+
+
+def test_an_address_puts_the_workers_on_the_cluster(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environ.setattr("trainer_svc.dispatch.ray_executor.find_spec", lambda name: name == "ray")
+    environ.setenv("TAILORBIRD_DATA_DIR", str(tmp_path))
+    assert isinstance(_executor(TrainerSettings(), {}, bases("demo")), LocalExecutor)
+    environ.setenv("TAILORBIRD_RAY_ADDRESS", ADDRESS)
+    environ.setenv("TAILORBIRD_RAY_WORKER_RESOURCES", '{"here": 2}')
+    environ.setenv("TAILORBIRD_WORKER_MEMORY_GIB", "0.5")
+    environ.setenv("TAILORBIRD_MORE_BASE_MODELS", '[{"model": "/models/two", "name": "two"}]')
+    executor = _executor(TrainerSettings(), {}, bases("demo", "two"))
+    assert isinstance(executor, RayExecutor)
+    assert executor._models == {"sha256:demo": "demo", "sha256:two": "/models/two"}
+    assert executor._cluster == RayCluster(
+        address=ADDRESS, cpus=1.0, gpus=0.0, memory=2**29, resources={"here": 2.0},
+        data_dir=str(tmp_path), room_seconds=300.0, silence_seconds=30.0,
+    )  # fmt: skip
+    environ.setenv("TAILORBIRD_RAY_DATA_DIR", "/mnt/ray")
+    executor = _executor(TrainerSettings(), {}, bases("demo", "two"))
+    assert isinstance(executor, RayExecutor)
+    assert executor._cluster.data_dir == "/mnt/ray"
+
+
+def test_without_the_extra_an_address_stops_the_start(environ: pytest.MonkeyPatch) -> None:
+    environ.setattr("trainer_svc.dispatch.ray_executor.find_spec", lambda _: None)
+    environ.setenv("TAILORBIRD_RAY_ADDRESS", ADDRESS)
+    with pytest.raises(FailedPrecondition, match=r"install tailorbird\[ray\]") as told:
+        _executor(TrainerSettings(), {}, bases("demo"))
+    assert (told.value.reason, told.value.metadata["setting"]) == (
+        "RAY_NOT_INSTALLED",
+        "ray_address",
+    )

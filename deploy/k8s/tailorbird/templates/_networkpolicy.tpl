@@ -39,6 +39,9 @@ spec:
     {{- if and (eq .name "trainer") .root.Values.trainer.database.existingSecret }}
     {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.database)) }}
     {{- end }}
+    {{- if and (eq .name "trainer") .root.Values.trainer.ray.address }}
+    {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.ray)) }}
+    {{- end }}
     {{- with .root.Values.baseModel.huggingFace }}
     {{- if and .id (not .offline) }}
     {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.hub)) }}

@@ -32,6 +32,9 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
 {{- else if .values.database.existingSecret -}}
 {{- $_ := set $settings "DATABASE_URL" (dict "key" (printf "%s.database.existingSecret" .name)) -}}
 {{- end -}}
+{{- if and (eq .name "trainer") .values.ray.address -}}
+{{- $_ := set $settings "RAY_ADDRESS" (dict "value" .values.ray.address "key" "trainer.ray.address") -}}
+{{- end -}}
 {{- with .values.moreBaseModels -}}
 {{- $_ := set $settings "MORE_BASE_MODELS" (include "tailorbird.moreBaseModels" $ | fromYaml) -}}
 {{- end -}}

@@ -88,6 +88,9 @@ key; all that there are end the rendering together.
 {{- if .Values.trainer.database.existingSecret -}}
 {{- $_ := set $needed "database" (printf "trainer.database.existingSecret %s" .Values.trainer.database.existingSecret) -}}
 {{- end -}}
+{{- with .Values.trainer.ray.address -}}
+{{- $_ := set $needed "ray" (printf "trainer.ray.address %s" .) -}}
+{{- end -}}
 {{- with .Values.baseModel.huggingFace -}}
 {{- if and .id (not .offline) -}}
 {{- $_ := set $needed "hub" (printf "baseModel.huggingFace.id %s" .id) -}}

@@ -54,6 +54,16 @@ async def test_a_trainer_that_can_start_no_worker_ends(
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("reason", ["RAY_UNREACHABLE", "RAY_NO_ROOM", "RAY_OTHER_RELEASE"])
+async def test_jobs_wait_for_a_cluster_however_often_it_is_not_there(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, reason: str
+) -> None:
+    failures = [WorkerLost("no cluster", reason=reason) for _ in range(5)]
+    job = await jobs.create(make_job(), "", "a" * 64)
+    async with running(make(ScriptedExecutor(object_store, *failures))):
+        assert (await ended(jobs, job.name)).state is JobState.SUCCEEDED
+
+
 async def test_a_start_that_fails_later_is_tried_again(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -190,3 +190,32 @@ async def test_a_lease_that_comes_too_late_hears_that_its_worker_is_lost(
     for inbox in (before, here.take(LeaseKey(job="b", epoch=1), alone=False)):
         with pytest.raises(WorkerLost, match="died"):
             inbox.check_open()
+
+
+LOST = WorkerLost("ended by SIGSEGV", printed="File adam.py, line 3")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "reads"),
+    [(["one"], True), (["one", "one"], True), (["one", "two"], False)],
+    ids=["alone", "again", "shared"],
+)
+async def test_what_a_worker_printed_is_read_by_the_one_job_it_ever_had(
+    jobs: list[str], reads: bool, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(_: ScriptedWorker) -> NoReturn:
+        raise LOST
+
+    monkeypatch.setattr(ScriptedWorker, "receive", crash)
+    here = Place(ScriptedWorker(object_store), "sha256:base")
+    for epoch, job in enumerate(jobs):
+        lease = LeaseKey(job=f"tenants/acme/jobs/{job}", epoch=epoch)
+        inbox = here.take(lease, alone=False)
+        if epoch < len(jobs) - 1:
+            here.leave(lease)
+    with pytest.raises(WorkerLost):
+        await here.read()
+    for heard in (inbox, here.take(LeaseKey(job="tenants/acme/jobs/late", epoch=9), alone=False)):
+        with pytest.raises(WorkerLost, match="SIGSEGV") as caught:
+            await heard.get()
+        assert ("adam.py" in caught.value.message) == (reads and heard is inbox)

@@ -13,14 +13,15 @@ import pytest
 
 from tailorbird.errors import FailedPrecondition
 from tests.unit.trainer_svc.fakes import READY
-from trainer_svc.dispatch.executor import LocalExecutor, WorkerLost
+from trainer_svc.dispatch.executor import WorkerLost
+from trainer_svc.dispatch.local_executor import LocalExecutor
 from trainer_svc.jobs.model import JobError
-from trainer_svc.protocol import Cancelled, LeaseKey, Report, Unusable, WorkerSettings
+from trainer_svc.protocol import Cancelled, LeaseKey, Report, Unusable, WorkerSettings, encode
 
 BASE = "sha256:base"
 
 
-def executor(folder: Path) -> LocalExecutor:
+def executor(folder: Path, **limits: Any) -> LocalExecutor:
     settings = WorkerSettings(
         object_store=f"file://{folder}",
         base_model_path=str(folder / "none"),
@@ -34,7 +35,7 @@ def executor(folder: Path) -> LocalExecutor:
         cache_bytes=2**30,
         progress_interval=1.0,
     )
-    return LocalExecutor({BASE: settings})
+    return LocalExecutor({BASE: settings}, **limits)
 
 
 class Watch:
@@ -54,7 +55,7 @@ class Watch:
             self.processes.append(await start(*args, **kwargs))
             return self.processes[-1]
 
-        monkeypatch.setattr("trainer_svc.dispatch.executor.socket.socketpair", make_pair)
+        monkeypatch.setattr("trainer_svc.dispatch.child.socket.socketpair", make_pair)
         monkeypatch.setattr(asyncio, "create_subprocess_exec", make_process)
 
 
@@ -87,7 +88,7 @@ async def test_no_socket_is_a_lost_worker(tmp_path: Path, monkeypatch: pytest.Mo
     def fail() -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr("trainer_svc.dispatch.executor.socket.socketpair", fail)
+    monkeypatch.setattr("trainer_svc.dispatch.child.socket.socketpair", fail)
     with pytest.raises(WorkerLost, match="too many open files"):
         await executor(tmp_path).start(0, BASE)
 
@@ -117,21 +118,26 @@ class Said:
         self.report = report
         self.closed = False
 
-    async def send(self, _: WorkerSettings) -> None:
+    async def write(self, _: bytes) -> None:
         pass
 
-    async def receive(self) -> Report:
-        return self.report
+    async def read(self) -> bytes:
+        return encode(self.report)
 
-    async def close(self) -> None:
+    async def close(self, seconds: float) -> None:
         self.closed = True
 
 
-def spawning(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
-    async def spawn() -> Said:
+def spawning(monkeypatch: pytest.MonkeyPatch, said: Said) -> dict[str, Any]:
+    """Have it started, and return how."""
+    asked: dict[str, Any] = {}
+
+    async def spawn(module: str, **how: Any) -> Said:
+        asked.update(how, module=module)
         return said
 
-    monkeypatch.setattr("trainer_svc.dispatch.executor._spawn", spawn)
+    monkeypatch.setattr("trainer_svc.dispatch.local_executor.spawn", spawn)
+    return asked
 
 
 async def test_what_a_worker_chose_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +157,7 @@ class Hanging(Said):
     def __init__(self) -> None:
         super().__init__(READY)
 
-    async def receive(self) -> Report:
+    async def read(self) -> bytes:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -159,7 +165,7 @@ class Hanging(Said):
 async def test_a_load_that_hangs_is_a_lost_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer_svc.dispatch.executor._LOAD_SECONDS", 0.01)
+    monkeypatch.setattr("trainer_svc.dispatch.local_executor._LOAD_SECONDS", 0.01)
     said = Hanging()
     spawning(monkeypatch, said)
     async with asyncio.timeout(20):
@@ -189,3 +195,27 @@ async def test_a_base_that_no_worker_can_hold_is_told_with_its_reason(
         await workers.start(0, BASE)
     assert caught.value.reason == "BASE_UNSUPPORTED"
     assert said.closed
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seen"),
+    [((), [{}] * 3), (("0",), [{}] * 3), (("0", "GPU-7"), ["0", "GPU-7", "0"])],
+    ids=["none", "one", "two"],
+)
+async def test_each_worker_has_a_gpu_of_its_own_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...], seen: list[Any]
+) -> None:
+    asked = spawning(monkeypatch, Said(READY))
+    workers, found = executor(tmp_path, gpus=gpus), []
+    for index in range(3):
+        await workers.start(index, BASE)
+        found.append(asked["environment"])
+    assert found == [each if each == {} else {"CUDA_VISIBLE_DEVICES": each} for each in seen]
+
+
+async def test_a_worker_is_the_engine_with_the_memory_that_it_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = spawning(monkeypatch, Said(READY))
+    await executor(tmp_path, memory=2**30).start(0, BASE)
+    assert (asked["module"], asked["memory"]) == ("trainer_svc.engine", 2**30)

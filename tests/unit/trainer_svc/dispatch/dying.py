@@ -1,0 +1,43 @@
+"""`python -m tests.unit.trainer_svc.dispatch.dying FD`: says each line again, and does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+
+def main(fd: int) -> None:
+    connection = socket.socket(fileno=fd)
+    lines = connection.makefile("rb")
+    for line in lines:
+        connection.sendall(line)
+        word, _, rest = line.decode().strip().partition(" ")
+        if word == "print":
+            sys.stderr.write(f"{rest}\n")
+            sys.stderr.flush()
+        elif word == "raise":
+            raise ValueError(rest)
+        elif word == "signal":
+            os.kill(os.getpid(), int(rest))
+        elif word == "take":
+            taken = b"x" * int(rest)
+            connection.sendall(f"took {len(taken)}\n".encode())
+            signal.pause()
+        elif word == "exit":
+            os._exit(int(rest))
+        elif word == "hang":
+            signal.pause()
+        elif word == "silence":
+            connection.shutdown(socket.SHUT_RDWR)
+            signal.pause()
+        elif word == "half":
+            connection.sendall(b"no end")
+            os._exit(0)
+        elif word == "variable":
+            connection.sendall(f"{os.environ.get(rest)}\n".encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

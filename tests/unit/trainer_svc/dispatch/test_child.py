@@ -1,0 +1,170 @@
+"""Real child processes: their lines, their memory, and what is said of how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from trainer_svc.dispatch.child import Child, spawn
+from trainer_svc.dispatch.executor import WorkerLost
+
+MODULE = "tests.unit.trainer_svc.dispatch.dying"
+
+
+@asynccontextmanager
+async def child(memory: int | None = None, **environment: str) -> AsyncIterator[Child]:
+    started = await spawn(MODULE, memory=memory, environment=environment)
+    try:
+        yield started
+    finally:
+        await started.close()
+
+
+async def told(process: Child, *lines: str) -> None:
+    """Give it lines, and hear each again."""
+    for line in lines:
+        await process.write(f"{line}\n".encode())
+        assert await process.read() == f"{line}\n".encode()
+
+
+async def lost(process: Child) -> WorkerLost:
+    with pytest.raises(WorkerLost) as caught:
+        await process.read()
+    return caught.value
+
+
+async def test_lines_pass_both_ways_and_variables_are_its_own() -> None:
+    async with child(TAILORBIRD_TEST="here") as process:
+        await told(process, "one", "two", "variable TAILORBIRD_TEST")
+        assert await process.read() == b"here\n"
+        await told(process, "variable PATH")
+        assert await process.read() == f"{os.environ['PATH']}\n".encode()
+
+
+async def test_its_own_crash_is_told_with_the_type_of_the_exception() -> None:
+    async with child() as process:
+        await told(process, "print before /srv/x", "raise of /srv/models")
+        error = await lost(process)
+    assert error.message == "the worker process ended with status 1 (ValueError)"
+    assert not error.from_outside
+    assert error.printed.endswith("ValueError: of models")
+    assert "/srv" not in error.printed
+
+
+@pytest.mark.parametrize(
+    ("number", "says", "from_outside"),
+    [
+        (signal.SIGSEGV, "SIGSEGV", False),
+        (signal.SIGABRT, "SIGABRT", False),
+        (signal.SIGKILL, "SIGKILL, which somebody else sent", True),
+        (signal.SIGTERM, "SIGTERM, which somebody else sent", True),
+        (signal.SIGRTMIN + 3, f"signal {signal.SIGRTMIN + 3}", False),
+    ],
+)
+async def test_a_signal_is_told_by_its_name_and_whose_it_is(
+    number: int, says: str, from_outside: bool
+) -> None:
+    async with child() as process:
+        await told(process, f"signal {int(number)}")
+        error = await lost(process)
+    assert error.message == f"the worker process was ended by {says}"
+    assert error.from_outside == from_outside
+
+
+async def test_the_kernels_own_kill_for_memory_is_the_workers_doing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = iter([4, 5])
+    monkeypatch.setattr("trainer_svc.dispatch.child.kernel_kills", lambda: next(counts))
+    async with child() as process:
+        await told(process, f"signal {int(signal.SIGKILL)}")
+        error = await lost(process)
+    assert error.message.endswith("SIGKILL: there was no memory left")
+    assert not error.from_outside
+
+
+async def test_one_that_takes_too_much_memory_is_ended_and_it_is_its_own_doing() -> None:
+    async with child(memory=100 * 2**20) as process:
+        await told(process, "one", f"take {300 * 2**20}")
+        assert (await process.read()).startswith(b"took")
+        error = await lost(process)
+    assert "more than the 0.0976562 GiB of memory" in error.message
+    assert "TAILORBIRD_WORKER_MEMORY_GIB" in error.message
+    assert not error.from_outside
+
+
+async def test_one_that_takes_less_is_not_ended() -> None:
+    async with child(memory=2**30) as process:
+        await told(process, f"take {100 * 2**20}")
+        assert (await process.read()).startswith(b"took")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await process.read()
+
+
+async def test_an_exit_is_told_with_its_status() -> None:
+    async with child() as process:
+        await told(process, "exit 7")
+        error = await lost(process)
+    assert error.message == "the worker process ended with status 7"
+
+
+async def test_a_line_without_an_end_is_none() -> None:
+    async with child() as process:
+        await told(process, "half")
+        error = await lost(process)
+    assert error.message == "the worker process ended with status 0"
+
+
+async def test_one_that_lets_go_of_its_socket_and_lives_on_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.child._CLOSE_SECONDS", 0.1)
+    async with child() as process:
+        await told(process, "silence")
+        await lost(process)
+        assert process.ended
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+
+
+@pytest.mark.parametrize("word", ["one", "hang"])
+async def test_a_child_that_is_closed_is_gone(word: str) -> None:
+    process = await spawn(MODULE)
+    await told(process, word)
+    await process.close(0.5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_a_line_that_is_too_long_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.child._MAX_LINE_BYTES", 1000)
+    async with child() as process:
+        await process.write(b"x" * 10_000 + b"\n")
+        error = await lost(process)
+    assert "no report" in error.message
+
+
+async def test_one_that_takes_no_lines_is_lost() -> None:
+    async with child() as process:
+        await told(process, "exit 0")
+        await lost(process)
+        with pytest.raises(WorkerLost, match="does not take commands"):
+            for _ in range(100):
+                await process.write(b"x" * 2**16 + b"\n")
+                await asyncio.sleep(0)
+
+
+async def test_what_it_prints_is_passed_on() -> None:
+    printed: list[str] = []
+    process = await spawn(MODULE, echo=printed.append)
+    await told(process, "print one", "print two", "exit 0")
+    await lost(process)
+    await process.close()
+    assert printed == ["one", "two"]
