@@ -91,7 +91,7 @@ def wait_for_tries(trainer_pid: int, count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @in_its_own_network
 def test_a_job_goes_on_from_its_checkpoint_when_its_machine_dies(tmp_path: Path) -> None:
     """With the cluster's client server between, as from a pod that is no node of the cluster."""

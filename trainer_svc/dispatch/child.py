@@ -159,6 +159,7 @@ class Child:
         self._writer.close()
         try:
             await self._end_within(seconds)
+            await asyncio.wait({self._printing}, timeout=_PRINTED_SECONDS)
         finally:
             tasks = {task for task in (self._printing, self._watching) if task is not None}
             for task in tasks:
