@@ -13,6 +13,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tailorbird.telemetry import plain_stderr
@@ -63,7 +64,9 @@ class LastLines:
         if line.strip():
             record = _record(line)
             self._kept.append((_plain(line, record), _exception(line, record)))
-            self._echo(line)
+            # Where no log can be written, who prints must not wait for it.
+            with suppress(OSError, ValueError):
+                self._echo(line)
 
     @property
     def exception(self) -> str:
@@ -98,11 +101,9 @@ def without_places(text: str) -> str:
 
 def _record(line: str) -> dict[str, Any]:
     """Return what a line of the log in JSON says; {} of any other."""
-    if not line.startswith("{"):
-        return {}
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -96,6 +96,24 @@ def test_a_path_keeps_its_last_part(text: str, short: str) -> None:
     assert without_places(text) == short
 
 
+@pytest.mark.parametrize("line", ["[" * 60_000, '{"a":' * 12_000, "1" * 60_000])
+def test_a_line_that_no_parser_takes_is_taken(line: str) -> None:
+    assert after(line, "ValueError: last").exception == "ValueError"
+
+
+@pytest.mark.parametrize("error", [OSError("full"), ValueError("closed file")])
+async def test_a_log_that_cannot_be_written_stops_nobody(error: Exception) -> None:
+    def fail(_: str) -> None:
+        raise error
+
+    stream = asyncio.StreamReader()
+    stream.feed_data(b"one\ntwo\n")
+    stream.feed_eof()
+    lines = LastLines(fail)
+    await lines.read(stream)
+    assert lines.told == "one | two"
+
+
 async def test_a_stream_is_taken_line_by_line_and_in_pieces_where_no_line_ends() -> None:
     echoed: list[str] = []
     stream = asyncio.StreamReader()

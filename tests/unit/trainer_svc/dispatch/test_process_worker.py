@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.unit.trainer_svc.fakes import READY
@@ -33,6 +35,14 @@ async def test_the_end_of_a_worker_elsewhere_is_told_whole() -> None:
     error = caught.value
     assert (error.message, error.reason) == ("gone", "RAY_NO_ROOM")
     assert (error.from_outside, error.printed) == (True, "its last line")
+
+
+async def test_a_worker_that_is_lost_at_its_beginning_leaves_no_process() -> None:
+    child = await spawn(ECHO)
+    with pytest.raises(WorkerLost, match="no report"):
+        await ProcessWorker(child).begin(Record(), 30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
 
 
 async def test_what_is_no_report_is_a_lost_worker() -> None:

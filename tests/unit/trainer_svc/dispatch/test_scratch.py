@@ -36,6 +36,24 @@ os._exit(9)
     mine.delete()
 
 
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    script = f"""
+import os, pathlib
+from trainer_svc.dispatch.scratch import Scratch
+def count(): return len(os.listdir("/proc/self/fd"))
+def once(): Scratch.claimed(pathlib.Path({str(tmp_path)!r})).delete()
+left = Scratch.claimed(pathlib.Path({str(tmp_path)!r}))
+once()
+before = count()
+once()
+assert count() == before, "claimed"
+os.close(left._lock)
+once()
+assert count() == before - 1, "left"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_what_others_put_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "preflight-1").mkdir()
     (tmp_path / "worker-0.lock").write_text("")
