@@ -125,6 +125,16 @@ def test_reports_come_in_order_and_the_end_last(echo: EngineActor) -> None:
     assert the_end(echo)[2] == lost
 
 
+def test_the_end_is_told_when_everything_before_it_is(
+    monkeypatch: pytest.MonkeyPatch, echo: EngineActor
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.ray_actor._BATCH_BYTES", 1)
+    heard(echo, 1)
+    for line in (b"one\n", b"two\n", b"exit 7\n"):
+        echo.send(line)
+    assert the_end(echo)[0] == [b"one\n", b"two\n", b"exit 7\n"]
+
+
 def test_the_real_worker_gets_ready(actor: EngineActor, tmp_path: Path) -> None:
     actor.begin(encode(order(tmp_path)))
     ready = REPORT.validate_json(heard(actor, 1)[0])
