@@ -25,6 +25,7 @@ from trainer_svc.protocol import Lost, encode
 
 _KNOCK_SECONDS = 10.0
 _CONNECT_SECONDS = 60.0
+_END_SECONDS = 4.0
 _LEAVE_SECONDS = 8.0
 _CALLS = 8
 """That the actor answers at a time: there is one of each kind."""
@@ -158,8 +159,10 @@ class Relay:
 
     def _gone(self, error: Exception) -> NoReturn:
         """End with the actor, its machine, or the way to them."""
-        text = " ".join(str(error).split())
-        sys.stderr.write(f"the worker's Ray actor is gone: {type(error).__name__}: {text}\n")
+        # What breaks because this process leaves is no news.
+        if not self._ending.locked():
+            text = " ".join(str(error).split())
+            sys.stderr.write(f"the worker's Ray actor is gone: {type(error).__name__}: {text}\n")
         self._end(WorkerLost("the worker's machine, or its Ray actor, is gone", from_outside=True))
 
     def _end(self, why: WorkerLost | bytes | None) -> NoReturn:
@@ -172,7 +175,7 @@ class Relay:
             if why is not None:
                 self._connection.sendall(why if isinstance(why, bytes) else _line(why))
             if self._actor is not None:
-                self._ray.get(self._actor.end.remote(), timeout=_LEAVE_SECONDS)
+                self._ray.get(self._actor.end.remote(), timeout=_END_SECONDS)
         except Exception as error:
             sys.stderr.write(f"the worker's end was not heard: {type(error).__name__}\n")
         try:
