@@ -46,8 +46,8 @@ class CommonSettings(BaseSettings):
     store_retry_timeout: Annotated[float, Field(gt=0, le=300)] = RETRY_SECONDS
     """Seconds for which a request that the object store fails is tried again.
 
-    With growing pauses, half of each by chance. After that a call is UNAVAILABLE, and a job paused.
-    A store in a folder is asked once.
+    With growing pauses, half of each by chance; after that a call is UNAVAILABLE. A store in a
+    folder is asked once.
     """
     base_model: str
     """Local folder or Hugging Face id, whose revision may follow: org/name@revision."""
