@@ -315,7 +315,8 @@ class Runner:
         await self._publisher.discard(left)
 
     async def _after_loss(self, error: WorkerLost) -> Ending:
-        if self._state is None:
+        if self._state is None or error.from_outside:
+            # Nothing was begun, or no job did it.
             await self._release(GivenBack())
             return Ending.LOST
         faults = after_worker_loss(self._faults, at_work=self._state in _AT_WORK)

@@ -111,6 +111,8 @@ class ScriptedWorker:
         self.hold = hold
         self.death = death
         self.only = only
+        self.from_outside = False
+        """Whether its death is no job's doing."""
         self.base = ""
         self.commands: list[Start | Upload | Cancel | Suspend] = []
         self.held = asyncio.Event()
@@ -159,7 +161,7 @@ class ScriptedWorker:
     async def receive(self) -> Report:
         report = await self._reports.get()
         if report is None:
-            raise WorkerLost("died")
+            raise WorkerLost("died", from_outside=self.from_outside)
         return report
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import PREPARED, READY, ScriptedExecutor, ScriptedWorker, step
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs.fence import GivenBack, Lease, Write
-from trainer_svc.jobs.model import Isolation, Job, JobState, Left
+from trainer_svc.jobs.model import Faults, Isolation, Job, JobState, Left
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
@@ -348,6 +348,19 @@ async def test_a_death_in_preparation_costs_no_life(
         found = await in_state(jobs, job, JobState.SUCCEEDED)
     # Three deaths of its own would have failed it.
     assert (found.lease_epoch, len(executor.started)) == (4, 4)
+
+
+async def test_workers_that_somebody_ends_count_for_no_job(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    killed = [ScriptedWorker(object_store, death="step-1") for _ in range(4)]
+    for worker in killed:
+        worker.from_outside = True
+    (job,) = await add(jobs, make_job())
+    async with running(make(ScriptedExecutor(object_store, *killed))):
+        found = await in_state(jobs, job, JobState.SUCCEEDED)
+    assert found.lease_epoch == 5
+    assert found.faults == Faults()
 
 
 async def test_an_exclusive_job_shares_its_worker_with_nobody(
