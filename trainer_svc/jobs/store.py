@@ -233,20 +233,18 @@ class JobStore(JobReads):
         """
         async with self._database.write() as connection:
             rows = await leases.left_over(connection, owners, held)
-            return await self._let_go_all(connection, rows)
+            await _let_go_all(connection, rows)
+        return self._let_go_of(rows)
 
     async def take_over(self) -> list[Left]:
         """Put jobs back into the queue whose lease is over; returns what `take_back` does."""
         async with self._database.write() as connection:
             rows = await leases.expired(connection, _MOST_AT_ONCE)
-            return await self._let_go_all(connection, rows)
+            await _let_go_all(connection, rows)
+        return self._let_go_of(rows)
 
-    async def _let_go_all(
-        self, connection: AsyncConnection, rows: Sequence[sa.Row[Any]]
-    ) -> list[Left]:
+    def _let_go_of(self, rows: Sequence[sa.Row[Any]]) -> list[Left]:
         for row in rows:
-            _log.warning("lease is over", job=str(name_of(row)), owner=row.lease_owner)
-            await leases.let_go(connection, row)
             self._feed.publish(name_of(row))
         return [left_by(row) for row in rows if row.cancel_requested and row.publication is None]
 
@@ -347,3 +345,9 @@ class JobStore(JobReads):
         """Delete a job that has ended, with its history; FailedPrecondition before, NotFound."""
         await delete_job(self._database, name)
         self._feed.publish(name)
+
+
+async def _let_go_all(connection: AsyncConnection, rows: Sequence[sa.Row[Any]]) -> None:
+    for row in rows:
+        _log.warning("lease is over", job=str(name_of(row)), owner=row.lease_owner)
+        await leases.let_go(connection, row)
