@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from tailorbird.feedback import FeedbackStore
+from tailorbird.names import AdapterName
 from tailorbird.object_store import ObstoreStore
 from tailorbird.tuning.v1 import feedback_pb2, job_pb2, sweep_pb2, tuning_service_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
@@ -23,6 +24,7 @@ from tests.unit.tailorbird.feedback_values import ADAPTER, a_name, a_record
 OF_NO_TENANT = {"GetTrainerInfo"}
 """What a trainer tells whoever has a token."""
 
+THEIRS = AdapterName("other", ADAPTER.adapter)
 SPEC = job_pb2.JobSpec(training_dataset=name("chats"), adapter=f"{ACME}/adapters/voice")
 SWEEP = sweep_pb2.Sweep(spec=SPEC, space=sweep_pb2.SearchSpace(learning_rates=[1e-3, 1e-4]))
 
@@ -137,3 +139,18 @@ async def test_a_list_of_one_tenant_has_nothing_of_another_s(trainer: World) -> 
         request = getattr(pb, f"{method}Request")(parent=OTHER)
         listed = getattr(await trainer.call(method, request, "other"), field)
         assert all(each.name.startswith(f"{OTHER}/") for each in listed)
+
+
+@pytest.mark.parametrize(
+    ("parent", "adapter"),
+    [(ACME, str(THEIRS)), (OTHER, str(ADAPTER))],
+    ids=["into another's datasets", "from another's adapter"],
+)
+async def test_feedback_crosses_to_no_other_tenant(
+    trainer: World, parent: str, adapter: str
+) -> None:
+    await FeedbackStore(trainer.store).create(a_record(adapter=THEIRS, rating="good"))
+    before = await trainer.keys()
+    request = feedback_pb2.ImportFeedbackRequest(parent=parent, dataset_id="made", adapter=adapter)
+    assert await told(trainer, "ImportFeedback", request, "other") == "NOT_FOUND"
+    assert await trainer.keys() == before
