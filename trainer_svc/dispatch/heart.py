@@ -95,7 +95,8 @@ class Heart:
             well = True
             await self._heeded.kept(before, kept)
             if self._clock() - self._steady_since >= self._jobs.lease_seconds:
-                self._heeded.taken_over(await self._jobs.take_over())
+                async with asyncio.timeout(self._jobs.lease_seconds / 2):
+                    self._heeded.taken_over(await self._jobs.take_over())
         except (Unavailable, TimeoutError) as error:
             self._steady_since = self._clock()
             _log.warning("leases are not kept", error=str(error) or type(error).__name__)

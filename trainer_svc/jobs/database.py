@@ -20,6 +20,7 @@ from trainer_svc.jobs.notices import SOURCE, Notices
 
 _CHECK_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
+_STATEMENT_SECONDS = 60.0
 _MAX_TEXT = 300
 _MIGRATION_LOCK = 0x7461696C6F72
 _TENANT_LOCK = 0x746269
@@ -42,7 +43,9 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             named = {SOURCE: uuid.uuid4().hex[:8]}
-            self._engine: AsyncEngine = create_async_engine(url, execution_options=named)
+            self._engine: AsyncEngine = create_async_engine(
+                url, execution_options=named, connect_args=_limits_of(url)
+            )
         except (SQLAlchemyError, ImportError) as error:
             raise InvalidArgument("database_url", f"cannot be used: {error}") from error
         except ValueError as error:
@@ -121,6 +124,13 @@ class Database:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._engine.dispose()
+
+
+def _limits_of(url: str) -> dict[str, Any]:
+    """Return what bounds each statement, so that a connection that leads nowhere any more ends."""
+    if not url.startswith("postgresql+asyncpg"):
+        return {}
+    return {"timeout": _CHECK_SECONDS, "command_timeout": _STATEMENT_SECONDS}
 
 
 async def clock(connection: AsyncConnection) -> datetime:

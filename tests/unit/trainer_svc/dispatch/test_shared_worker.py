@@ -430,3 +430,20 @@ async def test_a_worker_that_talks_nonsense_of_one_job_keeps_the_others(
         worker.go_on()
         await in_state(jobs, one, JobState.SUCCEEDED)
     assert worker.told(Cancel) == ["two"]
+
+
+async def test_a_lease_that_began_during_a_beat_is_not_taken_for_lost(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    worker = ScriptedWorker(object_store, hold="step-2")
+    dispatcher = make(ScriptedExecutor(object_store, worker))
+    (job,) = await add(jobs, make_job())
+    async with running(dispatcher):
+        await worker.held.wait()
+        # Asked before the job was claimed, answered after.
+        await dispatcher.kept({}, {})
+        # An earlier lease of the same job, of which nobody is left.
+        await dispatcher.kept({job.name: 0}, {})
+        worker.go_on()
+        found = await in_state(jobs, job, JobState.SUCCEEDED)
+    assert found.lease_epoch == 1
