@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import sqlalchemy as sa
 
-from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.database import Database, DatabaseUnavailable
 
 
 class Proxy:
@@ -81,3 +81,23 @@ async def test_a_stop_does_not_wait_for_it(proxied: tuple[Proxy, Database]) -> N
         await asyncio.wait({writing})
         await database.close()
     assert writing.cancelled()
+
+
+@pytest.fixture
+def _short_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.jobs.database._STATEMENT_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("_short_statements")
+@pytest.mark.parametrize("kind", ["read", "write"])
+async def test_a_statement_without_an_answer_is_given_up(
+    proxied: tuple[Proxy, Database], kind: str
+) -> None:
+    proxy, database = proxied
+    async with asyncio.timeout(60):
+        with pytest.raises(DatabaseUnavailable):
+            async with getattr(database, kind)() as connection:
+                await connection.execute(sa.text("SELECT 1"))
+                proxy.stall()
+                await connection.execute(sa.text("SELECT 2"))
+        await database.close()
