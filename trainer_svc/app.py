@@ -51,6 +51,7 @@ from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.service import TuningService
+from trainer_svc.jobs.shared_locks import SharedLocks
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.judgement.safety import SafetyScreen
@@ -144,6 +145,7 @@ async def _started(
             settings.dataset_prefixes, partial(open_store, retry_seconds=_SOURCE_SECONDS)
         ),
         DatasetQuotas(object_store, settings.dataset_quota_bytes, settings.dataset_quota_records),
+        SharedLocks(database),
     )
     workers = {base.digest: _worker_settings(settings, base) for base in bases.all}
     executor = _executor(settings, workers, bases)

@@ -77,10 +77,11 @@ class DatasetStore:
         policy: PersonalDataPolicy | None = None,
         sources: DatasetSources | None = None,
         quotas: DatasetQuotas | None = None,
+        locks: Locks | None = None,
     ) -> None:
         self._quotas = quotas or DatasetQuotas(store, {}, {})
         self._sources = sources or DatasetSources({}, open_store)
-        self._locks = Locks()
+        self._locks = locks or Locks()
         self.policy = policy or PersonalDataPolicy(Mode.OFF, lambda: load_scanner(scan_options()))
         self.store = store
         self._spool_dir = spool_dir

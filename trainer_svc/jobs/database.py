@@ -20,6 +20,7 @@ from trainer_svc.jobs.notices import SOURCE, Notices
 
 _CHECK_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
+_ASIDE: dict[str, Any] = {"pool_size": 8, "max_overflow": 0}
 _STATEMENT_SECONDS = 60.0
 _MAX_TEXT = 300
 _MIGRATION_LOCK = 0x7461696C6F72
@@ -55,6 +56,10 @@ class Database:
                 "its port is no number: in a password, characters such as : / @ are to be "
                 "percent-encoded",
             ) from error
+        # Bounded: who asks for more waits, and is refused after a while.
+        self._aside = create_async_engine(
+            url, connect_args=_limits_of(url), **(_ASIDE if url.startswith("postgresql") else {})
+        )
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)
             sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
@@ -102,6 +107,18 @@ class Database:
         except (DBAPIError, SQLAlchemyError, OSError) as error:
             raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
 
+    async def aside(self) -> AsyncConnection | None:
+        """Return a connection of its own, to be closed; None on SQLite.
+
+        Those who hold one may need others of `read` and `write`: it is not taken from among them.
+        """
+        if self._engine.dialect.name != "postgresql":
+            return None
+        try:
+            return await self._aside.connect()
+        except (DBAPIError, SQLAlchemyError, OSError) as error:
+            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
     async def _check(self) -> None:
         where = _where(self._engine.url)
         cause: Exception
@@ -124,6 +141,7 @@ class Database:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._engine.dispose()
+                await self._aside.dispose()
 
 
 def _limits_of(url: str) -> dict[str, Any]:
