@@ -36,12 +36,14 @@ from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.jobs.sweep_service import SweepService
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.served import ServingLimits
 
+NO_LIMITS = TenantLimits()
 ACME, OTHER = "tenants/acme", "tenants/other"
 MOST_BYTES, MOST_RECORD_BYTES = 2**20, 2**16
 
@@ -104,6 +106,14 @@ class World:
             async for _ in stream:
                 pass
 
+    async def until_at_work(self, job: str) -> None:
+        """Wait until a worker has a job."""
+        stream = self.stub.WatchJob(pb.WatchJobRequest(name=job), metadata=token("acme"))
+        async with asyncio.timeout(20):
+            async for response in stream:
+                if response.event.state_changed.state == job_pb2.JOB_STATE_PREPARING:
+                    return
+
     async def ids(self, **fields: Any) -> list[str]:
         request = pb.ListDatasetsRequest(parent=ACME, **fields)
         listed = (await self.call("ListDatasets", request)).datasets
@@ -127,12 +137,15 @@ def delete(dataset: str) -> pb.DeleteDatasetRequest:
 
 @asynccontextmanager
 async def world(
-    object_store: ObstoreStore, folder: Path, prefixes: Mapping[str, tuple[str, ...]]
+    object_store: ObstoreStore,
+    folder: Path,
+    prefixes: Mapping[str, tuple[str, ...]],
+    tenant_limits: TenantLimits = NO_LIMITS,
 ) -> AsyncIterator[World]:
     database = Database(f"sqlite+aiosqlite:///{folder}/jobs.db")
     await database.migrate()
     feed = Feed()
-    jobs = JobStore(database, feed)
+    jobs = JobStore(database, feed, limits=tenant_limits)
     sources = DatasetSources(prefixes, partial(open_store, retry_seconds=5.0))
     datasets = DatasetStore(
         object_store, folder / "spool", MOST_BYTES, MOST_RECORD_BYTES, sources=sources
@@ -148,7 +161,7 @@ async def world(
     )  # fmt: skip
     limits = ServingLimits(object_store, bases, profile="default", max_lora_rank=64, device="cpu")
     service = TuningService(
-        jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks()
+        jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks(), tenant_limits
     )
     callers = {
         hashlib.sha256(caller.encode()).hexdigest(): Caller(caller, frozenset({caller}))
