@@ -1,6 +1,6 @@
 """python -m trainer_svc: runs the trainer until SIGTERM or SIGINT.
 
-python -m trainer_svc collect | erase: see `housekeeping/command.py`.
+python -m trainer_svc collect | erase | migrate: see `housekeeping/command.py`.
 """
 
 from __future__ import annotations

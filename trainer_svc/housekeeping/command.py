@@ -1,4 +1,4 @@
-"""python -m trainer_svc collect | erase: an operator's acts, beside a trainer or without one.
+"""python -m trainer_svc collect | erase | migrate: an operator's acts, beside a trainer or without.
 
 They read the trainer's own settings, and with them its database and its object store: whoever may
 run this has both anyway. No token of a caller reaches as far, not one for every tenant either.
@@ -16,12 +16,13 @@ from tailorbird.service import run_service
 from trainer_svc.housekeeping.collector import collect
 from trainer_svc.housekeeping.erased import Erasure
 from trainer_svc.housekeeping.erasure import Asked, erase
+from trainer_svc.housekeeping.migration import migrate
 from trainer_svc.housekeeping.model import Collected, Count, Kind
 from trainer_svc.housekeeping.wiring import opened, rules_of
 from trainer_svc.record import Record
 from trainer_svc.settings import TrainerSettings
 
-COMMANDS = ("collect", "erase")
+COMMANDS = ("collect", "erase", "migrate")
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -50,10 +51,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (collecting, erasing):
         command.add_argument("--json", action="store_true", help="Print the report as JSON.")
+    migrating = commands.add_parser(
+        "migrate", allow_abbrev=False, help="Bring the job store's tables to this release, and end."
+    )
+    migrating.add_argument(
+        "--wait",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="For PostgreSQL to answer: 120.",
+    )
     return parser
 
 
 async def _done(asked: argparse.Namespace, settings: TrainerSettings) -> int:
+    if asked.command == "migrate":
+        # A file is there or is not.
+        await migrate(settings.database, asked.wait if settings.database_url else 0.0)
+        return 0
     if asked.command == "erase":
         tenant = TenantName.parse(f"tenants/{asked.tenant}", "tenant")
         async with opened(settings) as stores:

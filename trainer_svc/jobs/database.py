@@ -80,6 +80,15 @@ class Database:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             await connection.run_sync(migrations.upgrade)
 
+    async def revision(self) -> str | None:
+        """Return the name of the schema's last step; None of a database without our tables.
+
+        Raises as `migrate`.
+        """
+        await self._check()
+        async with self.read() as connection:
+            return await connection.run_sync(migrations.revision)
+
     def later(self, seconds: float) -> datetime | sa.ColumnElement[datetime]:
         """Return the time in so many seconds by the database's clock, to be stored."""
         by = timedelta(seconds=seconds)

@@ -30,3 +30,8 @@ def upgrade(connection: Connection) -> None:
         _log.warning("the job store has the schema of a later release", revisions=found)
         return
     command.upgrade(config, "head")
+
+
+def revision(connection: Connection) -> str | None:
+    """Return the last step that the schema has, None before the first."""
+    return MigrationContext.configure(connection).get_current_revision()
