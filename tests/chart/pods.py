@@ -37,6 +37,15 @@ class Pod:
         return self.labels["app.kubernetes.io/component"]
 
     @property
+    def part(self) -> str:
+        """trainer or serving: whose key of values.yaml, and whose settings, it has."""
+        return self.component.partition("-")[0]
+
+    @property
+    def takes_calls(self) -> bool:
+        return any(each["name"] == "grpc" for each in self.service.get("ports") or [])
+
+    @property
     def is_service(self) -> bool:
         """Whether it runs until it is stopped."""
         return self.owner["kind"] in WORKLOADS
@@ -79,8 +88,9 @@ def services(rendered: Rendered) -> dict[str, Pod]:
 
 
 def both(rendered: Rendered) -> dict[str, Pod]:
-    """Return the pods of the trainer and of serving, by component."""
-    return {name: pod for name, pod in services(rendered).items() if name in ("trainer", "serving")}
+    """Return the pods of the trainer, of which there may be two kinds, and of serving, by component."""
+    found = services(rendered).items()
+    return {name: pod for name, pod in found if pod.part in ("trainer", "serving")}
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

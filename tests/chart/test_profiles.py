@@ -29,6 +29,7 @@ def test_there_is_a_profile_for_each_way_to_run() -> None:
         "everything",
         "replicated",
         "shared-gpu",
+        "split",
         "tensor-parallel",
     }
 

@@ -172,8 +172,8 @@ def test_every_setting_is_the_service_s_own_until_it_is_set() -> None:
 
 
 def test_no_variable_is_rendered_that_no_setting_reads(rendered: Rendered) -> None:
-    for service, pod in both(rendered).items():
-        known = {f"TAILORBIRD_{name}".upper() for name in MODELS[service].model_fields}
+    for pod in both(rendered).values():
+        known = {f"TAILORBIRD_{name}".upper() for name in MODELS[pod.part].model_fields}
         assert set(settings_of(environment(rendered, pod))) <= known
 
 
@@ -213,10 +213,10 @@ class AnyKeys(dict[str, str]):
 def test_every_profile_s_environment_is_what_its_services_take(
     rendered: Rendered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for service, pod in both(rendered).items():
+    for pod in both(rendered).values():
         variables = environment(rendered, pod, secrets=AnySecrets())
 
-        settings = read(service, variables, monkeypatch)
+        settings = read(pod.part, variables, monkeypatch)
 
         assert settings.host in ("0.0.0.0", "::")
         assert settings.tokens_file is not None

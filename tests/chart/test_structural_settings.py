@@ -12,6 +12,7 @@ from tests.chart.helm import Values, merged, nested, profile_values, render
 from tests.chart.pods import both
 from tests.chart.settings import MODELS, STRUCTURAL
 
+SPLIT: Values = nested("trainer.split.enabled", True)
 SECRETS = {
     "tailorbird-database": {"url": "postgresql+asyncpg://db/jobs"},
     "tailorbird-object-store": {},
@@ -41,6 +42,7 @@ class Case:
     expected: str
     key: str = ""
     services: tuple[str, ...] = field(default=("trainer", "serving"))
+    """Components of the pods."""
 
     def __str__(self) -> str:
         return f"{self.name}={self.expected}"
@@ -92,7 +94,21 @@ CASES = [
         )
     ),
     RAY_CASE,
+    Case("role", SPLIT, "api", "trainer.split.enabled", ("trainer-api",)),
+    Case("role", SPLIT, "worker", "trainer.split.enabled", ("trainer-worker",)),
     Case("replica", {}, "shop-tailorbird-serving-0", "", ("serving",)),
+    *(
+        Case(name, merged(SPLIT, nested(key, 17)), "17", key, (component,))
+        for component, shutdown in (
+            ("trainer-api", "trainer.split.api.shutdown"),
+            ("trainer-worker", "trainer.shutdown"),
+        )
+        for name, key in (
+            ("drain_delay", f"{shutdown}.drainDelaySeconds"),
+            ("shutdown_grace", f"{shutdown}.graceSeconds"),
+            ("metrics_port", "trainer.ports.http"),
+        )
+    ),
     *(
         Case(name, nested(f"{service}.{path}", value), str(value), f"{service}.{path}", (service,))
         for service in MODELS

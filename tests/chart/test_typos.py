@@ -26,6 +26,11 @@ OPEN = {
     "commonAnnotations",
     "objectStore.env",
     "scaling.annotations",
+    "trainer.split.api.affinity",
+    "trainer.split.api.nodeSelector",
+    "trainer.split.api.resources.limits",
+    "trainer.split.api.resources.requests",
+    "trainer.split.worker.scaling.annotations",
     "sight.dashboards.annotations",
     "sight.dashboards.labels",
     "sight.podMonitor.labels",
@@ -75,6 +80,8 @@ OPEN_ITEMS = {
         for key in ("extraEnv", "extraVolumeMounts", "extraVolumes", "tolerations")
     ),
     "serving.topologySpreadConstraints[]",
+    "trainer.split.api.tolerations[]",
+    "trainer.split.api.topologySpreadConstraints[]",
 }
 
 

@@ -104,7 +104,7 @@ def stopping_fits_into_the_grace_period(rendered: Rendered) -> Iterator[str]:
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
         if grace <= needed:
             yield f"{pod}: is killed after {grace} s, and stops in {needed} s"
-        if delay + _pre_stop(pod) <= 0 and pod.owner["kind"] == "Deployment":
+        if pod.takes_calls and pod.owner["kind"] == "Deployment" and delay + _pre_stop(pod) <= 0:
             yield f"{pod}: refuses calls before its endpoints are gone"
 
 
@@ -152,8 +152,8 @@ def disruption_budgets_let_nodes_be_drained(rendered: Rendered) -> Iterator[str]
             continue
         if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield f"{named(budget)}: a pod that never becomes ready holds its node for ever"
-        if found[0].component == "trainer":
-            continue  # One pod, and a budget by choice: test_reliability.py.
+        if found[0].component in ("trainer", "trainer-worker"):
+            continue  # A budget by choice, for pods that hand over by themselves: test_reliability.py.
         replicas = _least_replicas(rendered, found[0])
         if not _may_evict(spec, replicas):
             yield f"{named(budget)}: none of {replicas} pods may be evicted"
@@ -172,7 +172,7 @@ def _may_evict(spec: dict[str, Any], replicas: int) -> bool:
 @rule
 def several_replicas_have_a_budget_and_are_spread(rendered: Rendered) -> Iterator[str]:
     for pod in both(rendered).values():
-        if _least_replicas(rendered, pod) < 2:
+        if _least_replicas(rendered, pod) < 2 or not pod.takes_calls:
             continue
         budgets = rendered.of_kind("PodDisruptionBudget")
         if not any(selects(each["spec"]["selector"], pod.labels) for each in budgets):
@@ -239,7 +239,7 @@ def hooks_end_and_leave_nothing(rendered: Rendered) -> Iterator[str]:
     for pod in pods(rendered.hooks):
         if pod.spec.get("restartPolicy") != "Never":
             yield f"{pod}: restartPolicy is {pod.spec.get('restartPolicy')}"
-        if "activeDeadlineSeconds" not in pod.spec:
+        if "activeDeadlineSeconds" not in {**pod.spec, **pod.owner["spec"]}:
             yield f"{pod}: may run for ever"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.chart.environment import environment
-from tests.chart.helm import RELEASE, Rendered, named
+from tests.chart.helm import RELEASE, Object, Rendered, named
 from tests.chart.pods import WORKLOADS, Pod, both, pods, selects
 from tests.chart.rules.rule import rule
 
@@ -49,8 +49,12 @@ def services_lead_to_ports_that_exist(rendered: Rendered) -> Iterator[str]:
 def grpc_ports_say_so(rendered: Rendered) -> Iterator[str]:
     running = both(rendered)
     for service in rendered.of_kind("Service"):
-        pod = running.get(service["metadata"]["labels"]["app.kubernetes.io/component"])
-        secure = pod is not None and "TAILORBIRD_TLS_KEY_FILE" in environment(rendered, pod)
+        chosen = service["spec"]["selector"]
+        secure = any(
+            "TAILORBIRD_TLS_KEY_FILE" in environment(rendered, pod)
+            for pod in running.values()
+            if selects(chosen, pod.labels)
+        )
         for port in service["spec"]["ports"]:
             wanted = (
                 ("https" if secure else "kubernetes.io/h2c") if port["name"] == "grpc" else "http"
@@ -64,7 +68,7 @@ def every_pod_is_behind_a_network_policy_both_ways(rendered: Rendered) -> Iterat
     for pod in pods(rendered):
         policies = [
             each
-            for each in rendered.of_kind("NetworkPolicy")
+            for each in _policies(rendered, pod)
             if selects(each["spec"]["podSelector"], pod.labels)
         ]
         covered = {way for each in policies for way in each["spec"].get("policyTypes") or []}
@@ -72,9 +76,17 @@ def every_pod_is_behind_a_network_policy_both_ways(rendered: Rendered) -> Iterat
             yield f"{pod}: {way} is open"
 
 
+def _policies(rendered: Rendered, pod: Pod) -> list[Object]:
+    """Return the policies that are there when the pod starts."""
+    found = rendered.of_kind("NetworkPolicy")
+    if any(pod.owner is hook for hook in rendered.hooks):
+        found = found + [hook for hook in rendered.hooks if hook["kind"] == "NetworkPolicy"]
+    return found
+
+
 @rule
 def network_policies_open_something_by_name(rendered: Rendered) -> Iterator[str]:
-    for policy in rendered.of_kind("NetworkPolicy"):
+    for policy in (each for each in rendered if each["kind"] == "NetworkPolicy"):
         if not any(selects(policy["spec"]["podSelector"], pod.labels) for pod in pods(rendered)):
             yield f"{named(policy)}: holds for no pod"
         for way in ("ingress", "egress"):

@@ -67,7 +67,7 @@ annotations:
 {{- end -}}
 
 {{- define "tailorbird.serviceAccountName" -}}
-{{- default (include "tailorbird.partName" .) .values.serviceAccount.name -}}
+{{- default (include "tailorbird.partName" (dict "root" .root "name" (include "tailorbird.serviceOf" .))) .values.serviceAccount.name -}}
 {{- end -}}
 
 {{- define "tailorbird.appProtocol" -}}

@@ -10,7 +10,10 @@ spec:
     matchLabels:
       {{- include "tailorbird.selectorLabels" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
+  {{- $called := ne .name "trainer-worker" }}
   ingress:
+    {{- if not (or $called $policy.ingress.metrics $policy.ingress.extra) }} []{{ end }}
+    {{- if $called }}
     - from:
         - podSelector:
             matchLabels:
@@ -21,6 +24,7 @@ spec:
       ports:
         - port: {{ .values.ports.grpc }}
           protocol: TCP
+    {{- end }}
     {{- with $policy.ingress.metrics }}
     - from:
         {{- toYaml . | nindent 8 }}
@@ -36,10 +40,10 @@ spec:
     {{- if not (include "tailorbird.fileStore" .root) }}
     {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.objectStore)) }}
     {{- end }}
-    {{- if and (eq .name "trainer") .root.Values.trainer.database.existingSecret }}
+    {{- if and (ne .name "serving") .root.Values.trainer.database.existingSecret }}
     {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.database)) }}
     {{- end }}
-    {{- if and (eq .name "trainer") .root.Values.trainer.ray.address }}
+    {{- if and (has .name (list "trainer" "trainer-worker")) .root.Values.trainer.ray.address }}
     {{- $openings = append $openings (include "tailorbird.egress" (dict "rule" $policy.egress.ray)) }}
     {{- end }}
     {{- with .root.Values.baseModel.huggingFace }}

@@ -19,7 +19,8 @@ automountServiceAccountToken: false
 {{- end -}}
 {{- end -}}
 
-{{/* Clients that balance by themselves dial the headless one: its name has every ready pod's address. */}}
+{{/* `pods` is the component of the pods, where it is not the part's own.
+Clients that balance by themselves dial the headless one: its name has every ready pod's address. */}}
 {{- define "tailorbird.service" -}}
 {{- $name := include "tailorbird.partName" .part -}}
 apiVersion: v1
@@ -33,13 +34,44 @@ spec:
   publishNotReadyAddresses: false
   {{- end }}
   selector:
-    {{- include "tailorbird.selectorLabels" .part | nindent 4 }}
+    {{- include "tailorbird.selectorLabels" (dict "root" .part.root "name" (.pods | default .part.name)) | nindent 4 }}
   ports:
     - name: grpc
       port: {{ ternary .part.values.ports.grpc .part.values.service.port .headless }}
       targetPort: grpc
       protocol: TCP
       appProtocol: {{ include "tailorbird.appProtocol" .part | quote }}
+{{- end -}}
+
+{{/* (dict "part" $part "scaled" BOOL); scaled: somebody else says how many replicas there are. */}}
+{{- define "tailorbird.deployment" -}}
+{{- $part := .part -}}
+{{- $values := $part.values -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  {{- include "tailorbird.metadata" (dict "part" $part "name" (include "tailorbird.partName" $part) "labels" (include "tailorbird.workloadLabels" $part | fromYaml)) | nindent 2 }}
+spec:
+  {{- if not .scaled }}
+  replicas: {{ $values.replicas }}
+  {{- end }}
+  revisionHistoryLimit: {{ $values.revisionHistoryLimit }}
+  # A pod may take its whole startup budget before the roll-out counts as stuck, and as long again for
+  # images, volumes and the init step.
+  progressDeadlineSeconds: {{ add (mul 2 $values.probes.startup.budgetSeconds) (include "tailorbird.gracePeriod" $part) }}
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      maxSurge: {{ $values.strategy.maxSurge }}
+      maxUnavailable: {{ $values.strategy.maxUnavailable }}
+  selector:
+    matchLabels:
+      {{- include "tailorbird.selectorLabels" $part | nindent 6 }}
+  template:
+    metadata:
+      {{- include "tailorbird.podMetadata" $part | nindent 6 }}
+    spec:
+      {{- include "tailorbird.podSpec" $part | nindent 6 }}
 {{- end -}}
 
 {{- define "tailorbird.podDisruptionBudget" -}}

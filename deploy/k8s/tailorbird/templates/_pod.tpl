@@ -86,16 +86,18 @@ volumes:
 {{- end -}}
 
 {{- define "tailorbird.serviceContainer" -}}
-name: {{ .name }}
+name: {{ include "tailorbird.serviceOf" . }}
 image: {{ include "tailorbird.image" . | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   {{- include "tailorbird.containerSecurityContext" . | nindent 2 }}
 {{- include "tailorbird.env" . }}
 ports:
+  {{- if ne .name "trainer-worker" }}
   - name: grpc
     containerPort: {{ .values.ports.grpc }}
     protocol: TCP
+  {{- end }}
   - name: http
     containerPort: {{ .values.ports.http }}
     protocol: TCP
@@ -191,7 +193,7 @@ scheduler counts them. */}}
 {{- define "tailorbird.ownResources" -}}
 {{- $resources := deepCopy .values.resources -}}
 {{- $folders := list .values.temporary.sizeLimit -}}
-{{- if and (eq .name "serving") (eq .values.cache.type "emptyDir") -}}
+{{- if and (ne .name "trainer") (eq .values.cache.type "emptyDir") -}}
 {{- $folders = append $folders .values.cache.size -}}
 {{- end -}}
 {{- with .root.Values.baseModel.huggingFace -}}

@@ -11,11 +11,11 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
   "BASE_MODEL" (include "tailorbird.baseModel" .root | fromYaml)
   "PROFILE" (dict "value" $values.profile "key" "profile")
   "HOST" (dict "value" $values.bindAddress "key" "bindAddress")
-  "PORT" (dict "value" .values.ports.grpc "key" (printf "%s.ports.grpc" .name))
-  "METRICS_PORT" (dict "value" .values.ports.http "key" (printf "%s.ports.http" .name))
+  "PORT" (dict "value" .values.ports.grpc "key" (include "tailorbird.keyOf" (dict "part" . "key" "ports") | printf "%s.grpc"))
+  "METRICS_PORT" (dict "value" .values.ports.http "key" (include "tailorbird.keyOf" (dict "part" . "key" "ports") | printf "%s.http"))
   "TOKENS_FILE" (dict "value" "/etc/tailorbird/tokens/tokens.json" "key" "auth.existingSecret")
-  "DRAIN_DELAY" (dict "value" .values.shutdown.drainDelaySeconds "key" (printf "%s.shutdown.drainDelaySeconds" .name))
-  "SHUTDOWN_GRACE" (dict "value" .values.shutdown.graceSeconds "key" (printf "%s.shutdown.graceSeconds" .name))
+  "DRAIN_DELAY" (dict "value" .values.shutdown.drainDelaySeconds "key" (include "tailorbird.keyOf" (dict "part" . "key" "shutdown") | printf "%s.drainDelaySeconds"))
+  "SHUTDOWN_GRACE" (dict "value" .values.shutdown.graceSeconds "key" (include "tailorbird.keyOf" (dict "part" . "key" "shutdown") | printf "%s.graceSeconds"))
 -}}
 {{- with $values.baseModel.name -}}
 {{- $_ := set $settings "BASE_MODEL_NAME" (dict "value" . "key" "baseModel.name") -}}
@@ -30,9 +30,12 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
 {{- if eq .name "serving" -}}
 {{- $_ := set $settings "REPLICA" dict -}}
 {{- else if .values.database.existingSecret -}}
-{{- $_ := set $settings "DATABASE_URL" (dict "key" (printf "%s.database.existingSecret" .name)) -}}
+{{- $_ := set $settings "DATABASE_URL" (dict "key" "trainer.database.existingSecret") -}}
 {{- end -}}
-{{- if and (eq .name "trainer") .values.ray.address -}}
+{{- if ne .name (include "tailorbird.serviceOf" .) -}}
+{{- $_ := set $settings "ROLE" (dict "value" (trimPrefix "trainer-" .name) "key" "trainer.split.enabled") -}}
+{{- end -}}
+{{- if and (ne .name "serving") .values.ray.address -}}
 {{- $_ := set $settings "RAY_ADDRESS" (dict "value" .values.ray.address "key" "trainer.ray.address") -}}
 {{- end -}}
 {{- with .values.moreBaseModels -}}
@@ -40,7 +43,7 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
 {{- end -}}
 {{- range $key, $value := .values.config -}}
 {{- if not (kindIs "invalid" $value) -}}
-{{- $_ := set $settings ($key | snakecase | upper) (dict "value" $value "key" (printf "%s.config.%s" $.name $key)) -}}
+{{- $_ := set $settings ($key | snakecase | upper) (dict "value" $value "key" (printf "%s.config.%s" (include "tailorbird.serviceOf" $) $key)) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $settings -}}

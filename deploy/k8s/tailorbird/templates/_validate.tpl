@@ -3,10 +3,7 @@ What the schema cannot say: sums and comparisons. Each problem is a line that be
 key; all that there are end the rendering together.
 */}}
 {{- define "tailorbird.validate" -}}
-{{- $parts := list
-  (dict "root" . "name" "trainer" "values" .Values.trainer)
-  (dict "root" . "name" "serving" "values" .Values.serving)
--}}
+{{- $parts := append (include "tailorbird.trainerParts" . | fromYamlArray) (dict "name" "serving" "values" .Values.serving) -}}
 {{- $problems := concat
   (include "tailorbird.problems.engine" . | fromYamlArray)
   (include "tailorbird.problems.adapters" . | fromYamlArray)
@@ -14,13 +11,14 @@ key; all that there are end the rendering together.
   (include "tailorbird.problems.names" . | fromYamlArray)
   (include "tailorbird.problems.traffic" . | fromYamlArray)
   (include "tailorbird.problems.scaling" . | fromYamlArray)
+  (include "tailorbird.problems.split" . | fromYamlArray)
   (include "tailorbird.problems.sight" . | fromYamlArray)
 -}}
 {{- range $parts -}}
-{{- $problems = concat $problems (include "tailorbird.problems.part" . | fromYamlArray) -}}
+{{- $problems = concat $problems (include "tailorbird.problems.part" (merge (dict "root" $) .) | fromYamlArray) -}}
 {{- end -}}
 {{- if $problems -}}
-{{- fail (printf "\n\nthese values do not fit together:\n- %s\n" (join "\n- " $problems)) -}}
+{{- fail (printf "\n\nthese values do not fit together:\n- %s\n" (join "\n- " (uniq $problems))) -}}
 {{- end -}}
 {{- end -}}
 
@@ -140,19 +138,22 @@ key; all that there are end the rendering together.
 {{/* One service's pod. */}}
 {{- define "tailorbird.problems.part" -}}
 {{- $problems := list -}}
-{{- $name := .name -}}
+{{- $name := include "tailorbird.serviceOf" . -}}
+{{- $shutdown := include "tailorbird.keyOf" (dict "part" . "key" "shutdown") -}}
+{{- $resources := include "tailorbird.keyOf" (dict "part" . "key" "resources") -}}
+{{- $strategy := include "tailorbird.keyOf" (dict "part" . "key" "strategy") -}}
 {{- with .values -}}
 {{- $needed := include "tailorbird.shutdownSeconds" $ | int -}}
 {{- $given := .shutdown.terminationGracePeriodSeconds | default $needed | int -}}
 {{- if lt $given $needed -}}
-{{- $problems = append $problems (printf "%s.shutdown.terminationGracePeriodSeconds: is %d, and must be at least %d: preStopSeconds, drainDelaySeconds, graceSeconds and marginSeconds together" $name $given $needed) -}}
+{{- $problems = append $problems (printf "%s.terminationGracePeriodSeconds: is %d, and must be at least %d: preStopSeconds, drainDelaySeconds, graceSeconds and marginSeconds together" $shutdown $given $needed) -}}
 {{- end -}}
 {{- if eq (int .ports.grpc) (int .ports.http) -}}
 {{- $problems = append $problems (printf "%s.ports.grpc: and %s.ports.http are both %d; each needs its own" $name $name (int .ports.grpc)) -}}
 {{- end -}}
 {{- range $kind := list "requests" "limits" -}}
 {{- if hasKey (get $.values.resources $kind | default dict) $.values.gpu.resourceName -}}
-{{- $problems = append $problems (printf "%s.resources.%s: has %s; devices are set by %s.gpu.count" $name $kind $.values.gpu.resourceName $name) -}}
+{{- $problems = append $problems (printf "%s.%s: has %s; devices are set by %s.gpu.count" $resources $kind $.values.gpu.resourceName $name) -}}
 {{- end -}}
 {{- end -}}
 {{- $asked := include "tailorbird.ownResources" $ | fromYaml -}}
@@ -160,7 +161,7 @@ key; all that there are end the rendering together.
 {{- $request := get $asked.requests $resource -}}
 {{- if and $request (gt (include "tailorbird.thousandths" $request | int64) (include "tailorbird.thousandths" $limit | int64)) -}}
 {{- $whence := ternary "" ": what the folders on the node's disk may take together" (hasKey ($.values.resources.requests | default dict) $resource) -}}
-{{- $problems = append $problems (printf "%s.resources.limits.%s: is %v, less than the request %v%s" $name $resource $limit $request $whence) -}}
+{{- $problems = append $problems (printf "%s.limits.%s: is %v, less than the request %v%s" $resources $resource $limit $request $whence) -}}
 {{- end -}}
 {{- end -}}
 {{- range .extraVolumes -}}
@@ -173,7 +174,7 @@ key; all that there are end the rendering together.
 {{- end -}}
 {{- if .strategy -}}
 {{- if not (or (trimSuffix "%" (toString .strategy.maxSurge) | int) (trimSuffix "%" (toString .strategy.maxUnavailable) | int)) -}}
-{{- $problems = append $problems (printf "%s.strategy.maxSurge: and %s.strategy.maxUnavailable are both 0; a roll-out could never begin" $name $name) -}}
+{{- $problems = append $problems (printf "%s.maxSurge: and %s.maxUnavailable are both 0; a roll-out could never begin" $strategy $strategy) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -88,7 +88,7 @@ key in values.yaml, where a pod would else hang in ContainerCreating and say not
 {{- end }}
 {{- end -}}
 
-{{/* The trainer's claim outlives it; serving's volume is a cache of the pod's own. */}}
+{{/* The claim of the one trainer outlives it; any other pod's volume is of its own, and goes with it. */}}
 {{- define "tailorbird.dataVolume" -}}
 {{- if eq .name "trainer" -}}
 persistentVolumeClaim:

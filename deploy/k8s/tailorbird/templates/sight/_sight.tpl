@@ -3,11 +3,22 @@
 {{- get .root.Values.sight.selectors .name | default (printf "job=%q" (printf "%s/%s" .root.Release.Namespace (include "tailorbird.partName" .))) -}}
 {{- end -}}
 
+{{/* Those of the trainer's pods that answer calls, which one PodMonitor scrapes with the others. */}}
+{{- define "tailorbird.callsSeries" -}}
+{{- include "tailorbird.seriesOf" (dict "root" . "name" "trainer") -}}
+{{- if and .Values.trainer.split.enabled (not .Values.sight.selectors.trainer) -}}
+,pod=~"{{ include "tailorbird.fullname" . }}-trainer-api-.+"
+{{- end -}}
+{{- end -}}
+
 {{/* The claims that must not fill up, as patterns: no base's, which is full from its first day, and no
 cache, which makes room itself. */}}
 {{- define "tailorbird.written" -}}
 {{- $trainer := dict "root" . "name" "trainer" "values" .Values.trainer -}}
-{{- $claims := list (.Values.trainer.storage.existingClaim | default (include "tailorbird.partName" $trainer) | regexQuoteMeta) -}}
+{{- $claims := list -}}
+{{- if not .Values.trainer.split.enabled -}}
+{{- $claims = append $claims (.Values.trainer.storage.existingClaim | default (include "tailorbird.partName" $trainer) | regexQuoteMeta) -}}
+{{- end -}}
 {{- if include "tailorbird.fileStore" . -}}
 {{- $claims = append $claims (include "tailorbird.storeClaim" . | regexQuoteMeta) -}}
 {{- end -}}
@@ -20,6 +31,7 @@ cache, which makes room itself. */}}
 {{- $names := mergeOverwrite (deepCopy $rules.thresholds) (dict
   "serving" (include "tailorbird.seriesOf" (dict "root" . "name" "serving"))
   "trainer" (include "tailorbird.seriesOf" (dict "root" . "name" "trainer"))
+  "calls" (include "tailorbird.callsSeries" .)
   "volumes" (printf "namespace=%q,persistentvolumeclaim=~%q" .Release.Namespace (include "tailorbird.written" . | fromYamlArray | join "|"))
   "runbook" $rules.runbookUrl
 ) -}}
@@ -30,6 +42,12 @@ cache, which makes room itself. */}}
 {{- $disabled := $rules.disabled -}}
 {{- if and .Values.scaling.enabled (not (kindIs "invalid" .Values.scaling.idleReplicas)) -}}
 {{- $disabled = append $disabled "TailorbirdServingAbsent" -}}
+{{- end -}}
+{{- if and (include "tailorbird.workersScale" .) (eq (int .Values.trainer.split.worker.scaling.minReplicas) 0) -}}
+{{- $disabled = append $disabled "TailorbirdNoWorkers" -}}
+{{- end -}}
+{{- if not (include "tailorbird.written" . | fromYamlArray) -}}
+{{- $disabled = append $disabled "TailorbirdVolumeFull" -}}
 {{- end -}}
 {{- $known := list -}}
 {{- $groups := list -}}
