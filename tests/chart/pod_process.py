@@ -45,7 +45,7 @@ def free_ports(count: int) -> list[int]:
 
 def mapped(variables: Mapping[str, str], pod: Pod, root: Path) -> dict[str, str]:
     """Return the variables with each path that the pod mounts moved below `root`."""
-    mounts = {each["mountPath"] for each in pod.service["volumeMounts"]}
+    mounts = {each["mountPath"] for each in pod.service.get("volumeMounts") or []} or {"/nowhere"}
     paths = re.compile(rf"(^|file://)({'|'.join(map(re.escape, mounts))})(?=/|$)")
     moved = {k: paths.sub(rf"\g<1>{root}\g<2>", v) for k, v in variables.items()}
     return moved | {"TAILORBIRD_HOST": "127.0.0.1"}
@@ -53,7 +53,7 @@ def mapped(variables: Mapping[str, str], pod: Pod, root: Path) -> dict[str, str]
 
 def make_folders(pod: Pod, root: Path, files: Mapping[str, Mapping[str, bytes]]) -> None:
     """Make a folder for each mount; `files` has what lies in the mounted Secrets, by Secret."""
-    for mount in pod.service["volumeMounts"]:
+    for mount in pod.service.get("volumeMounts") or []:
         folder = root / mount["mountPath"].lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         volume = pod.volumes[mount["name"]]

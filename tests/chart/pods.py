@@ -88,7 +88,7 @@ def services(rendered: Rendered) -> dict[str, Pod]:
 
 
 def both(rendered: Rendered) -> dict[str, Pod]:
-    """Return the pods of the trainer, of which there may be two kinds, and of serving, by component."""
+    """Return the pods of the trainer, of one kind or two, and of serving, by component."""
     found = services(rendered).items()
     return {name: pod for name, pod in found if pod.part in ("trainer", "serving")}
 

@@ -153,7 +153,7 @@ def disruption_budgets_let_nodes_be_drained(rendered: Rendered) -> Iterator[str]
         if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield f"{named(budget)}: a pod that never becomes ready holds its node for ever"
         if found[0].component in ("trainer", "trainer-worker"):
-            continue  # A budget by choice, for pods that hand over by themselves: test_reliability.py.
+            continue  # Pods that hand over have a budget by choice: test_reliability.py.
         replicas = _least_replicas(rendered, found[0])
         if not _may_evict(spec, replicas):
             yield f"{named(budget)}: none of {replicas} pods may be evicted"
