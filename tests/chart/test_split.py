@@ -184,6 +184,23 @@ def test_a_drain_takes_one_of_what_answers_and_waits_for_nobody_who_trains() -> 
     assert taken(chosen, budget["spec"]["selector"]) == {WORKER}
 
 
+@pytest.mark.parametrize(
+    ("changes", "restarted"),
+    [
+        (nested("trainer.split.api.shutdown.graceSeconds", 31), {API}),
+        (nested("trainer.shutdown.graceSeconds", 301), {WORKER}),
+        (nested("trainer.config.workers", 2), {API, WORKER}),
+        (nested("trainer.split.api.replicas", 9), set[str]()),
+        (nested(f"{SCALING}.maxReplicas", 9), set[str]()),
+    ],
+    ids=str,
+)
+def test_a_change_restarts_the_pods_that_read_it(changes: Values, restarted: set[str]) -> None:
+    before, after = (both(each) for each in (rendered_profile("split"), split(changes)))
+
+    assert {n for n in before if before[n].annotations != after[n].annotations} == restarted
+
+
 # -- Scaling ------------------------------------------------------------------------------------
 
 

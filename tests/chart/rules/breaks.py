@@ -76,6 +76,25 @@ def remove(kind: str, name: str) -> Change:
     return lambda rendered: rendered.objects.remove(rendered.one(kind, name))
 
 
+def without_hook(kind: str) -> Change:
+    """Take the hooks of a kind away."""
+
+    def change(rendered: Rendered) -> None:
+        rendered.hooks[:] = [each for each in rendered.hooks if each["kind"] != kind]
+
+    return change
+
+
+def of_job(path: str, value: Any) -> Change:
+    """Give `path` of the hook that is a Job another value."""
+
+    def change(rendered: Rendered) -> None:
+        (job,) = (each for each in rendered.hooks if each["kind"] == "Job")
+        put("Job", "", path, value)(Rendered([job], [], "", {}))
+
+    return change
+
+
 def serving(path: str, value: Any) -> Change:
     return put("Deployment", "-serving", path, value)
 
@@ -302,6 +321,9 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
         ),
     ],
     "hooks_end_and_leave_nothing": [
+        (of_job("spec activeDeadlineSeconds", _GONE),),
+        (of_job(f"{POD} restartPolicy", "OnFailure"),),
+        (of_job("metadata annotations helm.sh/hook-delete-policy", _GONE),),
         (
             lambda rendered: rendered.hooks.append(
                 {
@@ -331,6 +353,7 @@ BREAKS: dict[str, list[tuple[Change, ...]]] = {
     "grpc_ports_say_so": [(put("Service", "-serving", "spec ports 0 appProtocol", "tcp"),)],
     "every_pod_is_behind_a_network_policy_both_ways": [
         (remove("NetworkPolicy", "-trainer"),),
+        (without_hook("NetworkPolicy"),),
         (put("NetworkPolicy", "-serving", "spec policyTypes", ["Ingress"]),),
     ],
     "network_policies_open_something_by_name": [
