@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -70,20 +70,22 @@ async def queued(
     those to `avoid`, nor any of a base, by name and digest, that is in `passed` by then: however
     many jobs wait for a base that has no room, they hide no other's.
     """
-    look = _Look(await clock(connection), passed, set(avoid), set(full))
+    look = _Look(await clock(connection), passed, set(), set(full))
     heads = await _heads(connection, running, look)
     while heads:
         head = heapq.heappop(heads)
         name = JobName(head.tenant, head.job)
         look.seen.add(name)
-        found = await _read(connection, name, look)
-        if found is not None:
+        before = len(passed)
+        # Few of those to avoid wait: to leave them out here costs less than in each query.
+        if name not in avoid and (found := await _read(connection, name, look)) is not None:
             yield found
-        # All whose first was of that base have another first now.
-        stale = {each.tenant for each in heads if (each.base, each.digest) in passed}
-        heads = [each for each in heads if each.tenant not in stale]
-        heads += await _heads(connection, running, look, {head.tenant, *stale})
-        heapq.heapify(heads)
+        if len(passed) > before:
+            # All whose first was of that base have another first now.
+            heads = await _heads(connection, running, look)
+            continue
+        for each in await _heads(connection, running, look, {head.tenant}):
+            heapq.heappush(heads, each)
 
 
 async def _read(connection: AsyncConnection, name: JobName, look: _Look) -> Job | None:
@@ -97,8 +99,7 @@ async def _read(connection: AsyncConnection, name: JobName, look: _Look) -> Job 
     return None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Head:
+class _Head(NamedTuple):
     """The first job of a tenant that may be taken up, by its place in the queue."""
 
     urgency: int
@@ -106,8 +107,6 @@ class _Head:
     create_time: datetime
     job: str
     tenant: str
-    base: str
-    digest: str
 
 
 async def _heads(
@@ -117,11 +116,11 @@ async def _heads(
     of: Collection[str] | None = None,
 ) -> list[_Head]:
     """Return the first job of each tenant, or of each of these, as a heap."""
-    columns = jobs.c.tenant, jobs.c.job, jobs.c.priority, jobs.c.create_time, *_BASE
+    columns = jobs.c.tenant, jobs.c.job, jobs.c.priority, jobs.c.create_time
     rows = await connection.execute(_first_of_each(columns, look, of))
     heads = [
-        _Head(-priority, running.get(tenant, 0), created, job, tenant, base, digest)
-        for tenant, job, priority, created, base, digest in rows
+        _Head(-priority, running.get(tenant, 0), created, job, tenant)
+        for tenant, job, priority, created in rows
     ]
     heapq.heapify(heads)
     return heads
@@ -188,6 +187,3 @@ def _base_of(of: sa.FromClause) -> tuple[sa.ColumnElement[str], sa.ColumnElement
         for field in ("base_model", "base_model_digest")
     )
     return name, digest
-
-
-_BASE = _base_of(jobs)
