@@ -1,0 +1,1 @@
+"""The queue of many tenants, and jobs under trainers that are killed."""
