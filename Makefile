@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check bench bench-judgement bench-rollout bench-training format protos lock lock-images clean
+.PHONY: help setup demo test test-long check bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,10 @@ bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.jso
 	@mkdir -p build/bench
 	@$(BIN)/python -m bench.serving --out build/bench/serving.json
 
+bench-jobs: setup ## The queue of 500 tenants on a PostgreSQL: build/bench/jobs.json
+	@mkdir -p build/bench
+	@$(BIN)/python -m bench.jobs --out build/bench/jobs.json
+
 bench-judgement: setup ## Planted faults found, and what judging and a sweep cost: build/bench/judgement.json
 	@mkdir -p build/bench
 	@$(BIN)/python -m bench.judgement --out build/bench/judgement.json
@@ -53,6 +57,10 @@ bench-judgement: setup ## Planted faults found, and what judging and a sweep cos
 bench-rollout: setup ## Rolling restarts under load, a trainer restarted under a job: build/bench/rollout.json
 	@mkdir -p build/bench
 	@$(BIN)/python -m bench.rollout --out build/bench/rollout.json
+
+bench-soak: setup ## 500 jobs through two trainers that are killed again and again: build/bench/soak.json
+	@mkdir -p build/bench
+	@$(BIN)/python -m bench.jobs --soak 500 --out build/bench/soak.json
 
 bench-training: setup ## Training beside PEFT and TRL: build/bench/training.json
 	@mkdir -p build/bench

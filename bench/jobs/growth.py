@@ -23,7 +23,7 @@ class Sample:
     age: float
     """Seconds since that process was ready."""
     memory_kib: int
-    """Resident."""
+    """Resident, but for files."""
     descriptors: int
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.jobs.postgresql import connect
 from trainer_svc.jobs.model import TERMINAL
@@ -65,21 +66,22 @@ async def read(url: str, store: Path) -> list[History]:
         rows = await connection.fetch(_HISTORIES, _STATES)
     finally:
         await connection.close()
-    return [
-        History(
-            job=f"tenants/{row['tenant']}/jobs/{row['job']}",
-            state=row["state"],
-            reason=row["reason"] or "",
-            last_sequence=row["last_sequence"],
-            sequences=row["sequences"],
-            ends=row["ends"],
-            published=row["published"],
-            resumed=row["resumed"],
-            versions=len(list(store.glob(f"{row['adapter']}/versions/*/manifest.json"))),
-            routes=len(list(store.glob(f"{row['adapter']}/routes/*"))),
-        )
-        for row in rows
-    ]
+    return [_history(row, store) for row in rows]
+
+
+def _history(row: Mapping[str, Any], store: Path) -> History:
+    return History(
+        job=f"tenants/{row['tenant']}/jobs/{row['job']}",
+        state=row["state"],
+        reason=row["reason"] or "",
+        last_sequence=row["last_sequence"],
+        sequences=row["sequences"],
+        ends=row["ends"],
+        published=row["published"],
+        resumed=row["resumed"],
+        versions=len(list(store.glob(f"{row['adapter']}/versions/*/manifest.json"))),
+        routes=len(list(store.glob(f"{row['adapter']}/routes/*"))),
+    )
 
 
 def doubled(history: History) -> Iterator[str]:

@@ -49,10 +49,10 @@ def strays(found: list[Seen], root: int) -> list[Seen]:
     return [each for each in found if not descends(each.pid)]
 
 
-def resident_kib(pid: int) -> int:
-    """Return a process's resident memory; OSError if it is gone."""
+def own_memory_kib(pid: int) -> int:
+    """Return a process's resident memory without what it has of files; OSError if it is gone."""
     for line in (_PROC / str(pid) / "status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith("RssAnon:"):
             return int(line.split()[1])
     raise ProcessLookupError(pid)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bench.jobs.growth import Sample, growth, per_minute
@@ -44,7 +45,8 @@ def content(soaked: Soaked, jobs: int, sizes: SoakSizes) -> dict[str, Any]:
         "duplicate_lines": twice,
         "leaked_lines": soaked.leaked,
     }
-    return {**figures, "missed": missed(figures, sizes)}
+    looks = {"samples": [asdict(each) for each in soaked.samples]}
+    return {**figures, "missed": missed(figures, sizes), **looks}
 
 
 def missed(figures: Mapping[str, Any], sizes: SoakSizes) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.jobs.growth import Sample
-from bench.jobs.proc import Seen, descriptors, processes_of, resident_kib, strays
+from bench.jobs.proc import Seen, descriptors, own_memory_kib, processes_of, strays
 from bench.rollout.pods import Pod
 from bench.serving.processes import BenchFailed, free_port
 
@@ -63,18 +63,23 @@ class Victim:
         return self._ready is not None
 
     def sample(self, began: float) -> Sample | None:
-        """Look at the service's process; None before it is ready."""
+        """Look at the service's process; None before it is ready, or if it has just ended."""
         if self._ready is None:
             return None
         pid, now = self.pod.process.pid, time.monotonic()
-        return Sample(
-            now - began, self._life, now - self._ready, resident_kib(pid), descriptors(pid)
-        )
+        try:
+            looked = own_memory_kib(pid), descriptors(pid)
+        except OSError:
+            return None
+        return Sample(now - began, self._life, now - self._ready, *looked)
 
     def kill(self) -> None:
         """Kill the service alone, and start another."""
-        self.pod.process.send_signal(signal.SIGKILL)
-        self.pod.process.status(10.0)
+        self.restart(signal.SIGKILL)
+
+    def restart(self, number: signal.Signals) -> None:
+        """End the service by a signal, and start another."""
+        self.pod.end(number)
         self._start()
 
     def kill_worker(self) -> bool:

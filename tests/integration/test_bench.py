@@ -74,3 +74,22 @@ def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
     assert stopped["ended"]["status"] == 0
     assert killed["ended"]["status"] == -9
     assert killed["resumed_from_step"] >= 5
+
+
+def test_the_queue_is_measured_whole(tmp_path: Path) -> None:
+    content = _run(tmp_path / "jobs.json", bench="bench.jobs")
+
+    assert [name for name, value in content.items() if value is None] == []
+    counts = content["counts"]
+    assert counts["claim"] == 2 * content["sizes"]["claims"]
+    assert counts["event_to_watcher"] == content["sizes"]["events"]
+    assert counts["list_later_page"] > 0
+
+
+def test_a_soak_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+    content = _run(tmp_path / "soak.json", "--soak", "30", bench="bench.jobs")
+
+    assert content["missed"] == []
+    assert (content["terminal"], content["published"], content["failed"]) == (30, 30, {})
+    assert (content["duplicate_lines"], content["leaked_lines"]) == ([], [])
+    assert sum(content["kills"].values()) >= 2
