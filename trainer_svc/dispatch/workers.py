@@ -246,7 +246,8 @@ class Workers:
         return worker
 
     def _count_failed_start(self, base: str, error: FailedPrecondition | WorkerLost) -> None:
-        if error.reason in _NOT_THE_BASE:
+        ended = isinstance(error, WorkerLost) and error.from_outside
+        if ended or error.reason in _NOT_THE_BASE:
             return
         self._failed_starts[base] += 1
         count = self._failed_starts[base]

@@ -64,6 +64,16 @@ async def test_jobs_wait_for_a_cluster_however_often_it_is_not_there(
         assert (await ended(jobs, job.name)).state is JobState.SUCCEEDED
 
 
+async def test_workers_that_are_killed_from_outside_as_they_start_are_followed_by_others(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.backoff._SECONDS", (0.001,))
+    failures = [WorkerLost("killed", from_outside=True) for _ in range(5)]
+    job = await jobs.create(make_job(), "", "a" * 64)
+    async with running(make(ScriptedExecutor(object_store, *failures))):
+        assert (await ended(jobs, job.name)).state is JobState.SUCCEEDED
+
+
 async def test_a_start_that_fails_later_is_tried_again(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:
