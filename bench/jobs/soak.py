@@ -38,6 +38,8 @@ class Soaked:
     samples: list[Sample] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     leaked: list[str] = field(default_factory=list)
+    fell: list[str] = field(default_factory=list)
+    """The last lines of trainers that ended by themselves."""
     exit_statuses: list[int] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     """Calls that make a job which failed, by their reason; each was made again."""
@@ -131,6 +133,7 @@ class _Run:
             for each in victim.left():
                 victim.leaked[each] = f"{victim.name}, in the end: {each.command} [{each.pid}]"
             self.soaked.leaked += victim.leaked.values()
+            self.soaked.fell += victim.fell
 
     def _pause(self) -> float:
         return self._sizes.kill_seconds * self._draw.uniform(0.5, 1.5)

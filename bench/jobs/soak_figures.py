@@ -33,6 +33,7 @@ def content(soaked: Soaked, jobs: int, sizes: SoakSizes) -> dict[str, Any]:
         "unended": {each.job: each.state for each in histories if not each.has_ended},
         "duplicates": len(twice),
         "leaked_processes": len(soaked.leaked),
+        "fell": len(soaked.fell),
         "memory_growth": _rounded(growth(soaked.samples, _memory)),
         "descriptor_growth": _rounded(growth(soaked.samples, _descriptors)),
         "seconds": round(soaked.seconds, 1),
@@ -44,6 +45,7 @@ def content(soaked: Soaked, jobs: int, sizes: SoakSizes) -> dict[str, Any]:
         "descriptors_per_minute": _rounded(per_minute(soaked.samples, _descriptors)),
         "duplicate_lines": twice,
         "leaked_lines": soaked.leaked,
+        "fell_lines": soaked.fell,
     }
     looks = {"samples": [asdict(each) for each in soaked.samples]}
     return {**figures, "missed": missed(figures, sizes), **looks}
@@ -58,7 +60,7 @@ def missed(figures: Mapping[str, Any], sizes: SoakSizes) -> list[str]:
         for name, bound in (("terminal", jobs), ("published", least))
         if figures[name] < bound
     ]
-    most = {"duplicates": 0, "leaked_processes": 0, "seconds": sizes.limit_seconds}
+    most = {"duplicates": 0, "leaked_processes": 0, "fell": 0, "seconds": sizes.limit_seconds}
     if sizes.judges_growth:
         most |= {"memory_growth": _GROWTH, "descriptor_growth": _GROWTH}
     lines += [

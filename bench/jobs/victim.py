@@ -35,6 +35,8 @@ class Victim:
         self._lives = 0
         self._stray_since: dict[Seen, float] = {}
         self.leaked: dict[Seen, str] = {}
+        self.fell: list[str] = []
+        """The last lines of its processes that ended by themselves."""
         self._start()
 
     def _start(self) -> None:
@@ -52,8 +54,13 @@ class Victim:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it was ready since it was started; BenchFailed if it ended or takes too long."""
-        self.pod.process.check()
+        """Whether it was ready since it was started; one that has ended by itself starts again.
+
+        BenchFailed if it takes too long.
+        """
+        if self.pod.process.has_ended:
+            self.fell.append(self.pod.process.tail())
+            self._start()
         if self._ready is None and self.pod.is_ready():
             self._ready = time.monotonic()
         if self._ready is None and time.monotonic() - self._started > _START_SECONDS:

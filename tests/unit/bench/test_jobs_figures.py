@@ -108,6 +108,7 @@ def test_a_soak_in_which_all_is_well_misses_nothing() -> None:
 def test_every_bound_of_a_soak_is_looked_at() -> None:
     bad = soaked(*[FAILED] * 2, *[replace(GOOD, state="RUNNING")] * 1)
     bad.leaked = ["trainer-1: python"]
+    bad.fell = ["its last lines"]
     bad.exit_statuses = [0, -9]
     bad.seconds = 1501.0
     bad.samples = [sample(at, at % 10, 100 + 20 * (at >= 20)) for at in range(40)]
@@ -117,6 +118,7 @@ def test_every_bound_of_a_soak_is_looked_at() -> None:
         "published",
         "duplicates",
         "leaked_processes",
+        "fell",
         "seconds",
         "memory_growth",
         "descriptor_growth",
