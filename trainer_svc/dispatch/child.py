@@ -97,12 +97,13 @@ class Child:
         self._watching = None if memory is None else asyncio.create_task(self._watch(memory))
 
     async def write(self, line: bytes) -> None:
-        """Send a line; WorkerLost if nobody takes it."""
+        """Send a line; WorkerLost, with how the process ended, if nobody takes it."""
         try:
             self._writer.write(line)
             await self._writer.drain()
-        except OSError as error:
-            raise WorkerLost("the worker process does not take commands") from error
+        except (OSError, RuntimeError) as error:
+            # RuntimeError is what uvloop says of a socket that is closed by now.
+            raise await self.ended() from error
 
     async def read(self) -> bytes:
         """Wait for the next line, and return it with its end; WorkerLost if there will be none."""

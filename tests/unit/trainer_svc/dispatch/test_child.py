@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from trainer_svc.dispatch.child import Child, spawn
 from trainer_svc.dispatch.executor import WorkerLost
@@ -157,10 +158,29 @@ async def test_one_that_takes_no_lines_is_lost() -> None:
     async with child() as process:
         await told(process, "exit 0")
         await lost(process)
-        with pytest.raises(WorkerLost, match="does not take commands"):
+        with pytest.raises(WorkerLost, match="ended with status 0"):
             for _ in range(100):
                 await process.write(b"x" * 2**16 + b"\n")
                 await asyncio.sleep(0)
+
+
+def test_one_that_was_killed_and_takes_no_lines_was_ended_from_outside_on_the_service_s_loop() -> (
+    None
+):
+    async def killed() -> WorkerLost:
+        async with child() as process:
+            await told(process, "one")
+            os.kill(process.pid, signal.SIGKILL)
+            await lost(process)
+            with pytest.raises(WorkerLost) as caught:
+                for _ in range(100):
+                    await process.write(b"x" * 2**16 + b"\n")
+                    await asyncio.sleep(0)
+        return caught.value
+
+    error = uvloop.run(killed())
+    assert error.from_outside
+    assert error.message == "the worker process was ended by SIGKILL, which somebody else sent"
 
 
 async def test_what_it_prints_is_passed_on() -> None:
