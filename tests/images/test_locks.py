@@ -21,6 +21,10 @@ from tests.images.dockerfile import FOLDER
 
 ROOT = FOLDER.parents[1]
 LOCKS = ROOT / "requirements"
+EXTRAS = {
+    "gpu-trainer": ("service", "privacy", "trainer", "ray"),
+    "gpu-serving": ("service", "privacy", "serving"),
+}
 SERVICES = {"gpu-trainer": "trainer", "gpu-serving": "serving"}
 HASHED = [*SERVICES, "build"]
 # Where a CUDA build asks for another version than the CPU's, which the CPU's lock cannot have.
@@ -72,12 +76,7 @@ def asked(lock: str) -> list[Requirement]:
         return [Requirement(one) for one in _pyproject()["build-system"]["requires"]]
     project = _pyproject()["project"]
     extras = project["optional-dependencies"]
-    lines = [
-        *project["dependencies"],
-        *extras["service"],
-        *extras["privacy"],
-        *extras[SERVICES[lock]],
-    ]
+    lines = [*project["dependencies"], *(line for name in EXTRAS[lock] for line in extras[name])]
     return [one for one in map(Requirement, lines) if one.name != "tailorbird"]
 
 
