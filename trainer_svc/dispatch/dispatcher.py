@@ -126,7 +126,6 @@ class Dispatcher:
         """
         try:
             async with self._heart.beating(), asyncio.TaskGroup() as group:
-                group.create_task(self._sweep())
                 group.create_task(self._discard())
                 if not self._workers.slots:
                     group.create_task(self._count())
@@ -228,12 +227,6 @@ class Dispatcher:
     def _all_cancelled(self, jobs: list[Left]) -> None:
         for left in jobs:
             self.cancelled(left)
-
-    async def _sweep(self) -> None:
-        try:
-            await self._unless_stopped(self._publisher.sweep())
-        except Exception:
-            _log.exception("what ended jobs left is not swept")
 
     async def _discard(self) -> None:
         """Delete what cancelled jobs left, one after the other; callers do not wait for it."""

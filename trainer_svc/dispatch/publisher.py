@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import structlog
-from pydantic import ValidationError
 
 from tailorbird.errors import (
     DataCorrupt,
@@ -24,7 +23,7 @@ from trainer_svc.dispatch.backoff import insist
 from trainer_svc.dispatch.holder import Holder
 from trainer_svc.dispatch.losses import pause_after
 from trainer_svc.jobs.events import JobWarning
-from trainer_svc.jobs.model import TERMINAL, Job, JobState, Left, PromotionPolicy
+from trainer_svc.jobs.model import Job, JobState, Left, PromotionPolicy
 from trainer_svc.jobs.publication import BASE_CHANGED, Publication, publish
 from trainer_svc.jobs.store import JobStore
 from trainer_svc.metrics import TrainerMetrics
@@ -94,22 +93,6 @@ class Publisher:
         await self._forget_checkpoints(left.job)
         if left.version:
             await self._forget(left.version)
-
-    async def sweep(self) -> None:
-        """Delete checkpoints of ended jobs: a store that was down, or a lost trainer, left them."""
-        with _best_effort("tenants"):
-            for tenant in await self._store.folders("tenants"):
-                for job in await self._store.folders(f"tenants/{tenant}/jobs"):
-                    if await self._has_ended(name := JobName(tenant, job)):
-                        await self._forget_checkpoints(name)
-
-    async def _has_ended(self, job: JobName) -> bool:
-        try:
-            found = await insist(lambda: self._jobs.get(job))
-        except (NotFound, ValidationError):
-            # Another store's, or a later release's.
-            return False
-        return found.state in TERMINAL
 
     async def _publication(self, job: Job, manifest: AdapterManifest) -> Publication:
         """Return what the job's policy says of the version."""
@@ -184,5 +167,5 @@ def _best_effort(folder: str) -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:
-        # Nothing reads it any more; it only takes space.
+        # Nothing reads it any more; housekeeping collects it.
         _log.warning("left behind", folder=folder, error=error.message)

@@ -162,10 +162,6 @@ async def test_a_store_that_is_down_ends_no_trainer(
         other = await jobs.create(make_job("two"), "", "b" * 64)
         dispatcher.wake()
         await ended(jobs, other.name)
-    # The next start sweeps.
-    async with running(again := make(ScriptedExecutor(object_store))):
-        await again._publisher.sweep()
-    assert [i.key async for i in object_store.objects(str(job.name))] == []
 
 
 class _Store:
@@ -177,18 +173,3 @@ class _Store:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
-
-
-async def test_a_sweep_leaves_what_may_be_needed(
-    make: Make, jobs: JobStore, object_store: ObstoreStore
-) -> None:
-    gone, waiting = [await jobs.create(make_job(n), "", "a" * 64) for n in ("gone", "waiting")]
-    unknown = make_job("unknown")
-    await jobs.request_cancel(gone.name)
-    await jobs.request_pause(waiting.name)
-    for job in (gone, waiting, unknown):
-        await leave(object_store, job)
-    dispatcher = make(ScriptedExecutor(object_store))
-    await dispatcher._publisher.sweep()
-    found = await object_store.folders("tenants/acme/jobs")
-    assert found == ["unknown", "waiting"]
