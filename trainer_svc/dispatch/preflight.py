@@ -122,7 +122,8 @@ async def _asked(check: Check) -> bytes:
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
-        with suppress(OSError):
+        # RuntimeError is what uvloop says of a socket that is closed by now.
+        with suppress(OSError, RuntimeError):
             # One that takes nothing has ended, and its answer tells.
             writer.write(encode(check))
             await writer.drain()

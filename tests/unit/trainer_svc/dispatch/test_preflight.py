@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import uvloop
 
 from tailorbird.errors import (
     AdapterRefused,
@@ -212,6 +213,27 @@ async def test_an_answer_without_end_is_told(
     monkeypatch.setattr(preflight, "_MODULE", ENDLESS)
     with pytest.raises(Unavailable, match="said what is no answer") as caught:
         await checks(tmp_path).check(make_job("one"))
+    assert caught.value.reason == "TOKENISING_LOST"
+    assert not left(tmp_path)
+
+
+def test_one_that_ended_before_it_was_asked_is_told_on_the_services_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = asyncio.open_connection
+
+    async def closed_by_now(
+        **asked: Any,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await connect(**asked)
+        writer.close()
+        await writer.wait_closed()
+        return reader, writer
+
+    monkeypatch.setattr(preflight, "_MODULE", f"{__package__}.no_such_module")
+    monkeypatch.setattr(asyncio, "open_connection", closed_by_now)
+    with pytest.raises(Unavailable, match="ended with status 1") as caught:
+        uvloop.run(checks(tmp_path).check(make_job("one")))
     assert caught.value.reason == "TOKENISING_LOST"
     assert not left(tmp_path)
 
