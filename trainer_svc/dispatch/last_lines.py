@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,11 @@ _LINES = 120
 """That are kept: of the stack that is printed at a fatal signal the first are of use."""
 _PIECE_BYTES = 64 * 2**10
 """A line that never ends is taken in pieces of at most so many bytes."""
+_BURST = 10_000
+_A_SECOND = 2000
+"""Lines, or for each 256 bytes one, that are taken at once and then in each second."""
+_AT_ONCE = 100
+_LINE_BYTES = 256
 _TOLD_LINES = 5
 _LOOKED_AT_CHARS = 1000
 _TOLD_CHARS = 240
@@ -47,14 +53,25 @@ class LastLines:
         """Each as a job may read it, and the type of the exception that it tells of, if any."""
 
     async def read(self, stream: asyncio.StreamReader) -> None:
-        """Take all that comes until the stream ends. A cancellation loses what was not a line."""
+        """Take all that comes until the stream ends. A cancellation loses what was not taken.
+
+        Of a process that prints without end the last lines of each piece are taken, and it waits
+        for the next one: this process has others to hear.
+        """
         rest = b""
+        pace = _Pace()
         while piece := await stream.read(_PIECE_BYTES):
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) >= _PIECE_BYTES:
                 lines, rest = [*lines, rest], b""
-            for line in lines:
-                self.take(line.decode(errors="replace"))
+            if len(lines) > _LINES and not pace.has_room(len(lines)):
+                self._echo_safely(f"{len(lines) - _LINES} lines of a worker are left out")
+                lines = lines[-_LINES:]
+            for at in range(0, len(lines), _AT_ONCE):
+                for line in lines[at : at + _AT_ONCE]:
+                    self.take(line.decode(errors="replace"))
+                await asyncio.sleep(0)
+            await pace.after(max(len(lines), len(piece) // _LINE_BYTES))
         if rest:
             self.take(rest.decode(errors="replace"))
 
@@ -64,9 +81,12 @@ class LastLines:
         if line.strip():
             record = _record(line)
             self._kept.append((_plain(line, record), _exception(line, record)))
-            # Where no log can be written, who prints must not wait for it.
-            with suppress(OSError, ValueError):
-                self._echo(line)
+            self._echo_safely(line)
+
+    def _echo_safely(self, line: str) -> None:
+        # Where no log can be written, who prints must not wait for it.
+        with suppress(OSError, ValueError):
+            self._echo(line)
 
     @property
     def exception(self) -> str:
@@ -80,6 +100,26 @@ class LastLines:
         fatal = [at for at, text in enumerate(lines) if _FATAL.match(text)]
         first = fatal[-1] if fatal else max(0, len(lines) - _TOLD_LINES)
         return " | ".join(lines[first : first + _TOLD_LINES])
+
+
+class _Pace:
+    """How many lines may come; who is ahead of that waits."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self._looked = time.monotonic()
+
+    def has_room(self, lines: int) -> bool:
+        """Tell whether so many more may come at once."""
+        return self._now() + lines <= _BURST
+
+    async def after(self, lines: int) -> None:
+        """Count lines, and wait until as many may have come."""
+        self._ahead, self._looked = self._now() + lines, time.monotonic()
+        await asyncio.sleep(max(0.0, self._ahead - _BURST) / _A_SECOND)
+
+    def _now(self) -> float:
+        return max(0.0, self._ahead - (time.monotonic() - self._looked) * _A_SECOND)
 
 
 def to_the_log(line: str) -> None:

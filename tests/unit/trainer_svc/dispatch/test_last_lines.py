@@ -127,6 +127,38 @@ async def test_a_stream_is_taken_line_by_line_and_in_pieces_where_no_line_ends()
     assert 1 < len(pieces) < 10
 
 
+async def test_who_prints_without_end_leaves_others_their_turns_and_its_last_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.last_lines._BURST", 1000)
+    monkeypatch.setattr("trainer_svc.dispatch.last_lines._A_SECOND", 10_000)
+    echoed: list[str] = []
+    stream = asyncio.StreamReader()
+    stream.feed_data(b"x\n" * 300_000 + b"KeyError: last\n")
+    stream.feed_eof()
+    lines = LastLines(echoed.append)
+    reading = asyncio.create_task(lines.read(stream))
+    turns = 0
+    while not reading.done():
+        turns += 1
+        await asyncio.sleep(0)
+    await reading
+    assert lines.exception == "KeyError"
+    left_out = [int(line.split()[0]) for line in echoed if line.endswith("are left out")]
+    assert sum(left_out) + len(echoed) - len(left_out) == 300_001
+    assert len(echoed) < 40_000
+    assert turns > 300
+
+
+async def test_what_is_printed_at_once_and_no_more_is_taken_whole() -> None:
+    echoed: list[str] = []
+    stream = asyncio.StreamReader()
+    stream.feed_data(b"x\n" * 9000)
+    stream.feed_eof()
+    await LastLines(echoed.append).read(stream)
+    assert len(echoed) == 9000
+
+
 def test_a_record_goes_to_the_log_as_it_is_and_any_other_line_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
