@@ -69,7 +69,15 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     # It may have ended by itself just now.
     with suppress(ProcessLookupError):
         process.kill()
+    # First: it is not waited for to its end while what it started holds its standard error.
+    _kill_group(process.pid)
     await process.wait()
+
+
+def _kill_group(pid: int) -> None:
+    """Kill what a process that led a group of its own has left behind."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 class Child:
@@ -89,6 +97,8 @@ class Child:
         self._writer = writer
         self._memory = memory
         self._too_much = False
+        self._hung = False
+        self._is_gone = False
         self._killed_before = kernel_kills()
         self._lines = LastLines(echo)
         if process.stderr is None:
@@ -117,7 +127,7 @@ class Child:
 
     async def ended(self) -> WorkerLost:
         """Wait until the process has ended, for it is about to, and return how it did."""
-        await self._end_within(_CLOSE_SECONDS)
+        self._hung |= not await self._end_within(_CLOSE_SECONDS)
         await asyncio.wait({self._printing}, timeout=_PRINTED_SECONDS)
         return self._told(await self._process.wait())
 
@@ -127,6 +137,11 @@ class Child:
             return WorkerLost(
                 f"the worker process was ended: it took more than the {self._memory / _GIB:g} GiB "
                 "of memory that a worker may (TAILORBIRD_WORKER_MEMORY_GIB)",
+                printed=lines.told,
+            )
+        if self._hung:
+            return WorkerLost(
+                "the worker process was ended: it had let go of its socket and lived on",
                 printed=lines.told,
             )
         number = -status
@@ -162,17 +177,29 @@ class Child:
             await self._end_within(seconds)
             await asyncio.wait({self._printing}, timeout=_PRINTED_SECONDS)
         finally:
+            # Whoever closes it may be cancelled meanwhile, and nobody else does.
+            if not self._is_gone:
+                with suppress(ProcessLookupError):
+                    self._process.kill()
+                _kill_group(self.pid)
             tasks = {task for task in (self._printing, self._watching) if task is not None}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _end_within(self, seconds: float) -> None:
+    async def _end_within(self, seconds: float) -> bool:
+        """Wait until it is gone, with what it started; tell whether it ended by itself."""
+        alone = True
         try:
             async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
+            alone = self._process.returncode is not None
             await _kill(self._process)
+        if not self._is_gone:
+            self._is_gone = True
+            _kill_group(self.pid)
+        return alone
 
 
 def _signal_name(number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 
 
@@ -32,6 +33,9 @@ def main(fd: int) -> None:
         elif word == "silence":
             connection.shutdown(socket.SHUT_RDWR)
             signal.pause()
+        elif word == "start":
+            started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            connection.sendall(f"{started.pid}\n".encode())
         elif word == "half":
             connection.sendall(b"no end")
             os._exit(0)

@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
+import psutil
 import pytest
 import uvloop
 
@@ -131,7 +132,11 @@ async def test_one_that_lets_go_of_its_socket_and_lives_on_is_ended(
     monkeypatch.setattr("trainer_svc.dispatch.child._CLOSE_SECONDS", 0.1)
     async with child() as process:
         await told(process, "silence")
-        await lost(process)
+        error = await lost(process)
+    assert error.message == (
+        "the worker process was ended: it had let go of its socket and lived on"
+    )
+    assert not error.from_outside
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
 
@@ -144,6 +149,45 @@ async def test_a_child_that_is_closed_is_gone(word: str) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def grandchild(process: Child) -> int:
+    """Have it start a process of its own, which ends by itself long after the test."""
+    await told(process, "start")
+    return int(await process.read())
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process that is no child of ours is gone, or a zombie that nobody reaps."""
+    async with asyncio.timeout(10):
+        with suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["exit 0", f"signal {int(signal.SIGKILL)}", "silence"])
+async def test_what_it_started_ends_with_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.child._CLOSE_SECONDS", 0.1)
+    async with child() as process:
+        started = await grandchild(process)
+        await told(process, how)
+        error = await lost(process)
+        await ended(started)
+    assert ("lived on" in error.message) == (how == "silence")
+
+
+async def test_one_whose_end_is_waited_for_no_longer_is_gone_with_what_it_started() -> None:
+    process = await spawn(MODULE)
+    started = await grandchild(process)
+    await told(process, "hang")
+    closing = asyncio.create_task(process.close(60))
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await ended(process.pid)
+    await ended(started)
+    await process.close()
 
 
 async def test_a_line_that_is_too_long_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
