@@ -85,7 +85,7 @@ class DatasetQuotas:
         except BaseException:
             # One that stays counts until the collector finds that no dataset is behind it.
             with suppress(StoreUnavailable):
-                await self._store.delete(mark)
+                await self._withdraw(name, mark)
             raise
 
     async def check(self, name: DatasetName, size_bytes: int) -> None:
@@ -108,6 +108,13 @@ class DatasetQuotas:
             self._made_up[tenant] = now
         uses = [mark.use for mark in await marks_of(self._store, tenant)]
         return Use(sum(use.bytes for use in uses), sum(use.records for use in uses))
+
+    async def _withdraw(self, name: DatasetName, mark: str) -> None:
+        """Count no more what was not stored; it may have been, and only the reply was lost."""
+        with suppress(NotFound, DataCorrupt):
+            if _mark(name, await read_dataset(self._store, name)) == mark:
+                return
+        await self._store.delete(mark)
 
     async def _make_up(self, tenant: TenantName) -> None:
         counted = {mark.dataset for mark in await marks_of(self._store, tenant)}

@@ -245,6 +245,24 @@ async def test_an_upload_that_is_given_up_does_not_count(
     assert await marks(store) == []
 
 
+async def test_one_that_is_stored_although_its_upload_failed_counts(
+    store: ObstoreStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(store, tmp_path / "spool", {"*": SIZE})
+    create = store.create
+
+    async def lost(key: str, data: bytes) -> None:
+        await create(key, data)
+        raise StoreUnavailable("the reply was lost")
+
+    monkeypatch.setattr(store, "create", lost)
+    with pytest.raises(StoreUnavailable):
+        await replica.upload("a")
+    assert await stored(store) == ["a"]
+    with pytest.raises(ResourceExhausted):
+        await replica.upload("b")
+
+
 async def test_replicas_that_store_at_once_never_pass_the_limit(
     store: ObstoreStore, tmp_path: Path
 ) -> None:
