@@ -23,6 +23,8 @@ _NO_REQUEST = "builder error"
 """Of a URL that may not be asked at all, such as http:// without AWS_ALLOW_HTTP."""
 _CONNECTION = "HTTP error: "
 _NO_ROOM = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})", "status code: 507 ")
+_NO_FOLDER = "LocalFileSystem error: Unable to create dir "
+_RACED = (f"(os error {errno.ENOENT})", f"(os error {errno.EEXIST})")
 
 Driver = BaseError | OSError
 """What the driver raises: errors of its own, and the system's."""
@@ -82,6 +84,11 @@ def may_pass(error: Driver) -> bool:
     if refused is None:
         return _NO_REQUEST not in text
     return refused[1][0] == "5" or refused[1][:3] in _PASSING
+
+
+def is_folder_race(error: Driver) -> bool:
+    """Tell whether a folder went, with the last object in it, as another was put there."""
+    return _NO_FOLDER in str(error) and any(told in str(error) for told in _RACED)
 
 
 def _unavailable(key: str, error: Driver) -> StoreUnavailable:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from obstore.exceptions import BaseError
 
-from tailorbird.store_errors import may_pass
+from tailorbird.store_errors import is_folder_race, may_pass
 
 _T = TypeVar("_T")
 
@@ -19,6 +19,8 @@ RETRY_SECONDS = 30.0
 STALL_SECONDS = 20.0
 """How long a store may bring nothing. S3's slow answers come within a few seconds."""
 
+_RACES = 10
+"""Tries of a put into a folder that somebody else deletes each time."""
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _SLOWEST = 2**20
@@ -48,7 +50,7 @@ class Patience:
         There are `tries` of them however long they took, and more while there is time. What cannot
         pass is raised at once.
         """
-        loop = asyncio.get_running_loop()
+        loop, races = asyncio.get_running_loop(), _RACES
         ends = loop.time() + self.retry_seconds
         pauses = _pauses()
         while True:
@@ -56,6 +58,9 @@ class Patience:
             try:
                 return await ask()
             except (BaseError, OSError) as error:
+                races -= is_folder_race(error)
+                if races and is_folder_race(error):
+                    continue
                 late = tries < 1 and loop.time() + pause > ends
                 if late or not self.retry_seconds or not may_pass(error):
                     raise

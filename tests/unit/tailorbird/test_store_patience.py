@@ -79,6 +79,28 @@ async def test_a_store_that_is_not_to_be_asked_again_is_not() -> None:
     assert ask.calls == 1
 
 
+@pytest.mark.parametrize("number", [2, 17])
+async def test_a_folder_that_goes_as_something_is_put_there_is_made_again(number: int) -> None:
+    error = GenericError(
+        f"Generic LocalFileSystem error: Unable to create dir /a/b: said so (os error {number})"
+    )
+    ask = Failing(error, 9)
+    assert await Patience(0).call(ask, 1) == "done"
+    never = Failing(error, 100)
+    with pytest.raises(GenericError):
+        await Patience(0).call(never, 1)
+    assert never.calls == 10
+
+
+async def test_a_folder_that_cannot_be_made_is_no_race() -> None:
+    ask = Failing(
+        GenericError("Generic LocalFileSystem error: Unable to create dir /a: no (os error 13)"), 1
+    )
+    with pytest.raises(GenericError):
+        await Patience(0).call(ask)
+    assert ask.calls == 1
+
+
 @given(st.floats(0.1, 3600), st.integers(0, 2**40))
 def test_a_try_has_time_for_what_it_carries(stall: float, size: int) -> None:
     assert Patience(stall_seconds=stall).seconds(size) == stall + size / 2**20
