@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from tailorbird.errors import Aborted, FailedPrecondition, TailorbirdError
+from tailorbird.errors import Aborted, FailedPrecondition, NotFound, TailorbirdError
 from tailorbird.names import AdapterName, JobName, TenantName
 from tailorbird.object_store import ObjectInfo
 from tailorbird.registry import TOMBSTONE, AdapterRegistry, Route, RouteConflict, RoutedVersion
@@ -82,8 +82,8 @@ async def _end_jobs(stores: Stores, asked: Asked) -> None:
     for name in left:
         try:
             await jobs.request_cancel(name)
-        except FailedPrecondition as error:
-            # It ended meanwhile, or is about to: its version is committed.
+        except (FailedPrecondition, NotFound) as error:
+            # It ended meanwhile, and may be deleted; or is about to: its version is committed.
             _log.info("not cancelled", job=str(name), error=error.message)
     end = asyncio.get_running_loop().time() + asked.patience
     while left := await open_jobs(stores.database, asked.tenant):
@@ -120,6 +120,7 @@ class _Erasing:
             await self._remove_objects()
             await remove_partial(self._stores, self._tenant, self._tally)
             await self._remove_rows()
+            await self._database.scrub()
             await forget_tenant(self._stores, self._tenant.tenant, self._tally)
             await self._check_nothing_came()
         except BaseException:
@@ -207,7 +208,9 @@ class _Erasing:
     async def _remove_rows(self) -> None:
         while names := await ended_jobs(self._database, self._tenant, None, _PAGE):
             for name in names:
-                self._tally.add(Kind.ENDED_JOBS, await delete_job(self._database, name), 0)
+                # The collector, or another who erases, may have been there first.
+                with suppress(NotFound):
+                    self._tally.add(Kind.ENDED_JOBS, await delete_job(self._database, name), 0)
 
     async def _check_nothing_came(self) -> None:
         if left := await open_jobs(self._database, self._tenant):

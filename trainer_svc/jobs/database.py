@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -115,6 +116,25 @@ class Database:
                 yield await connection.execution_options(tailorbird_read=True)
         except (DBAPIError, SQLAlchemyError, OSError) as error:
             raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+
+    async def scrub(self) -> None:
+        """Overwrite what was deleted from SQLite's files, where it would stay; no transaction.
+
+        PostgreSQL does so by itself, with its next vacuum. Raises DatabaseUnavailable, also while
+        somebody reads for long.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        try:
+            async with self._engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                await driver.execute("VACUUM")
+                cursor = await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                busy, *_ = await cursor.fetchone()
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+        if busy:
+            raise DatabaseUnavailable("the job store is read by somebody for long")
 
     async def aside(self) -> AsyncConnection | None:
         """Return a connection of its own, to be closed; None on SQLite.

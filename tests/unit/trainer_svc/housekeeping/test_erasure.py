@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tailorbird.errors import Aborted, FailedPrecondition, NotFound, StoreUnavailable
 from tailorbird.names import AdapterName, JobName, TenantName, VersionName
@@ -23,8 +24,10 @@ from trainer_svc.housekeeping.erased import Erasure, forget_erased
 from trainer_svc.housekeeping.erasure import ERASURE, Asked, erase
 from trainer_svc.housekeeping.model import Count, Kind, Tally
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
-from trainer_svc.jobs.model import JobState
+from trainer_svc.jobs.housekeeping import delete_job
+from trainer_svc.jobs.model import JobError, JobState
 from trainer_svc.jobs.publication import Outcome, Publication
+from trainer_svc.jobs.tables import jobs
 
 ACME = TenantName("acme")
 ASKED = Asked(ACME, cancel_jobs=False, patience=0.0)
@@ -93,6 +96,54 @@ async def test_everything_of_the_tenant_goes_and_nothing_of_another(world: World
     }
     assert (found.tombstones, found.routes, found.tries) == (3, 1, 1)
     assert found.end_time is not None
+
+
+async def test_nothing_of_it_is_left_in_the_job_stores_files(world: World, tmp_path: Path) -> None:
+    words = "a sentence of a customer's"
+    lease = await world.leased("one")
+    await world.jobs.fail(lease.write(), JobError(reason="X", message=words))
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in tmp_path.glob("jobs.db*"))
+
+    assert words.encode() in files()
+    await erase(world.stores, ASKED)
+    assert words.encode() not in files()
+
+
+async def test_a_job_store_that_is_read_for_long_is_told(world: World, tmp_path: Path) -> None:
+    await full(world)
+    impatient = Database(f"sqlite+aiosqlite:///{tmp_path}/jobs.db")
+
+    def connected(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA busy_timeout=0")
+
+    sa.event.listen(impatient._engine.sync_engine, "connect", connected)
+    try:
+        async with world.database.read() as connection:
+            await connection.execute(sa.select(jobs))
+            with pytest.raises(DatabaseUnavailable, match="is read by somebody for long"):
+                await erase(replace(world.stores, database=impatient), ASKED)
+    finally:
+        await impatient.close()
+    assert (await erase(world.stores, ASKED)).tries == 2
+    await check_gone(world)
+
+
+async def test_rows_that_somebody_else_deletes_first_are_no_fault(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await full(world)
+    delete = delete_job
+
+    async def slower(database: Database, name: JobName) -> int:
+        await delete(database, name)
+        return await delete(database, name)
+
+    monkeypatch.setattr(erasure, "delete_job", slower)
+    found = await erase(world.stores, ASKED)
+    await check_gone(world)
+    assert Kind.ENDED_JOBS not in found.removed
 
 
 async def test_no_replica_finds_anything_to_serve(world: World) -> None:
