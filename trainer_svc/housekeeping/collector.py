@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from tailorbird.errors import InvalidArgument, TailorbirdError
+from tailorbird.errors import InvalidArgument, NotFound, TailorbirdError
 from tailorbird.names import AdapterName, DatasetName, JobName, TenantName
 from tailorbird.object_store import ObjectStore, delete_folder
 from tailorbird.registry import AdapterRegistry
@@ -180,7 +180,11 @@ class _Round:
         rows = await count_rows(self._database, name)
         if not self._dry_run:
             await delete_folder(self._store, str(name))
-            rows = await delete_job(self._database, name)
+            try:
+                rows = await delete_job(self._database, name)
+            except NotFound:
+                # Somebody else was first, and counts it.
+                return
         self.tally.add(Kind.ENDED_JOBS, rows, 0)
 
     async def _checkpoints(self, tenant: TenantName) -> None:

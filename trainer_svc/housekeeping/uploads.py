@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from datetime import datetime
 
+from tailorbird.errors import DataCorrupt, NotFound
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObjectInfo, ObjectStore
 from trainer_svc.datasets.quota import Use, marks_of
@@ -64,13 +65,17 @@ async def stale_marks(store: ObjectStore, tenant: TenantName, before: datetime) 
             continue
         name = DatasetName(tenant.tenant, mark.dataset)
         if mark.dataset in stored and (
-            marked[mark.dataset] == 1 or mark.use == await _use_of(store, name)
+            marked[mark.dataset] == 1 or await _use_of(store, name) in {None, mark.use}
         ):
             continue
         found.append(Garbage(Kind.ABANDONED_UPLOADS, mark.info.key, (mark.info,)))
     return found
 
 
-async def _use_of(store: ObjectStore, name: DatasetName) -> Use:
-    dataset = await read_dataset(store, name)
+async def _use_of(store: ObjectStore, name: DatasetName) -> Use | None:
+    """Return what a dataset takes; None where its record does not tell, or is not there yet."""
+    try:
+        dataset = await read_dataset(store, name)
+    except (NotFound, DataCorrupt):
+        return None
     return Use(dataset.size_bytes, dataset.record_count)

@@ -312,6 +312,21 @@ async def test_jobs_that_ended_long_ago_go_where_that_is_asked_for(world: World)
     assert await world.keys() == []
 
 
+async def test_a_job_that_another_collector_deletes_first_is_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.ended(await world.failed(), 40)
+
+    async def slower(database: Database, name: JobName) -> int:
+        await delete_job_now(database, name)
+        return await delete_job_now(database, name)
+
+    monkeypatch.setattr(collector, "delete_job", slower)
+    rules = replace(RULES, ended_jobs=timedelta(days=30))
+    found = await collect(world.stores, rules, dry_run=False)
+    assert (found.removed, found.failures) == ({}, ())
+
+
 async def test_more_jobs_than_a_page_go_and_one_that_cannot_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,6 +534,21 @@ async def test_what_counts_with_nothing_behind_it_goes(world: World) -> None:
     found = await collected(world)
     assert found.removed == {Kind.ABANDONED_UPLOADS: Count(things=2, objects=2, bytes=0)}
     assert await world.keys(marks) == [right, new]
+
+
+async def test_a_dataset_that_does_not_tell_holds_up_no_other_mark(world: World) -> None:
+    marks = "tenants/acme/dataset_use"
+    await world.put("tenants/acme/datasets/broken/meta.json", b"{", days=0)
+    await world.put("tenants/acme/datasets/cut/data-0.jsonl", days=0)
+    kept = [
+        await world.put(f"{marks}/{dataset}/{figures}", b"")
+        for dataset in ("broken", "cut")
+        for figures in ("1-1", "2-2")
+    ]
+    await world.put(f"{marks}/gone/1-1", b"")
+    found = await collected(world)
+    assert found.failures == ()
+    assert await world.keys(marks) == kept
 
 
 async def test_one_mark_of_a_dataset_costs_no_read(world: World) -> None:
