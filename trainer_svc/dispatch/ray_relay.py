@@ -55,6 +55,7 @@ class Relay:
         self._order = order
         self._commands: SimpleQueue[bytes] = SimpleQueue()
         self._ending = threading.Lock()
+        self._telling = threading.Lock()
         self._ray: Any = None
         self._actor: Any = None
 
@@ -153,9 +154,14 @@ class Relay:
             lines, printed, lost = self._ray.get(self._actor.receive.remote())
             sys.stderr.write("".join(f"{line}\n" for line in printed))
             sys.stderr.flush()
-            self._connection.sendall(b"".join(lines))
+            self._tell(b"".join(lines))
             if lost:
                 self._end(lost)
+
+    def _tell(self, lines: bytes) -> None:
+        # Two threads that sent at once would break each other's lines.
+        with self._telling:
+            self._connection.sendall(lines)
 
     def _gone(self, error: Exception) -> NoReturn:
         """End with the actor, its machine, or the way to them."""
@@ -173,7 +179,7 @@ class Relay:
         late.start()
         try:
             if why is not None:
-                self._connection.sendall(why if isinstance(why, bytes) else _line(why))
+                self._tell(why if isinstance(why, bytes) else _line(why))
             if self._actor is not None:
                 self._ray.get(self._actor.end.remote(), timeout=_END_SECONDS)
         except Exception as error:
