@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from obstore.store import LocalStore
@@ -25,6 +27,7 @@ from trainer_svc.checkpoints import checkpoints_prefix, trial_prefix
 from trainer_svc.housekeeping import collector
 from trainer_svc.housekeeping.collector import collect
 from trainer_svc.housekeeping.model import MOST_FAILURES, Collected, Count, Kind, Rules, Tally
+from trainer_svc.housekeeping.partial_files import partial_files
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
 from trainer_svc.jobs.housekeeping import delete_job as delete_job_now
 from trainer_svc.jobs.model import JobError, JobState
@@ -575,6 +578,26 @@ async def test_what_was_half_written_into_a_folder_goes(world: World) -> None:
     assert found.removed == {Kind.PARTIAL_FILES: Count(things=1, objects=1, bytes=4)}
     left = {path.name for path in folder.iterdir()}
     assert left == {"datasets", "new#12", "note#x", "#1", "link#3", "folder#4"}
+
+
+async def test_a_folder_that_goes_meanwhile_hides_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's driver deletes a folder with the last object in it."""
+    await world.put("tenants/acme/datasets/goes/data-0.jsonl")
+    await world.put("tenants/acme/datasets/stays/meta.json", days=0)
+    half = world.folder / "tenants/acme/datasets/stays/data-0.jsonl#1"
+    half.write_bytes(b"half")
+    scan = os.scandir
+
+    def slow(path: str | Path = ".") -> Any:
+        if str(path).endswith("/goes"):
+            shutil.rmtree(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    found = await asyncio.to_thread(partial_files, world.folder / "tenants/acme")
+    assert [file.path for file in found] == [half]
 
 
 async def test_a_store_that_is_no_folder_has_no_such_files(world: World) -> None:
