@@ -53,7 +53,7 @@ def delete_unheld(folder: Path) -> bool:
         return False
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        return True
+        return not folder.exists()
     finally:
         os.close(lock)
 

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import structlog
+
 from tailorbird.local_disk import delete_unheld
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,11 @@ class CacheEntry:
 
     def delete(self) -> bool:
         """Delete it unless a worker has it in use; tell whether it is gone. Blocking."""
-        return delete_unheld(self.folder)
+        try:
+            return delete_unheld(self.folder)
+        except OSError as error:
+            _log.warning("a cache is not deleted", folder=str(self.folder), error=error.strerror)
+            return False
 
 
 def unused_entries(cache: Path, older_than: timedelta) -> list[CacheEntry]:

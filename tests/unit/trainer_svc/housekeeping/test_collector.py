@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import shutil
@@ -523,6 +524,28 @@ def test_of_many_failures_the_first_are_told() -> None:
 
 
 # ---- what counts against a quota
+
+
+async def test_a_cache_that_cannot_be_opened_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("locked", "open"):
+        entry = world.caches / "acme" / name
+        entry.mkdir(parents=True)
+        then = time.time() - 31 * 86400
+        os.utime(entry, (then, then))
+    real = os.open
+
+    def refused(path: Any, *flags: Any, **more: Any) -> int:
+        if str(path).endswith("/locked"):
+            raise PermissionError(errno.EACCES, "no")
+        return real(path, *flags, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    tally = Tally()
+    await collector.collect_caches(world.stores, RULES, tally, dry_run=False)
+    assert tally.removed[Kind.LOCAL_CACHES].things == 1
+    assert [path.name for path in (world.caches / "acme").iterdir()] == ["locked"]
 
 
 async def test_what_counts_with_nothing_behind_it_goes(world: World) -> None:

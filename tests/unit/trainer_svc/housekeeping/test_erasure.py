@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -401,6 +402,20 @@ async def test_every_trainer_forgets_what_it_cached_of_an_erased_tenant(world: W
     await forget_erased(other, tally)
     assert [folder.exists() for folder in (before, theirs, after)] == [False, True, True]
     assert tally.removed[Kind.LOCAL_CACHES].things == 1
+
+
+async def test_what_cannot_be_deleted_here_is_not_told_as_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await full(world)
+    with monkeypatch.context() as read_only:
+        read_only.setattr(shutil, "rmtree", lambda *_, **__: None)
+        found = await erase(world.stores, ASKED)
+    assert list((world.caches / "acme").iterdir())
+    assert Kind.LOCAL_CACHES not in found.removed
+    tally = Tally()
+    await forget_erased(world.stores, tally)
+    assert tally.removed == {Kind.LOCAL_CACHES: Count(things=1, objects=1, bytes=5)}
 
 
 async def test_what_is_no_erasure_is_passed_over(world: World) -> None:
