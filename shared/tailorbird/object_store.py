@@ -234,7 +234,7 @@ class ObstoreStore:
     async def _upload(self, key: str, path: Path, size: int) -> None:
         try:
             async with self._patience.limit(size, self._patience.retry_seconds):
-                await upload_in_parts(self._patient, key, path)
+                await upload_in_parts(self._patient, key, path, size)
         except (NotFoundError, FileNotFoundError) as error:
             # A reply that was lost may have been that it is complete: then its id is gone.
             raise ConnectionResetError("the store does not know the upload any more") from error

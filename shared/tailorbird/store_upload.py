@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,10 @@ class _Stopped(Exception):
     """The upload is to be given up."""
 
 
-async def upload_in_parts(backend: Backend, key: str, path: Path) -> None:
-    """Put a file in parts of PART_BYTES, four at a time; it raises what the driver does.
+async def upload_in_parts(backend: Backend, key: str, path: Path, size: int) -> None:
+    """Put a file of `size` bytes in parts of PART_BYTES, four at a time.
+
+    Raises what the driver does, and OSError if the file turns out to have more or less.
 
     One that fails is aborted: obstore deletes the parts that were stored. So is one that is
     cancelled, where the store lets it within five seconds.
@@ -33,7 +36,7 @@ async def upload_in_parts(backend: Backend, key: str, path: Path) -> None:
             obstore.put_async(
                 backend,
                 key,
-                _parts(file, stop),
+                _parts(file, size, stop),
                 use_multipart=True,
                 chunk_size=PART_BYTES,
                 max_concurrency=_PARTS_AT_ONCE,
@@ -49,8 +52,13 @@ async def upload_in_parts(backend: Backend, key: str, path: Path) -> None:
                     await asyncio.gather(sending, return_exceptions=True)
 
 
-def _parts(file: BinaryIO, stop: Event) -> Iterator[bytes]:
+def _parts(file: BinaryIO, size: int, stop: Event) -> Iterator[bytes]:
+    left = size
     while part := file.read(PART_BYTES):
         if stop.is_set():
             raise _Stopped
+        left -= len(part)
         yield part
+    # Before the end is told: what is not whole is never put together.
+    if left:
+        raise OSError(errno.EIO, "the file was changed while it went up")

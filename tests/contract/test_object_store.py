@@ -23,6 +23,7 @@ from tailorbird.object_store import (
     delete_folder,
     open_store,
 )
+from tailorbird.store_upload import upload_in_parts
 
 
 def files_in(folder: Path) -> list[str]:
@@ -69,6 +70,24 @@ async def test_a_file_larger_than_a_part_goes_up_and_down(
     await store.upload("a/big", tmp_path / "big")
     assert await store.download("a/big", tmp_path / "copy") == len(data)
     assert (tmp_path / "copy").read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [9 * 2**20, 41 * 2**20], ids=["less", "more"])
+async def test_a_file_that_changes_while_it_goes_up_is_not_stored(
+    store: ObstoreStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(bytes(40 * 2**20))
+
+    async def changed(*asked: Any) -> None:
+        os.truncate(path, size)
+        await upload_in_parts(*asked)
+
+    monkeypatch.setattr("tailorbird.object_store.upload_in_parts", changed)
+    with pytest.raises(StoreUnavailable):
+        await store.upload("a/big", path)
+    with pytest.raises(NotFound):
+        await store.get("a/big")
 
 
 async def test_a_large_object_is_read_in_order_in_small_pieces(
