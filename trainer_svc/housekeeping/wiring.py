@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,6 +15,7 @@ from tailorbird.store_check import check_store
 from trainer_svc.housekeeping.collector import Stores, Turn
 from trainer_svc.housekeeping.model import Rules
 from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.shared_locks import SharedLocks
 from trainer_svc.settings import TrainerSettings
 
 
@@ -57,12 +58,13 @@ async def opened(settings: TrainerSettings) -> AsyncIterator[Stores]:
         )
     await check_store(settings.object_store_url)
     database = Database(settings.database)
+    locks = SharedLocks(database)
+
+    def turn(dataset: DatasetName) -> AbstractAsyncContextManager[None]:
+        # Beside a trainer on SQLite the age of a dataset's objects has to do.
+        return locks.held(str(dataset))
+
     try:
-        # A dataset's turn is of one process; across processes its objects' age has to do.
-        yield stores_of(settings, database, open_store(settings.object_store_url), _no_turn)
+        yield stores_of(settings, database, open_store(settings.object_store_url), turn)
     finally:
         await database.close()
-
-
-def _no_turn(_: DatasetName) -> nullcontext[None]:
-    return nullcontext()
