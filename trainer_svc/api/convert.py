@@ -16,6 +16,7 @@ from tailorbird.rpc.status import stored_status
 from tailorbird.servable import LINEAR_MODULES
 from tailorbird.tuning.v1 import job_pb2, tuning_service_pb2
 from trainer_svc.api.convert_evaluation import evaluation_from_proto, evaluation_to_proto
+from trainer_svc.api.text import check_texts
 from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.jobs import model
 from trainer_svc.jobs.job_data import is_uri
@@ -49,6 +50,7 @@ _ISOLATIONS = {
 def spec_from_proto(spec: job_pb2.JobSpec) -> model.JobSpec:
     """Return a checked specification; InvalidArgument names the field, the value and the limit."""
     at = "job.spec."
+    check_texts("job.spec", spec)
     fraction = None
     if spec.HasField("validation_fraction"):
         fraction = within(

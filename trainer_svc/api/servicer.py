@@ -30,6 +30,7 @@ from trainer_svc.api.convert_events import event_to_proto
 from trainer_svc.api.convert_preflight import preflight_to_proto
 from trainer_svc.api.convert_sweeps import asked_from_proto, of_sweep, sweep_to_proto
 from trainer_svc.api.data_servicer import DataServicer
+from trainer_svc.api.text import check_text
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.feedback.service import FeedbackService
 from trainer_svc.jobs.service import TuningService
@@ -242,3 +243,4 @@ def _check_ids(field: str, chosen: str, request_id: str) -> None:
         check_id(field, chosen)
     if len(request_id) > _MAX_REQUEST_ID:
         raise InvalidArgument("request_id", f"longer than {_MAX_REQUEST_ID} characters")
+    check_text("request_id", request_id)
