@@ -75,6 +75,23 @@ async def test_the_tenant_with_the_fewest_jobs_at_work_comes_first_then_age(
     ]  # fmt: skip
 
 
+async def test_a_text_that_the_database_cannot_read_stops_no_look_at_the_queue(
+    store: JobStore,
+) -> None:
+    made = make_job("a0")
+    labels = {"note": "nul \0 in it"}
+    spec = made.spec.model_copy(update={"labels": labels})
+    # As earlier releases stored it.
+    await store.create(made.model_copy(update={"spec": spec, "create_time": BEGIN}), "", DIGEST)
+    await queue(store, "globex/g0")
+    found = [await store.claim("here", passed={("another", "sha256:1")}) for _ in range(2)]
+    assert [str(each[1].name) for each in found if each] == [
+        "tenants/acme/jobs/a0", "tenants/globex/jobs/g0",
+    ]  # fmt: skip
+    assert found[0] is not None
+    assert found[0][1].spec.labels == labels
+
+
 async def test_what_has_ended_or_was_given_back_does_not_count_as_at_work(store: JobStore) -> None:
     await queue(store, "acme/a0", "acme/a1", "globex/g0", "acme/a2")
     first, second = await one(store), await one(store)
