@@ -638,6 +638,19 @@ async def test_committed_versions_whose_holder_is_gone_are_taken_up(store: JobSt
     assert await store.claim_publications("you") == []
 
 
+async def test_a_committed_version_is_not_claimed_by_who_writes_it_still(
+    store: JobStore,
+) -> None:
+    await store.create(make_job(), "", DIGEST)
+    lease = await publishing(store)
+    await store.commit(lease.write(), Publication.of(make_manifest(VERSION)))
+    store.lease_seconds = 0.0
+    await store.keep_leases("here")
+    assert await store.claim_publications("here", {lease.job}) == []
+    ((again, _),) = await store.claim_publications("here")
+    assert again.epoch == lease.epoch + 1
+
+
 async def change(
     store: JobStore,
     table: sa.Table,

@@ -279,7 +279,9 @@ class Dispatcher:
             self._all_cancelled(await self._jobs.take_back(self._owner, self._held()))
             self._left_over, self._to_publish = False, True
         if self._to_publish:
-            self._finish(group, await self._jobs.claim_publications(self._owner))
+            # A lease may be over whose holder is at work here all the same.
+            claimable = self._jobs.claim_publications(self._owner, self._held())
+            self._finish(group, await claimable)
             self._to_publish = False
         look = self._placement.look(self._workers.stock())
         claimed = None

@@ -63,10 +63,7 @@ async def left_over(
     """
     owned = jobs.c.lease_owner.startswith(owners, autoescape=True)
     query = sa.select(jobs).where(in_state(*ACTIVE), sa.text(LEASED), owned)
-    if held:
-        names = [(name.tenant, name.job) for name in held]
-        query = query.where(sa.tuple_(jobs.c.tenant, jobs.c.job).not_in(names))
-    return await _locked(connection, query)
+    return await _locked(connection, _but(query, held))
 
 
 async def let_go(connection: AsyncConnection, row: sa.Row[Any]) -> None:
@@ -81,13 +78,18 @@ async def let_go(connection: AsyncConnection, row: sa.Row[Any]) -> None:
         await connection.execute(update_job(name_of(row)).values(values))
 
 
-async def to_publish(connection: AsyncConnection, limit: int) -> list[sa.Row[Any]]:
-    """Return up to `limit` jobs with a committed version that nobody writes, locked."""
+async def to_publish(
+    connection: AsyncConnection, limit: int, avoid: Collection[JobName]
+) -> list[sa.Row[Any]]:
+    """Return up to `limit` jobs with a committed version that nobody writes, locked.
+
+    None of those to `avoid`.
+    """
     now = await clock(connection)
     free = sa.or_(jobs.c.lease_owner.is_(None), _over(now))
     due = sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
     query = sa.select(jobs).where(sa.text(PUBLISHING), jobs.c.publication.is_not(None), free, due)
-    return await _locked(connection, query.limit(limit))
+    return await _locked(connection, _but(query, avoid).limit(limit))
 
 
 def give_back(row: sa.Row[Any], given: GivenBack, not_before: Any = None) -> Change:
@@ -114,6 +116,13 @@ def give_back(row: sa.Row[Any], given: GivenBack, not_before: Any = None) -> Cha
 
 def _over(now: Any) -> sa.ColumnElement[bool]:
     return sa.or_(jobs.c.lease_expires.is_(None), jobs.c.lease_expires <= now)
+
+
+def _but(query: sa.Select[Any], names: Collection[JobName]) -> sa.Select[Any]:
+    if not names:
+        return query
+    left = [(name.tenant, name.job) for name in names]
+    return query.where(sa.tuple_(jobs.c.tenant, jobs.c.job).not_in(left))
 
 
 async def _locked(connection: AsyncConnection, query: sa.Select[Any]) -> list[sa.Row[Any]]:

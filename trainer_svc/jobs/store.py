@@ -203,14 +203,16 @@ class JobStore(JobReads):
             "not_before": None,
         }
 
-    async def claim_publications(self, owner: str) -> list[tuple[Lease, Publication]]:
+    async def claim_publications(
+        self, owner: str, avoid: Collection[JobName] = ()
+    ) -> list[tuple[Lease, Publication]]:
         """Lease some of the jobs whose version is committed and that nobody publishes.
 
-        What this release cannot read is left to a later one.
+        None of those to `avoid`. What this release cannot read is left to a later one.
         """
         claimed = []
         async with self._database.write() as connection:
-            for row in await leases.to_publish(connection, _MOST_AT_ONCE):
+            for row in await leases.to_publish(connection, _MOST_AT_ONCE, avoid):
                 found = readable_publication(name_of(row), row.publication)
                 if found is None:
                     values = {"not_before": self._database.later(_UNREADABLE_SECONDS)}
