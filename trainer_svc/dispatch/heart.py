@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -45,6 +44,7 @@ class Heart:
     """While the job store is away, nothing is taken over.
 
     Nor for the time of a lease afterwards: others could keep theirs as little as this one could.
+    Nor after the start: it may have had to wait for the job store as well.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Heart:
         self._owner = owner
         self._heeded = heeded
         self._clock = clock
-        self._steady_since = -math.inf
+        self._steady_since = clock()
         self._next = asyncio.Event()
         self._ended = False
 

@@ -72,12 +72,26 @@ class Parts:
 
 
 async def test_each_beat_keeps_what_is_held_and_takes_over_what_is_over() -> None:
-    parts = Parts()
+    parts = Parts(lease_seconds=30.0)
+    parts.now = 30.0
     await parts.heart.beat()
     assert parts.heard.kept_calls == [({ONE: 1}, KEPT)]
     assert parts.heard.over == [Left(ONE, "")]
     assert parts.heard.well == [True]
     assert parts.store.beats.get_nowait() == "me"
+
+
+async def test_one_that_has_just_begun_takes_nothing_over() -> None:
+    parts = Parts(lease_seconds=30.0)
+    for now in (0.0, 29.9):
+        # The job store may be back for no longer: others have not kept theirs yet.
+        parts.now = now
+        await parts.heart.beat()
+    assert parts.store.looks == 0
+    assert len(parts.heard.kept_calls) == 2
+    parts.now = 30.0
+    await parts.heart.beat()
+    assert parts.store.looks == 1
 
 
 async def test_after_an_outage_nothing_is_taken_over_for_the_time_of_a_lease() -> None:
