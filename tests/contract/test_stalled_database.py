@@ -11,7 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import sqlalchemy as sa
 
+from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.model import JobState
+from trainer_svc.jobs.rows import job_row
+from trainer_svc.jobs.store import JobStore
 
 
 class Proxy:
@@ -101,3 +106,45 @@ async def test_a_statement_without_an_answer_is_given_up(
                 proxy.stall()
                 await connection.execute(sa.text("SELECT 2"))
         await database.close()
+
+
+@pytest.fixture
+def _short_idleness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer_svc.jobs.database._IDLE_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("_short_idleness")
+async def test_who_stands_still_in_a_transaction_keeps_no_lock_from_others(
+    postgresql_url: str,
+) -> None:
+    stopped, other = Database(postgresql_url), Database(postgresql_url)
+    await stopped.migrate()
+    store = JobStore(other, Feed(), lease_seconds=0.0)
+    job = await store.create(make_job(), "", "a" * 64)
+    assert await store.claim("stopped") is not None
+    async with asyncio.timeout(60):
+        with pytest.raises(DatabaseUnavailable):
+            async with stopped.write() as connection:
+                await job_row(connection, job.name, lock=True)
+                assert await store.take_over() == []
+                assert (await store.get(job.name)).state is JobState.PREPARING
+                # Waits for the lock.
+                await store.request_pause(job.name)
+                await store.take_over()
+                assert (await store.get(job.name)).state is JobState.PAUSED
+                await connection.execute(sa.text("SELECT 1"))
+    for database in (stopped, other):
+        await database.close()
+
+
+@pytest.mark.usefixtures("_short_idleness")
+async def test_the_turn_of_a_dataset_may_take_longer_than_that(postgresql_url: str) -> None:
+    database = Database(postgresql_url)
+    connection = await database.aside()
+    assert connection is not None
+    idle = sa.text("SHOW idle_in_transaction_session_timeout")
+    assert (await connection.execute(idle)).scalar_one() == "0"
+    await connection.close()
+    async with database.read() as reading:
+        assert (await reading.execute(idle)).scalar_one() == "200ms"
+    await database.close()

@@ -23,6 +23,11 @@ _CHECK_SECONDS = 15.0
 _CLOSE_SECONDS = 2.0
 _ASIDE: dict[str, Any] = {"pool_size": 8, "max_overflow": 0}
 _STATEMENT_SECONDS = 60.0
+_IDLE_SECONDS = 15.0
+_KEPT_ALIVE = (
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+)
+"""After a minute the server gives up a connection whose machine is gone."""
 _MAX_TEXT = 300
 _MIGRATION_LOCK = 0x7461696C6F72
 _TENANT_LOCK = 0x746269
@@ -64,6 +69,11 @@ class Database:
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine.sync_engine, "connect", _sqlite_connect)
             sa.event.listen(self._engine.sync_engine, "begin", _sqlite_begin)
+        elif self._engine.dialect.driver == "asyncpg":
+            # A process that stands still in a transaction would keep its locks from all others.
+            idle = f"SET idle_in_transaction_session_timeout = {_IDLE_SECONDS * 1000:.0f}"
+            _begin_with(self._engine, f"{_KEPT_ALIVE}; {idle}")
+            _begin_with(self._aside, _KEPT_ALIVE)
 
     def notices(self, heard: Callable[[JobName, str], None], gap: Callable[[], None]) -> Notices:
         """Return what hears of other trainers' changes; see Notices."""
@@ -205,6 +215,15 @@ def _where(url: sa.URL) -> str:
     # Of a password with an @ in it, the rest stands before the host.
     host = url.host and url.host.rpartition("@")[2]
     return url.set(host=host, query={}).render_as_string(hide_password=True)
+
+
+def _begin_with(engine: AsyncEngine, statements: str) -> None:
+    """Have every connection begin with them: some poolers refuse settings in its first message."""
+
+    def connected(connection: Any, _: object) -> None:
+        connection.run_async(lambda driver: driver.execute(statements))
+
+    sa.event.listen(engine.sync_engine, "connect", connected)
 
 
 def _sqlite_connect(connection: Any, _: object) -> None:
