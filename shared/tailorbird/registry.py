@@ -335,13 +335,15 @@ class AdapterRegistry:
         """Write exactly `route.generation`; RouteConflict if somebody else has.
 
         `data`: its bytes, as in `publish`. A reply that was lost is no conflict: the nonce tells
-        that the route there is this one.
+        that the route there is this one. What cannot be read there, a later release's, is not.
         """
         data = route.model_dump_json().encode() if data is None else data
         try:
             await self.store.create(_route_key(adapter, route.generation), data)
         except ObjectExists:
-            written = await self.route(adapter, route.generation)
+            written = None
+            with suppress(DataCorrupt):
+                written = await self.route(adapter, route.generation)
             if written is None or written.nonce != route.nonce:
                 raise RouteConflict(
                     f"generation {route.generation} of {adapter} was written by somebody else",

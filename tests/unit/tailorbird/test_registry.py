@@ -66,8 +66,11 @@ async def test_publishing_again_changes_nothing(registry: AdapterRegistry) -> No
     manifest = make_manifest(str(version))
     await registry.publish(version, manifest)
     await registry.publish(version, manifest)
+    # As another release may write it.
+    await registry.publish(version, make_manifest(str(version)))
+    others = {"adapter_config.json": FileEntry(size=2, sha256="1" * 64)}
     with pytest.raises(Conflict):
-        await registry.publish(version, make_manifest(str(version)))
+        await registry.publish(version, manifest.model_copy(update={"files": others}))
     assert await registry.manifest(version) == manifest
 
 
@@ -127,6 +130,14 @@ async def test_one_of_many_writers_gets_a_generation(registry: AdapterRegistry) 
     )
     assert sum(result is None for result in results) == 1
     assert sum(isinstance(result, RouteConflict) for result in results) == 5
+
+
+async def test_a_generation_that_nobody_here_can_read_is_taken_as_well(
+    registry: AdapterRegistry,
+) -> None:
+    await registry.store.create(f"{ADAPTER}/routes/000000000001.json", b'{"of": "a later release"}')
+    with pytest.raises(RouteConflict):
+        await registry.append_route(ADAPTER, route(1))
 
 
 async def test_a_writer_whose_reply_was_lost_has_won(registry: AdapterRegistry) -> None:
