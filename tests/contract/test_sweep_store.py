@@ -61,6 +61,26 @@ async def test_a_sweep_is_found_as_it_was_made(store: JobStore) -> None:
     assert len(sweep.sweep.trials) == 4
 
 
+async def test_what_a_later_release_knows_of_trials_stays(store: JobStore) -> None:
+    sweep = await store.create(make_sweep(trials=2), "", DIGEST)
+    lease = await claimed(store)
+    await store.record(lease.write(), reached(0, 2.0))
+    column = sa.select(jobs.c.sweep).where(jobs.c.job == sweep.name.job)
+    async with store._database.write() as connection:
+        known = (await connection.execute(column)).scalar_one()
+        known["later"] = 1
+        known["trials"][0] |= {"later": 2}
+        known["trials"][0]["rungs"][0] |= {"later": 3}
+        await connection.execute(sa.update(jobs).values(sweep=known))
+    await store.record(lease.write(), reached(1, 1.0))
+    async with store._database.read() as connection:
+        found = (await connection.execute(column)).scalar_one()
+    assert found["later"] == 1
+    assert found["trials"][0]["later"] == 2
+    assert found["trials"][0]["rungs"][0]["later"] == 3
+    assert found["trials"][1]["rungs"][0]["validation_loss"] == 1.0
+
+
 async def test_what_is_said_of_trials_is_known(store: JobStore) -> None:
     sweep = await store.create(make_sweep(trials=2), "", DIGEST)
     lease = await claimed(store)

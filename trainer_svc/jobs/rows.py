@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
 import sqlalchemy as sa
@@ -75,8 +76,17 @@ def consequences(row: sa.Row[Any], payloads: Sequence[EventPayload]) -> dict[str
         kept = Faults.model_validate(row.faults).model_copy(update={"attempts": 0})
         values["faults"] = {**row.faults, **kept.model_dump(mode="json")}
     if row.sweep is not None and (results := _results(row.sweep, payloads)) is not None:
-        values["sweep"] = {**row.sweep, **results.model_dump(mode="json")}
+        values["sweep"] = _over(row.sweep, results.model_dump(mode="json"))
     return values
+
+
+def _over(stored: Any, written: Any) -> Any:
+    """Return what is written, with what only a later release knows of, however deep it stands."""
+    if isinstance(stored, dict) and isinstance(written, dict):
+        return stored | {key: _over(stored.get(key), value) for key, value in written.items()}
+    if isinstance(stored, list) and isinstance(written, list):
+        return [_over(*pair) for pair in zip_longest(stored[: len(written)], written)]
+    return written
 
 
 def _results(stored: Any, payloads: Sequence[EventPayload]) -> SweepResults | None:
