@@ -35,6 +35,7 @@ from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.events import (
     CheckpointSaved,
     EventPayload,
+    JobWarning,
     Prepared,
     Resumed,
     StateChanged,
@@ -68,7 +69,7 @@ _log = structlog.get_logger(__name__)
 
 _TELL_SECONDS = 5.0
 _MOST_FIRST = 32
-"""Events among which all warnings of a job's creation are."""
+"""Events among which all warnings of a job's creation are, and of its data's first preparation."""
 _AT_WORK = frozenset({JobState.RUNNING, JobState.EVALUATING})
 _OWN_FAULTS = frozenset({OUT_OF_MEMORY, TOKENISING_LOST})
 """Reasons of the job's own; of others, something that it needs is down."""
@@ -137,6 +138,8 @@ class Runner:
         self._halved = halved
         self._state: JobState | None = None
         self._suspended = suspended
+        self._warned: set[JobWarning] = set()
+        """What earlier leases have warned of."""
         self._step = 0
         self._tokens: int | None = 0
         """As last reported; None where a checkpoint has some that are not told."""
@@ -214,6 +217,7 @@ class Runner:
         """Look up what the worker must know, and what the job was warned of at its creation."""
         assignment = await self._assignments.of(self.lease, self.job, self._at_once)
         first = await self._jobs.events(self.job.name, 0, _MOST_FIRST)
+        self._warned = {each.payload for each in first if isinstance(each.payload, JobWarning)}
         return assignment.model_copy(update={"data_warnings": created_with(first)})
 
     async def _catch_up(self) -> None:
@@ -249,6 +253,8 @@ class Runner:
         return None
 
     async def _reported(self, event: EventPayload) -> None:
+        if isinstance(event, JobWarning) and event in self._warned:
+            return
         if isinstance(event, StepProgress):
             self._count(event)
         if isinstance(event, Resumed) and event.resumed_from_step:

@@ -11,9 +11,10 @@ from tailorbird.object_store import ObstoreStore
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker
 from tests.unit.trainer_svc.values import make_job
+from trainer_svc.jobs.events import JobWarning
 from trainer_svc.jobs.model import JobError, JobState
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.protocol import Cancel, Start, Suspend, Suspended, Upload
+from trainer_svc.protocol import Cancel, Reported, Start, Suspend, Suspended, Upload
 
 
 async def test_a_running_job_is_paused_and_goes_on(
@@ -35,6 +36,32 @@ async def test_a_running_job_is_paused_and_goes_on(
         await jobs.request_resume(job.name)
         dispatcher.wake()
         assert (await ended(jobs, job.name)).lease_epoch == 2
+
+
+async def test_a_job_that_goes_on_warns_of_nothing_again(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    few = JobWarning(reason="FEW_RECORDS", message="there are few")
+    other = JobWarning(reason="FEW_RECORDS", message="there are fewer")
+    worker = ScriptedWorker(object_store, hold="step-2")
+    dispatcher = make(ScriptedExecutor(object_store, worker))
+    job = await jobs.create(make_job(), "", "a" * 64)
+    async with running(dispatcher):
+        await worker.held.wait()
+        worker.say(Reported(lease=worker.assignment.lease, event=few))
+        await jobs.request_pause(job.name)
+        await dispatcher.pause(job.name)
+        await ended(jobs, job.name, JobState.PAUSED)
+        worker.held.clear()
+        await jobs.request_resume(job.name)
+        dispatcher.wake()
+        await worker.held.wait()
+        for warning in (few, other):
+            worker.say(Reported(lease=worker.assignment.lease, event=warning))
+        worker.go_on()
+        await ended(jobs, job.name)
+    history = await jobs.events(job.name, 0, 100)
+    assert [e.payload for e in history if isinstance(e.payload, JobWarning)] == [few, other]
 
 
 @pytest.mark.parametrize(("request_", "kind"), [("pause", Suspend), ("cancel", Cancel)])
