@@ -296,7 +296,8 @@ class TuningService:
         """Yield a job's events after a sequence, and end after the terminal one.
 
         What a later release has written into the history is passed over.
-        Raises NotFound, and InvalidArgument for a sequence the job has not reached.
+        Raises NotFound, InvalidArgument for a sequence the job has not reached, and
+        ResourceExhausted (TOO_MANY_WATCHES).
         """
         return self._watches.events(name, after_sequence)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,13 +12,16 @@ from typing import Protocol
 
 import structlog
 
-from tailorbird.errors import InvalidArgument
+from tailorbird.errors import InvalidArgument, ResourceExhausted
 from tailorbird.names import JobName
 from trainer_svc.jobs.events import JobEvent, StateChanged, Unknown
 from trainer_svc.jobs.model import TERMINAL, Job
 
 _EVENTS_PER_READ = 500
 _POLL_SECONDS = 1.0
+_MOST_OF_A_TENANT = 500
+"""Watches that a tenant may have open here: each holds up to a read of events for its reader."""
+_RETRY_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +70,8 @@ class Watches:
         self._jobs = jobs
         self._feed = feed
         self._open: defaultdict[JobName, set[_Watcher]] = defaultdict(set)
+        self._count: Counter[str] = Counter()
+        """Watchers by tenant."""
         self._looking: asyncio.Task[None] | None = None
         self._reads: dict[tuple[JobName, int], asyncio.Task[_Read]] = {}
         """Those that have not begun."""
@@ -75,7 +80,8 @@ class Watches:
         """Yield a job's events after a sequence, and end after the terminal one.
 
         What a later release has written into the history is passed over.
-        Raises NotFound, and InvalidArgument for a sequence the job has not reached.
+        Raises NotFound, InvalidArgument for a sequence the job has not reached, and
+        ResourceExhausted (TOO_MANY_WATCHES).
         """
         last = await self._jobs.last_sequence(name)
         if not 0 <= after_sequence <= last:
@@ -101,9 +107,18 @@ class Watches:
 
     @contextmanager
     def _watcher(self, name: JobName, sequence: int) -> Iterator[_Watcher]:
+        if self._count[name.tenant] >= _MOST_OF_A_TENANT:
+            raise ResourceExhausted(
+                f"{name.tenant} watches {self._count[name.tenant]} times at this trainer; "
+                f"at most {_MOST_OF_A_TENANT} may be open",
+                reason="TOO_MANY_WATCHES",
+                retry_after=_RETRY_SECONDS,
+                limit=_MOST_OF_A_TENANT,
+            )
         with self._feed.subscribe(name) as changed:
             watcher = _Watcher(changed, sequence)
             self._open[name].add(watcher)
+            self._count[name.tenant] += 1
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look())
             try:
@@ -112,6 +127,9 @@ class Watches:
                 self._open[name].discard(watcher)
                 if not self._open[name]:
                     del self._open[name]
+                self._count[name.tenant] -= 1
+                if not self._count[name.tenant]:
+                    del self._count[name.tenant]
 
     async def _look(self) -> None:
         """Wake whoever has not seen the newest event of its job, or whose job is not found.

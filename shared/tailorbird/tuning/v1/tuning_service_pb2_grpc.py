@@ -302,7 +302,8 @@ class TuningServiceServicer:
     def WatchJob(self, request, context):
         """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
         terminal. An event that a later release has recorded, of a kind that this one does not know, is
-        not sent: the next event's sequence shows the gap.
+        not sent: the next event's sequence shows the gap. RESOURCE_EXHAUSTED with TOO_MANY_WATCHES when
+        the tenant has 500 open at this trainer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

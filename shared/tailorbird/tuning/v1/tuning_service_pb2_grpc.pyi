@@ -108,7 +108,8 @@ class TuningServiceStub:
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuning_service_pb2.WatchJobRequest, _tuning_service_pb2.WatchJobResponse]
     """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
     terminal. An event that a later release has recorded, of a kind that this one does not know, is
-    not sent: the next event's sequence shows the gap.
+    not sent: the next event's sequence shows the gap. RESOURCE_EXHAUSTED with TOO_MANY_WATCHES when
+    the tenant has 500 open at this trainer.
     """
     CreateSweep: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateSweepRequest, _tuning_service_pb2.CreateSweepResponse]
     """Accepts a sweep: several settings of one job, trained together, of which the best is published. It
@@ -210,7 +211,8 @@ class TuningServiceAsyncStub(TuningServiceStub):
     WatchJob: _aio.UnaryStreamMultiCallable[_tuning_service_pb2.WatchJobRequest, _tuning_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
     terminal. An event that a later release has recorded, of a kind that this one does not know, is
-    not sent: the next event's sequence shows the gap.
+    not sent: the next event's sequence shows the gap. RESOURCE_EXHAUSTED with TOO_MANY_WATCHES when
+    the tenant has 500 open at this trainer.
     """
     CreateSweep: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.CreateSweepRequest, _tuning_service_pb2.CreateSweepResponse]  # type: ignore[assignment]
     """Accepts a sweep: several settings of one job, trained together, of which the best is published. It
@@ -405,7 +407,8 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tuning_service_pb2.WatchJobResponse], _abc.AsyncIterator[_tuning_service_pb2.WatchJobResponse]]:
         """Streams a job's events, those of the past first, and ends after the terminal one; PAUSED is not
         terminal. An event that a later release has recorded, of a kind that this one does not know, is
-        not sent: the next event's sequence shows the gap.
+        not sent: the next event's sequence shows the gap. RESOURCE_EXHAUSTED with TOO_MANY_WATCHES when
+        the tenant has 500 open at this trainer.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tailorbird.errors import InvalidArgument, Unavailable
+from tailorbird.errors import InvalidArgument, ResourceExhausted, Unavailable
 from tailorbird.names import JobName
 from tests.unit.trainer_svc.values import make_job
 from trainer_svc.jobs import watching
@@ -133,6 +133,25 @@ async def test_watchers_of_what_does_not_change_ask_nothing(world: World) -> Non
     before = world.counted.asked.copy()
     await world.looked()
     assert world.counted.asked == before
+
+
+async def test_a_tenant_has_so_many_watches_at_a_time_and_keeps_none_from_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_MOST_OF_A_TENANT", 3)
+    one, two = await made(world.here), await made(world.here, "two")
+    theirs = (await world.here.create(make_job("one", "globex"), "", DIGEST)).name
+    first, *_ = [world.watch(name) for name in (one, one, two)]
+    await world.until([1], [1], [1])
+    with pytest.raises(ResourceExhausted, match="at most 3") as caught:
+        await anext(world.watches.events(two, 0))
+    assert caught.value.reason == "TOO_MANY_WATCHES"
+    world.watch(theirs)
+    await world.until([1], [1], [1], [1])
+    first.cancel()
+    await asyncio.wait({first})
+    world.watch(two)
+    await world.until([1], [1], [1], [1], [1])
 
 
 async def test_what_another_replica_writes_is_heard(world: World) -> None:
