@@ -163,6 +163,23 @@ async def test_no_more_jobs_of_a_tenant_wait_than_may(database: Database) -> Non
     await queue(store, "acme/a2")
 
 
+async def test_nor_do_more_come_back_that_were_held_back_meanwhile(database: Database) -> None:
+    store = JobStore(database, Feed(), limits=TenantLimits(queued={"acme": 1}))
+    await queue(store, "acme/a0")
+    first = JobName("acme", "a0")
+    await store.request_pause(first)
+    await queue(store, "acme/a1")
+    with pytest.raises(ResourceExhausted) as caught:
+        await store.request_resume(first)
+    assert caught.value.reason == "TOO_MANY_QUEUED_JOBS"
+    assert (await store.get(first)).state is JobState.PAUSED
+    assert await claimed(store, 1) == ["acme/a1"]
+    assert (await store.request_resume(first)).state is JobState.QUEUED
+    # One that waits already, or is at work, is none more.
+    await store.request_resume(first)
+    await store.request_resume(JobName("acme", "a1"))
+
+
 async def test_a_request_that_is_made_again_finds_its_job_however_many_wait(
     database: Database,
 ) -> None:

@@ -274,7 +274,7 @@ class TuningService:
         return job
 
     async def resume_job(self, name: JobName) -> Job:
-        """Let a paused job go on; FailedPrecondition if it has ended."""
+        """Let a paused job go on; FailedPrecondition if it has ended, ResourceExhausted."""
         try:
             return await self._jobs.request_resume(name)
         finally:

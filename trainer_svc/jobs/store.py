@@ -131,7 +131,7 @@ class JobStore(JobReads):
     async def request_resume(self, name: JobName) -> Job:
         """Put a paused job back into the queue, or take back a pause that no worker has heeded.
 
-        FailedPrecondition if it has ended.
+        FailedPrecondition if it has ended; ResourceExhausted if too many wait.
         """
         return (await self._ask(name, requests.resume))[1]
 
@@ -140,6 +140,8 @@ class JobStore(JobReads):
             row = await job_row(connection, name, lock=True)
             payloads, values = decide(row)
             await apply(connection, row, payloads, values)
+            if values.get("state") is JobState.QUEUED:
+                await self._check_queued(connection, name.tenant)
             job = to_job(await job_row(connection, name))
         self._feed.publish(name)
         return row, job

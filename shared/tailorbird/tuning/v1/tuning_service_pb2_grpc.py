@@ -284,7 +284,8 @@ class TuningServiceServicer:
     def ResumeJob(self, request, context):
         """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
         it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
-        nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+        nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended;
+        RESOURCE_EXHAUSTED with TOO_MANY_QUEUED_JOBS when as many of the tenant's jobs wait as may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

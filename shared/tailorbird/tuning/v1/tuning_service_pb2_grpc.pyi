@@ -98,7 +98,8 @@ class TuningServiceStub:
     ResumeJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.ResumeJobRequest, _tuning_service_pb2.ResumeJobResponse]
     """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
     it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
-    nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+    nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended;
+    RESOURCE_EXHAUSTED with TOO_MANY_QUEUED_JOBS when as many of the tenant's jobs wait as may.
     """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_tuning_service_pb2.DeleteJobRequest, _tuning_service_pb2.DeleteJobResponse]
     """Deletes a job that has ended, with its history, for good; a sweep goes with its job. The version
@@ -201,7 +202,8 @@ class TuningServiceAsyncStub(TuningServiceStub):
     ResumeJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.ResumeJobRequest, _tuning_service_pb2.ResumeJobResponse]  # type: ignore[assignment]
     """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
     it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
-    nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+    nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended;
+    RESOURCE_EXHAUSTED with TOO_MANY_QUEUED_JOBS when as many of the tenant's jobs wait as may.
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_tuning_service_pb2.DeleteJobRequest, _tuning_service_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that has ended, with its history, for good; a sweep goes with its job. The version
@@ -385,7 +387,8 @@ class TuningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tuning_service_pb2.ResumeJobResponse, _abc.Awaitable[_tuning_service_pb2.ResumeJobResponse]]:
         """Puts a PAUSED job back into the queue, from where it goes on from its checkpoint, whoever paused
         it; takes back a pause that is not in effect yet. Resuming a job that is not paused changes
-        nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended.
+        nothing. FAILED_PRECONDITION with JOB_NOT_RESUMABLE and the state when it has ended;
+        RESOURCE_EXHAUSTED with TOO_MANY_QUEUED_JOBS when as many of the tenant's jobs wait as may.
         """
 
     @_abc_1.abstractmethod
