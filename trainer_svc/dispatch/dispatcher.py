@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 _POLL_SECONDS = 1.0
 """After which the queue is looked at, whatever was heard: other trainers add to it, too."""
 _COUNT_SECONDS = 5.0
+_SHARE_TO_TELL = 8
+"""The part of a lease that workers have to take what they are told, less than a beat's."""
 
 
 class Dispatcher:
@@ -156,7 +158,10 @@ class Dispatcher:
                 told.append(runner.cancel())
             elif found.pause_requested:
                 told.append(runner.suspend())
-        await asyncio.gather(*told)
+        with suppress(TimeoutError):
+            # A worker that takes nothing must not hold up the next beat: it is told then again.
+            async with asyncio.timeout(self._jobs.lease_seconds / _SHARE_TO_TELL):
+                await asyncio.gather(*told)
         # The queue's own task looks again: it alone knows what it has claimed at this moment.
         self._left_over |= not kept.keys() <= {*before, *self.holders()}
         self.wake()
