@@ -18,7 +18,7 @@ from tailorbird.names import JobName, TenantName
 from tests.unit.trainer_svc.golden import sample
 from tests.unit.trainer_svc.values import make_job, make_manifest
 from trainer_svc.jobs import listing, migrations
-from trainer_svc.jobs.database import Database, DatabaseUnavailable
+from trainer_svc.jobs.database import Database, DatabaseUnavailable, ValueRefused
 from trainer_svc.jobs.events import Evaluation, JobWarning, StateChanged, StepProgress, Unknown
 from trainer_svc.jobs.feed import Feed
 from trainer_svc.jobs.fence import CancelRequested, GivenBack, Lease, Write
@@ -73,6 +73,24 @@ async def test_a_job_is_found_as_it_was_made(store: JobStore) -> None:
     assert await store.create(job, "", DIGEST) == job
     assert await store.get(job.name) == job
     assert await states(store, job.name) == [JobState.QUEUED]
+
+
+async def test_a_value_that_the_database_does_not_take_is_no_fault_of_the_database(
+    postgresql_url: str,
+) -> None:
+    database = Database(postgresql_url)
+    await database.migrate()
+    store = JobStore(database, Feed())
+    job = await store.create(make_job(), "", DIGEST)
+    lease = await claimed(store)
+    no_number = step(1).model_copy(update={"loss": float("nan")})
+    with pytest.raises(ValueRefused, match="22P02"):
+        await store.record(lease.write(), no_number)
+    with pytest.raises(ValueRefused):
+        await store.find_request("acme", "nul \0", DIGEST)
+    await store.record(lease.write(), step(2))
+    assert await states(store, job.name) == [JobState.QUEUED, JobState.PREPARING]
+    await database.close()
 
 
 async def test_unknown_jobs_are_not_found(store: JobStore) -> None:

@@ -33,6 +33,7 @@ from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.dispatch.runner import Ending, Patience, Runner
 from trainer_svc.dispatch.waiting import first, wait
 from trainer_svc.dispatch.workers import Workers
+from trainer_svc.jobs.database import ValueRefused
 from trainer_svc.jobs.fence import GivenBack, Lease
 from trainer_svc.jobs.leases import Kept
 from trainer_svc.jobs.model import Isolation, Job, JobState, Left
@@ -263,7 +264,7 @@ class Dispatcher:
             try:
                 placed = await self._place_next(group)
                 failures = 0
-            except Unavailable as error:
+            except (Unavailable, ValueRefused) as error:
                 # What was done may have been done all the same.
                 self._left_over = True
                 failures += 1

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from tailorbird.errors import InvalidArgument, Unavailable
+from tailorbird.errors import FailedPrecondition, InvalidArgument, Unavailable
 from tailorbird.names import JobName
 from trainer_svc.jobs import migrations
 from trainer_svc.jobs.notices import SOURCE, Notices
@@ -29,6 +29,8 @@ _KEPT_ALIVE = (
 )
 """After a minute the server gives up a connection whose machine is gone."""
 _MAX_TEXT = 300
+_DATA_EXCEPTION = "22"
+"""The class of SQLSTATE; SQLite has none, and takes any value."""
 _MIGRATION_LOCK = 0x7461696C6F72
 _TENANT_LOCK = 0x746269
 """Any numbers that nobody else locks in this database."""
@@ -40,11 +42,18 @@ class DatabaseUnavailable(Unavailable):
     default_reason = "DATABASE_UNAVAILABLE"
 
 
+class ValueRefused(FailedPrecondition):
+    """The job store's database keeps no such value, however often it is asked to."""
+
+    default_reason = "VALUE_REFUSED"
+
+
 class Database:
     """Opens transactions; `read` sees a snapshot, `write` may change it.
 
-    IntegrityError passes through: only the statement's author knows what it means. Every other
-    error of the driver becomes DatabaseUnavailable.
+    IntegrityError passes through: only the statement's author knows what it means. A value that the
+    database does not take becomes ValueRefused, every other error of the driver
+    DatabaseUnavailable.
     """
 
     def __init__(self, url: str) -> None:
@@ -116,7 +125,7 @@ class Database:
         except IntegrityError:
             raise
         except (DBAPIError, SQLAlchemyError, OSError) as error:
-            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+            raise _failure(error) from error
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -125,7 +134,7 @@ class Database:
             async with self._engine.connect() as connection:
                 yield await connection.execution_options(tailorbird_read=True)
         except (DBAPIError, SQLAlchemyError, OSError) as error:
-            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+            raise _failure(error) from error
 
     async def scrub(self) -> None:
         """Overwrite what was deleted from SQLite's files, where it would stay; no transaction.
@@ -181,6 +190,13 @@ class Database:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._engine.dispose()
                 await self._aside.dispose()
+
+
+def _failure(error: Exception) -> DatabaseUnavailable | ValueRefused:
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    if state.startswith(_DATA_EXCEPTION):
+        return ValueRefused(f"the job store takes no such value (SQLSTATE {state})")
+    return DatabaseUnavailable(f"the job store failed: {type(error).__name__}")
 
 
 def _limits_of(url: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.publisher import Publisher
-from trainer_svc.jobs.database import DatabaseUnavailable
+from trainer_svc.jobs.database import DatabaseUnavailable, ValueRefused
 from trainer_svc.jobs.events import StateChanged, StepProgress
 from trainer_svc.jobs.model import Job, JobState
 from trainer_svc.jobs.store import JobStore
@@ -207,10 +207,14 @@ async def test_an_end_is_written_once(
     assert changes.count(state) == 1
 
 
+@pytest.mark.parametrize("error", [DatabaseUnavailable, ValueRefused])
 async def test_a_claim_whose_answer_was_lost_is_given_back(
-    jobs: JobStore, datasets: DatasetStore, object_store: ObstoreStore
+    jobs: JobStore,
+    datasets: DatasetStore,
+    object_store: ObstoreStore,
+    error: type[DatabaseUnavailable | ValueRefused],
 ) -> None:
-    fault = Fault("claim", 1, DatabaseUnavailable("as the test wants"), after=True)
+    fault = Fault("claim", 1, error("as the test wants"), after=True)
     worker = ScriptedWorker(object_store)
     dispatcher = build(fault, "jobs", jobs, datasets, object_store, worker)
     job = await jobs.create(make_job(), "", "a" * 64)
