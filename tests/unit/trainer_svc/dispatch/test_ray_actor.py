@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -51,8 +52,12 @@ def order(folder: Path, **changes: object) -> RayOrder:
 
 
 @pytest.fixture
-def actor() -> Iterator[EngineActor]:
+def actor(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineActor]:
+    # It would end the process that it is in, which is the tests' own.
+    monkeypatch.setattr(EngineActor, "_end_unattended", lambda *_: None)
+    policy = asyncio.get_event_loop_policy()
     started = EngineActor()
+    asyncio.set_event_loop_policy(policy)
     yield started
     started.end()
     (thread,) = (each for each in threading.enumerate() if each.name == "engine")
