@@ -10,6 +10,7 @@ import pytest
 
 from tailorbird.errors import Conflict
 from tailorbird.feedback import FeedbackStore
+from tailorbird.manifest import FileEntry
 from tailorbird.names import AdapterName, DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
@@ -55,8 +56,10 @@ async def test_a_manifest_is_known_again(registry: AdapterRegistry, proxy: Fault
     await registry.publish(VERSION, manifest)
     assert tries(proxy, "manifest.json") == 2
     assert await registry.manifest(VERSION) == manifest
+    await registry.publish(VERSION, manifest.model_copy(update={"rank": 16}))
+    other = {"adapter_config.json": FileEntry(size=2, sha256="1" * 64)}
     with pytest.raises(Conflict, match="another manifest"):
-        await registry.publish(VERSION, manifest.model_copy(update={"base_model": "other"}))
+        await registry.publish(VERSION, manifest.model_copy(update={"files": other}))
 
 
 async def test_a_route_is_known_again_by_its_nonce(
