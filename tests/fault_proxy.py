@@ -134,6 +134,10 @@ class FaultProxy:
         """
         self._rules.append(_Rule(fault, method, target, times))
 
+    def heal(self) -> None:
+        """Spoil nothing more."""
+        self._rules.clear()
+
     async def __aenter__(self) -> Self:
         self._listening = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         host, port = self._listening.sockets[0].getsockname()
