@@ -40,6 +40,11 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[obje
 
 @pytest.fixture
 def postgresql_url(postgresql_server: object) -> str:
+    return new_postgresql(postgresql_server)
+
+
+def new_postgresql(postgresql_server: object) -> str:
+    """Return the URL of a new database on a server."""
     name = f"jobs_{uuid.uuid4().hex}"
     postgresql_server.psql(f"CREATE DATABASE {name};")  # type: ignore[attr-defined]
     uri = urlsplit(postgresql_server.get_uri())  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.errors import Unavailable
 from tailorbird.object_store import open_store
+from tests.contract.conftest import new_postgresql
 from tests.contract.trainers import DIGEST, Trainers, trainers
 from tests.unit.trainer_svc.dispatching import ended, states
 from tests.unit.trainer_svc.fakes import published
@@ -66,17 +67,34 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"trainer_svc.dispatch.{module}._SECONDS", (0.001,))
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["statement", "commit"])
+@pytest.fixture
+def new_url(request: pytest.FixtureRequest, engine: str) -> Callable[[Path], str]:
+    """Return what makes a database for a folder."""
+    if engine == "sqlite":
+        return lambda folder: f"sqlite+aiosqlite:///{folder}/jobs.db"
+    server: object = request.getfixturevalue("postgresql_server")
+    return lambda _: new_postgresql(server)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    [
+        ("statement", "sqlite"),
+        ("commit", "sqlite"),
+        ("commit", "postgresql"),
+        pytest.param("statement", "postgresql", marks=pytest.mark.long),
+    ],
+)
 async def test_whatever_fails_there_is_one_history_and_one_version(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, new_url: Callable[[Path], str]
 ) -> None:
     number, struck = 0, True
     while struck:
         number += 1
         folder = tmp_path / str(number)
         folder.mkdir()
-        url = f"sqlite+aiosqlite:///{folder}/jobs.db"
+        url = new_url(folder)
         async with trainers(url, open_store((folder / "store").as_uri()), folder) as world:
             database = FailingDatabase(url, kind, number)
             await _live(world, database)

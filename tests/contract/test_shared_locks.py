@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from tailorbird.errors import Unavailable
 from trainer_svc.jobs.database import Database
@@ -108,3 +109,20 @@ async def test_who_loses_the_database_meanwhile_goes_on_and_who_finds_none_is_to
     with pytest.raises(Unavailable):
         async with SharedLocks(nowhere).held("a"):
             raise AssertionError("there is no database")
+
+
+async def test_a_turn_that_cannot_be_given_back_ends_with_its_connection(
+    postgresql_url: str,
+) -> None:
+    here, there = Database(postgresql_url), Database(postgresql_url)
+
+    def refuse(*found: object) -> None:
+        if "unlock" in str(found[2]):
+            raise OperationalError("as the test wants", None, Exception("no answer"))
+
+    async with SharedLocks(here).held("a"):
+        sa.event.listen(here._aside.sync_engine, "before_cursor_execute", refuse)
+    async with asyncio.timeout(30), SharedLocks(there).held("a"):
+        pass
+    await here.close()
+    await there.close()

@@ -447,3 +447,20 @@ async def test_a_lease_that_began_during_a_beat_is_not_taken_for_lost(
         worker.go_on()
         found = await in_state(jobs, job, JobState.SUCCEEDED)
     assert found.lease_epoch == 1
+
+
+async def test_a_silent_worker_is_told_at_once_that_its_lease_is_lost(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    worker = ScriptedWorker(object_store, hold="step-2")
+    dispatcher = make(ScriptedExecutor(object_store, worker))
+    (job,) = await add(jobs, make_job())
+    async with running(dispatcher):
+        await worker.held.wait()
+        worker.hold = ""
+        # As another trainer does when the lease is over.
+        await jobs.take_back("")
+        await dispatcher.kept({job.name: 1}, {})
+        found = await in_state(jobs, job, JobState.SUCCEEDED)
+    assert worker.told(Cancel) == ["one"]
+    assert found.lease_epoch == 2
