@@ -12,7 +12,7 @@ from tailorbird.names import JobName
 from tailorbird.object_store import ObstoreStore
 from tests.contract.trainers import SHORT, Trainers, in_state, queue, trainers
 from tests.unit.trainer_svc.dispatching import states
-from tests.unit.trainer_svc.fakes import published
+from tests.unit.trainer_svc.fakes import ScriptedWorker, published
 from trainer_svc.jobs.events import StepProgress
 from trainer_svc.jobs.leases import Kept
 from trainer_svc.jobs.model import JobState
@@ -154,23 +154,35 @@ async def test_a_trainer_whose_lease_another_took_changes_nothing_more(
     assert len(await published(world.store)) == 1
 
 
-async def test_a_job_that_always_fails_holds_up_nobody(
-    world: Trainers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.05,))
+async def failing_for_ever(worker: ScriptedWorker) -> None:
+    while True:
+        await worker.held.wait()
+        worker.held.clear()
+        worker.fail(retryable=True, reason="STORE_UNAVAILABLE")
+
+
+async def test_a_job_that_always_fails_holds_up_nobody(world: Trainers) -> None:
     trainer = world.start(failing := world.worker(hold="prepared", only="bad"))
     (bad,) = await queue(trainer.jobs, "bad")
     good = await queue(trainer.jobs, *(f"good-{number:02}" for number in range(20)))
-
-    async def fail_for_ever() -> None:
-        while True:
-            await failing.held.wait()
-            failing.held.clear()
-            failing.fail(retryable=True, reason="STORE_UNAVAILABLE")
-
-    failed = asyncio.create_task(fail_for_ever())
+    failed = asyncio.create_task(failing_for_ever(failing))
     for job in good:
         assert (await in_state(trainer.jobs, job.name)).state is JobState.SUCCEEDED
+    found = await trainer.jobs.get(bad.name)
+    failed.cancel()
+    assert failing.jobs[0] == "bad"
+    # Without its pauses it would have been tried to the end by now, and nobody else begun.
+    assert found.state is not JobState.PAUSED
+    assert found.lease_epoch < 20
+
+
+async def test_a_job_that_always_fails_is_paused_in_the_end(
+    world: Trainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.losses._SECONDS", (0.001,))
+    trainer = world.start(failing := world.worker(hold="prepared", only="bad"))
+    failed = asyncio.create_task(failing_for_ever(failing))
+    (bad,) = await queue(trainer.jobs, "bad")
     found = await in_state(trainer.jobs, bad.name, JobState.PAUSED)
     failed.cancel()
     assert found.state is JobState.PAUSED
