@@ -452,11 +452,11 @@ async def test_a_lease_that_began_during_a_beat_is_not_taken_for_lost(
 async def test_a_silent_worker_is_told_at_once_that_its_lease_is_lost(
     make: Make, jobs: JobStore, object_store: ObstoreStore
 ) -> None:
-    worker = ScriptedWorker(object_store, hold="step-2")
+    worker = ScriptedWorker(object_store, hold="step-1")
     dispatcher = make(ScriptedExecutor(object_store, worker))
     (job,) = await add(jobs, make_job())
     async with running(dispatcher):
-        await worker.held.wait()
+        await in_state(jobs, job, JobState.RUNNING)
         worker.hold = ""
         # As another trainer does when the lease is over.
         await jobs.take_back("")
