@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -25,18 +26,21 @@ def pause_after(attempts: int) -> float:
     return _SECONDS[min(attempts, len(_SECONDS)) - 1]
 
 
-async def insist(action: Callable[[], Awaitable[_T]]) -> _T:
+async def insist(action: Callable[[], Awaitable[_T]], tries: float = math.inf) -> _T:
     """Return what `action` gives, done again after growing pauses while it raises Unavailable.
 
-    For what must be written sooner or later; the action must bear being done twice.
+    For what must be written sooner or later; the action must bear being done twice. After so many
+    `tries` its error is raised.
     """
     attempts = 0
     while True:
         try:
             return await action()
         except Unavailable as error:
-            _log.warning("trying again", reason=error.reason, error=error.message)
             attempts += 1
+            if attempts >= tries:
+                raise
+            _log.warning("trying again", reason=error.reason, error=error.message)
             await asyncio.sleep(pause_after(attempts))
 
 

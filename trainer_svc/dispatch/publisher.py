@@ -13,6 +13,7 @@ from tailorbird.errors import (
     NotFound,
     StoreUnavailable,
     TailorbirdError,
+    Unavailable,
 )
 from tailorbird.manifest import MANIFEST, AdapterManifest
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
@@ -34,6 +35,8 @@ NOT_JUDGED = "NOT_JUDGED"
 _log = structlog.get_logger(__name__)
 
 _MAX_MESSAGE = 1000
+_TRIES = 3
+"""Of a store that has been asked again for a while each time."""
 
 
 class Publisher:
@@ -57,23 +60,27 @@ class Publisher:
         return job.spec.adapter_name.version(id_)
 
     async def publish(self, held: Holder, job: Job, manifest: AdapterManifest) -> None:
-        """Commit the version, then write it. CancelRequested if a caller was faster."""
-        publication = await insist(lambda: self._publication(job, manifest))
+        """Commit the version, then write it. CancelRequested if a caller was faster.
+
+        Unavailable, and nothing committed, if the routes cannot be read in a few tries.
+        """
+        publication = await insist(lambda: self._publication(job, manifest), _TRIES)
         await held.commit(publication)
         await self.finish(held, publication)
 
     async def finish(self, held: Holder, publication: Publication) -> None:
-        """Write a committed version and end its job; tries again until the store answers.
+        """Write a committed version and end its job; LeaseLost.
 
-        What cannot be finished is put off, and holds up no other; LeaseLost.
+        What cannot be finished in a few tries is put off, and holds up no other, nor a worker.
         """
         job = held.lease.job
         try:
-            outcome = await insist(lambda: publish(self._registry, publication))
+            outcome = await insist(lambda: publish(self._registry, publication), _TRIES)
         except LeaseLost:
             raise
         except Exception as error:
-            _log.exception("committed version not published", job=str(job))
+            down = isinstance(error, Unavailable)
+            _log.warning("committed version not published", job=str(job), exc_info=not down)
             await held.put_off(pause_after, _not_published(error))
             return
         await held.succeed(publication, outcome)
