@@ -71,12 +71,16 @@ class Tenant:
         spec.MergeFrom(SPEC)
         self.client.create_job(self.parent, spec, job_id=self.id)
 
-    def until(self, *wanted: job_pb2.JobState.ValueType, after: int = 0) -> list[job_pb2.JobEvent]:
-        """Return the job's events up to one of these states, or to its end."""
+    def until(
+        self, *wanted: job_pb2.JobState.ValueType, waiting: str = "", after: int = 0
+    ) -> list[job_pb2.JobEvent]:
+        """Return the job's events up to one of these states or a warning, or to its end."""
         seen = []
         for event in self.client.watch_job(self.job, after):
             seen.append(event)
             if event.HasField("state_changed") and event.state_changed.state in wanted:
+                break
+            if waiting and event.warning.reason == waiting:
                 break
         return seen
 
@@ -144,11 +148,11 @@ def test_jobs_wait_for_what_they_need_of_a_store_that_fails(
     assert not any(event.HasField("checkpoint_saved") for event in without)
     assert "CHECKPOINT_FAILED" in {event.warning.reason for event in without}
     before = [check_paused(tenant) for tenant in (unread, unsent)]
-    seen = untold.until(job_pb2.JOB_STATE_PUBLISHING)
+    committed = untold.until(waiting="PUBLICATION_WAITS")[-1]
     assert client.get_job(untold.job).state == job_pb2.JOB_STATE_PUBLISHING
 
     proxy.heal()
-    untold.succeeds(seen[-1].sequence)
+    untold.succeeds(committed.sequence)
     for tenant, last in zip((unread, unsent), before, strict=True):
         client.resume_job(tenant.job)
         tenant.succeeds(last)
