@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -18,7 +19,7 @@ from tailorbird.object_store import open_store
 from tailorbird.trainer_client import TrainerClient
 from tailorbird.tuning.v1 import job_pb2
 from tests.acceptance.trainer_process import trainer
-from tests.fault_proxy import FaultProxy, answered, cut, delayed, reset
+from tests.fault_proxy import FaultProxy, answered, cut, delayed, hung, reset
 
 DOWN = answered("503 Service Unavailable", "Retry-After: 1")
 ATTEMPTS = 2
@@ -124,6 +125,23 @@ def test_calls_are_told_to_come_again_while_the_store_fails(
     proxy.plan(delayed(0.5), times=inf)
     for call in [*reads, *others]:
         call()
+
+
+@pytest.mark.long
+def test_calls_do_not_wait_for_ever_for_a_store_that_never_answers(
+    client: TrainerClient, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    acme = Tenant(client, tmp_path, "acme")
+    acme.upload()
+    proxy.plan(hung, times=inf)
+    calls = [
+        acme.create,
+        partial(acme.upload, "new"),
+        lambda: list(client.list_datasets(acme.parent)),
+    ]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        list(pool.map(unavailable, calls))
+    assert list(client.list_jobs(acme.parent)) == []
 
 
 def test_jobs_wait_for_what_they_need_of_a_store_that_fails(
