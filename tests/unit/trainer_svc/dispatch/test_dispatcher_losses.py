@@ -235,3 +235,15 @@ async def test_a_job_store_that_fails_just_then_hides_no_lost_worker(
         found = await ended(jobs, job.name)
     assert (found.state, found.lease_epoch) == (JobState.SUCCEEDED, 2)
     assert executor.started[0].closed.is_set()
+
+
+async def test_a_lease_that_nobody_here_knows_of_is_given_back(
+    make: Make, jobs: JobStore, object_store: ObstoreStore
+) -> None:
+    dispatcher = make(ScriptedExecutor(object_store))
+    job = await jobs.create(make_job(), "", "a" * 64)
+    # Claimed in this trainer's name, and lost on the way.
+    assert await jobs.claim(dispatcher._owner) is not None
+    async with running(dispatcher):
+        found = await ended(jobs, job.name)
+    assert (found.state, found.lease_epoch) == (JobState.SUCCEEDED, 2)

@@ -155,3 +155,17 @@ async def test_it_beats_no_more_after_the_block_even_if_the_store_hangs(
         if tasks:
             await asyncio.wait(tasks)
     assert parts.store.beats.empty()
+
+
+async def test_a_store_that_hangs_as_leases_are_taken_over_holds_up_no_beat() -> None:
+    parts = Parts(lease_seconds=0.02)
+
+    async def hang() -> list[Left]:
+        return await asyncio.Future()
+
+    parts.store.take_over = hang  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        await parts.heart.beat()
+    assert parts.heard.well == [True]
+    assert len(parts.heard.kept_calls) == 1
+    assert parts.heard.over == []
