@@ -61,6 +61,12 @@ Quotas = Annotated[
     BeforeValidator(_parsed),
     AfterValidator(_quotas),
 ]
+Priorities = Annotated[
+    dict[str, Annotated[int, Field(ge=0, le=100)]],
+    NoDecode,
+    BeforeValidator(_parsed),
+    AfterValidator(_quotas),
+]
 
 
 def visible_gpus(
@@ -193,8 +199,8 @@ class TrainerSettings(ScanSettings):
     """
     max_running_jobs: Quotas = Field({})
     """Jobs of a tenant that may be at work at a time, likewise; more of them wait."""
-    max_priority: Quotas = Field({})
-    """The highest priority that a tenant's jobs may ask for, likewise; without it 0."""
+    max_priority: Priorities = Field({})
+    """The highest priority, up to 100, that a tenant's jobs may ask for, likewise; without it 0."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     """A job that is given back this often in a row, without a checkpoint in between, is PAUSED.
 

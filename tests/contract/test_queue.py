@@ -155,7 +155,9 @@ async def test_no_more_jobs_of_a_tenant_wait_than_may(database: Database) -> Non
     await queue(store, "acme/a0", "acme/a1", *(f"globex/g{number}" for number in range(9)))
     with pytest.raises(ResourceExhausted) as caught:
         await queue(store, "acme/a2")
-    assert (caught.value.reason, caught.value.metadata) == ("TOO_MANY_QUEUED_JOBS", {"limit": "2"})
+    assert caught.value.reason == "TOO_MANY_QUEUED_JOBS"
+    told = {"quota": "queued_jobs", "subject": "tenants/acme", "limit": "2"}
+    assert caught.value.metadata == told
     assert caught.value.message == "acme has 2 queued jobs; at most 2 may wait"
     with pytest.raises(NotFound):
         await store.get(JobName("acme", "a2"))

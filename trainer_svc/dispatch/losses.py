@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from trainer_svc.jobs.model import Faults
+from trainer_svc.jobs.events import JobWarning
+from trainer_svc.jobs.model import Faults, JobError
 
+_MAX_MESSAGE = 1000
 _SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -13,6 +15,14 @@ def pause_of(faults: Faults) -> float:
     What it needs may be down, or memory be short: it waits longer the more often it was tried.
     """
     return pause_after(max(1, faults.attempts, faults.data_losses))
+
+
+def waits(error: JobError, seconds: float) -> JobWarning:
+    """Return what the job's history says of a wait: for want of what, and for how long."""
+    return JobWarning(
+        reason="JOB_WAITS",
+        message=f"tried again in {seconds:g} s: {error.reason}: {error.message}"[:_MAX_MESSAGE],
+    )
 
 
 def pause_after(tries: int) -> float:

@@ -30,6 +30,7 @@ from trainer_svc.dispatch.losses import (
     after_worker_loss,
     pause_of,
     suspected,
+    waits,
 )
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.events import (
@@ -349,7 +350,9 @@ class Runner:
         """Give the job back for a while; too often in a row, and somebody must see to it first."""
         faults = after_attempt(self._faults)
         if faults.attempts < self._patience.attempts:
-            return await self._release(GivenBack(faults=faults, pause=pause_of(faults)))
+            pause = pause_of(faults)
+            told = waits(error, pause)
+            return await self._release(GivenBack(faults=faults, pause=pause, told=told))
         tried = f"tried {faults.attempts} times in a row; last: {error.message}"
         last = error.model_copy(update={"message": tried})
         if error.reason in _OWN_FAULTS:

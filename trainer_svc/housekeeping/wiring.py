@@ -65,6 +65,7 @@ async def opened(settings: TrainerSettings) -> AsyncIterator[Stores]:
         return locks.held(str(dataset))
 
     try:
-        yield stores_of(settings, database, open_store(settings.object_store_url), turn)
+        objects = open_store(settings.object_store_url, settings.store_retry_timeout)
+        yield stores_of(settings, database, objects, turn)
     finally:
         await database.close()

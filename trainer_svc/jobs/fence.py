@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from tailorbird.errors import FailedPrecondition, LeaseLost
 from tailorbird.names import JobName
 from trainer_svc.jobs.database import Database
+from trainer_svc.jobs.events import JobWarning
 from trainer_svc.jobs.model import ACTIVE, Faults, JobError, JobState
 from trainer_svc.jobs.rows import Change, Decide, apply, job_row
 
@@ -47,6 +48,8 @@ class GivenBack:
     """What went wrong so far; None: nothing more than before."""
     pause: float = 0.0
     """Seconds for which nobody takes it up."""
+    told: JobWarning | None = None
+    """Why it waits."""
 
 
 class CancelRequested(FailedPrecondition):
@@ -87,5 +90,6 @@ def uncommitted(decide: Decide) -> Decide:
 def _check(row: sa.Row[Any], write: Write, holds: bool) -> None:
     if not holds:
         raise LeaseLost(
-            f"{write.job} is {row.state} under epoch {row.lease_epoch}, not {write.epoch}"
+            f"{write.job} is not leased under epoch {write.epoch} any more: it is {row.state}, and "
+            f"its newest epoch is {row.lease_epoch}"
         )

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tailorbird.names import JobName
 from trainer_svc.jobs.database import clock
-from trainer_svc.jobs.events import StateChanged
+from trainer_svc.jobs.events import EventPayload, StateChanged
 from trainer_svc.jobs.fence import GivenBack
 from trainer_svc.jobs.model import ACTIVE, JobState
 from trainer_svc.jobs.rows import Change, apply, ended, in_state, name_of, update_job
@@ -111,7 +111,10 @@ def give_back(row: sa.Row[Any], given: GivenBack, not_before: Any = None) -> Cha
     }
     if given.faults is not None:
         values["faults"] = {**(row.faults or {}), **given.faults.model_dump(mode="json")}
-    return [StateChanged(state=state, error=given.error)], values
+    payloads: list[EventPayload] = [StateChanged(state=state, error=given.error)]
+    if given.told is not None and state is JobState.QUEUED:
+        payloads.insert(0, given.told)
+    return payloads, values
 
 
 def _over(now: Any) -> sa.ColumnElement[bool]:

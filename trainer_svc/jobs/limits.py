@@ -40,6 +40,8 @@ class TenantLimits:
                 f"{tenant} has {queued - 1} queued jobs; at most {most:g} may wait",
                 reason="TOO_MANY_QUEUED_JOBS",
                 retry_after=_RETRY_SECONDS,
+                quota="queued_jobs",
+                subject=f"tenants/{tenant}",
                 limit=f"{most:g}",
             )
 

@@ -113,6 +113,8 @@ class Watches:
                 f"at most {_MOST_OF_A_TENANT} may be open",
                 reason="TOO_MANY_WATCHES",
                 retry_after=_RETRY_SECONDS,
+                quota="watches",
+                subject=f"tenants/{name.tenant}",
                 limit=_MOST_OF_A_TENANT,
             )
         with self._feed.subscribe(name) as changed:

@@ -17,6 +17,7 @@ from trainer_svc.bases import BaseModels
 from trainer_svc.dispatch.local_executor import LocalExecutor
 from trainer_svc.dispatch.ray_executor import RayExecutor
 from trainer_svc.dispatch.ray_order import RayCluster
+from trainer_svc.jobs.limits import HIGHEST_PRIORITY
 from trainer_svc.settings import TrainerSettings, visible_gpus
 
 
@@ -166,6 +167,16 @@ def test_wrong_prefixes_for_datasets_stop_the_start(
         TrainerSettings()
     ((name, _),) = wrong_settings(told.value)
     assert name.startswith("dataset_prefixes")
+
+
+def test_no_tenant_may_ask_for_more_than_the_highest_priority(
+    environ: pytest.MonkeyPatch,
+) -> None:
+    environ.setenv("TAILORBIRD_MAX_PRIORITY", f'{{"*": {HIGHEST_PRIORITY}}}')
+    assert TrainerSettings().max_priority == {"*": HIGHEST_PRIORITY}
+    environ.setenv("TAILORBIRD_MAX_PRIORITY", f'{{"*": {HIGHEST_PRIORITY + 1}}}')
+    with pytest.raises(ValidationError, match=f"less than or equal to {HIGHEST_PRIORITY}"):
+        TrainerSettings()
 
 
 @pytest.mark.parametrize("quota", ["dataset_quota_bytes", "dataset_quota_records"])

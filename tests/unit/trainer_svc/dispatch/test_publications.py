@@ -76,12 +76,16 @@ async def test_a_route_that_cannot_be_told_is_asked_for_a_few_times_before_the_c
     broken = Broken(monkeypatch, "next_generation", StoreUnavailable("403 Forbidden"))
     one = await jobs.create(make_job(adapter="one"), "", "a" * 64)
     two = await jobs.create(make_job("two"), "", "b" * 64)
+    said = "tried again in 0.001 s: STORE_UNAVAILABLE: 403 Forbidden"
+    waits = JobWarning(reason="JOB_WAITS", message=said)
     async with running(make(ScriptedExecutor(object_store))):
         found = await ended(jobs, one.name, JobState.PAUSED)
         assert (await ended(jobs, two.name)).state is JobState.SUCCEEDED
         assert found.state is JobState.PAUSED
         assert found.error is not None
         assert found.error.message == "tried 20 times in a row; last: 403 Forbidden"
+        told = [event.payload for event in await jobs.events(one.name, 0, 1000)]
+        assert told.count(waits) == 19
         broken.mended = True
         await jobs.request_resume(one.name)
         assert (await ended(jobs, one.name)).state is JobState.SUCCEEDED
