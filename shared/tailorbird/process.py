@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
+from types import FrameType
 
 _NO_TELEMETRY = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -33,13 +34,20 @@ _CACHES = {
 }
 
 
-def prepare_process() -> None:
-    """Give libraries a place for their caches, and end quietly on a SIGTERM during the imports.
+def _leave_quietly(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's
+    os._exit(0)
 
+
+def prepare_process(
+    interrupted: Callable[[int, FrameType | None], None] = _leave_quietly,
+) -> None:
+    """Give libraries a place for their caches, and let SIGTERM and SIGINT call `interrupted`.
+
+    Left out, they end the process quietly: a service that has not started has nothing left undone.
     Process 1 of a container ignores SIGTERM until it has a handler.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, interrupted)
     give_home(os.environ)
 
 

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
+from tailorbird.interruption import Interruption
 from trainer_svc.housekeeping import command
 from trainer_svc.housekeeping.migration import migrate
 from trainer_svc.jobs import migrations
@@ -97,6 +98,6 @@ def test_the_command_migrates_the_embedded_store(
     monkeypatch.setenv("TAILORBIRD_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("TAILORBIRD_BASE_MODEL", "org/name")
 
-    assert command.run(["migrate"]) == 0
+    assert command.run(["migrate"], Interruption("migrate")) == 0
 
     assert asyncio.run(revision(f"sqlite+aiosqlite:///{tmp_path}/trainer.db")) == NEWEST

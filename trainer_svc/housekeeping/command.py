@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 
+from tailorbird.interruption import Interruption
 from tailorbird.names import TenantName
 from tailorbird.service import run_service
 from trainer_svc.housekeeping.collector import collect
@@ -22,14 +22,16 @@ from trainer_svc.housekeeping.wiring import opened, rules_of
 from trainer_svc.record import Record
 from trainer_svc.settings import TrainerSettings
 
-COMMANDS = ("collect", "erase", "migrate")
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; return the exit status, 1 if something could not be done."""
+def run(arguments: Sequence[str], interruption: Interruption) -> int:
+    """Do what the arguments say; return the exit status, 1 if something could not be done.
+
+    A signal that `interruption` takes ends it, with a status of its own.
+    """
     asked = _parser().parse_args(arguments)
-    return run_service(TrainerSettings, partial(_done, asked))
+    return run_service(TrainerSettings, lambda settings: interruption.run(_done(asked, settings)))
 
 
 def _parser() -> argparse.ArgumentParser:

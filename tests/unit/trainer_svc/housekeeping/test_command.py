@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     asyncio.run(filled(folder))
     monkeypatch.setenv("TAILORBIRD_DATA_DIR", str(folder))
     monkeypatch.setenv("TAILORBIRD_BASE_MODEL", "none")
-    monkeypatch.setattr(trainer_main, "prepare_process", lambda: None)
+    monkeypatch.setattr(trainer_main, "prepare_process", lambda *_: None)
     return folder
 
 

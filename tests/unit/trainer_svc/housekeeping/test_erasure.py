@@ -432,3 +432,24 @@ async def test_a_record_that_cannot_be_read_is_begun_anew(world: World) -> None:
     assert (await erase(world.stores, ASKED)).tries == 1
     stored = await world.objects.get("housekeeping/erased/acme.json")
     assert Erasure.model_validate_json(stored).end_time is not None
+
+
+async def test_what_an_interrupted_one_removed_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await full(world)
+    removed = asyncio.Event()
+
+    async def never(database: Database) -> None:
+        removed.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(Database, "scrub", never)
+        erasing = asyncio.create_task(erase(world.stores, ASKED))
+        await removed.wait()
+        erasing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await erasing
+    found = await erase(world.stores, ASKED)
+    assert (found.tries, found.removed[Kind.ENDED_JOBS].things) == (2, 2)
