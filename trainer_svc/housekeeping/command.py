@@ -102,7 +102,7 @@ def told_erasure(erasure: Erasure) -> list[str]:
     end = erasure.end_time or erasure.begin_time
     return [
         f"{erasure.tenant} is erased: {end:%Y-%m-%d %H:%M:%S} UTC, tries: {erasure.tries}",
-        *_table("removed", erasure.removed),
+        *_table("removed" if erasure.tries == 1 else "removed in all tries", erasure.removed),
         f"kept: {erasure.tombstones} tombstones and {erasure.routes} routes to them, names alone: "
         "serving obeys them",
         "other disks: trainers and serving replicas delete what they keep of it at their next look",

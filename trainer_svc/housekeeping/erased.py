@@ -28,12 +28,16 @@ _SKEW_SECONDS = 86400.0
 
 
 class Erasure(Record):
-    """What was removed of a tenant, over all tries, and what is kept so that serving obeys."""
+    """What was removed of a tenant, and what is kept so that serving obeys.
+
+    Over all tries since the first, also those after one that came to its end: who asks what became
+    of a tenant's data is told of all of it.
+    """
 
     tenant: str
     begin_time: AwareDatetime
     end_time: AwareDatetime | None = None
-    """None: not all of it is gone yet."""
+    """When the last try came to its end. None: not all of it is gone yet."""
     tries: int = 0
     removed: dict[Kind, Count] = Field(default_factory=dict)
     tombstones: int = 0
@@ -41,11 +45,10 @@ class Erasure(Record):
 
 
 async def read_erasure(store: ObjectStore, tenant: TenantName, now: datetime) -> Erasure:
-    """Return what is known of a tenant's erasure; of one that ended, a new one."""
+    """Return what is known of a tenant's erasure, as one that has not ended."""
     with suppress(NotFound, DataCorrupt, ValidationError):
         found = Erasure.model_validate_json(await store.get(_key(tenant), _MAX_BYTES))
-        if found.end_time is None:
-            return found
+        return found.model_copy(update={"end_time": None})
     return Erasure(tenant=str(tenant), begin_time=now)
 
 

@@ -68,6 +68,15 @@ def test_a_tenant_is_erased(
     assert told.startswith("tenants/acme is erased: ")
     assert "kept: 2 tombstones and 0 routes" in told
     assert "After one is restored, erase the tenant again" in told
+    assert "\nremoved  " in told
+    assert run(monkeypatch, "erase", "acme") == 0
+    again = capsys.readouterr().out
+    assert again.splitlines()[0].endswith(", tries: 2")
+    # The same table, of all tries.
+    rows = [" ".join(line.split()) for line in told.splitlines()[1:-3]]
+    title, *others = [" ".join(line.split()) for line in again.splitlines()[1:-3]]
+    assert title == rows[0].replace("removed", "removed in all tries")
+    assert others == rows[1:]
     left = sorted(file.name for file in (folder / "store" / "tenants").rglob("*.*"))
     assert left == ["tombstone.json", "tombstone.json"]
 

@@ -166,7 +166,7 @@ async def test_no_replica_finds_anything_to_serve(world: World) -> None:
 
 async def test_a_tenant_that_comes_back_goes_on_after_the_erasure(world: World) -> None:
     await full(world)
-    await erase(world.stores, ASKED)
+    first = await erase(world.stores, ASKED)
     head = await world.registry.head(ADAPTER)
     version = version_of("later")
     await world.route(version, await world.registry.next_generation(ADAPTER, head))
@@ -174,18 +174,23 @@ async def test_a_tenant_that_comes_back_goes_on_after_the_erasure(world: World) 
     assert newest is not None
     assert newest.generation == 4
     again = await erase(world.stores, ASKED)
-    # It counts for itself: the first one had come to its end.
-    assert again.tries == 1
-    assert [(kind, count.objects) for kind, count in again.removed.items()] == [(Kind.ADAPTERS, 2)]
+    # What the first one removed is not forgotten, though it had come to its end.
+    assert (again.tries, again.begin_time) == (2, first.begin_time)
+    expected = {kind: (count.things, count.objects) for kind, count in first.removed.items()}
+    expected[Kind.ADAPTERS] = 2, 11
+    found = {kind: (count.things, count.objects) for kind, count in again.removed.items()}
+    assert found == expected
+    stored = await world.objects.get("housekeeping/erased/acme.json")
+    assert Erasure.model_validate_json(stored) == again
     with pytest.raises(NotFound):
         await world.registry.check_not_deleted(VersionName.parse(version))
 
 
 async def test_an_erasure_done_again_removes_nothing(world: World) -> None:
     await full(world)
-    await erase(world.stores, ASKED)
+    first = await erase(world.stores, ASKED)
     again = await erase(world.stores, ASKED)
-    assert (again.removed, again.tombstones, again.routes) == ({}, 3, 1)
+    assert again == first.model_copy(update={"tries": 2, "end_time": again.end_time})
     await check_gone(world)
 
 
@@ -432,6 +437,25 @@ async def test_a_record_that_cannot_be_read_is_begun_anew(world: World) -> None:
     assert (await erase(world.stores, ASKED)).tries == 1
     stored = await world.objects.get("housekeeping/erased/acme.json")
     assert Erasure.model_validate_json(stored).end_time is not None
+
+
+async def test_while_a_later_one_is_under_way_the_earlier_s_end_does_not_stand(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await full(world)
+    first = await erase(world.stores, ASKED)
+
+    async def failing(database: Database) -> None:
+        raise DatabaseUnavailable("as the test wants")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Database, "scrub", failing)
+        with pytest.raises(DatabaseUnavailable):
+            await erase(world.stores, ASKED)
+    stored = await world.objects.get("housekeeping/erased/acme.json")
+    assert Erasure.model_validate_json(stored) == first.model_copy(
+        update={"tries": 2, "end_time": None}
+    )
 
 
 async def test_what_an_interrupted_one_removed_is_known(
