@@ -100,8 +100,11 @@ def told_round(found: Collected) -> list[str]:
 def told_erasure(erasure: Erasure) -> list[str]:
     """Return the lines that say what was removed of a tenant, and what is left where."""
     end = erasure.end_time or erasure.begin_time
+    nothing = not (erasure.removed or erasure.tombstones or erasure.routes)
     return [
-        f"{erasure.tenant} is erased: {end:%Y-%m-%d %H:%M:%S} UTC, tries: {erasure.tries}",
+        f"{erasure.tenant} {'had nothing' if nothing else 'is erased'}: "
+        f"{end:%Y-%m-%d %H:%M:%S} UTC, tries: {erasure.tries}",
+        *(["nothing was ever found of it here: is that its id?"] if nothing else []),
         *_table("removed" if erasure.tries == 1 else "removed in all tries", erasure.removed),
         f"kept: {erasure.tombstones} tombstones and {erasure.routes} routes to them, names alone: "
         "serving obeys them",

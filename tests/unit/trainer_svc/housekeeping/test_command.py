@@ -81,6 +81,25 @@ def test_a_tenant_is_erased(
     assert left == ["tombstone.json", "tombstone.json"]
 
 
+def test_a_tenant_that_had_nothing_is_told_from_one_that_is_erased(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "erase", "acne") == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("tenants/acne had nothing: ")
+    assert second == "nothing was ever found of it here: is that its id?"
+    assert third == "removed: nothing"
+    assert run(monkeypatch, "erase", "acme") == 0
+    assert "nothing" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", ["tombstones", "routes"])
+def test_a_tenant_of_which_only_names_are_left_is_erased(kept: str) -> None:
+    now = datetime.now(UTC)
+    told = command.told_erasure(Erasure(tenant="tenants/acme", begin_time=now, **{kept: 1}))
+    assert told[0].startswith("tenants/acme is erased: ")
+
+
 def test_a_tenant_whose_jobs_go_on_is_not_erased_unless_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
