@@ -17,6 +17,7 @@ from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
 from tailorbird.names import is_id
 from tailorbird.personal_data.settings import ScanSettings
 from tailorbird.settings import Port, Rank, wrong_setting
+from trainer_svc.database_url import checked_database_url
 
 _MOST_PREFIXES = 4096
 _RAY_ADDRESS = r"^((ray://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):\d+)?$"
@@ -109,8 +110,8 @@ class TrainerSettings(ScanSettings):
     """gRPC port; 0 takes a free one."""
     metrics_port: Port = 9091
     """Plain HTTP port for /metrics, /livez and /readyz; 0 takes a free one."""
-    database_url: str = ""
-    """SQLAlchemy URL with an asynchronous driver. Empty: SQLite under data_dir."""
+    database_url: Annotated[str, AfterValidator(checked_database_url)] = ""
+    """postgresql+asyncpg:// or sqlite+aiosqlite:// URL. Empty: SQLite under data_dir."""
     role: Literal["all", "api", "worker"] = "all"
     """What this process does: answer calls (api), train (worker), or both.
 

@@ -224,6 +224,27 @@ def test_a_store_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, hanging: 
     assert line["error"].startswith("TAILORBIRD_OBJECT_STORE: ")
 
 
+@pytest.mark.parametrize("command", ["", "migrate", "collect"])
+def test_a_database_s_driver_is_told_as_a_wrong_setting(tmp_path: Path, command: str) -> None:
+    environment = {
+        **os.environ,
+        "TAILORBIRD_DATA_DIR": str(tmp_path),
+        "TAILORBIRD_BASE_MODEL": "none",
+        "TAILORBIRD_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/jobs",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer_svc", *command.split()],
+        env=environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "secret" not in done.stderr
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert line["reason"] == "WRONG_SETTING"
+    assert line["error"].startswith(
+        "TAILORBIRD_DATABASE_URL: postgresql:// cannot be used: postgresql+asyncpg://"
+    )
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
