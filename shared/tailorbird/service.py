@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -31,11 +32,14 @@ _SECRET_SETTINGS = {"database_url"}
 
 
 def run_service(
-    read_settings: Callable[[], _Settings], serve: Callable[[_Settings], Awaitable[int]]
+    read_settings: Callable[[], _Settings],
+    serve: Callable[[_Settings], Awaitable[int]],
+    settings_level: int = logging.INFO,
 ) -> int:
     """Run `serve` until it returns the exit status; 2 for wrong settings, 1 if it cannot run.
 
-    Either is told in one line, which names the setting where it is one's.
+    Either is told in one line, which names the setting where it is one's. `settings_level` is that
+    of the record that has all settings.
     """
     log = structlog.get_logger(__name__)
     try:
@@ -47,7 +51,9 @@ def run_service(
         return 2
     configure_logging(settings.log_format, settings.log_level)
     log_what_is_printed(settings.log_format)
-    log.info("settings", **settings.model_dump(mode="json", exclude=_SECRET_SETTINGS))
+    log.log(
+        settings_level, "settings", **settings.model_dump(mode="json", exclude=_SECRET_SETTINGS)
+    )
 
     async def main() -> int:
         return await serve(settings)

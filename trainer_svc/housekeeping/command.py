@@ -7,6 +7,7 @@ run this has both anyway. No token of a caller reaches as far, not one for every
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +32,12 @@ def run(arguments: Sequence[str], interruption: Interruption) -> int:
     A signal that `interruption` takes ends it, with a status of its own.
     """
     asked = _parser().parse_args(arguments)
-    return run_service(TrainerSettings, lambda settings: interruption.run(_done(asked, settings)))
+    return run_service(
+        TrainerSettings,
+        lambda settings: interruption.run(_done(asked, settings)),
+        # Whoever waits at a terminal did not ask for them.
+        settings_level=logging.DEBUG,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

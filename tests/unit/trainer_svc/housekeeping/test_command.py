@@ -60,6 +60,24 @@ def test_a_dry_run_says_what_would_go(
     assert capsys.readouterr().out == "removed: nothing\n"
 
 
+@pytest.mark.parametrize("arguments", [["collect"], ["erase", "acme"], ["migrate"]])
+def test_settings_are_told_to_those_who_ask_for_them(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    def told() -> list[str]:
+        lines = capfd.readouterr().err.splitlines()
+        return [line["level"] for line in map(json.loads, lines) if line["event"] == "settings"]
+
+    assert run(monkeypatch, *arguments) == 0
+    assert told() == []
+    monkeypatch.setenv("TAILORBIRD_LOG_LEVEL", "debug")
+    assert run(monkeypatch, *arguments) == 0
+    assert told() == ["debug"]
+
+
 def test_a_tenant_is_erased(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
