@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +24,7 @@ from trainer_svc.housekeeping.wiring import opened, rules_of
 from trainer_svc.record import Record
 from trainer_svc.settings import TrainerSettings
 
+_MOST_SECONDS = 86400
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cancel-jobs", action="store_true", help="Cancel its jobs that have not ended."
     )
     erasing.add_argument(
-        "--wait", type=float, default=300.0, metavar="SECONDS", help="For them to end: 300."
+        "--wait", type=_seconds, default=300.0, metavar="SECONDS", help="For them to end: 300."
     )
     for command in (collecting, erasing):
         command.add_argument("--json", action="store_true", help="Print the report as JSON.")
@@ -64,12 +66,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrating.add_argument(
         "--wait",
-        type=float,
+        type=_seconds,
         default=120.0,
         metavar="SECONDS",
         help="For PostgreSQL to answer: 120.",
     )
     return parser
+
+
+def _seconds(text: str) -> float:
+    """Return how long is waited; argparse.ArgumentTypeError outside of the limits."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}: seconds from 0 to {_MOST_SECONDS} are expected"
+        )
+    return seconds
 
 
 async def _done(asked: argparse.Namespace, settings: TrainerSettings) -> int:

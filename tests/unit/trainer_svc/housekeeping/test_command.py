@@ -159,6 +159,30 @@ def test_an_argument_that_is_none_is_refused(
     assert raised.value.code == 2
 
 
+@pytest.mark.parametrize("arguments", [["erase", "acme"], ["migrate"]])
+@pytest.mark.parametrize("seconds", ["-5", "-0.1", "nan", "inf", "86401", "soon"])
+def test_a_wait_that_is_none_is_refused(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    seconds: str,
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        run(monkeypatch, *arguments, f"--wait={seconds}")
+    assert raised.value.code == 2
+    expected = f"argument --wait: {seconds!r}: seconds from 0 to 86400 are expected\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.5", "86400"])
+def test_a_wait_within_its_limits_is_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    assert run(monkeypatch, "erase", "acme", "--wait", seconds) == 0
+    assert run(monkeypatch, "migrate", "--wait", seconds) == 0
+
+
 def test_what_failed_is_told_and_is_the_exit_status() -> None:
     now = datetime.now(UTC)
     found = Collected(
