@@ -77,7 +77,7 @@ async def erase(stores: Stores, asked: Asked) -> Erasure:
 async def _end_jobs(stores: Stores, asked: Asked) -> None:
     left = await open_jobs(stores.database, asked.tenant)
     if left and not asked.cancel_jobs:
-        raise _not_ended(left, "cancel them, or have them cancelled")
+        raise _not_ended(left, "cancel them, or have it done by --cancel-jobs")
     jobs = JobStore(stores.database, Feed())
     for name in left:
         try:

@@ -124,7 +124,9 @@ def test_a_tenant_whose_jobs_go_on_is_not_erased_unless_told(
     assert run(monkeypatch, "erase", "globex") == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert "JOBS_NOT_ENDED" in err
+    (line,) = map(json.loads, err.splitlines())
+    assert line["reason"] == "JOBS_NOT_ENDED"
+    assert line["error"].endswith("/jobs/open; cancel them, or have it done by --cancel-jobs")
     assert run(monkeypatch, "erase", "globex", "--cancel-jobs", "--wait", "0", "--json") == 0
     found = Erasure.model_validate(json.loads(capfd.readouterr().out))
     assert found.removed[Kind.ENDED_JOBS].things == 1
