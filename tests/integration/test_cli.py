@@ -397,9 +397,11 @@ def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
     assert run("jobs", "cancel", "one").status == 0
     script.job.pause_requested = True
     assert "running (to be paused)" in run("jobs", "pause", "one").out
+    script.job.cancel_requested = True
+    assert "running (to be cancelled)\n" in run("jobs", "cancel", "one").out
     assert run("jobs", "resume", "one").status == 0
-    kinds = [type(request).__name__ for request in script.requests[-2:]]
-    assert kinds == ["PauseJobRequest", "ResumeJobRequest"]
+    kinds = [type(request).__name__ for request in script.requests[-3:]]
+    assert kinds == ["PauseJobRequest", "CancelJobRequest", "ResumeJobRequest"]
 
 
 def test_a_job_is_deleted(run: Run, script: Script) -> None:

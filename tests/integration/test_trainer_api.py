@@ -495,9 +495,12 @@ async def test_a_job_is_cancelled(trainer: Trainer) -> None:
     other = await create(trainer, spec(), job_id="other")
     async with asyncio.timeout(20):
         await worker.held.wait()
-    await trainer.stub.CancelJob(pb.CancelJobRequest(name=other.name))
+    asked = (await trainer.stub.CancelJob(pb.CancelJobRequest(name=other.name))).job
+    assert asked.cancel_requested
     events = await watch(trainer, other.name)
     assert events[-1].state_changed.state == job_pb2.JOB_STATE_CANCELLED
+    ended = (await trainer.stub.GetJob(pb.GetJobRequest(name=other.name))).job
+    assert (ended.state, ended.cancel_requested) == (job_pb2.JOB_STATE_CANCELLED, False)
 
 
 async def test_a_paused_job_that_is_cancelled_leaves_no_checkpoint(trainer: Trainer) -> None:

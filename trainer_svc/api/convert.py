@@ -270,6 +270,8 @@ def job_to_proto(job: model.Job) -> job_pb2.Job:
         promotion_refusal=job.promotion_refusal,
         lease_epoch=job.lease_epoch,
         pause_requested=job.pause_requested,
+        # The job store has it of those that were cancelled as well.
+        cancel_requested=job.cancel_requested and job.state not in model.TERMINAL,
         sweep=str(job.sweep_name or ""),
     )
     if job.error is not None:

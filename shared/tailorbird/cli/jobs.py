@@ -313,7 +313,7 @@ def _show(job: job_pb2.Job, json: bool) -> None:
     print_facts(
         [
             ("name", job.name),
-            ("state", f"{state_name(job.state)}{' (to be paused)' if job.pause_requested else ''}"),
+            ("state", f"{state_name(job.state)}{_asked(job)}"),
             ("error", f"{failure.reason}: {failure.message}" if failure else ""),
             ("adapter", job.spec.adapter),
             ("data", job.spec.training_dataset),
@@ -330,6 +330,13 @@ def _show(job: job_pb2.Job, json: bool) -> None:
             ("ended", when(job.end_time)),
         ]
     )
+
+
+def _asked(job: job_pb2.Job) -> str:
+    """Say what is to become of a job; a cancellation goes before a pause."""
+    if job.cancel_requested:
+        return " (to be cancelled)"
+    return " (to be paused)" if job.pause_requested else ""
 
 
 def _promoted(job: job_pb2.Job) -> str:

@@ -805,6 +805,7 @@ class Job(_message.Message):
     PROMOTION_REFUSAL_FIELD_NUMBER: _builtins.int
     LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     SWEEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/jobs/{job}"""
@@ -824,6 +825,8 @@ class Job(_message.Message):
     """How often a trainer has taken the job, counted from 1. 0 while it never was."""
     pause_requested: _builtins.bool
     """A caller has asked for a pause that is not in effect yet."""
+    cancel_requested: _builtins.bool
+    """A caller has asked for the job to be cancelled, and its worker has not let go yet."""
     sweep: _builtins.str
     """tenants/{tenant}/sweeps/{sweep}: the sweep that the job carries out; its `spec` is what the trials
     have in common, and its steps are those of all of them. Empty for a job of its own.
@@ -875,11 +878,12 @@ class Job(_message.Message):
         promotion_refusal: _builtins.str = ...,
         lease_epoch: _builtins.int = ...,
         pause_requested: _builtins.bool = ...,
+        cancel_requested: _builtins.bool = ...,
         sweep: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "lease_epoch", b"lease_epoch", "name", b"name", "pause_requested", b"pause_requested", "progress", b"progress", "promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sweep", b"sweep", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "create_time", b"create_time", "effective_hyperparameters", b"effective_hyperparameters", "end_time", b"end_time", "error", b"error", "lease_epoch", b"lease_epoch", "name", b"name", "pause_requested", b"pause_requested", "progress", b"progress", "promoted", b"promoted", "promotion_refusal", b"promotion_refusal", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sweep", b"sweep", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
