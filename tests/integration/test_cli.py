@@ -21,6 +21,7 @@ from tailorbird.cli.app import main
 from tailorbird.rpc.status import stored_status
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.telemetry import HealthServer
+from tailorbird.trainer_client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, tuning_service_pb2
 from tests.certificates import Authority
 from tests.integration.scripted_services import (
@@ -340,6 +341,42 @@ def test_watch_fails_with_the_job(run: Run, script: Script) -> None:
     ran = run("jobs", "watch", "one")
     assert ran.status == 1
     assert ran.err == "failed: NON_FINITE: the loss is not finite\n"
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ([], "the {0} goes on: {1}"),
+        ([job_pb2.JOB_STATE_RUNNING], "the {0} goes on: {1}"),
+        ([job_pb2.JOB_STATE_PAUSED], "the {0} stays paused: tailorbird jobs resume {2}"),
+        ([job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_QUEUED], "the {0} goes on: {1}"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("thing", "command", "name", "job"),
+    [
+        ("job", "jobs watch", "tenants/acme/jobs/one", "tenants/acme/jobs/one"),
+        ("sweep", "jobs sweep watch", "tenants/acme/sweeps/rates", "tenants/acme/jobs/rates"),
+    ],
+)
+def test_a_watch_that_is_interrupted_says_what_becomes_of_the_job(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    states: list[job_pb2.JobState.ValueType],
+    told: str,
+    thing: str,
+    command: str,
+    name: str,
+    job: str,
+) -> None:
+    def interrupted(*_: object) -> Iterator[job_pb2.JobEvent]:
+        yield from (state(number, each) for number, each in enumerate(states, 1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainerClient, "watch_job", interrupted)
+    ran = run(*command.split(), name)
+    assert ran.status == 130
+    assert ran.err == told.format(thing, f"tailorbird {command} {name}", job) + "\n"
 
 
 def test_watch_says_that_a_job_is_paused_and_why(run: Run, script: Script) -> None:

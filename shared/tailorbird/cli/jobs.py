@@ -37,7 +37,7 @@ from tailorbird.cli.job_options import (
 from tailorbird.cli.names import version_name
 from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
 from tailorbird.cli.preflight import print_preflight
-from tailorbird.cli.watch import JobBars, next_step, outcome, state_name
+from tailorbird.cli.watch import Heard, JobBars, next_step, outcome, state_name, unwatched
 from tailorbird.client import CallError, TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 
@@ -287,11 +287,13 @@ def _show_data(trainer: TrainerClient, spec: job_pb2.JobSpec, *, warnings: bool)
 
 
 def _follow(trainer: TrainerClient, name: str, after: int = 0) -> None:
+    heard = Heard(trainer.watch_job(name, after))
     try:
         with JobBars(out) as bars:
-            view = bars.follow(last_part(name), trainer.watch_job(name, after))
+            view = bars.follow(last_part(name), heard)
     except KeyboardInterrupt:
-        errors.print(Text(f"the job goes on: tailorbird jobs watch {name}"))
+        told = unwatched(heard.view, "job", name, f"tailorbird jobs watch {name}")
+        errors.print(Text(told), soft_wrap=True)
         raise typer.Exit(130) from None
     if view.succeeded:
         out.print(Text(outcome(view)), soft_wrap=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
@@ -45,7 +46,7 @@ from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.output import errors, last_part, out, print_json, print_rows, when
 from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.sweep_table import sweep_table
-from tailorbird.cli.watch import JobView, OfData, next_step, outcome, state_name
+from tailorbird.cli.watch import Heard, OfData, next_step, outcome, state_name, unwatched
 from tailorbird.client import TrainerClient
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, sweep_pb2
 
@@ -280,15 +281,19 @@ def watch(trainer: TrainerClient, name: _Sweep, tenant: TenantOption = None) -> 
 
 def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
     """Redraw the table as its sweep changes; off a terminal print it after each rung."""
+    heard = Heard(trainer.watch_job(sweep.job))
     try:
         if out.is_terminal:
             with Live(sweep_table(sweep), console=out, auto_refresh=False, transient=True) as live:
-                view = _watched(trainer, sweep, lambda table: live.update(table, refresh=True))
+                redraw = partial(live.update, refresh=True)
+                _show_events(trainer, sweep, heard, redraw)
         else:
-            view = _watched(trainer, sweep, None)
+            _show_events(trainer, sweep, heard, None)
     except KeyboardInterrupt:
-        errors.print(Text(f"the sweep goes on: tailorbird jobs sweep watch {sweep.name}"))
+        watch = f"tailorbird jobs sweep watch {sweep.name}"
+        errors.print(Text(unwatched(heard.view, "sweep", sweep.job, watch)), soft_wrap=True)
         raise typer.Exit(130) from None
+    view = heard.view
     out.print(sweep_table(trainer.get_sweep(sweep.name)))
     if view.succeeded:
         out.print(Text(outcome(view)), soft_wrap=True)
@@ -299,12 +304,14 @@ def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
     raise typer.Exit(1)
 
 
-def _watched(
-    trainer: TrainerClient, sweep: sweep_pb2.Sweep, redraw: Callable[[Table], None] | None
-) -> JobView:
-    view, of_data, drawn = JobView(), OfData(), -_REDRAW_SECONDS
-    for event in trainer.watch_job(sweep.job):
-        view = view.after(event)
+def _show_events(
+    trainer: TrainerClient,
+    sweep: sweep_pb2.Sweep,
+    events: Iterable[job_pb2.JobEvent],
+    redraw: Callable[[Table], None] | None,
+) -> None:
+    of_data, drawn = OfData(), -_REDRAW_SECONDS
+    for event in events:
         for sentence in of_data.new(event):
             out.print(Text(sentence), soft_wrap=True)
         if event.HasField("judged"):
@@ -315,7 +322,6 @@ def _watched(
         elif time.monotonic() - drawn >= _REDRAW_SECONDS:
             redraw(sweep_table(trainer.get_sweep(sweep.name)))
             drawn = time.monotonic()
-    return view
 
 
 def _show(sweep: sweep_pb2.Sweep, json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -99,6 +99,19 @@ class JobView:
         return " · ".join(words)
 
 
+class Heard:
+    """The events of a watch, and what is known after those that were taken of it."""
+
+    def __init__(self, events: Iterable[job_pb2.JobEvent]) -> None:
+        self.view = JobView()
+        self._events = events
+
+    def __iter__(self) -> Iterator[job_pb2.JobEvent]:
+        for event in self._events:
+            self.view = self.view.after(event)
+            yield event
+
+
 class OfData:
     """What a job's history says of its data, each once.
 
@@ -186,6 +199,13 @@ def paused(view: JobView) -> str:
     """Say that a job is paused, and why if nobody asked for it."""
     why = f": {view.error.reason}: {view.error.message}" if view.error else ""
     return f"paused{why}; it goes on after: tailorbird jobs resume"
+
+
+def unwatched(view: JobView, thing: str, job: str, watch: str) -> str:
+    """Say what becomes of a job or sweep that is watched no longer; `watch` is the command."""
+    if view.state == job_pb2.JOB_STATE_PAUSED:
+        return f"the {thing} stays {state_name(view.state)}: tailorbird jobs resume {job}"
+    return f"the {thing} goes on: {watch}"
 
 
 def next_step(view: JobView) -> str:
