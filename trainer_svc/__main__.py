@@ -1,7 +1,4 @@
-"""python -m trainer_svc: runs the trainer until SIGTERM or SIGINT.
-
-python -m trainer_svc collect | erase | migrate: see `housekeeping/command.py`.
-"""
+"""python -m trainer_svc: runs the trainer until SIGTERM or SIGINT, or an operator's command."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tailorbird.process import prepare_process
-
-_COMMANDS = ("collect", "erase", "migrate")
+from trainer_svc.housekeeping.commands import COMMANDS
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -20,14 +16,10 @@ def main(arguments: Sequence[str] = ()) -> int:
 
     A command's is 128 + the number of a signal that ended it.
     """
-    if arguments[:1] and arguments[0] in _COMMANDS:
+    if arguments[:1] and arguments[0] in COMMANDS:
         return _command(arguments)
     prepare_process()
-    parser = argparse.ArgumentParser(prog="python -m trainer_svc", description=__doc__)
-    parser.add_argument(
-        "--role", choices=("all", "api", "worker"), help="instead of TAILORBIRD_ROLE; default: all"
-    )
-    if role := parser.parse_args(arguments).role:
+    if role := _parser().parse_args(arguments).role:
         os.environ["TAILORBIRD_ROLE"] = role
     # Each of these imports for seconds, and reads the environment.
     from tailorbird.service import run_service
@@ -35,6 +27,23 @@ def main(arguments: Sequence[str] = ()) -> int:
     from trainer_svc.settings import TrainerSettings
 
     return run_service(TrainerSettings, serve)
+
+
+def _parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:<9}{does}" for name, does in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer_svc",
+        usage="%(prog)s [-h] [--role {all,api,worker}]\n       %(prog)s COMMAND [-h] …",
+        description="Run the trainer until SIGTERM or SIGINT. TAILORBIRD_ variables are its "
+        "settings.",
+        epilog=f"commands, beside a trainer or without one, with the same settings:\n{commands}\n"
+        "COMMAND --help has the options of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--role", choices=("all", "api", "worker"), help="instead of TAILORBIRD_ROLE; default: all"
+    )
+    return parser
 
 
 def _command(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from tailorbird.interruption import Interruption
 from tailorbird.names import TenantName
 from tailorbird.service import run_service
 from trainer_svc.housekeeping.collector import collect
+from trainer_svc.housekeeping.commands import COMMANDS
 from trainer_svc.housekeeping.erased import Erasure
 from trainer_svc.housekeeping.erasure import Asked, erase
 from trainer_svc.housekeeping.migration import migrate
@@ -45,13 +46,11 @@ def run(arguments: Sequence[str], interruption: Interruption) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer_svc", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    collecting = commands.add_parser(
-        "collect", allow_abbrev=False, help="Remove what nobody needs any more."
+    collecting, erasing, migrating = (
+        commands.add_parser(name, allow_abbrev=False, help=does, description=does)
+        for name, does in COMMANDS.items()
     )
     collecting.add_argument("--dry-run", action="store_true", help="Only say what would go.")
-    erasing = commands.add_parser(
-        "erase", allow_abbrev=False, help="Remove everything of a tenant, for good."
-    )
     erasing.add_argument("tenant", help="The tenant's id.")
     erasing.add_argument(
         "--cancel-jobs", action="store_true", help="Cancel its jobs that have not ended."
@@ -61,9 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (collecting, erasing):
         command.add_argument("--json", action="store_true", help="Print the report as JSON.")
-    migrating = commands.add_parser(
-        "migrate", allow_abbrev=False, help="Bring the job store's tables to this release, and end."
-    )
     migrating.add_argument(
         "--wait",
         type=_seconds,

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.trainer_svc.housekeeping.world import World, version_of
 from trainer_svc import __main__ as trainer_main
 from trainer_svc.housekeeping import command
+from trainer_svc.housekeeping.commands import COMMANDS
 from trainer_svc.housekeeping.erased import Erasure
 from trainer_svc.housekeeping.model import Collected, Count, Kind
 from trainer_svc.jobs.database import Database
@@ -183,6 +184,27 @@ def test_a_wait_within_its_limits_is_taken(
 ) -> None:
     assert run(monkeypatch, "erase", "acme", "--wait", seconds) == 0
     assert run(monkeypatch, "migrate", "--wait", seconds) == 0
+
+
+def test_help_has_what_an_operator_may_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer_main, "prepare_process", lambda *_: None)
+
+    def told(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as raised:
+            run(monkeypatch, *arguments, "--help")
+        assert raised.value.code == 0
+        return capsys.readouterr().out
+
+    of_all = told()
+    assert "--role" in of_all
+    assert ".py" not in of_all
+    for name, does in COMMANDS.items():
+        assert f"  {name:<9}{does}\n" in of_all
+        of_one = told(name)
+        assert of_one.startswith(f"usage: python -m trainer_svc {name} ")
+        assert does in of_one
 
 
 def test_what_failed_is_told_and_is_the_exit_status() -> None:
