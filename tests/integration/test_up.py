@@ -132,6 +132,32 @@ def test_up_shows_where_everything_is_and_stops_both(start: Callable[..., Up]) -
     assert up.log("trainer") == up.log("serving") == "stopped in order\n"
 
 
+@pytest.mark.parametrize("within", ["file", "file/beneath", "data-with-file"])
+def test_a_folder_that_cannot_be_used_is_told_with_its_option(
+    start: Callable[..., Up], tmp_path: Path, within: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "data-with-file").mkdir()
+    (tmp_path / "data-with-file" / "logs").touch()
+    folder = tmp_path / within
+    status, stderr = start("--data-dir", str(folder)).ended()
+    assert status == 2
+    assert f"--data-dir: the folder {folder} cannot be used: " in stderr
+    assert "Errno" not in stderr
+
+
+def test_a_folder_that_takes_no_file_is_told_with_its_option(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    # Whoever runs the tests: there nobody makes a file.
+    (folder / "logs").symlink_to("/proc/self")
+    status, stderr = start("--data-dir", str(folder)).ended()
+    assert status == 2
+    assert f"--data-dir: the folder {folder} cannot be used: " in stderr
+
+
 def test_serving_preloads_what_makes_it_faster_on_a_cpu(
     start: Callable[..., Up], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -88,6 +89,7 @@ def up(
     tls = None
     if tls_certificate is not None and tls_key is not None:
         tls = tls_certificate, tls_key
+    _check_folder(data_dir)
     gpus = serving_gpus()
     division = divide(gpus)
     preload = {} if gpus else preload_environment()
@@ -113,6 +115,18 @@ def up(
             _show(plan, services, division.told, root_certificates)
             services.wait()
         errors.print("stopping")
+
+
+def _check_folder(data_dir: Path) -> None:
+    logs = data_dir / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=logs):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(
+            f"the folder {data_dir} cannot be used: {error.strerror}", param_hint="--data-dir"
+        ) from error
 
 
 def _say_ready(service: Service, seconds: float) -> None:
