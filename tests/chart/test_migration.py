@@ -55,6 +55,15 @@ def test_the_way_to_the_database_is_open_before_the_migration_runs() -> None:
     assert policy["spec"]["ingress"] == []
 
 
+def test_a_migration_that_is_interrupted_is_tried_again() -> None:
+    job = migration(rendered_profile("split"))
+
+    # It exits 143 within ten seconds of the signal.
+    assert job.spec["restartPolicy"] == "Never"
+    assert job.owner["spec"]["backoffLimit"] >= 1
+    assert job.spec.get("terminationGracePeriodSeconds", 30) > 10
+
+
 def test_the_migration_waits_as_long_as_it_is_told() -> None:
     job = migration(changed(nested("trainer.database.migration.waitSeconds", 7)))
 

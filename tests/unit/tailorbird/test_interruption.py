@@ -111,6 +111,26 @@ raise SystemExit(asyncio.run(interruption.run(work())))
     assert (done.returncode, done.stderr) == (130, line(signal.SIGINT))
 
 
+def test_further_signals_give_it_no_further_time() -> None:
+    body = """
+async def work():
+    def again():
+        interrupt()
+        asyncio.get_running_loop().call_later(0.05, again)
+    again()
+    never = asyncio.Event()
+    while True:
+        try:
+            await never.wait()
+        except asyncio.CancelledError:
+            pass
+
+raise SystemExit(asyncio.run(interruption.run(work())))
+"""
+    done = run(body, signal.SIGTERM, seconds=0.5)
+    assert (done.returncode, done.stderr) == (143, line(signal.SIGTERM))
+
+
 def test_work_that_is_done_by_then_has_its_own_status() -> None:
     body = """
 async def work():
