@@ -32,7 +32,8 @@ def order(folder: Path, **changes: object) -> RayOrder:
         resources={},
         data_dir=str(folder / "machine"),
         room_seconds=30,
-        silence_seconds=30,
+        # Here it would end the tests' own process.
+        silence_seconds=86400,
     )
     settings = WorkerSettings(
         object_store=(folder / "store").as_uri(),
