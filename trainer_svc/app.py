@@ -249,6 +249,7 @@ def _worker_settings(settings: TrainerSettings, base: BaseModelFiles) -> WorkerS
         cache_bytes=settings.dataset_cache_bytes,
         general_data=_general_data(settings.general_data),
         safety_lists=_safety_lists(settings.safety_lists),
+        silence_seconds=settings.worker_silence_seconds,
         progress_interval=settings.progress_interval,
         log_format=settings.log_format,
         log_level=settings.log_level,

@@ -6,6 +6,7 @@ writes reports to it; when the other end closes, the worker exits at once.
     service                                    worker
                                             <- Ready             once, when the base is loaded
                                             <- Unusable          instead, and then it exits
+                                            <- Alive*            again and again from then on
     Start(assignment)                       -> Reported(...)*    prepared, steps, checkpoints, ...
                                             <- Evaluating
                                             <- Trained           the files are ready on local disk
@@ -15,7 +16,7 @@ writes reports to it; when the other end closes, the worker exits at once.
     Suspend                                 -> Suspended         after a checkpoint there
                                             <- Failed            at any time; the worker lives on
 
-A worker has many jobs at a time. Every message but the first two carries the job and the epoch of
+A worker has many jobs at a time. Every message but the first three carries the job and the epoch of
 the lease it belongs to; whoever does not hold that lease drops it. One of Uploaded, Cancelled,
 Suspended and Failed is the last that is heard of a lease.
 """
@@ -78,6 +79,9 @@ class WorkerSettings(Record):
     """Path of the file that `read_general` reads; "": none."""
     safety_lists: str = ""
     """Words and patterns by category, as `SafetyScreen` reads them; "": none."""
+    silence_seconds: float | None = None
+    """A worker that is ready and says nothing for so long counts as lost: it says Alive twelve
+    times in it. None: nobody counts, and it does not."""
     progress_interval: float
     """Seconds between two StepProgress reports, at least; the first and last step always report."""
     log_format: Literal["auto", "console", "json"] = "json"
@@ -208,6 +212,12 @@ class Unusable(Record):
     error: JobError
 
 
+class Alive(Record):
+    """The process runs. Said while nothing else waits to be said; it is of no lease."""
+
+    kind: Literal["alive"] = "alive"
+
+
 class Reported(Record):
     """An entry for the job's history."""
 
@@ -309,8 +319,18 @@ Report = Annotated[
 
 COMMAND: TypeAdapter[Start | Upload | Cancel | Suspend] = TypeAdapter(Command)
 REPORT: TypeAdapter[
-    Ready | Unusable | Reported | Evaluating | Trained | Uploaded | Cancelled | Suspended | Failed
-] = TypeAdapter(Report)
+    Alive
+    | Ready
+    | Unusable
+    | Reported
+    | Evaluating
+    | Trained
+    | Uploaded
+    | Cancelled
+    | Suspended
+    | Failed
+] = TypeAdapter(Annotated[Alive | Report, Field(discriminator="kind")])
+"""Whatever a worker says: a Report, or that it is alive."""
 
 
 def encode(message: Record) -> bytes:

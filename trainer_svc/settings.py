@@ -193,6 +193,12 @@ class TrainerSettings(ScanSettings):
     """
     max_worker_losses: Annotated[int, Field(ge=1)] = 3
     """A job whose worker process, or that of its data, died this often fails."""
+    worker_silence_seconds: Annotated[float, Field(ge=1, le=3600)] = 120.0
+    """A worker process that has said nothing for so many seconds is ended, and counts as lost.
+
+    One that is ready says twelve times in it that it is alive, whatever it computes. Time in which
+    the trainer itself stands still does not count.
+    """
     max_queued_jobs: Quotas = Field({EVERYONE: 1000})
     """Jobs of a tenant that may wait: a JSON object, by tenant, as `dataset_quota_bytes`.
 

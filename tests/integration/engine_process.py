@@ -26,6 +26,7 @@ class WorkerProcess:
         *,
         gradient_checkpointing: bool = False,
         general_data: str = "",
+        silence_seconds: float | None = None,
     ) -> None:
         files = load_base_model(str(base), scratch / "cache", "tiny-llama")
         self.settings = WorkerSettings(
@@ -42,6 +43,7 @@ class WorkerProcess:
             progress_interval=0.0,
             gradient_checkpointing=gradient_checkpointing,
             general_data=general_data,
+            silence_seconds=silence_seconds,
         )
         ours, theirs = socket.socketpair()
         with theirs:

@@ -30,6 +30,7 @@ from trainer_svc.jobs.events import (
 )
 from trainer_svc.jobs.model import Hyperparameters, LoraSpec
 from trainer_svc.protocol import (
+    Alive,
     Assignment,
     Cancel,
     Cancelled,
@@ -87,6 +88,13 @@ def test_a_worker_says_what_it_has_chosen(
         assert ready.compute_dtype in {"bfloat16", "float32"}
         assert ready.optimizer == "adamw_fused"
         assert ready.gradient_checkpointing is checkpointing
+
+
+def test_a_worker_that_somebody_counts_on_says_that_it_lives(
+    base: Path, store: Path, tmp_path: Path
+) -> None:
+    with WorkerProcess(base, store, tmp_path, silence_seconds=1.0) as worker:
+        assert [type(worker.next()) for _ in range(4)] == [Ready, Alive, Alive, Alive]
 
 
 def upload(worker: WorkerProcess, job: Assignment, version: str) -> Uploaded:

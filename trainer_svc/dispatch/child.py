@@ -18,6 +18,8 @@ import structlog
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.last_lines import LastLines, to_the_log
 from trainer_svc.dispatch.memory_limit import exceeded, kernel_kills
+from trainer_svc.dispatch.silence import is_stopped, until_silent
+from trainer_svc.dispatch.waiting import first
 
 _log = structlog.get_logger(__name__)
 
@@ -35,12 +37,15 @@ async def spawn(
     *,
     environment: Mapping[str, str] | None = None,
     memory: int | None = None,
+    silence: float | None = None,
     echo: Callable[[str], None] = to_the_log,
 ) -> Child:
     """Start `python -m module FD` and connect to it.
 
     `environment` is what it has beside this process's own; `memory`: bytes that it and its children
-    may have. Raises OSError; that or a cancellation leaves neither process nor socket behind.
+    may have; `silence`: seconds after which it counts as lost if it says nothing, or takes nothing
+    that it is told, from its first line on. Raises OSError; that or a cancellation leaves neither
+    process nor socket behind.
     """
     ours, theirs = socket.socketpair()
     process = None
@@ -62,7 +67,7 @@ async def spawn(
         if process is not None:
             await _kill(process)
         raise
-    return Child(process, reader, writer, memory, echo)
+    return Child(process, reader, writer, memory, silence, echo)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
@@ -89,6 +94,7 @@ class Child:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         memory: int | None,
+        silence: float | None,
         echo: Callable[[str], None],
     ) -> None:
         self.pid = process.pid
@@ -104,29 +110,52 @@ class Child:
         if process.stderr is None:
             raise ValueError("a child without a pipe for its standard error")
         self._printing = asyncio.create_task(self._lines.read(process.stderr))
-        self._watching = None if memory is None else asyncio.create_task(self._watch(memory))
+        self._heard = 0
+        self._listening = False
+        self._taken = 0
+        self._telling = 0
+        self._silent: float | None = None
+        self._stopped = False
+        self._watching: set[asyncio.Task[None]] = set()
+        if memory is not None:
+            self._watching.add(asyncio.create_task(self._watch(memory)))
+        if silence is not None:
+            self._watching.add(asyncio.create_task(self._end_silent(silence)))
 
     async def write(self, line: bytes) -> None:
         """Send a line; WorkerLost, with how the process ended, if nobody takes it."""
+        self._telling += 1
         try:
             self._writer.write(line)
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             # RuntimeError is what uvloop says of a socket that is closed by now.
             raise await self.ended() from error
+        finally:
+            self._telling -= 1
+            self._taken += 1
+        if self._silent is not None:
+            # What was given up is no longer waited for, and is not taken either.
+            raise await self.ended()
 
     async def read(self) -> bytes:
         """Wait for the next line, and return it with its end; WorkerLost if there will be none."""
+        self._listening = True
         try:
             line = await self._reader.readline()
         except (OSError, ValueError) as error:
             raise WorkerLost("the worker process sent what is no report") from error
+        finally:
+            self._listening = False
+        self._heard += 1
         if not line.endswith(b"\n"):
             raise await self.ended()
         return line
 
     async def ended(self) -> WorkerLost:
         """Wait until the process has ended, for it is about to, and return how it did."""
+        if self._silent is not None:
+            return await self._given_up(self._silent)
         self._hung |= not await self._end_within(_CLOSE_SECONDS)
         await asyncio.wait({self._printing}, timeout=_PRINTED_SECONDS)
         return self._told(await self._process.wait())
@@ -170,6 +199,34 @@ class Child:
         with suppress(ProcessLookupError):
             self._process.kill()
 
+    async def _end_silent(self, seconds: float) -> None:
+        await first(until_silent(seconds, self._said), until_silent(seconds, self._took))
+        self._stopped = is_stopped(self.pid)
+        _log.warning("worker is silent", pid=self.pid, seconds=seconds, stopped=self._stopped)
+        self._silent = seconds
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        _kill_group(self.pid)
+        # Who reads and who writes need not wait for the end of what hangs in a driver.
+        self._writer.transport.abort()
+
+    def _said(self) -> int | None:
+        """Return a sign of what it says; None while it loads, or nobody here would hear it."""
+        return self._heard if self._heard and self._listening else None
+
+    def _took(self) -> int | None:
+        """Return a sign of what it takes; None while it loads, or is told nothing."""
+        return self._taken if self._heard and self._telling else None
+
+    async def _given_up(self, seconds: float) -> WorkerLost:
+        ending = asyncio.create_task(self._process.wait())
+        await asyncio.wait({ending, self._printing}, timeout=_PRINTED_SECONDS)
+        ending.cancel()
+        text = f"the worker process was ended: it had said or taken nothing for {seconds:g} s"
+        if self._stopped:
+            text += ", since somebody else had stopped it"
+        return WorkerLost(text, from_outside=self._stopped, printed=self._lines.told)
+
     async def close(self, seconds: float = _CLOSE_SECONDS) -> None:
         """Close the socket, at which the process ends by itself; one that hangs is ended."""
         self._writer.close()
@@ -182,7 +239,7 @@ class Child:
                 with suppress(ProcessLookupError):
                     self._process.kill()
                 _kill_group(self.pid)
-            tasks = {task for task in (self._printing, self._watching) if task is not None}
+            tasks = {self._printing, *self._watching}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

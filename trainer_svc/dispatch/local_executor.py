@@ -51,7 +51,12 @@ class LocalExecutor:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
         try:
             await asyncio.to_thread(_empty, scratch)
-            child = await spawn(_ENGINE, environment=environment, memory=self._memory)
+            child = await spawn(
+                _ENGINE,
+                environment=environment,
+                memory=self._memory,
+                silence=settings.silence_seconds,
+            )
         except OSError as error:
             # A full disk, no file descriptor, no memory to fork: another try may fare better.
             raise WorkerLost(f"no worker process can be started: {error}") from error

@@ -11,6 +11,7 @@ from trainer_svc.dispatch.child import Child
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.protocol import (
     REPORT,
+    Alive,
     Cancel,
     Lost,
     Ready,
@@ -66,6 +67,12 @@ class ProcessWorker:
 
     async def receive(self) -> Report:
         """See Worker."""
+        while isinstance(said := await self._said(), Alive):
+            # It was heard by now, and is of no job.
+            pass
+        return said
+
+    async def _said(self) -> Alive | Report:
         line = await self._child.read()
         try:
             return REPORT.validate_json(line)

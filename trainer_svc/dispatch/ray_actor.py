@@ -145,7 +145,9 @@ class Engine:
 
     async def start(self, settings: WorkerSettings, memory: int | None) -> None:
         """Start the process; OSError or WorkerLost."""
-        self._child = await spawn(_ENGINE, memory=memory, echo=self._print)
+        self._child = await spawn(
+            _ENGINE, memory=memory, silence=settings.silence_seconds, echo=self._print
+        )
         await self._child.write(encode(settings))
         self._reading = asyncio.create_task(self._read(self._child))
 

@@ -73,7 +73,8 @@ class RayExecutor:
                 general_data=await asyncio.to_thread(_text, settings.general_data),
                 settings=settings,
             )
-            child = await spawn(_RELAY, environment=_ENVIRONMENT)
+            silence = _silence(settings.silence_seconds, self._cluster.silence_seconds)
+            child = await spawn(_RELAY, environment=_ENVIRONMENT, silence=silence)
         except (OSError, UnicodeDecodeError) as error:
             raise WorkerLost(f"no worker can be asked for: {error}") from error
         worker = ProcessWorker(child, close_seconds=_CLOSE_SECONDS)
@@ -82,6 +83,11 @@ class RayExecutor:
         name, report = settings.base_model_name, ready.model_dump()
         _log.info("worker ready", index=index, relay=worker.pid, base=name, report=report)
         return worker
+
+
+def _silence(worker: float | None, machine: float) -> float | None:
+    """Return for how long a relay may be silent: it tells of a silent worker or machine itself."""
+    return None if worker is None else worker + 2 * machine
 
 
 def _text(path: str) -> str:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +25,14 @@ from tailorbird.object_store import open_store
 from tailorbird.printed import log_what_is_printed
 from tailorbird.telemetry import configure_logging
 from trainer_svc.engine.channel import Channel
+from trainer_svc.engine.pulse import Pulse, Sign, turns_of
 from trainer_svc.jobs.model import JobError
 from trainer_svc.protocol import Ready, Unusable
 
 if TYPE_CHECKING:
     from trainer_svc.engine.base import Base
     from trainer_svc.engine.judging.references import References
+    from trainer_svc.engine.loop import StepThread
     from trainer_svc.engine.step.bank import AdapterBank
 
 _THREADS = 256
@@ -97,6 +100,11 @@ async def _serve(channel: Channel, base: Base, against: References) -> None:
         store = open_store(settings.object_store, settings.store_retry_timeout)
         worker = Worker(settings, bank, steps, store, channel.send, against)
         channel.send(_ready(settings.device, bank))
+        if settings.silence_seconds is not None:
+            pulse = Pulse(
+                channel.say_alive, settings.silence_seconds, _signs(settings.device, steps)
+            )
+            threading.Thread(target=pulse.run, name="pulse", daemon=True).start()
         serving = asyncio.create_task(worker.serve(channel.inbox.get))
         ended = asyncio.create_task(asyncio.to_thread(steps.wait))
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,6 +114,15 @@ async def _serve(channel: Channel, base: Base, against: References) -> None:
         get_logger(__name__).exception("the worker cannot go on")
     finally:
         os._exit(1)
+
+
+def _signs(device: str, steps: StepThread) -> Mapping[str, Sign]:
+    """Return what must not hang. Of the event loop that runs, and of a GPU."""
+    signs: dict[str, Sign] = {"the event loop": turns_of(asyncio.get_running_loop())}
+    if device == "cuda":
+        # A processor may take hours for a pass of a large base, and does not hang by itself.
+        signs["the device"] = lambda: steps.turn
+    return signs
 
 
 def _ready(device: str, bank: AdapterBank) -> Ready:

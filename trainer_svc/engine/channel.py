@@ -17,6 +17,7 @@ from typing import BinaryIO
 from trainer_svc.jobs.events import StepProgress
 from trainer_svc.protocol import (
     COMMAND,
+    Alive,
     Cancel,
     LeaseKey,
     Reported,
@@ -65,6 +66,14 @@ class Outbox:
                 self._progress[lease] = self._count
             self._changed.notify_all()
 
+    def put_alone(self, report: Record) -> bool:
+        """Add a report if none waits; return whether it was added."""
+        with self._changed:
+            if self._waiting:
+                return False
+            self.put(report)
+            return True
+
     def take(self) -> Record:
         """Wait for the oldest report and return it; it waits no longer."""
         with self._changed:
@@ -98,6 +107,10 @@ class Channel:
     def send_last(self, report: Record) -> None:
         """Write a report that nothing was sent before, now."""
         self._transmit(report)
+
+    def say_alive(self) -> bool:
+        """Say that the process runs, unless something waits to be said; return whether it did."""
+        return self._outbox.put_alone(Alive())
 
     def _read(self) -> None:
         try:

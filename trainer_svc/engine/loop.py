@@ -61,6 +61,9 @@ class StepThread:
         """Each runs one piece and tells whether there are more."""
         self._evaluations: deque[Callable[[], bool]] = deque()
         """As `_works`: the validation losses of those who step."""
+        self.turn: int | None = None
+        """Changes at each boundary, and with each order; None while there is nothing to do."""
+        self._turns = 0
         self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -144,12 +147,18 @@ class StepThread:
     def _obey(self) -> bool:
         """Run what was asked for by now, waiting for it if there is nothing else; False: close."""
         idle = not (self._places or self._works or self._evaluations)
+        self._turn(idle=idle)
         for _ in range(max(self._orders.qsize(), int(idle))):
             order = self._orders.get()
+            self._turn(idle=False)
             if order is None:
                 return False
             order()
         return True
+
+    def _turn(self, *, idle: bool) -> None:
+        self._turns += 1
+        self.turn = None if idle else self._turns
 
     def _join(self, member: Member, ended: Future[Ending]) -> None:
         job = member.run.job

@@ -240,6 +240,22 @@ def test_workers_that_share_a_gpu_share_its_memory(
 ADDRESS = "ray://gpus-head-svc:10001"
 
 
+def test_workers_know_how_long_they_may_be_silent(environ: pytest.MonkeyPatch) -> None:
+    base = bases("demo").default
+    assert _worker_settings(TrainerSettings(), base).silence_seconds == 120.0
+    environ.setenv("TAILORBIRD_WORKER_SILENCE_SECONDS", "1")
+    assert _worker_settings(TrainerSettings(), base).silence_seconds == 1.0
+
+
+@pytest.mark.parametrize("seconds", ["0.9", "3601", "nan"])
+def test_no_worker_is_ended_at_once_nor_waited_for_for_ever(
+    environ: pytest.MonkeyPatch, seconds: str
+) -> None:
+    environ.setenv("TAILORBIRD_WORKER_SILENCE_SECONDS", seconds)
+    with pytest.raises(ValidationError, match="worker_silence_seconds"):
+        TrainerSettings()
+
+
 def test_on_a_cluster_a_worker_is_as_large_as_its_part_of_a_machine(
     environ: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 
 def main(fd: int) -> None:
@@ -30,6 +32,8 @@ def main(fd: int) -> None:
             os._exit(int(rest))
         elif word == "hang":
             signal.pause()
+        elif word == "chatter":
+            threading.Thread(target=chatter, args=(connection,), daemon=True).start()
         elif word == "silence":
             connection.shutdown(socket.SHUT_RDWR)
             signal.pause()
@@ -41,6 +45,12 @@ def main(fd: int) -> None:
             os._exit(0)
         elif word == "variable":
             connection.sendall(f"{os.environ.get(rest)}\n".encode())
+
+
+def chatter(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"still here\n")
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

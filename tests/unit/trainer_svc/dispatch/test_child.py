@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import psutil
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from trainer_svc.dispatch.child import Child, spawn
 from trainer_svc.dispatch.executor import WorkerLost
@@ -19,8 +21,10 @@ MODULE = "tests.unit.trainer_svc.dispatch.dying"
 
 
 @asynccontextmanager
-async def child(memory: int | None = None, **environment: str) -> AsyncIterator[Child]:
-    started = await spawn(MODULE, memory=memory, environment=environment)
+async def child(
+    memory: int | None = None, silence: float | None = None, **environment: str
+) -> AsyncIterator[Child]:
+    started = await spawn(MODULE, memory=memory, silence=silence, environment=environment)
     try:
         yield started
     finally:
@@ -234,3 +238,107 @@ async def test_what_it_prints_is_passed_on() -> None:
     await lost(process)
     await process.close()
     assert printed == ["one", "two"]
+
+
+async def test_one_that_says_nothing_any_more_is_ended_with_what_it_started() -> None:
+    async with child(silence=0.5) as process:
+        started = await grandchild(process)
+        with capture_logs() as logs:
+            error = await lost(process)
+        await ended(process.pid)
+        await ended(started)
+    assert error.message == ("the worker process was ended: it had said or taken nothing for 0.5 s")
+    # As far as is known: what holds its threads up may be the job's own.
+    assert not error.from_outside
+    assert [log["event"] for log in logs] == ["worker is silent"]
+
+
+async def test_one_that_somebody_stopped_is_ended_and_was_no_jobs_doing() -> None:
+    async with child(silence=0.5) as process:
+        await told(process, "one")
+        os.kill(process.pid, signal.SIGSTOP)
+        error = await lost(process)
+        await ended(process.pid)
+    assert error.message.endswith("for 0.5 s, since somebody else had stopped it")
+    assert error.from_outside
+
+
+async def test_one_that_takes_nothing_is_ended_although_it_speaks() -> None:
+    async with child(silence=0.5) as process:
+        await told(process, "chatter")
+        await process.write(b"hang\n")
+        reading = asyncio.create_task(heard_to_the_end(process))
+        with pytest.raises(WorkerLost, match="said or taken nothing"):
+            await process.write(b"x" * 2**24 + b"\n")
+        assert (await reading).message.endswith("for 0.5 s")
+
+
+async def heard_to_the_end(process: Child) -> WorkerLost:
+    with pytest.raises(WorkerLost) as caught:
+        while True:
+            await process.read()
+    return caught.value
+
+
+def stand_still(seconds: float) -> None:
+    """Let the whole process look at neither timers nor sockets."""
+    time.sleep(seconds)
+
+
+async def test_one_that_speaks_is_not_ended_while_the_service_stands_still() -> None:
+    async with child(silence=1.0) as process:
+        await told(process, "chatter")
+        for _ in range(3):
+            stand_still(1.2)
+            for _ in range(50):
+                assert await process.read() == b"still here\n"
+
+
+async def test_one_that_loads_or_to_whom_nobody_listens_is_not_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: asyncio.Queue[object] = asyncio.Queue()
+
+    async def look(_: float, sign: Callable[[], object]) -> None:
+        await looks.put(sign())
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("trainer_svc.dispatch.child.until_silent", look)
+    async with child(silence=1.0) as process:
+        assert {await looks.get(), await looks.get()} == {None}
+        os.kill(process.pid, signal.SIGSTOP)
+        long = b"x" * 2**24 + b"\n"
+        listening, telling = (
+            asyncio.create_task(process.read()),
+            asyncio.create_task(process.write(long)),
+        )
+        await asyncio.sleep(0)
+        assert (process._listening, process._telling) == (True, 1)
+        assert (process._said(), process._took()) == (None, None)
+        os.kill(process.pid, signal.SIGCONT)
+        assert await listening == long
+        await telling
+        assert (process._said(), process._took()) == (None, None)
+        listening = asyncio.create_task(process.read())
+        await asyncio.sleep(0)
+        assert (process._said(), process._took()) == (1, None)
+        await process.write(b"two\n")
+        assert await listening == b"two\n"
+
+
+async def test_one_that_cannot_be_ended_is_waited_for_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.child._PRINTED_SECONDS", 0.1)
+    async with child(silence=0.5) as process:
+        await told(process, "one")
+        with monkeypatch.context() as patched:
+            # As in the midst of a driver.
+            patched.setattr(process._process, "kill", lambda: None)
+            patched.setattr("trainer_svc.dispatch.child._kill_group", lambda _: None)
+            os.kill(process.pid, signal.SIGSTOP)
+            async with asyncio.timeout(20):
+                error = await lost(process)
+        os.kill(process.pid, 0)
+        await process.close(0.1)
+    assert error.from_outside

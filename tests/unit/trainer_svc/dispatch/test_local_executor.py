@@ -21,7 +21,7 @@ from trainer_svc.protocol import Cancelled, LeaseKey, Report, Unusable, WorkerSe
 BASE = "sha256:base"
 
 
-def executor(folder: Path, **limits: Any) -> LocalExecutor:
+def executor(folder: Path, silence: float | None = None, **limits: Any) -> LocalExecutor:
     settings = WorkerSettings(
         object_store=f"file://{folder}",
         base_model_path=str(folder / "none"),
@@ -33,6 +33,7 @@ def executor(folder: Path, **limits: Any) -> LocalExecutor:
         scratch_dir=str(folder / "scratch"),
         cache_dir=str(folder / "cache" / "datasets"),
         cache_bytes=2**30,
+        silence_seconds=silence,
         progress_interval=1.0,
     )
     return LocalExecutor({BASE: settings}, **limits)
@@ -211,6 +212,14 @@ async def test_each_worker_has_a_gpu_of_its_own_in_turn(
         await workers.start(index, BASE)
         found.append(asked["environment"])
     assert found == [each if each == {} else {"CUDA_VISIBLE_DEVICES": each} for each in seen]
+
+
+async def test_a_worker_may_be_silent_as_long_as_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = spawning(monkeypatch, Said(READY))
+    await executor(tmp_path, silence=7.0).start(0, BASE)
+    assert asked["silence"] == 7.0
 
 
 async def test_a_worker_is_the_engine_with_the_memory_that_it_may_have(

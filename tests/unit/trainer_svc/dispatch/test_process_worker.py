@@ -10,7 +10,7 @@ from tests.unit.trainer_svc.fakes import READY
 from trainer_svc.dispatch.child import spawn
 from trainer_svc.dispatch.executor import WorkerLost
 from trainer_svc.dispatch.process_worker import ProcessWorker
-from trainer_svc.protocol import Lost
+from trainer_svc.protocol import Alive, Cancelled, LeaseKey, Lost
 from trainer_svc.record import Record
 
 ECHO = "tests.unit.trainer_svc.dispatch.dying"
@@ -49,6 +49,14 @@ async def test_what_is_no_report_is_a_lost_worker() -> None:
     worker = await said(Record())
     with pytest.raises(WorkerLost, match="no report"):
         await worker.receive()
+    await worker.close()
+
+
+async def test_that_a_worker_lives_is_heard_and_told_nobody() -> None:
+    worker = await said(Alive())
+    last = Cancelled(lease=LeaseKey(job="tenants/acme/jobs/one", epoch=1))
+    await worker.send(last)  # type: ignore[arg-type]
+    assert await worker.receive() == last
     await worker.close()
 
 

@@ -53,9 +53,7 @@ def order(folder: Path, **changes: object) -> RayOrder:
 
 
 @pytest.fixture
-def actor(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineActor]:
-    # It would end the process that it is in, which is the tests' own.
-    monkeypatch.setattr(EngineActor, "_end_unattended", lambda *_: None)
+def actor() -> Iterator[EngineActor]:
     policy = asyncio.get_event_loop_policy()
     started = EngineActor()
     asyncio.set_event_loop_policy(policy)
@@ -199,3 +197,15 @@ time.sleep(600)
     worker = int(done.stdout)
     while Path(f"/proc/{worker}").exists():
         time.sleep(0.05)
+
+
+def test_a_worker_that_says_nothing_any_more_is_told_as_lost(
+    monkeypatch: pytest.MonkeyPatch, actor: EngineActor, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("trainer_svc.dispatch.ray_actor._ENGINE", ECHO)
+    asked = order(tmp_path)
+    short = asked.settings.model_copy(update={"silence_seconds": 0.5})
+    actor.begin(encode(asked.model_copy(update={"settings": short})))
+    lost = the_end(actor)[2]
+    assert lost.message.endswith("had said or taken nothing for 0.5 s")
+    assert not lost.from_outside

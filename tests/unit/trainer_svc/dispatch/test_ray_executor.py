@@ -40,9 +40,17 @@ class World:
         monkeypatch.setenv("FAKE_RAY_CALLS", str(self._calls))
         monkeypatch.setattr("trainer_svc.dispatch.ray_executor.find_spec", lambda _: True)
 
-    def executor(self, address: str, model: str = str(BASE), general_data: str = "") -> RayExecutor:
+    def executor(
+        self,
+        address: str,
+        model: str = str(BASE),
+        general_data: str = "",
+        silence: float | None = None,
+    ) -> RayExecutor:
         asked = order(self._folder)
-        settings = asked.settings.model_copy(update={"general_data": general_data})
+        settings = asked.settings.model_copy(
+            update={"general_data": general_data, "silence_seconds": silence}
+        )
         changes = {"address": address, "room_seconds": 2.0, "silence_seconds": 3.0}
         changes |= {"resources": {"large": 0.5}, "memory": 2**33, "gpus": 0.25}
         where = RayCluster.model_validate(asked.cluster.model_dump() | changes)
@@ -174,3 +182,18 @@ async def test_general_data_that_cannot_be_read_any_more_is_told(
     with pytest.raises(WorkerLost, match="no worker can be asked for"):
         executor = world.executor(cluster, general_data=str(tmp_path / "none"))
         await executor.start(0, DIGEST)
+
+
+@pytest.mark.parametrize(("worker", "relay"), [(None, None), (7.0, 7.0 + 2 * 3.0)])
+async def test_a_relay_has_the_time_to_tell_of_a_silent_worker_and_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch, worker: float | None, relay: float | None
+) -> None:
+    async def spawn(*_: object, silence: float | None, **__: object) -> None:
+        asked.append(silence)
+        raise OSError("the test ends here")
+
+    asked: list[float | None] = []
+    monkeypatch.setattr("trainer_svc.dispatch.ray_executor.spawn", spawn)
+    with pytest.raises(WorkerLost, match="the test ends here"):
+        await world.executor("ray://127.0.0.1:1", silence=worker).start(0, DIGEST)
+    assert asked == [relay]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from trainer_svc.engine.channel import Outbox
 from trainer_svc.jobs.events import CheckpointSaved, StepProgress
-from trainer_svc.protocol import Evaluating, LeaseKey, Reported
+from trainer_svc.protocol import Alive, Evaluating, LeaseKey, Reported
 from trainer_svc.record import Record
 
 
@@ -89,3 +89,13 @@ def test_an_outbox_is_never_more_than_full() -> None:
         for step in range(50):
             assert outbox.take() == saved("a", step)
             assert len(outbox) <= 2
+
+
+def test_a_worker_says_that_it_lives_while_nothing_else_waits_to_be_said() -> None:
+    outbox = Outbox()
+    assert outbox.put_alone(Alive())
+    assert not outbox.put_alone(Alive())
+    assert outbox.take() == Alive()
+    outbox.put(saved("a", 1))
+    assert not outbox.put_alone(Alive())
+    assert through(outbox, []) == [saved("a", 1)]

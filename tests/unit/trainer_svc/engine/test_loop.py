@@ -566,3 +566,30 @@ def test_a_close_is_not_told_as_a_death(bank: ReferenceBank) -> None:
     with capture_logs() as logs:
         StepThread(bank).close()
     assert logs == []
+
+
+def test_a_thread_shows_that_it_turns_and_that_it_waits_for_work(
+    steps: StepThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    def work() -> Generator[None, None, None]:
+        for _ in range(3):
+            seen.append(steps.turn)
+            yield
+
+    steps.pieces(work()).result(WAIT)
+    seen.append(steps.call(lambda: steps.turn).result(WAIT))
+    assert None not in seen
+    assert len({*seen}) == 4
+    waits = threading.Event()
+    turn = StepThread._turn
+
+    def noted(thread: StepThread, *, idle: bool) -> None:
+        turn(thread, idle=idle)
+        if thread.turn is None:
+            waits.set()
+
+    monkeypatch.setattr(StepThread, "_turn", noted)
+    steps.call(int).result(WAIT)
+    assert waits.wait(WAIT)
