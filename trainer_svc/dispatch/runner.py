@@ -32,21 +32,19 @@ from trainer_svc.dispatch.losses import (
     suspected,
     waits,
 )
+from trainer_svc.dispatch.progress import Progress
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.jobs.events import (
     CheckpointSaved,
     EventPayload,
     JobWarning,
     Prepared,
-    Resumed,
     StateChanged,
-    StepProgress,
     created_with,
 )
 from trainer_svc.jobs.fence import CancelRequested, GivenBack, Lease
 from trainer_svc.jobs.model import Job, JobError, JobState, Left
 from trainer_svc.jobs.store import JobStore
-from trainer_svc.jobs.sweep import RungDecided, SweepResults, TrialReached
 from trainer_svc.metrics import TrainerMetrics
 from trainer_svc.protocol import (
     OUT_OF_MEMORY,
@@ -136,15 +134,11 @@ class Runner:
         self.pause = 0.0
         """Seconds for which the job, once given back, is taken up by nobody."""
         self._at_once = at_once
-        self._halved = halved
         self._state: JobState | None = None
         self._suspended = suspended
         self._warned: set[JobWarning] = set()
         """What earlier leases have warned of."""
-        self._step = 0
-        self._tokens: int | None = 0
-        """As last reported; None where a checkpoint has some that are not told."""
-        self._results = job.sweep
+        self._progress = Progress(metrics, job.sweep, halved)
 
     async def run(self) -> Ending:
         """Run the lease to its end; only a cancellation is raised.
@@ -152,14 +146,12 @@ class Runner:
         A lease that is given up for a reason that is not the worker's is cancelled there, and
         nobody waits for the answer: the worker's other leases go on.
         """
-        self._metrics.trials.inc(_active(self._results))
-        try:
-            return await self._run()
-        except Exception as error:
-            await self._tell(Cancel(lease=self.key))
-            return await self._give_up(error)
-        finally:
-            self._metrics.trials.dec(_active(self._results))
+        with self._progress.counted():
+            try:
+                return await self._run()
+            except Exception as error:
+                await self._tell(Cancel(lease=self.key))
+                return await self._give_up(error)
 
     async def cancel(self) -> None:
         """Have the worker stop the job and forget it."""
@@ -256,37 +248,15 @@ class Runner:
     async def _reported(self, event: EventPayload) -> None:
         if isinstance(event, JobWarning) and event in self._warned:
             return
-        if isinstance(event, StepProgress):
-            self._count(event)
-        if isinstance(event, Resumed) and event.resumed_from_step:
-            self._step, self._tokens = event.resumed_from_step, None
+        self._progress.reported(event)
         if isinstance(event, Prepared):
             await self._record(event, StateChanged(state=JobState.RUNNING))
             self._state = JobState.RUNNING
         else:
             await self._record(event)
-        if isinstance(event, TrialReached | RungDecided):
-            self._of_trials(event)
+        self._progress.recorded(event)
         if isinstance(event, CheckpointSaved):
             self._faults = self._faults.model_copy(update={"attempts": 0})
-
-    def _count(self, event: StepProgress) -> None:
-        self._metrics.steps.inc(max(0, event.step - self._step))
-        if self._tokens is not None:
-            self._metrics.tokens.inc(max(0, event.tokens - self._tokens))
-        self._step, self._tokens = event.step, event.tokens
-
-    def _of_trials(self, event: TrialReached | RungDecided) -> None:
-        before = self._results
-        if before is None:
-            return
-        after = self._results = before.after(event)
-        for known, was in zip(after.trials, before.trials, strict=True):
-            if known.stop_reason and not was.stop_reason:
-                self._metrics.trials.dec()
-                self._metrics.trials_stopped.labels(known.stop_reason).inc()
-        if isinstance(event, RungDecided) and event.going_on:
-            self._halved(len(event.going_on))
 
     async def _record(self, *events: EventPayload) -> None:
         await self._held.record(*events)
@@ -375,7 +345,3 @@ class Runner:
 
 def _told(error: TailorbirdError) -> JobError:
     return JobError(reason=error.reason, message=error.message, metadata=error.metadata)
-
-
-def _active(results: SweepResults | None) -> int:
-    return 0 if results is None else len(results.active)
