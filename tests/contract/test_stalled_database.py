@@ -148,3 +148,22 @@ async def test_the_turn_of_a_dataset_may_take_longer_than_that(postgresql_url: s
     async with database.read() as reading:
         assert (await reading.execute(idle)).scalar_one() == "200ms"
     await database.close()
+
+
+async def test_a_connection_that_is_lost_as_it_begins_is_a_store_that_is_away(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = "SELECT pg_terminate_backend(pg_backend_pid())"
+    monkeypatch.setattr("trainer_svc.jobs.database._KEPT_ALIVE", lost)
+    database = Database(postgresql_url)
+    with pytest.raises(DatabaseUnavailable):
+        async with database.read():
+            pass
+    with pytest.raises(DatabaseUnavailable):
+        async with database.write():
+            pass
+    with pytest.raises(DatabaseUnavailable):
+        await database.aside()
+    with pytest.raises(DatabaseUnavailable, match="terminating connection"):
+        await database.migrate()
+    await database.close()

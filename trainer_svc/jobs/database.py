@@ -151,7 +151,9 @@ class Database:
                 cursor = await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 busy, *_ = await cursor.fetchone()
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise DatabaseUnavailable(f"the job store failed: {type(error).__name__}") from error
+            raise DatabaseUnavailable(
+                f"the job store's files are not rewritten: {error}"
+            ) from error
         if busy:
             raise DatabaseUnavailable("the job store is read by somebody for long")
 
@@ -237,7 +239,13 @@ def _begin_with(engine: AsyncEngine, statements: str) -> None:
     """Have every connection begin with them: some poolers refuse settings in its first message."""
 
     def connected(connection: Any, _: object) -> None:
-        connection.run_async(lambda driver: driver.execute(statements))
+        try:
+            connection.run_async(lambda driver: driver.execute(statements))
+        except OSError:
+            raise
+        except Exception as error:
+            # The driver's own, which the pool passes on as it is: nobody here would know it.
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
     sa.event.listen(engine.sync_engine, "connect", connected)
 
