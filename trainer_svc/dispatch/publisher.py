@@ -37,6 +37,8 @@ _log = structlog.get_logger(__name__)
 _MAX_MESSAGE = 1000
 _TRIES = 3
 """Of a store that has been asked again for a while each time."""
+_TRIES_BEFORE = 8
+"""Before the commit: who gives up here has the job trained again from its last checkpoint."""
 
 
 class Publisher:
@@ -64,7 +66,7 @@ class Publisher:
 
         Unavailable, and nothing committed, if the routes cannot be read in a few tries.
         """
-        publication = await insist(lambda: self._publication(job, manifest), _TRIES)
+        publication = await insist(lambda: self._publication(job, manifest), _TRIES_BEFORE)
         await held.commit(publication)
         await self.finish(held, publication)
 
@@ -126,7 +128,7 @@ class Publisher:
             versions=(RoutedVersion(version=version.version),),
             reason="publish",
             actor=str(job.name),
-            create_time=await self._jobs.time(),
+            create_time=await insist(self._jobs.time),
             nonce=version.version,
         )
         return Publication.of(manifest, route)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from tailorbird.errors import StoreUnavailable
 from tailorbird.object_store import ObstoreStore
 from tailorbird.registry import AdapterRegistry
-from tests.unit.trainer_svc.dispatching import Make, ended, running
+from tests.unit.trainer_svc.dispatching import Make, ended, running, states
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, published
 from tests.unit.trainer_svc.values import make_job
+from trainer_svc.jobs.database import DatabaseUnavailable
 from trainer_svc.jobs.events import JobWarning
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.store import JobStore
@@ -90,3 +92,29 @@ async def test_a_route_that_cannot_be_told_is_asked_for_a_few_times_before_the_c
         await jobs.request_resume(one.name)
         assert (await ended(jobs, one.name)).state is JobState.SUCCEEDED
     assert len(await published(object_store)) == 2
+
+
+async def test_a_job_store_that_is_away_before_the_commit_throws_no_job_back(
+    make: Make, jobs: JobStore, object_store: ObstoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, asked, left = jobs.time, AdapterRegistry.next_generation, 0
+
+    async def next_generation(registry: AdapterRegistry, *given: Any) -> int:
+        nonlocal left
+        left = 20
+        return await asked(registry, *given)
+
+    async def away() -> datetime:
+        nonlocal left
+        if left:
+            left -= 1
+            raise DatabaseUnavailable("away")
+        return await time()
+
+    monkeypatch.setattr(AdapterRegistry, "next_generation", next_generation)
+    monkeypatch.setattr(jobs, "time", away)
+    one = await jobs.create(make_job("one"), "", "a" * 64)
+    async with running(make(ScriptedExecutor(object_store))):
+        assert (await ended(jobs, one.name)).state is JobState.SUCCEEDED
+    assert left == 0
+    assert (await states(jobs, one.name)).count("PREPARING") == 1
