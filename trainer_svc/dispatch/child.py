@@ -112,8 +112,7 @@ class Child:
         self._printing = asyncio.create_task(self._lines.read(process.stderr))
         self._heard = 0
         self._listening = False
-        self._taken = 0
-        self._telling = 0
+        self._given = 0
         self._silent: float | None = None
         self._stopped = False
         self._watching: set[asyncio.Task[None]] = set()
@@ -124,16 +123,13 @@ class Child:
 
     async def write(self, line: bytes) -> None:
         """Send a line; WorkerLost, with how the process ended, if nobody takes it."""
-        self._telling += 1
         try:
             self._writer.write(line)
+            self._given += len(line)
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             # RuntimeError is what uvloop says of a socket that is closed by now.
             raise await self.ended() from error
-        finally:
-            self._telling -= 1
-            self._taken += 1
         if self._silent is not None:
             # What was given up is no longer waited for, and is not taken either.
             raise await self.ended()
@@ -215,13 +211,16 @@ class Child:
         return self._heard if self._heard and self._listening else None
 
     def _took(self) -> int | None:
-        """Return a sign of what it takes; None while it loads, or is told nothing."""
-        return self._taken if self._heard and self._telling else None
+        """Return a sign of what it takes; None while it loads, or has taken all it was told."""
+        waits = self._writer.transport.get_write_buffer_size()
+        return self._given - waits if self._heard and waits else None
 
     async def _given_up(self, seconds: float) -> WorkerLost:
         ending = asyncio.create_task(self._process.wait())
-        await asyncio.wait({ending, self._printing}, timeout=_PRINTED_SECONDS)
+        await asyncio.wait({ending}, timeout=_PRINTED_SECONDS)
         ending.cancel()
+        self._lines.hurry()
+        await asyncio.wait({self._printing}, timeout=_PRINTED_SECONDS)
         text = f"the worker process was ended: it had said or taken nothing for {seconds:g} s"
         if self._stopped:
             text += ", since somebody else had stopped it"
@@ -256,6 +255,7 @@ class Child:
         if not self._is_gone:
             self._is_gone = True
             _kill_group(self.pid)
+        self._lines.hurry()
         return alone
 
 

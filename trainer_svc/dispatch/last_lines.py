@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from tailorbird.telemetry import plain_stderr
+from trainer_svc.dispatch.waiting import wait
 
 _LINES = 120
 """That are kept: of the stack that is printed at a fatal signal the first are of use."""
@@ -49,6 +50,7 @@ class LastLines:
 
     def __init__(self, echo: Callable[[str], None]) -> None:
         self._echo = echo
+        self._hurried = asyncio.Event()
         self._kept: deque[tuple[str, str]] = deque(maxlen=_LINES)
         """Each as a job may read it, and the type of the exception that it tells of, if any."""
 
@@ -59,7 +61,7 @@ class LastLines:
         for the next one: this process has others to hear.
         """
         rest = b""
-        pace = _Pace()
+        pace = _Pace(self._hurried)
         while piece := await stream.read(_PIECE_BYTES):
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) >= _PIECE_BYTES:
@@ -74,6 +76,10 @@ class LastLines:
             await pace.after(max(len(lines), len(piece) // _LINE_BYTES))
         if rest:
             self.take(rest.decode(errors="replace"))
+
+    def hurry(self) -> None:
+        """Take what is left at once: the process has ended, and little can be."""
+        self._hurried.set()
 
     def take(self, line: str) -> None:
         """Take one line."""
@@ -103,9 +109,10 @@ class LastLines:
 
 
 class _Pace:
-    """How many lines may come; who is ahead of that waits."""
+    """How many lines may come; who is ahead of that waits, unless it is `hurried`."""
 
-    def __init__(self) -> None:
+    def __init__(self, hurried: asyncio.Event) -> None:
+        self._hurried = hurried
         self._ahead = 0.0
         self._looked = time.monotonic()
 
@@ -116,7 +123,8 @@ class _Pace:
     async def after(self, lines: int) -> None:
         """Count lines, and wait until as many may have come."""
         self._ahead, self._looked = self._now() + lines, time.monotonic()
-        await asyncio.sleep(max(0.0, self._ahead - _BURST) / _A_SECOND)
+        if (pause := max(0.0, self._ahead - _BURST) / _A_SECOND) > 0:
+            await wait(self._hurried, pause)
 
     def _now(self) -> float:
         return max(0.0, self._ahead - (time.monotonic() - self._looked) * _A_SECOND)

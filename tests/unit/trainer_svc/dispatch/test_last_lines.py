@@ -169,3 +169,16 @@ def test_a_record_goes_to_the_log_as_it_is_and_any_other_line_as_one(
     to_the_log("a crash")
     assert plain.getvalue() == record("a record") + "\n"
     assert standing.getvalue() == "a crash\n"
+
+
+async def test_of_a_process_that_has_ended_the_rest_is_taken_at_once() -> None:
+    lines = LastLines(lambda _: None)
+    stream = asyncio.StreamReader()
+    stream.feed_data(b"x\n" * 100_000 + b"ValueError: the end\n")
+    stream.feed_eof()
+    reading = asyncio.create_task(lines.read(stream))
+    await asyncio.sleep(0)
+    lines.hurry()
+    async with asyncio.timeout(20):
+        await reading
+    assert lines.exception == "ValueError"
