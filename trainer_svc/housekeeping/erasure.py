@@ -120,8 +120,8 @@ class _Erasing:
             await self._remove_objects()
             await remove_partial(self._stores, self._tenant, self._tally)
             await self._remove_rows()
-            await self._database.scrub()
             await forget_tenant(self._stores, self._tenant.tenant, self._tally)
+            await self._database.scrub()
             await self._check_nothing_came()
         except BaseException:
             # What was removed is told by whoever tries again.
