@@ -80,12 +80,12 @@ class RayCluster:
         )()  # fmt: skip
 
     def add_all(self, count: int, *, resources: str = "{}") -> list[Node]:
-        """Start so many nodes at once, each of one CPU."""
+        """Start so many nodes, each of one CPU."""
         where = f"--address={self.address}"
-        starting = [
-            self._start(where, "--num-cpus=1", f"--resources={resources}") for _ in range(count)
+        # One after the other: of two that look for free ports at once, one takes the other's.
+        return [
+            self._start(where, "--num-cpus=1", f"--resources={resources}")() for _ in range(count)
         ]
-        return [started() for started in starting]
 
     def kill(self) -> None:
         """End all of it."""
