@@ -196,6 +196,8 @@ class TrainerSettings(ScanSettings):
     worker_silence_seconds: Annotated[float, Field(ge=1, le=3600)] = 120.0
     """A worker process that has said nothing for so many seconds is ended, and counts as lost.
 
+    Below 30, the writing of a large checkpoint may look like silence.
+
     One that is ready says twelve times in it that it is alive, whatever it computes. Time in which
     the trainer itself stands still does not count.
     """
