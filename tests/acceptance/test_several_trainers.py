@@ -34,7 +34,9 @@ class Cluster:
         self._url = database_url
 
     @contextmanager
-    def trainer(self, name: str, *command: str, prefix: Sequence[str] = ()) -> Iterator[_Process]:
+    def trainer(
+        self, name: str, *command: str, prefix: Sequence[str] = (), **settings: str
+    ) -> Iterator[_Process]:
         folder = self.folder / name
         folder.mkdir()
         settings = {
@@ -42,6 +44,7 @@ class Cluster:
             "OBJECT_STORE": self.store.as_uri(),
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "PROGRESS_INTERVAL": "0",
+            **settings,
         }
         with trainer(folder / "data", *command, prefix=prefix, settings=settings) as found:
             yield found
@@ -150,7 +153,11 @@ def test_a_trainer_whose_clock_is_an_hour_off_keeps_its_lease_and_takes_nobody_s
         "FAKETIME_DONT_FAKE_MONOTONIC=1",
     ]
     with (
-        cluster.trainer("wrong", "trainer_svc", prefix=wrong) as (_, address),
+        # The worker's pulse beats every two seconds there.
+        cluster.trainer("wrong", "trainer_svc", prefix=wrong, WORKER_SILENCE_SECONDS="24") as (
+            _,
+            address,
+        ),
         cluster.trainer("right", "trainer_svc") as (_, other),
     ):
         name = start_job(address)

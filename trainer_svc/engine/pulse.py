@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NoReturn
@@ -41,8 +41,10 @@ class Pulse:
 
     def run(self) -> NoReturn:
         """Beat for ever."""
+        never = threading.Event()
         while True:
-            time.sleep(self._pause)
+            # A sleep may fail where the clock is another than the machine's.
+            never.wait(self._pause)
             self.beat()
 
     def beat(self) -> None:
