@@ -53,6 +53,7 @@ def test_a_worker_that_is_stopped_in_a_step_is_followed_by_another(tmp_path: Pat
     assert logged(tmp_path).count("worker is silent") == 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_trainer_that_stood_still_takes_no_worker_for_silent(tmp_path: Path) -> None:
     """It and its worker stand still together, as a paused pod's; then it hears of every step."""

@@ -134,7 +134,9 @@ async def test_stores_of_other_clouds_are_asked_as_often(
     assert all("folder" in seen for seen in proxy.seen)
 
 
-@pytest.mark.parametrize("name", [*LISTS, "upload"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(each, marks=pytest.mark.long) for each in LISTS), "upload"]
+)
 async def test_a_store_that_hangs_in_parts_and_pages_is_given_up(
     hurried: ObstoreStore, proxy: FaultProxy, tmp_path: Path, name: str
 ) -> None:
