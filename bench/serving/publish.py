@@ -19,7 +19,8 @@ from tailorbird.manifest import (
 )
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
 from tailorbird.object_store import open_store
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 
 _FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROBES)
 

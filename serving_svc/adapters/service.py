@@ -16,7 +16,8 @@ from serving_svc.adapters.routing.promotion import Promotion, Warmer
 from tailorbird.errors import DataCorrupt, FailedPrecondition, InvalidArgument, NotFound
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RouteConflict, RoutedVersion
 
 _log = structlog.get_logger(__name__)
 

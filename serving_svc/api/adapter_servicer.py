@@ -15,7 +15,7 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as pb_grpc
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import Route, RoutedVersion
+from tailorbird.routes import Route, RoutedVersion
 from tailorbird.rpc.auth import current_caller
 
 _Context = grpc.aio.ServicerContext[Any, Any]

@@ -14,7 +14,7 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.errors import DataCorrupt, InvalidArgument
 from tailorbird.manifest import REPORT, REPORT_PAGE, AdapterManifest
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import MAX_ROUTED_VERSIONS, MAX_WEIGHT, Route, RoutedVersion
+from tailorbird.routes import MAX_ROUTED_VERSIONS, MAX_WEIGHT, Route, RoutedVersion
 from tailorbird.rpc.judgement import judgement_to_proto
 
 _MAX_CHUNK_BYTES = 3 * 2**20

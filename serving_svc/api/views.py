@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import Route
+from tailorbird.routes import Route
 
 
 class Refusal(Protocol):

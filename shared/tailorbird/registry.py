@@ -16,10 +16,10 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tailorbird.errors import Conflict, DataCorrupt, InvalidArgument, NotFound
 from tailorbird.manifest import (
@@ -30,70 +30,15 @@ from tailorbird.manifest import (
     AdapterManifest,
     Instant,
 )
-from tailorbird.names import VERSION_ID, AdapterName, TenantName, VersionName
+from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObjectExists, ObjectStore
+from tailorbird.routes import MAX_GENERATION, Route, RouteConflict
 
 _log = structlog.get_logger(__name__)
-
-_NO_GENERATION = 10**12
-"""Above every generation, which has 12 digits."""
 
 _MAX_ROUTE_BYTES = 64 * 2**10
 
 TOMBSTONE = "tombstone.json"
-
-MAX_ROUTED_VERSIONS = 16
-MAX_WEIGHT = 1000
-
-RouteReason = Literal["publish", "promote", "rollback", "set"]
-
-
-class RoutedVersion(BaseModel):
-    """A version and its share of the adapter's traffic."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    version: Annotated[str, Field(pattern=f"^{VERSION_ID}$")]
-    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 100
-
-
-class Route(BaseModel):
-    """One generation of an adapter's route log; `nonce` tells its writer that it was its own."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    generation: Annotated[int, Field(ge=1, lt=_NO_GENERATION)]
-    versions: Annotated[
-        tuple[RoutedVersion, ...], Field(min_length=1, max_length=MAX_ROUTED_VERSIONS)
-    ]
-    reason: str
-    actor: str
-    create_time: Instant
-    nonce: str
-
-    @field_validator("versions")
-    @classmethod
-    def _distinct(cls, versions: tuple[RoutedVersion, ...]) -> tuple[RoutedVersion, ...]:
-        if len({routed.version for routed in versions}) < len(versions):
-            raise ValueError("a version is routed twice")
-        return versions
-
-    @property
-    def version(self) -> str:
-        """Id of the version of largest weight; of several such, the first."""
-        return max(self.versions, key=lambda routed: routed.weight).version
-
-    def leads_to(self, version: str) -> bool:
-        """Tell whether the version of this id has a share of the traffic."""
-        return any(routed.version == version for routed in self.versions)
-
-    def splits_like(self, versions: tuple[RoutedVersion, ...]) -> bool:
-        """Tell whether `versions` have the same shares here; one alone always has all."""
-        if len(versions) == len(self.versions) == 1:
-            return versions[0].version == self.versions[0].version
-        return {(routed.version, routed.weight) for routed in versions} == {
-            (routed.version, routed.weight) for routed in self.versions
-        }
 
 
 class Tombstone(BaseModel):
@@ -104,12 +49,6 @@ class Tombstone(BaseModel):
     version: str
     delete_time: Instant
     actor: str
-
-
-class RouteConflict(Conflict):
-    """The generation to be written was written by somebody else."""
-
-    default_reason = "ROUTE_CONFLICT"
 
 
 class AdapterRegistry:
@@ -294,7 +233,7 @@ class AdapterRegistry:
         and about 2 log2(n) if n newer ones are written.
         """
         if after is None:
-            async with aclosing(self.earlier(adapter, _NO_GENERATION)) as routes:
+            async with aclosing(self.earlier(adapter, MAX_GENERATION + 1)) as routes:
                 return await anext(routes, None)
         known, read = after.generation, dict[int, Route | None]()
         for generation in range(await self._newest(adapter, known, read), known, -1):

@@ -13,7 +13,8 @@ from tailorbird.feedback import FeedbackStore
 from tailorbird.manifest import FileEntry
 from tailorbird.names import AdapterName, DatasetName
 from tailorbird.object_store import ObstoreStore, open_store
-from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RouteConflict, RoutedVersion
 from tests.fault_proxy import FaultProxy, lost
 from tests.unit.tailorbird.feedback_values import a_record
 from tests.unit.trainer_svc.values import make_manifest

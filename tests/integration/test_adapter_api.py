@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from serving_svc.api.adapter_servicer import AdapterServicer
 from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as pb_grpc
-from tailorbird.registry import Route, RoutedVersion
+from tailorbird.routes import Route, RoutedVersion
 from tailorbird.rpc.auth import Caller, TokenVerifier
 from tailorbird.rpc.server import RpcServer
 from tests.unit.serving_svc.api.test_convert_adapters import ADAPTER, VERSIONS, Held, Published

@@ -18,7 +18,8 @@ from tailorbird.errors import (
 from tailorbird.manifest import MANIFEST, AdapterManifest
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
 from tailorbird.object_store import ObjectStore, delete_folder
-from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RouteConflict, RoutedVersion
 from trainer_svc.checkpoints import delete_checkpoints
 from trainer_svc.dispatch.backoff import insist
 from trainer_svc.dispatch.holder import Holder

@@ -20,7 +20,8 @@ import structlog
 from tailorbird.errors import Aborted, FailedPrecondition, NotFound, TailorbirdError
 from tailorbird.names import AdapterName, JobName, TenantName
 from tailorbird.object_store import ObjectInfo
-from tailorbird.registry import TOMBSTONE, AdapterRegistry, Route, RouteConflict, RoutedVersion
+from tailorbird.registry import TOMBSTONE, AdapterRegistry
+from tailorbird.routes import Route, RouteConflict, RoutedVersion
 from trainer_svc.housekeeping.collector import Stores, remove_partial
 from trainer_svc.housekeeping.erased import (
     Erasure,

@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, JobName, VersionName
-from tailorbird.registry import AdapterRegistry, Route, RouteConflict
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RouteConflict
 from trainer_svc.record import Record
 
 BASE_CHANGED = "BASE_CHANGED"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.names import AdapterName
-from tailorbird.registry import Route
+from tailorbird.routes import Route
 
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 300.0

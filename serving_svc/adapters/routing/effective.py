@@ -16,7 +16,7 @@ from serving_svc.adapters.routing.routes_on_disk import RoutesOnDisk
 from serving_svc.adapters.routing.walk import Refusal, Walked
 from serving_svc.metrics import ServingMetrics
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import Route
+from tailorbird.routes import Route
 
 _log = structlog.get_logger(__name__)
 

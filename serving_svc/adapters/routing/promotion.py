@@ -15,7 +15,8 @@ from serving_svc.adapters.routing.router import Router
 from serving_svc.adapters.routing.walk import replaced_by
 from tailorbird.errors import ResourceExhausted
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion, RouteReason
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion, RouteReason
 
 _log = structlog.get_logger(__name__)
 

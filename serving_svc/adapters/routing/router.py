@@ -31,7 +31,8 @@ from serving_svc.adapters.single_flight import SingleFlight
 from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import FailedPrecondition, NotFound, TailorbirdError, Unavailable
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import AdapterRegistry, Route
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route
 
 _log = structlog.get_logger(__name__)
 

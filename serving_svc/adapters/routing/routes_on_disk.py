@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tailorbird.names import AdapterName
-from tailorbird.registry import Route
+from tailorbird.routes import Route
 
 _log = structlog.get_logger(__name__)
 

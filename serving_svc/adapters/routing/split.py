@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 from tailorbird.names import AdapterName
-from tailorbird.registry import RoutedVersion
+from tailorbird.routes import RoutedVersion
 
 _BITS = 52
 """As many as leave room in a float for the half that keeps a draw off 0 and 1."""

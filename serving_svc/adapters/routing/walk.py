@@ -10,7 +10,8 @@ from typing import Protocol
 from serving_svc.adapters.routing.reads import BoundedReads
 from tailorbird.errors import AdapterRefused, NotFound, Unavailable
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 
 
 class Gate(Protocol):

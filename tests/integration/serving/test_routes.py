@@ -10,7 +10,7 @@ import grpc.aio
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters_pb
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import Route, RoutedVersion
+from tailorbird.routes import Route, RoutedVersion
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tests.integration.serving.calls import (
     GLOBEX,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tailorbird.names import VersionName
 from tailorbird.object_store import open_store
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 from tests.integration.engine_process import WorkerProcess
 from tests.integration.serving.calls import ask
 from tests.integration.serving.process import Client, ServingProcess

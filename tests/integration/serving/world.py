@@ -39,7 +39,8 @@ from tailorbird.manifest import (
     file_entry,
 )
 from tailorbird.names import AdapterName, JobName, VersionName, version_id
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 
 CONTEXT = 2048
 VOCABULARY = 100

@@ -14,7 +14,8 @@ from tailorbird.errors import Conflict, DataCorrupt, NotFound
 from tailorbird.manifest import REPORT, AdapterManifest, FileEntry
 from tailorbird.names import AdapterName, TenantName, VersionName
 from tailorbird.object_store import ObstoreStore, open_store
-from tailorbird.registry import AdapterRegistry, Route, RouteConflict, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RouteConflict, RoutedVersion
 from tests.unit.trainer_svc.values import make_manifest
 
 ADAPTER = AdapterName("acme", "voice")

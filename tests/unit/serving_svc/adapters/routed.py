@@ -19,7 +19,8 @@ from serving_svc.metrics import ServingMetrics
 from tailorbird.errors import AdapterRefused, StoreUnavailable
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.object_store import ObjectInfo, ObstoreStore, open_store
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion, RouteReason
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion, RouteReason
 from tests.unit.serving_svc.fakes import manifest as manifest
 
 ADAPTER = AdapterName("acme", "support")

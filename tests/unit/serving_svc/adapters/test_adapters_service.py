@@ -23,7 +23,8 @@ from tailorbird.errors import (
     StoreUnavailable,
 )
 from tailorbird.names import AdapterName, TenantName, VersionName
-from tailorbird.registry import AdapterRegistry, Route, RouteConflict
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RouteConflict
 from tests.unit.serving_svc.adapters import routed
 from tests.unit.serving_svc.adapters.routed import (
     ADAPTER,

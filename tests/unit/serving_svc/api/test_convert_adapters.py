@@ -12,7 +12,7 @@ from tailorbird.adapters.v1 import adapter_service_pb2 as pb
 from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import AdapterManifest
 from tailorbird.names import AdapterName, VersionName
-from tailorbird.registry import Route, RoutedVersion
+from tailorbird.routes import Route, RoutedVersion
 from tests.unit.serving_svc.api.values import MANIFEST
 
 ADAPTER = AdapterName("acme", "support")

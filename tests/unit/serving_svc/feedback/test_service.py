@@ -28,7 +28,8 @@ from tailorbird.errors import (
 from tailorbird.feedback import Answer, FeedbackRecord, FeedbackStore, Turn
 from tailorbird.names import FeedbackName, VersionName
 from tailorbird.object_store import ObstoreStore
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion, Tombstone
+from tailorbird.registry import AdapterRegistry, Tombstone
+from tailorbird.routes import Route, RoutedVersion
 from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, VERSION
 from tests.unit.trainer_svc.values import put_version
 

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from tailorbird.manifest import MANIFEST
 from tailorbird.object_store import ObstoreStore
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running, states
 from tests.unit.trainer_svc.fakes import ScriptedExecutor, ScriptedWorker, published, step
 from tests.unit.trainer_svc.values import make_job, make_manifest

@@ -8,7 +8,8 @@ import pytest
 
 from tailorbird.manifest import AdapterManifest, Decision
 from tailorbird.object_store import ObstoreStore
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 from tests.unit.trainer_svc.dispatching import Make, ended, running
 from tests.unit.trainer_svc.fakes import ScriptedExecutor
 from tests.unit.trainer_svc.values import make_job, make_manifest

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from tailorbird.errors import Aborted, FailedPrecondition, NotFound, StoreUnavailable
 from tailorbird.names import AdapterName, JobName, TenantName, VersionName
-from tailorbird.registry import AdapterRegistry, Route
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route
 from tests.unit.trainer_svc.housekeeping.world import ADAPTER, World, version_of
 from tests.unit.trainer_svc.values import make_manifest
 from trainer_svc.checkpoints import checkpoints_prefix

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from tailorbird.names import AdapterName, DatasetName, JobName
 from tailorbird.object_store import ObstoreStore, open_store
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 from tests.unit.trainer_svc.values import make_job, make_manifest, put_version
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.housekeeping.collector import Stores

@@ -6,7 +6,7 @@ from collections import Counter
 
 from serving_svc.adapters.routing.split import choose
 from tailorbird.names import AdapterName
-from tailorbird.registry import RoutedVersion
+from tailorbird.routes import RoutedVersion
 from tests.unit.serving_svc.adapters.routed import ADAPTER, split, version
 
 KEYS = [f"customer-{number}" for number in range(4000)]

@@ -7,7 +7,8 @@ from typing import Any
 
 from tailorbird.manifest import REPORT
 from tailorbird.names import VersionName
-from tailorbird.registry import AdapterRegistry, Route, RoutedVersion
+from tailorbird.registry import AdapterRegistry
+from tailorbird.routes import Route, RoutedVersion
 from tests.unit.trainer_svc.engine.tiny import chats, jsonl
 from tests.unit.trainer_svc.engine.versions import DIGEST, VERSION
 from tests.unit.trainer_svc.engine.working import Working
