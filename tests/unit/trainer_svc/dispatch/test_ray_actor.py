@@ -129,6 +129,14 @@ def test_reports_come_in_order_and_the_end_last(echo: EngineActor) -> None:
     assert the_end(echo)[2] == lost
 
 
+def test_a_worker_that_somebody_else_ended_is_told_as_that(echo: EngineActor) -> None:
+    heard(echo, 1)
+    echo.send(b"signal 15\n")
+    lost = the_end(echo)[2]
+    assert lost.message == "the worker process was ended by SIGTERM, which somebody else sent"
+    assert lost.from_outside
+
+
 def test_the_end_is_told_when_everything_before_it_is(
     monkeypatch: pytest.MonkeyPatch, echo: EngineActor
 ) -> None:
