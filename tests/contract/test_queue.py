@@ -165,6 +165,15 @@ async def test_no_more_jobs_of_a_tenant_wait_than_may(database: Database) -> Non
     await queue(store, "acme/a2")
 
 
+async def test_many_who_queue_at_once_get_no_more_than_may_wait(database: Database) -> None:
+    store = JobStore(database, Feed(), limits=TenantLimits(queued={"acme": 2}))
+    asked = (queue(store, f"acme/a{number}") for number in range(12))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [answer for answer in answers if answer is not None]
+    assert [type(answer) for answer in refused] == [ResourceExhausted] * 10
+    assert len(await claimed(store)) == 2
+
+
 async def test_nor_do_more_come_back_that_were_held_back_meanwhile(database: Database) -> None:
     store = JobStore(database, Feed(), limits=TenantLimits(queued={"acme": 1}))
     await queue(store, "acme/a0")
