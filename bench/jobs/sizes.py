@@ -60,5 +60,5 @@ class SoakSizes:
     judges_growth: bool = True
 
 
-QUICK_SOAK = SoakSizes(tenants=4, kill_seconds=8.0, limit_seconds=600.0, judges_growth=False)
+QUICK_SOAK = SoakSizes(tenants=4, kill_seconds=4.0, limit_seconds=600.0, judges_growth=False)
 """A smoke test: too short to tell whether anything grows."""

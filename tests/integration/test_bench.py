@@ -92,4 +92,4 @@ def test_a_soak_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
     assert content["missed"] == []
     assert (content["terminal"], content["published"], content["failed"]) == (30, 30, {})
     assert (content["duplicate_lines"], content["leaked_lines"]) == ([], [])
-    assert sum(content["kills"].values()) >= 2
+    assert sum(content["kills"].values()) >= 1
