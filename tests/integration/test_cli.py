@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 from google.rpc import status_pb2
 from prometheus_client import CollectorRegistry
 
@@ -77,7 +78,7 @@ def test_datasets(run: Run, script: Script, tmp_path: Path) -> None:
         "tenants/acme/datasets/chats" in run("datasets", "upload", str(path), "--id", "chats").out
     )
     assert script.metadata[0]["authorization"] == "Bearer secret"
-    shown = json.loads(run("datasets", "get", "chats", "--json").out)
+    shown = json.loads(run("datasets", "get", "chats", "-o", "json").out)
     assert shown["name"] == "tenants/acme/datasets/chats"
 
 
@@ -135,10 +136,12 @@ def test_a_dataset_s_report_is_shown_with_its_warnings_first(
         ["1", "0"],
         ["0", "1,200"],
     ]
-    assert json.loads(run("datasets", "get", "chats", "--json").out)["report"]["records"] == "1200"
+    assert (
+        json.loads(run("datasets", "get", "chats", "-o", "json").out)["report"]["records"] == "1200"
+    )
 
 
-@pytest.mark.parametrize("more", [(), ("--validate-only",), ("--json",)])
+@pytest.mark.parametrize("more", [(), ("--validate-only",), ("-o", "json")])
 def test_a_job_s_data_is_warned_of(run: Run, script: Script, more: tuple[str, ...]) -> None:
     script.warnings = [MIND]
     ran = run("jobs", "create", "--adapter", "support", "--data", "chats", *more)
@@ -181,7 +184,7 @@ def test_a_check_shows_what_the_job_would_do_with_its_data(run: Run, script: Scr
     assert "validation" not in shown.lower()
     assert "training data: 3 of 60 records kept; 57 dropped as too long (lines 4-60)" in shown
     assert shown.splitlines()[-1] == "the job would be accepted"
-    assert json.loads(run(*asked, "--json").out)["total_steps"] == "1800"
+    assert json.loads(run(*asked, "-o", "json").out)["total_steps"] == "1800"
     script.preflight.validation.CopyFrom(data)
     shown = run(*asked).out
     assert "95.0% of the training data, 95.0% of the validation data" in shown
@@ -207,7 +210,7 @@ def test_a_job_is_shown_with_what_its_data_is_like(run: Run, script: Script) -> 
     assert line in shown
     assert line.replace("chats", "held") in shown
     assert "warning: DUPLICATE_RECORDS: 5 of 99: line 9 is 1" in shown
-    assert "duplicates," not in run("jobs", "get", "one", "--json").out
+    assert "duplicates," not in run("jobs", "get", "one", "-o", "json").out
     script.events = a_job_that_succeeds()
     watched = run("jobs", "watch", "one").out
     assert line in watched.splitlines()
@@ -427,7 +430,7 @@ def test_a_watch_ends_with_what_may_be_done_about_a_version_not_promoted(
 
 
 def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
-    assert len(json.loads(run("jobs", "list", "--json", "--state", "running").out)) == 6
+    assert len(json.loads(run("jobs", "list", "-o", "json", "--state", "running").out)) == 6
     assert script.requests[0].state == job_pb2.JOB_STATE_RUNNING
     assert "tenants/acme/jobs/2-b" in run("jobs", "list").out
     assert "running" in run("jobs", "get", "one").out
@@ -443,7 +446,7 @@ def test_jobs_listed_shown_cancelled(run: Run, script: Script) -> None:
 
 def test_a_job_is_deleted(run: Run, script: Script) -> None:
     assert run("jobs", "delete", "one").out.split() == ["deleted", "tenants/acme/jobs/one"]
-    assert json.loads(run("jobs", "delete", "one", "--json").out) == {
+    assert json.loads(run("jobs", "delete", "one", "-o", "json").out) == {
         "name": "tenants/acme/jobs/one"
     }
     assert [request.name for request in script.requests] == ["tenants/acme/jobs/one"] * 2
@@ -464,9 +467,9 @@ def test_a_report_is_written_to_a_file(run: Run, tmp_path: Path) -> None:
     ran = run("adapters", "report", VERSIONS[0], "--out", str(page))
     assert (ran.status, ran.out.strip()) == (0, str(page))
     assert page.read_bytes().startswith(b"<!DOCTYPE html>")
-    ran = run("adapters", "report", VERSIONS[0], "--json", "--out", str(figures))
+    ran = run("adapters", "report", VERSIONS[0], "-o", "json", "--out", str(figures))
     assert (ran.out.strip(), json.loads(figures.read_text())) == (str(figures), {"best_step": 7})
-    assert json.loads(run("adapters", "report", VERSIONS[0], "--json").out) == {"best_step": 7}
+    assert json.loads(run("adapters", "report", VERSIONS[0], "-o", "json").out) == {"best_step": 7}
     ran = run("adapters", "report", VERSIONS[0], "--out", str(tmp_path / "none" / "report.html"))
     assert (ran.status, "No such file" in ran.err) == (1, True)
 
@@ -492,7 +495,7 @@ def test_a_report_opens_in_the_browser(
     assert path.read_bytes().startswith(b"<!DOCTYPE html>")
     assert path.suffix == ".html"
     assert path.stat().st_mode & 0o077 == 0
-    ran = run("adapters", "report", VERSIONS[0], "--open", "--json")
+    ran = run("adapters", "report", VERSIONS[0], "--open", "-o", "json")
     assert (ran.status, "--open" in ran.err) == (2, True)
 
 
@@ -508,7 +511,7 @@ def test_adapters(run: Run, script: Script) -> None:
     assert VERSIONS[0] in shown
     assert f"trained on from  {VERSIONS[1]}" in shown
     assert VERSIONS[0] in run("adapters", "promote", latest, "--adapter", "support").out
-    ran = run("adapters", "rollback", "support", "--to", latest, "--json")
+    ran = run("adapters", "rollback", "support", "--to", latest, "-o", "json")
     assert json.loads(ran.out)["generation"] == "3"
 
 
@@ -535,7 +538,7 @@ def test_versions_are_warmed_deleted_imported(run: Run, script: Script, tmp_path
     assert f"support {latest}" in listed
     assert "serving-0" in listed
     assert "NOT_FINITE: a weight is not finite" in listed
-    assert json.loads(run("adapters", "residency", "--json").out)[0]["replica"] == "serving-0"
+    assert json.loads(run("adapters", "residency", "-o", "json").out)[0]["replica"] == "serving-0"
     ran = run("adapters", "import", "support", str(tmp_path))
     assert ran.status == 1
     assert "adapter_config.json" in ran.err
@@ -606,7 +609,7 @@ def test_what_no_message_can_hold_is_one_line(
 
 
 def test_info(run: Run, script: Script) -> None:
-    assert {"trainer", "serving"} == set(json.loads(run("info", "--json").out))
+    assert {"trainer", "serving"} == set(json.loads(run("info", "-o", "json").out))
     assert "attention" not in run("info").out
     script.engine = tuning_service_pb2.Engine(
         compute_dtype="bfloat16", attention="varlen", optimizer="adamw_fused"
@@ -756,3 +759,24 @@ def test_the_command_runs_as_a_module() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "digest" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jobs", "list"),
+        ("datasets", "get", "chats"),
+        ("jobs", "get", "one"),
+        ("adapters", "get", "support"),
+        ("adapters", "versions", "support"),
+        ("adapters", "residency"),
+        ("adapters", "promote", VERSIONS[0]),
+        ("adapters", "report", VERSIONS[0]),
+        ("feedback", "delete", f"{ADAPTER}/feedback/1"),
+        ("info",),
+    ],
+)
+def test_yaml_says_what_json_says(run: Run, arguments: tuple[str, ...]) -> None:
+    found = json.loads(run(*arguments, "-o", "json").out)
+    assert found
+    assert yaml.safe_load(run(*arguments, "--output", "yaml").out) == found

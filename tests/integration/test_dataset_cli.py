@@ -66,7 +66,7 @@ async def test_datasets_are_listed(trainer: World, run: Run) -> None:
     assert head.split() == ["DATASET", "FORMAT", "RECORDS", "SIZE", "CREATED"]
     assert first.split()[:5] == ["a", "prompt_completion", "1", "43", "B"]
     assert second.split()[:3] == ["b", "prompt_completion", "2"]
-    shown = json.loads("\n".join((await run("datasets", "list", "--json")).out))
+    shown = json.loads("\n".join((await run("datasets", "list", "-o", "json")).out))
     assert [each["name"] for each in shown] == [name("a"), name("b")]
 
 
@@ -74,7 +74,7 @@ async def test_a_dataset_is_deleted(trainer: World, run: Run) -> None:
     await trainer.upload("a", lines("yes"))
     await trainer.upload("b", lines("yes"))
     assert (await run("datasets", "delete", "a")).out == [f"deleted  {name('a')}"]
-    shown = json.loads("\n".join((await run("datasets", "delete", "b", "--json")).out))
+    shown = json.loads("\n".join((await run("datasets", "delete", "b", "-o", "json")).out))
     assert shown == {"name": name("b")}
     again = await run("datasets", "delete", "a")
     assert (again.status, again.err.split()[1:3]) == (1, ["NOT_FOUND", "DATASET_NOT_FOUND"])
@@ -103,7 +103,7 @@ async def test_a_dataset_and_a_job_s_data_are_imported(
     assert data.split()[1].startswith(f"{ACME}/datasets/chats-")
     swept = await run(
         *("jobs", "sweep", "create", "--adapter", "v", "--data", uri, "--ranks", "8,16"),
-        *("--sweep-id", "ranks", "--validation", "0.1", "--json"),
+        *("--sweep-id", "ranks", "--validation", "0.1", "-o", "json"),
     )
     assert f"{ACME}/datasets/chats-" in "".join(swept.out), swept.err
 
@@ -158,10 +158,10 @@ async def test_a_record_is_traced_to_the_versions_to_retrain(
         f"warning: not known: {name('broken')} has lost its digests",
         f"warning: not known: what {version(5)} was trained on cannot be read",
     ]
-    ran = await run("datasets", "find-record", str(tmp_path / "record.json"), "--json")
-    found, traced = json.loads("\n".join(ran.out))
+    ran = await run("datasets", "find-record", str(tmp_path / "record.json"), "-o", "json")
+    found = json.loads("\n".join(ran.out))
     assert [each["dataset"] for each in found["matches"]] == [name("held"), name("a")]
-    assert len(traced["versions"]) == 4
+    assert len(found["versions"]) == 4
 
 
 async def test_a_record_of_standard_input_that_nobody_has(

@@ -37,7 +37,9 @@ def test_feedback_is_recorded(run: Run, script: Script) -> None:
     )
     assert script.metadata[0]["x-tailorbird-adapter"] == ADAPTER
     version = VERSIONS[0].rpartition("/")[2]
-    shown = run("feedback", "record", version, "Where?", "Here.", "--adapter", "support", "--json")
+    shown = run(
+        "feedback", "record", version, "Where?", "Here.", "--adapter", "support", "-o", "json"
+    )
     assert json.loads(shown.out)["name"] == FEEDBACK
     assert script.requests[1].version == VERSIONS[0]
     assert not script.requests[1].HasField("correction")
@@ -70,7 +72,7 @@ def test_feedback_is_listed(run: Run, script: Script) -> None:
     assert asked.since.ToJsonString() == "2026-11-01T00:00:00Z"
     assert asked.until.ToJsonString() == "2026-11-02T03:00:00Z"
     script.requests.clear()
-    one = run("feedback", "list", "--adapter", ADAPTER, "--limit", "1", "--json")
+    one = run("feedback", "list", "--adapter", ADAPTER, "--limit", "1", "-o", "json")
     assert [each["name"] for each in json.loads(one.out)] == [FEEDBACK]
     assert len(script.requests) == 1
     assert not script.requests[0].HasField("has_correction")
@@ -99,7 +101,7 @@ def test_feedback_is_imported_and_deleted(run: Run, script: Script) -> None:
         rule=feedback_pb2.FEEDBACK_RULE_CORRECTIONS,
         format=dataset_pb2.DATASET_FORMAT_PROMPT_COMPLETION,
     )
-    shown = run("feedback", "import", "--adapter", ADAPTER, "--id", "made", "--json")
+    shown = run("feedback", "import", "--adapter", ADAPTER, "--id", "made", "-o", "json")
     assert json.loads(shown.out)["imported_count"] == "1"
     assert "is deleted" in run("feedback", "delete", FEEDBACK).out
     assert script.requests[2] == feedback_pb2.DeleteFeedbackRequest(name=FEEDBACK)

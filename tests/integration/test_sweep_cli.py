@@ -97,7 +97,7 @@ def test_the_data_and_the_judgement_are_asked_for_as_of_a_job(run: Run, script: 
     )
 
 
-@pytest.mark.parametrize("more", [(), ("--validate-only",), ("--json",)])
+@pytest.mark.parametrize("more", [(), ("--validate-only",), ("-o", "json")])
 def test_a_sweeps_data_is_warned_of(run: Run, script: Script, more: tuple[str, ...]) -> None:
     script.warnings = [MIND]
     ran = run(*CREATE, "--ranks", "8,16", *more)
@@ -175,7 +175,7 @@ def test_a_sweep_is_a_table_of_its_trials(run: Run, sweep: sweep_pb2.Sweep) -> N
         ["1", "8", "16", "0.0003", "2", "50/100", "1.2500", "1.1250", "best"],
         ["2", "8", "16", "0.0003", "2", "50/100", "-", "no", "number"],
     ]
-    shown = json.loads(run("jobs", "sweep", "get", "rates", "--json").out)
+    shown = json.loads(run("jobs", "sweep", "get", "rates", "-o", "json").out)
     assert shown["trials"][1]["state"] == "TRIAL_STATE_BEST"
 
 
@@ -188,7 +188,7 @@ def test_sweeps_are_listed_and_cancelled(run: Run, script: Script, sweep: sweep_
     heads, *found = rows(run("jobs", "sweep", "list").out)
     assert heads == ["SWEEP", "STATE", "TRIALS", "RUNG", "ADAPTER", "CREATED", "VERSION"]
     assert [row[:4] for row in found] == [[sweep.name, "succeeded", "3", "2/2"]] * 2
-    assert len(json.loads(run("jobs", "sweep", "list", "--json").out)) == 2
+    assert len(json.loads(run("jobs", "sweep", "list", "-o", "json").out)) == 2
     assert run("jobs", "sweep", "cancel", "rates").status == 0
     assert script.requests[-1].name == sweep.name
 

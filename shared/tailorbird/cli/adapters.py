@@ -6,10 +6,11 @@ import typer
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as api
 from tailorbird.cli import residency, routes
-from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_serving
+from tailorbird.cli.connect import TenantOption, full_name, parent_of, with_serving
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.names import AdapterArgument, OfAdapter, VersionArgument, version_name
-from tailorbird.cli.output import last_part, out, print_facts, print_json, print_rows, size, when
+from tailorbird.cli.output import last_part, out, print_facts, print_rows, size, when
 from tailorbird.cli.report import report
 from tailorbird.cli.residency import why_refused
 from tailorbird.cli.routes import shares
@@ -20,11 +21,13 @@ app = typer.Typer(help="See adapters and their versions; move routes.", no_args_
 
 @app.command("list")
 @with_serving
-def list_(serving: ServingClient, tenant: TenantOption = None, json: AsJson = False) -> None:
+def list_(
+    serving: ServingClient, tenant: TenantOption = None, output: OutputOption = Output.TABLE
+) -> None:
     """List a tenant's adapters."""
     found = list(serving.list_adapters(parent_of(tenant)))
-    if json:
-        print_json(found)
+    if output.is_data:
+        print_data(found, output)
         return
     print_rows(
         ["ADAPTER", "ROUTED VERSION", "GENERATION", "SINCE"],
@@ -43,12 +46,15 @@ def list_(serving: ServingClient, tenant: TenantOption = None, json: AsJson = Fa
 @app.command()
 @with_serving
 def get(
-    serving: ServingClient, name: AdapterArgument, tenant: TenantOption = None, json: AsJson = False
+    serving: ServingClient,
+    name: AdapterArgument,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show an adapter's route, and the versions this replica refuses."""
     adapter = serving.get_adapter(full_name(name, "adapters", tenant))
-    if json:
-        print_json(adapter)
+    if output.is_data:
+        print_data(adapter, output)
         return
     route = adapter.route
     print_facts(
@@ -69,12 +75,15 @@ def get(
 @app.command()
 @with_serving
 def versions(
-    serving: ServingClient, name: AdapterArgument, tenant: TenantOption = None, json: AsJson = False
+    serving: ServingClient,
+    name: AdapterArgument,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """List an adapter's versions, newest first."""
     found = list(serving.list_versions(full_name(name, "adapters", tenant)))
-    if json:
-        print_json(found)
+    if output.is_data:
+        print_data(found, output)
         return
     print_rows(
         ["VERSION", "PUBLISHED", "RANK", "STEPS", "VALIDATION LOSS", "JOB", "TRAINED ON FROM"],
@@ -100,12 +109,12 @@ def version(
     name: VersionArgument,
     adapter: OfAdapter = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show one version: what it is, where it came from, how it did."""
     found = serving.get_version(version_name(name, adapter, tenant))
-    if json:
-        print_json(found)
+    if output.is_data:
+        print_data(found, output)
         return
     print_facts(
         [

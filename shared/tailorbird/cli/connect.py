@@ -29,7 +29,6 @@ TenantOption = Annotated[
     str | None,
     typer.Option(envvar="TAILORBIRD_TENANT", help="The tenant of names given by their id alone."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, in the API's own fields.")]
 _Token = Annotated[str | None, typer.Option(envvar="TAILORBIRD_TOKEN", help="Bearer token.")]
 _RootCertificates = Annotated[
     Path | None,

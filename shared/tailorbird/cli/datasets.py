@@ -10,14 +10,14 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tailorbird.cli import record
-from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_trainer
+from tailorbird.cli.connect import TenantOption, full_name, parent_of, with_trainer
 from tailorbird.cli.data_report import print_report, print_warnings
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.output import (
     errors,
     last_part,
     out,
     print_facts,
-    print_json,
     print_rows,
     size,
     when,
@@ -64,7 +64,7 @@ def upload(
     format_: FormatOption = None,
     personal_data: PersonalData = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Upload a JSONL file. Every line is checked before anything is stored."""
     with Progress(
@@ -85,7 +85,7 @@ def upload(
             sent=lambda total: progress.update(task, completed=total),
             format=_format(format_),
         )
-    _show(dataset, json)
+    _show(dataset, output)
 
 
 @app.command("import")
@@ -97,7 +97,7 @@ def import_(
     format_: FormatOption = None,
     personal_data: PersonalData = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Let the trainer read a JSONL file, under a prefix that it allows to the tenant."""
     dataset = trainer.import_dataset(
@@ -107,7 +107,7 @@ def import_(
         format=_format(format_),
         personal_data=_mode(personal_data),
     )
-    _show(dataset, json)
+    _show(dataset, output)
 
 
 @app.command()
@@ -116,10 +116,10 @@ def get(
     trainer: TrainerClient,
     name: Annotated[str, typer.Argument(help="A dataset's name, or its id in the tenant.")],
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a dataset's record and the report on its data."""
-    _show(trainer.get_dataset(full_name(name, "datasets", tenant)), json)
+    _show(trainer.get_dataset(full_name(name, "datasets", tenant)), output)
 
 
 @app.command()
@@ -140,11 +140,13 @@ def report(
 
 @app.command("list")
 @with_trainer
-def list_(trainer: TrainerClient, tenant: TenantOption = None, json: AsJson = False) -> None:
+def list_(
+    trainer: TrainerClient, tenant: TenantOption = None, output: OutputOption = Output.TABLE
+) -> None:
     """List the tenant's datasets by id."""
     datasets = trainer.list_datasets(parent_of(tenant))
-    if json:
-        print_json(datasets)
+    if output.is_data:
+        print_data(datasets, output)
         return
     print_rows(
         ("DATASET", "FORMAT", "RECORDS", "SIZE", "CREATED"),
@@ -167,13 +169,13 @@ def delete(
     trainer: TrainerClient,
     name: Annotated[str, typer.Argument(help="A dataset's name, or its id in the tenant.")],
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete a dataset that no job needs any more. Versions trained on it stay."""
     dataset = full_name(name, "datasets", tenant)
     trainer.delete_dataset(dataset)
-    if json:
-        print_json(dataset_pb2.Dataset(name=dataset))
+    if output.is_data:
+        print_data(dataset_pb2.Dataset(name=dataset), output)
         return
     print_facts([("deleted", dataset)])
 
@@ -181,9 +183,9 @@ def delete(
 app.command("find-record")(record.find)
 
 
-def _show(dataset: dataset_pb2.Dataset, json: bool) -> None:
-    if json:
-        print_json(dataset)
+def _show(dataset: dataset_pb2.Dataset, output: Output) -> None:
+    if output.is_data:
+        print_data(dataset, output)
         return
     print_warnings(dataset.report.warnings, out)
     print_facts(

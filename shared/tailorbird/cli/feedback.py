@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from tailorbird.cli.connect import (
-    AsJson,
     TenantOption,
     full_name,
     parent_of,
@@ -18,6 +17,7 @@ from tailorbird.cli.connect import (
     with_trainer,
 )
 from tailorbird.cli.data_report import print_warnings
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
 from tailorbird.cli.output import (
     errors,
@@ -25,7 +25,6 @@ from tailorbird.cli.output import (
     out,
     plain,
     print_facts,
-    print_json,
     print_rows,
     when,
 )
@@ -88,7 +87,7 @@ def record(
     request_id: Annotated[str, typer.Option(help="Same id, same record, for a day.")] = "",
     adapter: OfAdapter = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Keep an answer with its correction or rating, rid of personal data."""
     response = serving.record_feedback(
@@ -104,8 +103,8 @@ def record(
             request_id=request_id,
         )
     )
-    if json:
-        print_json(response)
+    if output.is_data:
+        print_data(response, output)
         return
     replaced = ", ".join(f"{kind} {count}" for kind, count in sorted(response.redactions.items()))
     print_facts(
@@ -131,7 +130,7 @@ def list_(
     ] = None,
     limit: Annotated[int, typer.Option(help="How many to show at most.", min=1)] = 100,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """List an adapter's feedback, newest first."""
     pages = trainer.list_feedback(
@@ -151,8 +150,8 @@ def list_(
     found = found[:limit]
     for name in unreadable:
         errors.print(f"cannot be read: {name}", soft_wrap=True, markup=False)
-    if json:
-        print_json(found)
+    if output.is_data:
+        print_data(found, output)
         return
     print_rows(
         ["FEEDBACK", "RECORDED", "VERSION", "RATING", "ASKED", "ANSWER", "CORRECTION"],
@@ -173,7 +172,7 @@ def import_(
         Format, typer.Option("--format", help="Take chats, or prompts.")
     ] = Format.CHAT,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a dataset of feedback, to train on as on any other."""
     name = full_name(adapter, "adapters", tenant)
@@ -187,8 +186,8 @@ def import_(
         rule=feedback_pb2.FeedbackRule.Value(f"FEEDBACK_RULE_{rule.name}"),
         format=dataset_pb2.DatasetFormat.Value(f"DATASET_FORMAT_{format_.name}"),
     )
-    if json:
-        print_json(response)
+    if output.is_data:
+        print_data(response, output)
         return
     print_facts(
         [
@@ -210,9 +209,13 @@ def import_(
 def delete(
     trainer: TrainerClient,
     name: Annotated[str, typer.Argument(help="A record's name.")],
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete a record of feedback, for good. Datasets that were made of it keep it."""
     trainer.delete_feedback(name)
+    if output.is_data:
+        print_data(feedback_pb2.Feedback(name=name), output)
+        return
     out.print(f"{name} is deleted", soft_wrap=True, markup=False)
 
 

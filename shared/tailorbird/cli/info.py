@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_format
-
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.text import Text
 
-from tailorbird.cli.connect import AsJson, with_both
+from tailorbird.cli.connect import with_both
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.output import describe, errors, out, print_facts, size
 from tailorbird.client import CallError, ServingClient, TrainerClient
 from tailorbird.serving.v1.inference_service_pb2 import GetServerInfoResponse
@@ -16,7 +14,9 @@ from tailorbird.tuning.v1.tuning_service_pb2 import BaseModel, GetTrainerInfoRes
 
 
 @with_both
-def info(trainer: TrainerClient, serving: ServingClient, json: AsJson = False) -> None:
+def info(
+    trainer: TrainerClient, serving: ServingClient, output: OutputOption = Output.TABLE
+) -> None:
     """Show what the trainer and serving offer; fails if one does not answer."""
     found: dict[str, GetTrainerInfoResponse | GetServerInfoResponse] = {}
     failures: dict[str, CallError] = {}
@@ -25,8 +25,8 @@ def info(trainer: TrainerClient, serving: ServingClient, json: AsJson = False) -
             found[name] = ask()
         except CallError as error:
             failures[name] = error
-    if json:
-        print(json_format.dumps({name: _plain(answer) for name, answer in found.items()}, indent=2))
+    if output.is_data:
+        print_data(found, output)
     else:
         for name, answer in found.items():
             out.print(Text(name, style="bold underline"))
@@ -35,10 +35,6 @@ def info(trainer: TrainerClient, serving: ServingClient, json: AsJson = False) -
         errors.print(Text(f"{name}: {describe(failure)}", style="red"), soft_wrap=True)
     if failures:
         raise typer.Exit(1)
-
-
-def _plain(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> dict[str, object]:
-    return MessageToDict(answer, preserving_proto_field_name=True)
 
 
 def _facts(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -10,7 +11,6 @@ from rich.text import Text
 
 from tailorbird.cli import sweeps
 from tailorbird.cli.connect import (
-    AsJson,
     TenantOption,
     data_name,
     full_name,
@@ -18,6 +18,7 @@ from tailorbird.cli.connect import (
     with_trainer,
 )
 from tailorbird.cli.data_report import print_summary, print_warnings
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.job_options import (
     DataLimits,
     EvaluationFile,
@@ -35,7 +36,7 @@ from tailorbird.cli.job_options import (
     set_validation,
 )
 from tailorbird.cli.names import version_name
-from tailorbird.cli.output import errors, last_part, out, print_facts, print_json, print_rows, when
+from tailorbird.cli.output import errors, last_part, out, print_facts, print_rows, when
 from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.watch import Heard, JobBars, next_step, outcome, state_name, unwatched
 from tailorbird.client import CallError, TrainerClient
@@ -115,7 +116,7 @@ def create(
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a fine-tuning job. What is left out is chosen by the trainer."""
     spec = job_pb2.JobSpec(
@@ -155,30 +156,33 @@ def create(
         request_id=request_id,
         validate_only=validate_only,
         warned=warnings.append,
-        checked=print_json if json else print_preflight,
+        checked=partial(print_data, output=output) if output.is_data else print_preflight,
     )
     if validate_only or not watch:
         # Who watches reads them in the job's history.
         print_warnings(warnings, errors)
     if validate_only:
-        if not json:
+        if not output.is_data:
             out.print("the job would be accepted")
     elif watch:
         errors.print(Text(job.name))
         _follow(trainer, job.name)
     else:
-        _show(job, json)
+        _show(job, output)
 
 
 @app.command()
 @with_trainer
 def get(
-    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Job,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a job, and what the report on its data says."""
     job = trainer.get_job(full_name(name, "jobs", tenant))
-    _show(job, json)
-    if not json:
+    _show(job, output)
+    if not output.is_data:
         _show_data(trainer, job.spec, warnings=True)
 
 
@@ -189,7 +193,7 @@ def list_(
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
     adapter: Annotated[str, typer.Option(help="Only jobs for this adapter.")] = "",
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """List a tenant's jobs, newest first."""
     jobs = trainer.list_jobs(
@@ -201,8 +205,8 @@ def list_(
         ),
         adapter=full_name(adapter, "adapters", tenant) if adapter else "",
     )
-    if json:
-        print_json(jobs)
+    if output.is_data:
+        print_data(jobs, output)
         return
     print_rows(
         ["JOB", "STATE", "STEP", "ADAPTER", "CREATED", "VERSION"],
@@ -225,40 +229,52 @@ def list_(
 @app.command()
 @with_trainer
 def cancel(
-    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Job,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop a job; nothing is published."""
-    _show(trainer.cancel_job(full_name(name, "jobs", tenant)), json)
+    _show(trainer.cancel_job(full_name(name, "jobs", tenant)), output)
 
 
 @app.command()
 @with_trainer
 def pause(
-    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Job,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Hold a job back, with a checkpoint, until it is resumed."""
-    _show(trainer.pause_job(full_name(name, "jobs", tenant)), json)
+    _show(trainer.pause_job(full_name(name, "jobs", tenant)), output)
 
 
 @app.command()
 @with_trainer
 def resume(
-    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Job,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a paused job go on from its checkpoint."""
-    _show(trainer.resume_job(full_name(name, "jobs", tenant)), json)
+    _show(trainer.resume_job(full_name(name, "jobs", tenant)), output)
 
 
 @app.command()
 @with_trainer
 def delete(
-    trainer: TrainerClient, name: _Job, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Job,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete a job that has ended, with its history. The version it published stays."""
     job = full_name(name, "jobs", tenant)
     trainer.delete_job(job)
-    if json:
-        print_json(job_pb2.Job(name=job))
+    if output.is_data:
+        print_data(job_pb2.Job(name=job), output)
         return
     print_facts([("deleted", job)])
 
@@ -304,9 +320,9 @@ def _follow(trainer: TrainerClient, name: str, after: int = 0) -> None:
     raise typer.Exit(1)
 
 
-def _show(job: job_pb2.Job, json: bool) -> None:
-    if json:
-        print_json(job)
+def _show(job: job_pb2.Job, output: Output) -> None:
+    if output.is_data:
+        print_data(job, output)
         return
     progress, used = job.progress, job.effective_hyperparameters
     loss = f"{progress.loss:.3f}" if progress.HasField("loss") else ""

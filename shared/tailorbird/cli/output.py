@@ -1,14 +1,11 @@
-"""What commands print: tables for people, JSON for programs, one line for a failure."""
+"""What commands print for people: tables, and one line for a failure; see also `formats`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
@@ -22,19 +19,6 @@ _PIPE_WIDTH = 1000
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 errors = Console(stderr=True, highlight=False)
-
-
-def print_json(messages: Message | Iterable[Message]) -> None:
-    """Print one message as a JSON object, or several as an array."""
-    if isinstance(messages, Message):
-        content: object = _plain(messages)
-    else:
-        content = [_plain(message) for message in messages]
-    print(json.dumps(content, indent=2, ensure_ascii=False))
-
-
-def _plain(message: Message) -> dict[str, object]:
-    return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli.connect import AsJson, TenantOption, parent_of, with_trainer
-from tailorbird.cli.output import errors, last_part, out, print_json, print_rows, when
+from tailorbird.cli.connect import TenantOption, parent_of, with_trainer
+from tailorbird.cli.formats import Output, OutputOption, print_values, values_of
+from tailorbird.cli.output import errors, last_part, out, print_rows, when
 from tailorbird.client import TrainerClient
 from tailorbird.errors import InvalidArgument
 from tailorbird.line_numbers import say_lines
@@ -35,7 +36,7 @@ def find(
         typer.FileBinaryRead, typer.Argument(help="A file with one record, as JSON; - for stdin.")
     ],
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Find the datasets that hold a record, and the versions to retrain if it is to be forgotten.
 
@@ -48,13 +49,10 @@ def find(
     seen = _versions(trainer, parent, sorted({each.dataset_sha256 for each in matches}))
     versions = [each for each in seen if isinstance(each, _Version)]
     unknown = [each for each in seen if isinstance(each, str)]
-    if json:
-        print_json(
-            [
-                tuning.FindRecordResponse(matches=matches, unsearched=unsearched),
-                tuning.ListTrainedVersionsResponse(versions=versions, unknown_versions=unknown),
-            ]
-        )
+    if output.is_data:
+        held = tuning.FindRecordResponse(matches=matches, unsearched=unsearched)
+        traced = tuning.ListTrainedVersionsResponse(versions=versions, unknown_versions=unknown)
+        print_values(values_of(held) | values_of(traced), output)
         return
     _print_matches(matches)
     _print_versions(versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli.connect import TenantOption, with_serving
+from tailorbird.cli.formats import Output, OutputOption, dumped
 from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.names import OfAdapter, VersionArgument, version_name
 from tailorbird.cli.output import last_part, out
@@ -26,24 +28,27 @@ def report(
     ] = False,
     to: Annotated[
         Path | None,
-        typer.Option("--out", help="File to write the page to, or the JSON.", dir_okay=False),
+        typer.Option(
+            "--out", help="File to write the page to, or with -o the data.", dir_okay=False
+        ),
     ] = None,
     tenant: TenantOption = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="The report as JSON instead of as a page.")
-    ] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what was found out about a version: here in short, or in full as a page."""
-    if browse and json:
-        raise typer.BadParameter("--open shows the page, and --json is none: give one of them")
+    if browse and output.is_data:
+        raise typer.BadParameter("--open shows the page, and -o data: give one of them")
     full = version_name(name, adapter, tenant)
-    if not (browse or json or to):
+    if not (browse or output.is_data or to):
         _summarise(serving, full)
         return
-    content = serving.get_version_report(full, json=json)
-    if json and to is None:
-        print(content.decode())
-        return
+    content = serving.get_version_report(full, json=output.is_data)
+    if output.is_data:
+        data = dumped(json.loads(content), output)
+        if to is None:
+            print(data)
+            return
+        content = data.encode() + b"\n"
     show_page(content, to, last_part(full), browse=browse)
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as api
-from tailorbird.cli.connect import AsJson, TenantOption, full_name, parent_of, with_serving
+from tailorbird.cli.connect import TenantOption, full_name, parent_of, with_serving
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.names import AdapterArgument, OfAdapter, VersionArgument, version_name
-from tailorbird.cli.output import print_facts, print_json, print_rows, size, when
+from tailorbird.cli.output import print_facts, print_rows, size, when
 from tailorbird.client import ServingClient
 
 _TIERS = {api.ResidentVersion.TIER_DISK: "disk", api.ResidentVersion.TIER_ENGINE: "engine"}
@@ -25,23 +26,25 @@ def warm(
         bool | None, typer.Option(help="Whether it keeps its slot without traffic.")
     ] = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Load a version ahead of its traffic, on the replica that answers."""
     held = serving.warm_version(version_name(name, adapter, tenant), pin=pin)
-    if json:
-        print_json(held)
+    if output.is_data:
+        print_data(held, output)
         return
     pinned = "yes" if held.pinned else "no"
     print_facts([("version", held.name), ("tier", _tier(held)), ("pinned", pinned)])
 
 
 @with_serving
-def residency(serving: ServingClient, tenant: TenantOption = None, json: AsJson = False) -> None:
+def residency(
+    serving: ServingClient, tenant: TenantOption = None, output: OutputOption = Output.TABLE
+) -> None:
     """List what the replica that answers holds of a tenant's versions."""
     pages = list(serving.list_residency(parent_of(tenant)))
-    if json:
-        print_json(pages)
+    if output.is_data:
+        print_data(pages, output)
         return
     print_rows(
         ["VERSION", "REPLICA", "TIER", "PINNED", "LEASES", "SIZE", "REFUSED"],
@@ -67,12 +70,12 @@ def delete(
     name: VersionArgument,
     adapter: OfAdapter = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete a version that no route leads to; its files go after a grace period."""
     deleted = serving.delete_version(version_name(name, adapter, tenant))
-    if json:
-        print_json(deleted)
+    if output.is_data:
+        print_data(deleted, output)
         return
     print_facts([("version", deleted.name), ("deleted", when(deleted.delete_time))])
 
@@ -83,13 +86,13 @@ def import_(
     name: AdapterArgument,
     source: Annotated[str, typer.Argument(help="A folder here, or a URI that serving may read.")],
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Make an existing PEFT adapter a version, which is not routed yet."""
     place = source if "://" in source else Path(source)
     version = serving.import_adapter(full_name(name, "adapters", tenant), place)
-    if json:
-        print_json(version)
+    if output.is_data:
+        print_data(version, output)
         return
     print_facts([("version", version.name), ("LoRA", f"rank {version.rank}")])
 

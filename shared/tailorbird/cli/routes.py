@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as api
-from tailorbird.cli.connect import AsJson, TenantOption, full_name, with_serving
+from tailorbird.cli.connect import TenantOption, full_name, with_serving
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.names import AdapterArgument, OfAdapter, VersionArgument, version_name
-from tailorbird.cli.output import last_part, print_facts, print_json
+from tailorbird.cli.output import last_part, print_facts
 from tailorbird.client import ServingClient
 
 route_app = typer.Typer(help="Move an adapter's route.", no_args_is_help=True)
@@ -21,10 +22,10 @@ def promote(
     name: VersionArgument,
     adapter: OfAdapter = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Route an adapter to a version, once the version has passed every check."""
-    _show_route(serving.promote(version_name(name, adapter, tenant)), json)
+    _show_route(serving.promote(version_name(name, adapter, tenant)), output)
 
 
 @with_serving
@@ -35,11 +36,11 @@ def rollback(
         str | None, typer.Option(help="A version's id; the one routed before if none is given.")
     ] = None,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Route an adapter back to an earlier version."""
     adapter = full_name(name, "adapters", tenant)
-    _show_route(serving.rollback(adapter, version_name(to, adapter, tenant) if to else ""), json)
+    _show_route(serving.rollback(adapter, version_name(to, adapter, tenant) if to else ""), output)
 
 
 @route_app.command("set")
@@ -54,7 +55,7 @@ def set_(
         int, typer.Option(help="Generation that the newest route must have; 0 for any.")
     ] = 0,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Route an adapter to several versions, each with its share of the traffic."""
     adapter = full_name(name, "adapters", tenant)
@@ -66,7 +67,7 @@ def set_(
         weights[version_name(version, adapter, tenant)] = int(weight)
     if len(weights) < len(versions):
         raise typer.BadParameter("a version is given twice")
-    _show_route(serving.set_route(adapter, weights, expected_generation=expect), json)
+    _show_route(serving.set_route(adapter, weights, expected_generation=expect), output)
 
 
 def shares(route: api.Route) -> str:
@@ -79,9 +80,9 @@ def shares(route: api.Route) -> str:
     )
 
 
-def _show_route(route: api.Route, json: bool) -> None:
-    if json:
-        print_json(route)
+def _show_route(route: api.Route, output: Output) -> None:
+    if output.is_data:
+        print_data(route, output)
         return
     routed = route.version if len(route.versions) < 2 else shares(route)
     print_facts([("routed", routed), ("generation", str(route.generation))])

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from tailorbird.call_error import CallError
 from tailorbird.cli.connect import (
-    AsJson,
     TenantOption,
     check_sendable,
     data_name,
@@ -26,6 +25,7 @@ from tailorbird.cli.connect import (
     with_trainer,
 )
 from tailorbird.cli.data_report import print_warnings
+from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.job_options import (
     DataLimits,
     EvaluationFile,
@@ -43,7 +43,7 @@ from tailorbird.cli.job_options import (
     set_validation,
 )
 from tailorbird.cli.judgement import judgement_lines
-from tailorbird.cli.output import errors, last_part, out, print_json, print_rows, when
+from tailorbird.cli.output import errors, last_part, out, print_rows, when
 from tailorbird.cli.preflight import print_preflight
 from tailorbird.cli.sweep_table import sweep_table
 from tailorbird.cli.watch import Heard, OfData, next_step, outcome, state_name, unwatched
@@ -140,7 +140,7 @@ def create(
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the sweep to its end.")] = False,
     tenant: TenantOption = None,
-    json: AsJson = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a sweep: its settings train together, and the better half goes on from rung to rung."""
     spec = job_pb2.JobSpec(
@@ -178,7 +178,7 @@ def create(
             request_id=request_id,
             validate_only=validate_only,
             warned=warnings.append,
-            checked=None if json else print_preflight,
+            checked=None if output.is_data else print_preflight,
         )
     if validate_only or not watch:
         # Who watches reads them in the history.
@@ -187,7 +187,7 @@ def create(
         errors.print(Text(sweep.name))
         _follow(trainer, sweep)
     else:
-        _show(sweep, json)
+        _show(sweep, output)
 
 
 @contextmanager
@@ -232,19 +232,24 @@ def _set_rates(space: sweep_pb2.SearchSpace, text: str) -> None:
 @app.command()
 @with_trainer
 def get(
-    trainer: TrainerClient, name: _Sweep, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Sweep,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a sweep with the figures of its trials."""
-    _show(trainer.get_sweep(full_name(name, "sweeps", tenant)), json)
+    _show(trainer.get_sweep(full_name(name, "sweeps", tenant)), output)
 
 
 @app.command("list")
 @with_trainer
-def list_(trainer: TrainerClient, tenant: TenantOption = None, json: AsJson = False) -> None:
+def list_(
+    trainer: TrainerClient, tenant: TenantOption = None, output: OutputOption = Output.TABLE
+) -> None:
     """List a tenant's sweeps, newest first."""
     sweeps = trainer.list_sweeps(parent_of(tenant))
-    if json:
-        print_json(sweeps)
+    if output.is_data:
+        print_data(sweeps, output)
         return
     print_rows(
         ["SWEEP", "STATE", "TRIALS", "RUNG", "ADAPTER", "CREATED", "VERSION"],
@@ -266,10 +271,13 @@ def list_(trainer: TrainerClient, tenant: TenantOption = None, json: AsJson = Fa
 @app.command()
 @with_trainer
 def cancel(
-    trainer: TrainerClient, name: _Sweep, tenant: TenantOption = None, json: AsJson = False
+    trainer: TrainerClient,
+    name: _Sweep,
+    tenant: TenantOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop a sweep with all its trials; nothing is published."""
-    _show(trainer.cancel_sweep(full_name(name, "sweeps", tenant)), json)
+    _show(trainer.cancel_sweep(full_name(name, "sweeps", tenant)), output)
 
 
 @app.command()
@@ -324,8 +332,8 @@ def _show_events(
             drawn = time.monotonic()
 
 
-def _show(sweep: sweep_pb2.Sweep, json: bool) -> None:
-    if json:
-        print_json(sweep)
+def _show(sweep: sweep_pb2.Sweep, output: Output) -> None:
+    if output.is_data:
+        print_data(sweep, output)
         return
     out.print(sweep_table(sweep))
