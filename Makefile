@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos lock lock-images clean
+.PHONY: help setup demo test test-long check docs reference bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,7 +31,7 @@ test: setup ## Every test but the long ones
 test-long: setup ## The long tests
 	@$(BIN)/python -m pytest -m long
 
-check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drift, chart and Dockerfiles
+check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drift, chart, Dockerfiles, docs and links
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -41,6 +41,16 @@ check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drif
 	@$(BIN)/python -m tests.chart.lint
 	@$(BIN)/python tools/dashboards.py check
 	@$(BIN)/hadolint deploy/docker/*.Dockerfile
+	@$(BIN)/python -m tools.reference check
+	@$(BIN)/python -m tools.links
+	@$(BIN)/sphinx-build -q -W --keep-going -n -d build/doctrees docs build/docs && echo "docs are built, and their links lead somewhere"
+
+docs: setup ## The documentation as a site: build/docs/index.html
+	@$(BIN)/sphinx-build -q -W --keep-going -n -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
+reference: setup ## Write docs/reference anew from protos, settings, commands, errors and metrics
+	@$(BIN)/python -m tools.reference write
 
 bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
 	@mkdir -p build/bench

@@ -77,6 +77,7 @@ class CommonSettings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Below which level nothing is logged."""
     drain_delay: Annotated[float, Field(ge=0, le=300)] = 0.0
     """Seconds between NOT_SERVING and the refusal of new calls, after SIGTERM.
 

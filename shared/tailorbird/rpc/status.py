@@ -59,13 +59,17 @@ def to_status(error: BaseException) -> status_pb2.Status:
     What is not in the map becomes INTERNAL with a correlation id and no text of its own; the text
     is logged beside the id.
     """
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return _status(code, error.message, *_details(error))
+    if isinstance(error, errors.TailorbirdError) and (code := code_of(type(error))) is not None:
+        return _status(code, error.message, *_details(error))
     correlation = uuid.uuid4().hex
     _log.error("unexpected error", correlation_id=correlation, exc_info=error)
     info = _error_info("INTERNAL", {"correlation_id": correlation})
     return _status(grpc.StatusCode.INTERNAL, f"internal error {correlation}", info)
+
+
+def code_of(kind: type[errors.TailorbirdError]) -> grpc.StatusCode | None:
+    """Return the status code of errors of this class, or None for what is not in the map."""
+    return next((code for known, code in _CODES if issubclass(kind, known)), None)
 
 
 def reason_of(error: grpc.RpcError) -> str:
