@@ -12,6 +12,7 @@ from typing import Any
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import file_entry
+from tailorbird.servable import LINEAR_MODULES
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("config.json", "generation_config.json")
@@ -27,8 +28,13 @@ _TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_MORE_TEMPLATES = ("chat_template.json", "additional_chat_templates")
+"""Where transformers finds a template besides: what has one is not said to have none."""
 _HUB_PATTERNS = [*_WEIGHTS, *_CONFIGS, *_TOKENIZER]
 _MAX_TEXT = 500
+_HEADER_SIZE_BYTES = 8
+_MAX_HEADER_BYTES = 100 * 2**20
+"""A safetensors file begins with its header's size and the header; no header is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,9 @@ class BaseModelFiles:
     """As config.json names it; "" if it does not."""
     weight_bytes: int = 0
     """Size of the files that the weights are loaded from."""
+    has_chat_template: bool = True
+    linear_modules: frozenset[str] = LINEAR_MODULES
+    """The kinds of layers that adapters may change, as far as the weights have some of the name."""
 
 
 def load_base_model(
@@ -73,6 +82,7 @@ def load_base_model(
             "base_model", f"{path / 'config.json'} lacks an integer {error}"
         ) from error
     digest = _digest(path, cache)
+    template = _chat_template(path)
     if expected_digest and digest != expected_digest:
         raise InvalidArgument(
             "base_model_digest",
@@ -83,11 +93,13 @@ def load_base_model(
         name=name or (path.name if Path(model).is_dir() else id_),
         path=path,
         digest=digest,
-        chat_template_digest=_sha256(_chat_template(path).encode()),
+        chat_template_digest=_sha256(template.encode()),
         max_sequence_length=length,
         hidden_size=hidden,
         architecture=_architecture(config),
         weight_bytes=_weight_bytes(path),
+        has_chat_template=bool(template) or any((path / name).exists() for name in _MORE_TEMPLATES),
+        linear_modules=LINEAR_MODULES & _modules(path),
     )
 
 
@@ -105,6 +117,25 @@ def _weight_bytes(path: Path) -> int:
         return sum(file.stat().st_size for file in files or path.glob("*.safetensors"))
     except OSError as error:
         raise InvalidArgument("base_model", f"{error.filename}: {error.strerror}") from error
+
+
+def _modules(path: Path) -> set[str]:
+    """Return the last parts of the names of all modules that have weights."""
+    found = set()
+    for file in path.glob("*.safetensors"):
+        try:
+            with file.open("rb") as opened:
+                size = int.from_bytes(opened.read(_HEADER_SIZE_BYTES), "little")
+                # Wrong bytes here are for the worker to tell, which reads all of them.
+                header = opened.read(min(size, _MAX_HEADER_BYTES))
+        except OSError as error:
+            raise InvalidArgument("base_model", f"{file}: {error.strerror}") from error
+        try:
+            tensors = dict(json.loads(header))
+        except (TypeError, ValueError):
+            return set(LINEAR_MODULES)
+        found |= {name.split(".")[-2] for name in tensors if "." in name}
+    return found
 
 
 def _parsed(model: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tailorbird.base_model import BaseModelFiles
 from tailorbird.feedback import FeedbackStore
 from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.registry import AdapterRegistry
@@ -141,6 +142,7 @@ async def world(
     folder: Path,
     prefixes: Mapping[str, tuple[str, ...]],
     tenant_limits: TenantLimits = NO_LIMITS,
+    base: BaseModelFiles = BASE,
 ) -> AsyncIterator[World]:
     database = Database(f"sqlite+aiosqlite:///{folder}/jobs.db")
     await database.migrate()
@@ -152,7 +154,7 @@ async def world(
     )
     metrics = TrainerMetrics(CollectorRegistry())
     worker = ScriptedWorker(object_store, hold="step-4")
-    bases = BaseModels((BASE,))
+    bases = BaseModels((base,))
     adapters = AdapterRegistry(object_store)
     dispatcher = Dispatcher(
         jobs, datasets, adapters, ScriptedExecutor(object_store, worker),

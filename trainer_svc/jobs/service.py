@@ -24,6 +24,7 @@ from tailorbird.object_store import delete_folder
 from tailorbird.registry import AdapterRegistry
 from tailorbird.uninterrupted import uninterrupted
 from trainer_svc.bases import BaseModels
+from trainer_svc.jobs.base_check import check_formats, check_targets
 from trainer_svc.jobs.data_check import Compared, check_data
 from trainer_svc.jobs.deletion import check_ended
 from trainer_svc.jobs.events import JobEvent, JobWarning
@@ -57,6 +58,8 @@ class Jobs(Watched, Protocol):
     async def create(
         self, job: Job, request_id: str, request_sha256: str, warnings: Sequence[JobWarning]
     ) -> Job: ...
+
+    async def check_queued(self, tenant: str) -> None: ...
 
     async def find_request(
         self, tenant: str, request_id: str, request_sha256: str
@@ -163,7 +166,8 @@ class TuningService:
         AlreadyExists, FailedPrecondition (serving has another base model, or can load none of its
         adapters; the data has more of a fault than `spec.data_limits`), DataCorrupt (the version, a
         dataset's digests), ResourceExhausted (too many jobs wait), StoreUnavailable; with
-        `validate_only` also what the data would end the job with.
+        `validate_only` also what the data would end the job with. FailedPrecondition is raised as
+        well for chats on a base without a template (BASE_HAS_NO_CHAT_TEMPLATE).
         """
         request = _request_sha256(job_id, spec, lora)
         made = await self.made_before(tenant, request_id, request)
@@ -210,8 +214,11 @@ class TuningService:
         """Put a job whose specification is checked into the queue, if its data is within limits.
 
         With `validate_only` that is done which a worker does first, instead. Raises AlreadyExists,
-        what `check_data` does, and then what Checks does.
+        ResourceExhausted, what `check_formats` and `check_data` do, and then what Checks does.
         """
+        base = self._bases.held(job.spec.base_model, job.spec.base_model_digest)
+        if base is not None:
+            check_formats(base, data.training, data.validation)
         seen = await self._seen(job.spec)
         warnings = await check_data(
             self._datasets, job.spec.data_limits, data.training, data.validation, seen
@@ -319,6 +326,7 @@ class TuningService:
             spec = spec.model_copy(update={"lora": lora_of(parent, lora, ranks)})
         else:
             check_rank(spec.lora.rank, await self._limits.ranks(base))
+            check_targets(base, spec.lora.target_modules)
         length = spec.hyperparameters.max_sequence_length
         if length is not None and length > base.max_sequence_length:
             raise InvalidArgument(

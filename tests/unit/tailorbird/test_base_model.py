@@ -7,9 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tailorbird.base_model import BaseModelFiles, load_base_model
 from tailorbird.errors import InvalidArgument
+from tailorbird.servable import LINEAR_MODULES
+
+ONE = torch.ones(1)
 
 
 @pytest.fixture
@@ -43,6 +48,26 @@ def test_a_base_tells_its_architecture(model: Path, tmp_path: Path) -> None:
     for named, told in ((["OPTForCausalLM"], "OPTForCausalLM"), ([], ""), ("x", "")):
         (model / "config.json").write_text(json.dumps(config | {"architectures": named}))
         assert load(model, tmp_path).architecture == told
+
+
+def test_a_base_without_a_chat_template_is_told(model: Path, tmp_path: Path) -> None:
+    assert load(model, tmp_path).has_chat_template
+    (model / "chat_template.jinja").unlink()
+    assert not load(model, tmp_path).has_chat_template
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    assert load(model, tmp_path).has_chat_template
+    (model / "tokenizer_config.json").write_text("{}")
+    # transformers looks here, too: whether there is a template in it, a worker finds out.
+    (model / "additional_chat_templates").mkdir()
+    assert load(model, tmp_path).has_chat_template
+
+
+def test_a_base_tells_which_layers_its_weights_have(model: Path, tmp_path: Path) -> None:
+    assert load(model, tmp_path).linear_modules == LINEAR_MODULES, "what nobody can read has all"
+    for file, layer in (("model", "self_attn.q_proj"), ("model-2", "mlp.gate_up_proj")):
+        tensors = {f"model.layers.0.{layer}.weight": torch.zeros(2, 2), "lm_head.weight": ONE}
+        save_file(tensors, model / f"{file}.safetensors")
+    assert load(model, tmp_path).linear_modules == {"q_proj", "gate_up_proj"}
 
 
 @pytest.mark.parametrize(

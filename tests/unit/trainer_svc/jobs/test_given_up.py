@@ -12,7 +12,7 @@ import pytest
 from tailorbird.errors import FailedPrecondition, NotFound
 from tailorbird.names import DatasetName, JobName
 from tailorbird.object_store import ObstoreStore, open_store
-from tests.unit.trainer_svc.values import make_job
+from tests.unit.trainer_svc.values import make_bases, make_job
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.jobs.database import DatabaseUnavailable
@@ -102,8 +102,13 @@ class World:
         return DatasetStore(store, self.folder / "spool", 2**20, 2**16)
 
     def service(self, jobs: Jobs, datasets: DatasetStore | None = None) -> TuningService:
-        given: dict[str, Any] = dict.fromkeys(("feed", "registry", "bases", "limits", "checks"))
-        given |= {"jobs": jobs, "datasets": datasets or self.datasets, "queue": self.queue}
+        given: dict[str, Any] = dict.fromkeys(("feed", "registry", "limits", "checks"))
+        given |= {
+            "bases": make_bases(),
+            "jobs": jobs,
+            "datasets": datasets or self.datasets,
+            "queue": self.queue,
+        }
         return TuningService(**given)
 
     async def upload(self, datasets: DatasetStore | None = None) -> Dataset:
