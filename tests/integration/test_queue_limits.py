@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from tailorbird.object_store import ObstoreStore
+from tailorbird.tuning.v1 import job_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from tests.integration.dataset_world import ACME, World, lines, name, world
 from trainer_svc.jobs.limits import TenantLimits
@@ -32,11 +33,17 @@ async def test_a_job_too_many_is_refused_and_says_when_to_come_back(trainer: Wor
         await trainer.create(name("chats"))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "at most 3 may wait" in str(caught.value.details())
+    # What would be refused is, without a job being made: also with validate_only.
+    spec = job_pb2.JobSpec(training_dataset=name("chats"), adapter=f"{ACME}/adapters/voice")
+    asked = pb.CreateJobRequest(parent=ACME, job=job_pb2.Job(spec=spec), validate_only=True)
+    code, reason, _, _ = await trainer.refused("CreateJob", asked)
+    assert (code, reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_QUEUED_JOBS")
     listed = (await trainer.call("ListJobs", pb.ListJobsRequest(parent=ACME))).jobs
     assert len(listed) == 4
     await trainer.ended(first.name)
     for job in listed:
         await trainer.ended(job.name)
+    await trainer.call("CreateJob", asked)
     await trainer.create(name("chats"))
 
 

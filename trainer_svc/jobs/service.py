@@ -225,6 +225,7 @@ class TuningService:
         )
         if validate_only:
             await self._check_new(job.name)
+            await self._jobs.check_queued(job.name.tenant)
             found = await self._checks.check(job)
             return Accepted(job, (*warnings, *found.warnings), found)
         async with self._datasets.turn(*data.names):

@@ -106,6 +106,13 @@ class JobStore(JobReads):
             raise AlreadyExists(f"{job.name} exists", reason="JOB_EXISTS", name=job.name) from None
         return job
 
+    async def check_queued(self, tenant: str) -> None:
+        """Raise ResourceExhausted if one more job of the tenant would be too many that wait."""
+        if not math.isinf(self._limits.most_queued(tenant)):
+            async with self._database.read() as connection:
+                queued = await count_queued(connection, tenant)
+            self._limits.check_queued(tenant, queued + 1)
+
     async def _check_queued(self, connection: AsyncConnection, tenant: str) -> None:
         if not math.isinf(self._limits.most_queued(tenant)):
             await take_turn(connection, tenant)

@@ -559,9 +559,9 @@ class CreateJobRequest(_message.Message):
     """Checks everything and stores no job (AIP-163): the data too, all of it, as the job's worker would.
     What ends the job before it trains ends this call, with the same reason. Takes as long as reading
     the data does, for a million records minutes, and ends with the call. RESOURCE_EXHAUSTED with
-    TOO_MANY_CHECKS where many of the tenant's wait already, FAILED_PRECONDITION with CHECK_TOO_LONG
-    after 30 minutes. Data named by a URI becomes a dataset all the same, which stays: the job itself
-    then takes it.
+    TOO_MANY_CHECKS where many of the tenant's wait already, and with TOO_MANY_QUEUED_JOBS where the job
+    could not wait; FAILED_PRECONDITION with CHECK_TOO_LONG after 30 minutes. Data named by a URI becomes
+    a dataset all the same, which stays: the job itself then takes it.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:
