@@ -179,6 +179,7 @@ def test_what_would_end_the_job_ends_the_call(running: Running, case: str) -> No
         last = event
     error = CallError.from_status(last.state_changed.error)
     assert (error.reason, error.metadata) == (reason, caught.value.metadata)
+    assert error.code is caught.value.code
     assert error.message == caught.value.message
 
 

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from tailorbird import errors
+from tailorbird.rpc.job_codes import code_of_job
 
 DOMAIN = "tailorbird"
 
@@ -88,8 +89,8 @@ def reason_of_status(status: status_pb2.Status) -> str:
 
 
 def stored_status(reason: str, message: str, metadata: dict[str, str]) -> status_pb2.Status:
-    """Return the status of an error that ended a job and was stored: its code is ABORTED."""
-    return _status(grpc.StatusCode.ABORTED, message, _error_info(reason, metadata))
+    """Return the status of an error that ended a job and was stored; see `job_codes`."""
+    return _status(code_of_job(reason), message, _error_info(reason, metadata))
 
 
 def _details(error: errors.TailorbirdError) -> list[Message]:

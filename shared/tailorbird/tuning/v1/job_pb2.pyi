@@ -838,7 +838,16 @@ class Job(_message.Message):
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why the job FAILED, or why the trainer itself PAUSED it, with one ErrorInfo. Unset for a pause
-        that a caller asked for; cleared by ResumeJob.
+        that a caller asked for; cleared by ResumeJob. The code says whose fault it was:
+        - INVALID_ARGUMENT: the specification asks for what cannot be, as UNKNOWN_TARGET_MODULE.
+        - FAILED_PRECONDITION: the data, the base, or what training made of them, is not fit for it, as
+          INVALID_RECORD, BASE_HAS_NO_CHAT_TEMPLATE or NON_FINITE.
+        - NOT_FOUND: a dataset or a version was deleted meanwhile.
+        - RESOURCE_EXHAUSTED: memory (OUT_OF_MEMORY) or disk (DISK_FULL) had no room.
+        - DATA_LOSS: stored bytes are not what was written.
+        - UNAVAILABLE, ABORTED: what was needed was down, or ended; the same job may go through later.
+        - INTERNAL: a bug, or a process that died several times (WORKER_LOST).
+        - UNKNOWN: the reason is one that the answering release does not know.
         """
 
     @_builtins.property
@@ -975,7 +984,7 @@ class JobEvent(_message.Message):
         """The new state."""
         @_builtins.property
         def error(self) -> _status_pb2.Status:
-            """Why, when FAILED, or when the trainer itself has PAUSED the job."""
+            """Why, when FAILED, or when the trainer itself has PAUSED the job; its code is as Job.error's."""
 
         def __init__(
             self,
