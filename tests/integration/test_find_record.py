@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ async def test_a_record_is_found_in_whatever_format_it_was_uploaded(trainer: Wor
     ]
     assert (list(found.unsearched), found.next_page_token) == ([], "")
     assert (await find(trainer, digest=found.digest)).matches == found.matches
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_record(trainer: World) -> None:
+    marked = await trainer.upload("marked", BOM_UTF8 + lines("yes", "no", "yes"))
+    (match,) = (await find(trainer, BOM_UTF8 + YES)).matches
+    assert (match.dataset, match.dataset_sha256) == (marked.name, marked.sha256)
+    assert list(match.lines) == [1, 3]
+    assert list((await find(trainer)).matches) == [match]
 
 
 async def test_a_chat_is_found_however_it_was_spelled(trainer: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def read_general(path: Path) -> GeneralData:
     """
     try:
         size = path.stat().st_size
-        lines = path.read_bytes().splitlines() if size <= _MAX_BYTES else []
+        data = path.read_bytes() if size <= _MAX_BYTES else b""
     except OSError as error:
         raise InvalidArgument(_FIELD, f"{path} cannot be read: {error.strerror}") from error
     if size > _MAX_BYTES:
@@ -40,7 +41,7 @@ def read_general(path: Path) -> GeneralData:
     texts: list[str] = []
     questions: dict[int, Mapping[str, Any]] = {}
     formats: dict[DatasetFormat, int] = {}
-    for line, raw in enumerate(lines, start=1):
+    for line, raw in enumerate(data.removeprefix(BOM_UTF8).splitlines(), start=1):
         if not raw.strip():
             continue
         format_, record = _parsed(path, line, raw)

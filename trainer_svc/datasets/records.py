@@ -11,7 +11,7 @@ Other top-level keys are allowed; but for `metadata`, which slices are made by, 
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -86,7 +86,9 @@ def ignored_keys(format_: DatasetFormat, record: Mapping[str, Any]) -> set[str]:
 
 def _loaded(data: bytes) -> dict[str, Any]:
     if data.startswith(BOM_UTF8):
-        raise Unfit("", "begins with a byte order mark; save the file as UTF-8 without one")
+        raise Unfit("", "begins with a byte order mark, which only a file's first line may")
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise Unfit("", "begins with the byte order mark of UTF-16; save the file as UTF-8")
     try:
         record = json.loads(data.decode())
     except UnicodeDecodeError as error:

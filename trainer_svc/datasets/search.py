@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+from codecs import BOM_UTF8
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -169,6 +170,8 @@ class RecordSearch:
             raise InvalidArgument(
                 "record", f"longer than {most} bytes", reason="RECORD_TOO_LONG", limit=most
             )
+        # A record that was cut out of a file may have its byte order mark.
+        line = line.removeprefix(BOM_UTF8)
         try:
             digest = record_digest(*parse_record(1, line)).record
         except InvalidRecord as error:

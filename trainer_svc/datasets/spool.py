@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -23,7 +24,8 @@ class Spool:
     """Writes an upload's lines to a file while it reads every one of them, in bounded memory.
 
     Every record must be of `format_`, or where it is None of the first one's. `scan` may change
-    what is written of a line.
+    what is written of a line. A byte order mark before the first line is not written: whoever reads
+    the file again finds lines and nothing else.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Spool:
         self._lines = Lines(max_record_bytes)
         self._bad = BadLines()
         self._begins = b""
+        self._mark: bytes | None = b""
+        """What may be a byte order mark, as far as it has come; None once that is known."""
         self._records = 0
         self._named = self._format = format_
         self._ignored: set[str] = set()
@@ -54,7 +58,7 @@ class Spool:
         self._source.update(chunk)
         self._begins += chunk[: LOOKED_AT - len(self._begins)]
         self.size += len(chunk)
-        for line, data in self._lines.feed(chunk):
+        for line, data in self._lines.feed(self._unmarked(chunk)):
             self._keep((yield from self._read(line, data)) + b"\n")
             yield
 
@@ -74,7 +78,7 @@ class Spool:
                 f"{size_bytes} bytes were announced and {self.size} came",
                 reason="UPLOAD_TRUNCATED",
             )
-        for line, data in self._lines.end():
+        for line, data in (*self._lines.feed(self._mark or b""), *self._lines.end()):
             self._keep((yield from self._read(line, data)))
 
     def finish(self, name: DatasetName) -> Dataset:
@@ -100,6 +104,17 @@ class Spool:
             source_sha256=self.source_sha256,
             personal_data=found,
         )
+
+    def _unmarked(self, chunk: bytes) -> bytes:
+        """Return what has come less a mark at the file's beginning."""
+        if self._mark is None:
+            return chunk
+        begins = self._mark + chunk
+        if begins != BOM_UTF8 and BOM_UTF8.startswith(begins):
+            self._mark = begins
+            return b""
+        self._mark = None
+        return begins.removeprefix(BOM_UTF8)
 
     def _keep(self, data: bytes) -> None:
         self._file.write(data)

@@ -229,7 +229,7 @@ class Dataset(_message.Message):
     """SHA-256 of the stored file's bytes, 64 lower-case hex digits."""
     source_sha256: _builtins.str
     """SHA-256 of the uploaded bytes, 64 lower-case hex digits: another than sha256 where personal data
-    was replaced.
+    was replaced, or the file began with a byte order mark, which is not stored.
     """
     source_uri: _builtins.str
     """The URI that it was imported from. Empty: it was uploaded."""

@@ -30,6 +30,12 @@ def test_texts_and_questions_are_told_apart(tmp_path: Path) -> None:
     assert data.format is DatasetFormat.PROMPT_COMPLETION
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
+    path = tmp_path / "general.jsonl"
+    path.write_bytes('{"text": "One."}\n{"text": "Two."}'.encode("utf-8-sig"))
+    assert read_general(path).texts == ("One.", "Two.")
+
+
 def test_texts_alone_will_do(tmp_path: Path) -> None:
     assert read_general(written(tmp_path, TEXT)).questions == {}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import tempfile
 import threading
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -52,6 +54,50 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
 async def left_behind(store: ObstoreStore, tmp_path: Path) -> list[str]:
     keys = [info.key async for info in store.objects("tenants")]
     return keys + [path.name for path in (tmp_path / "spool").iterdir()]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 10_000])
+async def test_a_byte_order_mark_before_the_first_line_is_not_stored(
+    datasets: DatasetStore, store: ObstoreStore, size: int
+) -> None:
+    data = RECORD * 2 + b"\n" + RECORD.rstrip()
+    marked = BOM_UTF8 + data
+    parts = [marked[at : at + size] for at in range(0, len(marked), size)]
+    dataset = await datasets.upload(NAME, len(marked), chunks(*parts))
+    assert (await store.get(dataset.data_key, 10**6)) == data
+    assert dataset.sha256 == hashlib.sha256(data).hexdigest()
+    assert (dataset.size_bytes, dataset.record_count) == (len(data), 3)
+    assert dataset.source_sha256 == hashlib.sha256(marked).hexdigest()
+    # The same again is the same, and finds what is there.
+    assert await datasets.upload(NAME, None, chunks(marked)) == dataset
+
+
+async def test_a_first_line_may_be_as_long_with_a_mark_as_without(datasets: DatasetStore) -> None:
+    record = json.dumps({"prompt": "a", "completion": "b" * (1024 - 33)}).encode()
+    assert len(record) <= 1024 < len(BOM_UTF8 + record)
+    await datasets.upload(NAME, None, chunks(BOM_UTF8 + record))
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (BOM_UTF8 + RECORD + b"{}\n", 2),
+        (RECORD + BOM_UTF8 + RECORD, 2),
+        (BOM_UTF8 + BOM_UTF8 + RECORD, 1),
+        (BOM_UTF8[:2], 1),
+    ],
+)
+async def test_lines_after_a_mark_are_numbered_as_ever(
+    datasets: DatasetStore, data: bytes, line: int
+) -> None:
+    with pytest.raises(InvalidRecords) as caught:
+        await datasets.upload(NAME, None, chunks(data))
+    assert [error.line for error in caught.value.errors] == [line]
+
+
+async def test_a_mark_alone_is_an_empty_file(datasets: DatasetStore) -> None:
+    with pytest.raises(InvalidArgument, match="no records"):
+        await datasets.upload(NAME, None, chunks(BOM_UTF8))
 
 
 async def test_stores_what_was_uploaded_whatever_the_chunks(
