@@ -22,10 +22,10 @@ from serving_svc.feedback.redaction import Redactor
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
 from tailorbird.address import authority
+from tailorbird.edge import open_edge
 from tailorbird.errors import StoreUnavailable
 from tailorbird.local_disk import locked_folder
 from tailorbird.personal_data.modes import Mode
-from tailorbird.rpc.edge import open_edge
 from tailorbird.rpc.server import RpcServer, stop_signal
 from tailorbird.service import or_stopped
 from tailorbird.store_check import check_store
@@ -52,7 +52,7 @@ async def serve(settings: ServingSettings) -> int:
         server = edge.server
         starting = _started(settings, server, registry, folder, stack)
         parts = await or_stopped(starting, stop, _exit_now)
-        await server.start()
+        await edge.start()
         # Its calls find the engine: what is warm is warm before anybody is sent here.
         await _or_ended(parts.warm(), stop)
         await server.set_ready(not stop.is_set())
@@ -61,6 +61,7 @@ async def serve(settings: ServingSettings) -> int:
             base_model=parts.profile.base_model,
             grpc=authority(settings.host, server.port),
             metrics=authority(settings.host, edge.health.port),
+            http=None if edge.http is None else authority(settings.host, edge.http.port),
             dtype=parts.profile.dtype,
             adapter_slots=parts.profile.adapter_slots,
         )
@@ -72,9 +73,9 @@ async def serve(settings: ServingSettings) -> int:
         else:
             _log.info("stopping", delay=settings.drain_delay, grace=settings.shutdown_grace)
         if gave_up:
-            await server.stop(0)
+            await edge.stop(0)
         else:
-            await server.stop(settings.shutdown_grace, delay=settings.drain_delay)
+            await edge.stop(settings.shutdown_grace, delay=settings.drain_delay)
     _log.info("stopped")
     if parts.supervisor.starting:
         _exit_now()

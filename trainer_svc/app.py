@@ -16,6 +16,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 
 from tailorbird import __version__
 from tailorbird.base_model import BaseModelFiles, load_base_model
+from tailorbird.edge import Edge, open_edge
 from tailorbird.errors import InvalidArgument
 from tailorbird.feedback import FeedbackStore
 from tailorbird.local_disk import kept_id, locked_folder, shared_filesystem
@@ -23,7 +24,6 @@ from tailorbird.names import JobName
 from tailorbird.object_store import open_store
 from tailorbird.personal_data.modes import Mode
 from tailorbird.registry import AdapterRegistry
-from tailorbird.rpc.edge import open_edge
 from tailorbird.rpc.server import RpcServer, stop_signal
 from tailorbird.service import or_stopped
 from tailorbird.store_check import check_store
@@ -84,7 +84,7 @@ async def serve(settings: TrainerSettings) -> int:
         starting = _started(settings, edge.server, registry, stack)
         dispatcher, bases, schedule = await or_stopped(starting, stop, _leave)
         if settings.role != "worker":
-            await edge.server.start()
+            await edge.start()
         running = asyncio.create_task(dispatcher.run())
         stack.push_async_callback(_ended, asyncio.create_task(schedule.run()))
         stack.push_async_callback(_ended, running)
@@ -95,13 +95,14 @@ async def serve(settings: TrainerSettings) -> int:
             role=settings.role,
             port=edge.server.port,
             metrics_port=edge.health.port,
+            http_port=None if edge.http is None else edge.http.port,
             base_models=[base.name for base in bases.all],
             object_store=settings.object_store_url,
             device=settings.worker_device,
         )
         await _stopped_or_ended(stop, running)
         _log.info("trainer stopping", delay=settings.drain_delay, grace=settings.shutdown_grace)
-        await _stop(settings, edge.server, dispatcher, running)
+        await _stop(settings, edge, dispatcher, running)
     _log.info("trainer stopped")
     return 0
 
@@ -303,7 +304,7 @@ def _safety_lists(path: Path | None) -> str:
 
 async def _stop(
     settings: TrainerSettings,
-    server: RpcServer,
+    edge: Edge,
     dispatcher: Dispatcher,
     running: asyncio.Task[None],
 ) -> None:
@@ -313,7 +314,7 @@ async def _stop(
     """
     delay, grace = settings.drain_delay, settings.shutdown_grace
     ended = await asyncio.gather(
-        server.stop(grace, delay=delay),
+        edge.stop(grace, delay=delay),
         _let_go(dispatcher, running, delay + grace),
         return_exceptions=True,
     )

@@ -58,9 +58,11 @@ class CommonSettings(BaseSettings):
     profile: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "default"
     """Name of the serving profile that serving writes and the trainer heeds."""
     host: str = "127.0.0.1"
-    """Address both ports bind to."""
+    """Address all ports bind to."""
     port: Port
     metrics_port: Port
+    http_port: Port = 0
+    """Port of the HTTP that OpenAI's clients speak; 0: none. Needs the extra `http`."""
     tokens_file: Path | None = None
     """Static tokens (see tailorbird.rpc.auth). Without it only loopback addresses are served.
 
@@ -69,8 +71,8 @@ class CommonSettings(BaseSettings):
     tls_certificate_file: Path | None = None
     """PEM file of the server's certificate and those between it and its authority, leaf first.
 
-    With it gRPC speaks TLS only; the plain HTTP port stays plain, for probes. Read again, with its
-    key, when they change. Needs tls_key_file.
+    With it gRPC and HTTP speak TLS only; the metrics port stays plain, for probes. Read again, with
+    its key, when they change. Needs tls_key_file.
     """
     tls_key_file: Path | None = None
     """PEM file of the certificate's private key, without a password."""
@@ -111,10 +113,15 @@ class CommonSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        if self.port and self.port == self.metrics_port:
-            raise wrong_setting(
-                "metrics_port", f"{self.port} is TAILORBIRD_PORT too: each port needs its own"
-            )
+        taken: dict[int, str] = {}
+        for name in ("port", "metrics_port", "http_port"):
+            number = getattr(self, name)
+            if number and number in taken:
+                raise wrong_setting(
+                    name,
+                    f"{number} is TAILORBIRD_{taken[number].upper()} too: each port needs its own",
+                )
+            taken[number] = name
         return self
 
     @model_validator(mode="after")

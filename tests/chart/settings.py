@@ -17,8 +17,8 @@ MODELS: dict[str, type[CommonSettings]] = {"trainer": TrainerSettings, "serving"
 STRUCTURAL = frozenset(
     """
     data_dir object_store base_model base_model_name base_model_digest profile host port
-    metrics_port tokens_file tls_certificate_file tls_key_file database_url role replica drain_delay
-    shutdown_grace more_base_models ray_address
+    metrics_port http_port tokens_file tls_certificate_file tls_key_file database_url role replica
+    drain_delay shutdown_grace more_base_models ray_address
     """.split()
 )
 """What follows from how the pod is built: test_structural_settings.py has each one's key."""

@@ -156,6 +156,8 @@ RUNNING = [
     Case("serving.strategy.maxUnavailable", 0, "both 0", named="serving.strategy.maxSurge"),
     Case("serving.strategy.maxUnavailable", "lots", "oneOf"),
     Case("serving.ports.grpc", 9092, "needs its own"),
+    Case("serving.ports.openai", 9092, "needs its own"),
+    Case("trainer.ports.openai", 50051, "needs its own"),
     Case("trainer.ports.http", 70000, "maximum"),
     Case("serving.queue.priorityClass", "high", "serving.queue.name"),
     Case("networkPolicy.egress.objectStore.to", [], "names no peer", "replicated"),

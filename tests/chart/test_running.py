@@ -57,7 +57,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     make_base(root / "base-model")
     (root / "store").mkdir()
     base = load_base_model(str(root / "base-model"), root)
-    ports = free_ports(4)
+    ports = free_ports(6)
     values = merged(
         profile_values("cpu"),
         {
@@ -67,9 +67,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
                 "claim": {"existingClaim": "weights"},
                 "huggingFace": {"id": ""},
             },
-            "trainer": {"ports": {"grpc": ports[0], "http": ports[1]}},
+            "trainer": {"ports": {"grpc": ports[0], "http": ports[1], "openai": ports[4]}},
             "serving": {
-                "ports": {"grpc": ports[2], "http": ports[3]},
+                "ports": {"grpc": ports[2], "http": ports[3], "openai": ports[5]},
                 # A tiny model's context, and as few slots as are quick.
                 "config": {"maxModelLen": None, "adapterSlots": 2, "dtype": "float32"},
                 "shutdown": {"drainDelaySeconds": 0},

@@ -115,6 +115,7 @@ CASES = [
         for name, path, value in (
             ("port", "ports.grpc", 6001),
             ("metrics_port", "ports.http", 6002),
+            ("http_port", "ports.openai", 6003),
             ("drain_delay", "shutdown.drainDelaySeconds", 7),
             ("shutdown_grace", "shutdown.graceSeconds", 77),
         )

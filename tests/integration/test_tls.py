@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from tailorbird.errors import InvalidArgument
+from tailorbird.http.server import HttpServer
 from tailorbird.reread import RereadFiles, RereadMetrics
 from tailorbird.rpc.server import RpcServer
 from tailorbird.rpc.tls import ServerCertificate
@@ -236,16 +237,38 @@ def test_a_missing_file_is_named_by_its_setting(tmp_path: Path, first: Pair, mis
     assert caught.value.field == ("tls_certificate_file", "tls_key_file")[missing]
 
 
+async def test_http_presents_the_newest_pair_too(
+    tmp_path: Path, authority: Authority, first: Pair
+) -> None:
+    paths = first.write(tmp_path)
+    pair = ServerCertificate(*paths, CollectorRegistry())
+    pair.read()
+    http = HttpServer("127.0.0.1", 0, None, CollectorRegistry(), pair.context())
+    await http.start()
+    try:
+        for presented in (first, authority.pair(), authority.pair()):
+            presented.write(tmp_path)
+            pair.read()
+            shown = await asyncio.to_thread(_presented, http.port)
+            assert shown == serial_of(_der(presented))
+    finally:
+        await http.stop(0)
+
+
+def _der(pair: Pair) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
+
+
 def test_what_changes_while_it_is_read_is_not_taken(
     tmp_path: Path, authority: Authority, first: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = ServerCertificate(*first.write(tmp_path), CollectorRegistry())
     checked = pair._checked
 
-    def changed_meanwhile() -> float:
-        expiry = checked()
+    def changed_meanwhile() -> ssl.SSLContext:
+        context = checked()
         authority.pair().write(tmp_path)
-        return expiry
+        return context
 
     monkeypatch.setattr(pair, "_checked", changed_meanwhile)
     with pytest.raises(InvalidArgument, match="changes while it is read"):

@@ -91,12 +91,20 @@ class RpcServer:
         In `delay` calls are still taken: it is the time that load balancers need to hear of it.
         Calls in flight then have `grace` seconds.
         """
+        await self.leave(delay)
+        await self.end(grace)
+
+    async def leave(self, delay: float = 0.0) -> None:
+        """Say NOT_SERVING, and after `delay` seconds end watches: the first half of `stop`."""
         self.ready, self._stopping = False, True
         await self._health.enter_graceful_shutdown()
         # Nobody was ever sent to a server that never said SERVING.
         if self._announced:
             await asyncio.sleep(delay)
         self.endless.end()
+
+    async def end(self, grace: float) -> None:
+        """Refuse new calls and await the others: the second half of `stop`."""
         await self.grpc.stop(grace)
 
 

@@ -19,7 +19,8 @@ _ENDS = ssl.PEM_HEADER, ssl.PEM_FOOTER
 class ServerCertificate:
     """A pair that handshakes present; `read` puts the files' present pair in its place.
 
-    A handshake asks `_newest` in gRPC's own thread: no file is touched there.
+    A handshake asks for the newest in gRPC's own thread, or in the event loop: no file is touched
+    there.
     """
 
     def __init__(self, certificate: Path, key: Path, registry: CollectorRegistry) -> None:
@@ -31,6 +32,7 @@ class ServerCertificate:
             registry=registry,
         )
         self._newest: grpc.ServerCertificateConfiguration | None = None
+        self._context: ssl.SSLContext | None = None
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -44,13 +46,15 @@ class ServerCertificate:
         """
         certificate = read_file(_CERTIFICATE, self._certificate)
         key = read_file(_KEY, self._key)
-        expiry = self._checked()
+        context = self._checked()
+        expiry = _expiry(context, self._certificate)
         if (certificate, key) != (
             read_file(_CERTIFICATE, self._certificate),
             read_file(_KEY, self._key),
         ):
             raise InvalidArgument(_CERTIFICATE, f"{self._certificate} changes while it is read")
         self._newest = grpc.ssl_server_certificate_configuration([(key, certificate)])
+        self._context = context
         self._expiry.set(expiry)
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -58,13 +62,27 @@ class ServerCertificate:
         # None leaves what it has, which the types do not know.
         return grpc.dynamic_ssl_server_credentials(self._changed(), self._changed)  # type: ignore[arg-type]
 
+    def context(self) -> ssl.SSLContext:
+        """Return what asyncio listens with; `read` must have gone well before."""
+        if self._context is None:
+            raise ValueError("no pair has been read")
+
+        def present(handshake: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+            if self._context is not None:
+                handshake.context = self._context
+
+        first = self._context
+        # Called whether the client names a server or not.
+        first.sni_callback = present
+        return first
+
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the pair that no handshake has been given yet, or None."""
         newest, self._newest = self._newest, None
         return newest
 
-    def _checked(self) -> float:
-        """Return when the pair in the files ends; InvalidArgument if it is none, or has ended."""
+    def _checked(self) -> ssl.SSLContext:
+        """Return the files' pair as a server has it; InvalidArgument if it is none."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self._certificate, self._key, password="")
@@ -75,13 +93,14 @@ class ServerCertificate:
                 f"{self._certificate} and {self._key} are not a certificate and its key in PEM, "
                 f"without a password: {reason}",
             ) from error
-        return _expiry(context, self._certificate)
+        return context
 
 
 def _expiry(server: ssl.SSLContext, path: Path) -> float:
     """Return when `server`'s certificate ends, by a handshake in memory that trusts just it.
 
     0 if that handshake tells nothing: what else a client may find wrong is between the two.
+    InvalidArgument if it has ended.
     """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False

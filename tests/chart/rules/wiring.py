@@ -56,9 +56,8 @@ def grpc_ports_say_so(rendered: Rendered) -> Iterator[str]:
             if selects(chosen, pod.labels)
         )
         for port in service["spec"]["ports"]:
-            wanted = (
-                ("https" if secure else "kubernetes.io/h2c") if port["name"] == "grpc" else "http"
-            )
+            plain = {"grpc": "kubernetes.io/h2c"}.get(port["name"], "http")
+            wanted = "https" if secure and port["name"] in ("grpc", "openai") else plain
             if port.get("appProtocol") != wanted:
                 yield f"{named(service)}: port {port['name']} is {port.get('appProtocol')}"
 

@@ -24,6 +24,10 @@ spec:
       ports:
         - port: {{ .values.ports.grpc }}
           protocol: TCP
+        {{- with .values.ports.openai }}
+        - port: {{ . }}
+          protocol: TCP
+        {{- end }}
     {{- end }}
     {{- with $policy.ingress.metrics }}
     - from:

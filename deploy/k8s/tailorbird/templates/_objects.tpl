@@ -41,6 +41,13 @@ spec:
       targetPort: grpc
       protocol: TCP
       appProtocol: {{ include "tailorbird.appProtocol" .part | quote }}
+    {{- with .part.values.ports.openai }}
+    - name: openai
+      port: {{ . }}
+      targetPort: openai
+      protocol: TCP
+      appProtocol: {{ ternary "https" "http" (ne $.part.root.Values.tls.existingSecret "") }}
+    {{- end }}
 {{- end -}}
 
 {{/* (dict "part" $part "scaled" BOOL); scaled: somebody else says how many replicas there are. */}}

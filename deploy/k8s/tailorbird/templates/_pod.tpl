@@ -97,6 +97,11 @@ ports:
   - name: grpc
     containerPort: {{ .values.ports.grpc }}
     protocol: TCP
+  {{- with .values.ports.openai }}
+  - name: openai
+    containerPort: {{ . }}
+    protocol: TCP
+  {{- end }}
   {{- end }}
   - name: http
     containerPort: {{ .values.ports.http }}

@@ -17,6 +17,9 @@ in values.yaml. Without a value it is set elsewhere (a Secret, the pod's own nam
   "DRAIN_DELAY" (dict "value" .values.shutdown.drainDelaySeconds "key" (include "tailorbird.keyOf" (dict "part" . "key" "shutdown") | printf "%s.drainDelaySeconds"))
   "SHUTDOWN_GRACE" (dict "value" .values.shutdown.graceSeconds "key" (include "tailorbird.keyOf" (dict "part" . "key" "shutdown") | printf "%s.graceSeconds"))
 -}}
+{{- with .values.ports.openai -}}
+{{- $_ := set $settings "HTTP_PORT" (dict "value" . "key" (include "tailorbird.keyOf" (dict "part" $ "key" "ports") | printf "%s.openai")) -}}
+{{- end -}}
 {{- with $values.baseModel.name -}}
 {{- $_ := set $settings "BASE_MODEL_NAME" (dict "value" . "key" "baseModel.name") -}}
 {{- end -}}

@@ -151,6 +151,12 @@ key; all that there are end the rendering together.
 {{- if eq (int .ports.grpc) (int .ports.http) -}}
 {{- $problems = append $problems (printf "%s.ports.grpc: and %s.ports.http are both %d; each needs its own" $name $name (int .ports.grpc)) -}}
 {{- end -}}
+{{- $ports := .ports -}}
+{{- range $other := list "grpc" "http" -}}
+{{- if and $ports.openai (eq (int $ports.openai) (int (get $ports $other))) -}}
+{{- $problems = append $problems (printf "%s.ports.openai: and %s.ports.%s are both %d; each needs its own" $name $name $other (int $ports.openai)) -}}
+{{- end -}}
+{{- end -}}
 {{- range $kind := list "requests" "limits" -}}
 {{- if hasKey (get $.values.resources $kind | default dict) $.values.gpu.resourceName -}}
 {{- $problems = append $problems (printf "%s.%s: has %s; devices are set by %s.gpu.count" $resources $kind $.values.gpu.resourceName $name) -}}
