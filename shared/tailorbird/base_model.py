@@ -10,28 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailorbird.base_source import HUB_PATTERNS, check_folder, folder_problem, hub_problem, parsed
 from tailorbird.errors import InvalidArgument
 from tailorbird.manifest import file_entry
 from tailorbird.servable import LINEAR_MODULES
 
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-_CONFIGS = ("config.json", "generation_config.json")
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 _MORE_TEMPLATES = ("chat_template.json", "additional_chat_templates")
 """Where transformers finds a template besides: what has one is not said to have none."""
-_HUB_PATTERNS = [*_WEIGHTS, *_CONFIGS, *_TOKENIZER]
-_MAX_TEXT = 500
 _HEADER_SIZE_BYTES = 8
 _MAX_HEADER_BYTES = 100 * 2**20
 """A safetensors file begins with its header's size and the header; no header is longer."""
@@ -70,7 +55,7 @@ def load_base_model(
     what jobs and manifests call it; empty: the id, or the folder's name. Raises InvalidArgument if
     there is no such model, it cannot be read, or its digest is not the one expected, if any is.
     """
-    id_, revision = (model, "") if Path(model).is_dir() else _parsed(model)
+    id_, revision = (model, "") if Path(model).is_dir() else parsed(model)
     path = _locate(id_, revision)
     config = _read_json(path / "config.json")
     text_config = config.get("text_config", config)
@@ -138,40 +123,30 @@ def _modules(path: Path) -> set[str]:
     return found
 
 
-def _parsed(model: str) -> tuple[str, str]:
-    id_, _, revision = model.partition("@")
-    return id_, revision
-
-
 def _locate(model: str, revision: str) -> Path:
     path = Path(model)
     try:
         if not path.is_dir():
             path = _fetched(model, revision)
-        if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-            raise InvalidArgument(
-                "base_model", f"{path} holds no config.json with *.safetensors beside it"
-            )
+        check_folder(path)
         return path.resolve()
     except OSError as error:
         raise InvalidArgument("base_model", f"{path}: {error.strerror}") from error
 
 
 def _fetched(model: str, revision: str) -> Path:
+    if problem := folder_problem(model):
+        raise InvalidArgument("base_model", problem)
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
-            snapshot_download(model, revision=revision or None, allow_patterns=_HUB_PATTERNS)
+            snapshot_download(model, revision=revision or None, allow_patterns=HUB_PATTERNS)
         )
     except Exception as error:
         # The hub's own errors, its HTTP library's, and the disk's.
-        text = " ".join(str(error).split())[:_MAX_TEXT]
-        raise InvalidArgument(
-            "base_model",
-            f"{model!r} is neither a folder nor a model the Hugging Face hub gives: "
-            f"{type(error).__name__}: {text}",
-        ) from error
+        named = f"{model}@{revision}" if revision else model
+        raise InvalidArgument("base_model", hub_problem(named, error)) from error
 
 
 def _digest(path: Path, cache: Path) -> str:
@@ -184,7 +159,7 @@ def _digest(path: Path, cache: Path) -> str:
     lines = []
     try:
         for file in sorted(
-            {found for pattern in _HUB_PATTERNS for found in path.glob(pattern)},
+            {found for pattern in HUB_PATTERNS for found in path.glob(pattern)},
             key=lambda file: file.name,
         ):
             stat = file.stat()

@@ -89,7 +89,7 @@ def test_a_second_trainer_on_the_same_data_is_refused(tmp_path: Path) -> None:
         ({"TAILORBIRD_HOST": "0.0.0.0"}, "not a loopback address: set TAILORBIRD_TOKENS_FILE"),
         ({"TAILORBIRD_WORKERS": "0"}, "TAILORBIRD_WORKERS: Input should be greater than"),
         ({"TAILORBIRD_BASE_MODEL": ""}, "TAILORBIRD_BASE_MODEL: Field required"),
-        ({"TAILORBIRD_BASE_MODEL": "/nowhere"}, "neither a folder nor a model"),
+        ({"TAILORBIRD_BASE_MODEL": "/nowhere"}, "there is no folder /nowhere"),
         ({"TAILORBIRD_OBJECT_STORE": "ftp://x"}, "not a file, s3, gs or az URL"),
         ({"TAILORBIRD_TOKENS_FILE": "/nowhere"}, "/nowhere"),
         ({"TAILORBIRD_DATABASE_URL": "nonsense"}, "TAILORBIRD_DATABASE_URL: it is no URL"),
