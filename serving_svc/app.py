@@ -22,6 +22,7 @@ from serving_svc.feedback.redaction import Redactor
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
 from tailorbird.address import authority
+from tailorbird.devices import gpu_signs
 from tailorbird.edge import open_edge
 from tailorbird.errors import StoreUnavailable
 from tailorbird.local_disk import locked_folder
@@ -103,6 +104,7 @@ async def _started(
     )
     kv_cache_gib = prepare_environment(settings.kv_cache_gib, settings.log_format, folder)
     machine = await asyncio.to_thread(read_machine, kv_cache_gib, settings.gpu_memory_utilization)
+    _tell_device(machine.on_cpu)
     plan = plan_engine(base.dimensions, machine, _asked(settings))
     for line in plan.lines:
         _log.info("plan", line=line)
@@ -127,6 +129,19 @@ async def _started(
     await parts.open(stack)
     parts.serve(server)
     return parts
+
+
+def _tell_device(on_cpu: bool) -> None:
+    if not on_cpu:
+        _log.info("device", device="cuda", why="vLLM finds a GPU")
+        return
+    _log.info("device", device="cpu", why="vLLM is a build for CPUs, or finds no GPU")
+    if signs := gpu_signs():
+        _log.warning(
+            "a GPU is not used: install vLLM's build for it (the extra serving) and look at the "
+            "driver (nvidia-smi)",
+            signs=signs,
+        )
 
 
 async def _check_store(url: str, folder: Path) -> None:

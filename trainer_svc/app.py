@@ -99,6 +99,7 @@ async def serve(settings: TrainerSettings) -> int:
             base_models=[base.name for base in bases.all],
             object_store=settings.object_store_url,
             device=settings.worker_device,
+            device_why=settings.told_device.why,
         )
         await _stopped_or_ended(stop, running)
         _log.info("trainer stopping", delay=settings.drain_delay, grace=settings.shutdown_grace)
@@ -122,6 +123,8 @@ async def _started(
             filesystem=kind,
             data_dir=str(data_dir),
         )
+    if settings.role != "api" and (unused := settings.told_device.warning):
+        _log.warning("a GPU is not used", warning=unused)
     await check_store(settings.object_store_url)
     object_store = open_store(settings.object_store_url, settings.store_retry_timeout)
     database = Database(settings.database)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import NoDecode
 
+from tailorbird.devices import Device, auto_device
 from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
 from tailorbird.names import is_id
 from tailorbird.personal_data.settings import ScanSettings
@@ -137,7 +138,7 @@ class TrainerSettings(ScanSettings):
     jobs_per_worker: Annotated[int, Field(ge=1, le=64)] = 8
     """Jobs that a worker trains at a time, in common steps."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where workers train. auto: cuda if the machine has an NVIDIA device."""
+    """Where workers train. auto: cuda if the machine has a GPU that torch was built for."""
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of a GPU's memory that the workers take together, at most. The rest is serving's."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -309,7 +310,16 @@ class TrainerSettings(ScanSettings):
             return self.device
         if self.ray_address:
             return "cuda" if self.ray_worker_gpus else "cpu"
-        return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+        return auto_device().name
+
+    @property
+    def told_device(self) -> Device:
+        """`worker_device`, why, and which GPU is left unused."""
+        if self.device != "auto":
+            return Device(self.device, "TAILORBIRD_DEVICE says so")
+        if self.ray_address:
+            return Device(self.worker_device, "TAILORBIRD_RAY_WORKER_GPUS says so")
+        return auto_device()
 
     @property
     def gpus(self) -> tuple[str, ...]:
