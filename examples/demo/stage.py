@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from examples.demo.tenants import EXAMPLES, INVOICES, SUPPORT, Tenant
-from tailorbird.cli.services import Plan, Services
+from tailorbird.cli.service_process import Plan
+from tailorbird.cli.services import Services
 from tailorbird.cli.tokens import add_token
 from tailorbird.client import CallError, ServingClient, TrainerClient
 

@@ -28,6 +28,7 @@ from examples.demo.tenants import (
     score,
 )
 from tailorbird.cli.output import last_part, size
+from tailorbird.cli.services import Told
 from tailorbird.cli.watch import JobBars, JobView, outcome
 from tailorbird.client import CallError
 from tailorbird.errors import TailorbirdError
@@ -64,7 +65,9 @@ def _trainer_up(stage: Stage, report: Report) -> None:
     with _spinner(report, "waiting for the trainer"):
         stage.services.until_ready(
             stage.services.trainer,
-            ready=lambda one, took: report.say(f"{one.name} is ready after {took:.0f} s"),
+            told=Told(
+                ready=lambda one, took: report.say(f"{one.name} is ready after {took:.0f} s")
+            ),
         )
 
 

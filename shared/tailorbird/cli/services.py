@@ -1,246 +1,216 @@
-"""The two services as child processes of this one: started, waited for, stopped together."""
+"""The two services of `up`: started, waited for, started again when one dies, stopped together."""
 
 from __future__ import annotations
 
-import http.client
-import os
+import math
 import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from tailorbird.address import authority, reachable
-from tailorbird.errors import TailorbirdError
+from tailorbird.cli.service_process import Plan, Service, ServiceDied
 
-_LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")))
-_TAIL_BYTES = 16 * 1024
-_TAIL_LINES = 25
+_POLL_SECONDS = 0.1
+_GRACE = 35.0
 
 
-class ServiceDied(TailorbirdError):
-    """A service ended by itself, or was not ready in time."""
-
-    default_reason = "SERVICE_DIED"
+def _nothing(*_: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Where the services keep things and listen. Every service has a folder of its own."""
+class Told:
+    """What is called as things become of the services."""
 
-    data_dir: Path
-    base_model: str
-    tokens_file: Path | None = None
-    tls: tuple[Path, Path] | None = None
-    """Certificate and key; None: no TLS."""
-    host: str = "127.0.0.1"
-    trainer_port: int = 50051
-    trainer_metrics_port: int = 9091
-    serving_port: int = 50052
-    serving_metrics_port: int = 9092
-    workers: int = 1
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """More variables, for both."""
-    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """More variables of each service, by its name: trainer, serving."""
-
-    @property
-    def store_url(self) -> str:
-        """The object store that both share."""
-        return (self.data_dir.resolve() / "store").as_uri()
-
-    def log(self, name: str) -> Path:
-        """The file a service's output goes to."""
-        return self.data_dir.resolve() / "logs" / f"{name}.log"
-
-    def environment(self, name: str, port: int, metrics_port: int) -> dict[str, str]:
-        """Return the variables of one service."""
-        variables = {
-            "TAILORBIRD_DATA_DIR": str(self.data_dir.resolve() / name),
-            "TAILORBIRD_OBJECT_STORE": self.store_url,
-            "TAILORBIRD_BASE_MODEL": self.base_model,
-            "TAILORBIRD_HOST": self.host,
-            "TAILORBIRD_PORT": str(port),
-            "TAILORBIRD_METRICS_PORT": str(metrics_port),
-            "TAILORBIRD_WORKERS": str(self.workers),
-        }
-        if self.tokens_file is not None:
-            variables["TAILORBIRD_TOKENS_FILE"] = str(self.tokens_file.absolute())
-        if self.tls is not None:
-            # Not resolved: a link is moved when the pair changes.
-            variables["TAILORBIRD_TLS_CERTIFICATE_FILE"] = str(self.tls[0].absolute())
-            variables["TAILORBIRD_TLS_KEY_FILE"] = str(self.tls[1].absolute())
-        return {**os.environ, **variables, **self.extra, **self.own.get(name, {})}
+    ready: Callable[[Service, float], None] = _nothing
+    """It takes requests, so many seconds after its start."""
+    waits: Callable[[Service, float], None] = _nothing
+    """It does not take requests yet, so many seconds after its start; called again and again."""
+    dead: Callable[[ServiceDied, float], None] = _nothing
+    """It has ended by itself, and is started again in so many seconds."""
 
 
-class Service:
-    """One service's process. It gets SIGTERM when this process dies, in whatever way."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a service that dies is started again."""
 
-    def __init__(self, name: str, module: str, plan: Plan, port: int, metrics_port: int) -> None:
-        self.name = name
-        self.log = plan.log(name)
-        self.host, self.port, self.metrics_port = reachable(plan.host), port, metrics_port
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._log_start = log.tell()
-            # A session of its own keeps a terminal's Ctrl-C away: services are stopped in order.
-            self._process = subprocess.Popen(
-                [*_LAUNCH, str(os.getpid()), sys.executable, "-m", module],
-                env=plan.environment(name, port, metrics_port),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    first_pause: float = 1.0
+    """Seconds before it is started again; each time in a row twice as many."""
+    longest_pause: float = 30.0
+    deaths: int = 5
+    """So many in a row are given up on."""
+    steady: float = 180.0
+    """Seconds that a service was ready for, after which its next death begins a new row."""
 
-    @property
-    def address(self) -> str:
-        """Where it is called."""
-        return authority(self.host, self.port)
+    def pause(self, deaths: int) -> float:
+        """Return the seconds to wait after so many deaths in a row."""
+        return float(min(self.longest_pause, self.first_pause * 2 ** (deaths - 1)))
 
-    @property
-    def metrics_url(self) -> str:
-        """Where to scrape."""
-        return f"http://{authority(self.host, self.metrics_port)}/metrics"
 
-    @property
-    def exit_status(self) -> int | None:
-        """The exit status, or None while it runs."""
-        return self._process.poll()
+@dataclass(slots=True)
+class _Kept:
+    """One service over all of its processes. Times are monotonic."""
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Return the status and body of the plain HTTP port's answer; (0, "") without one."""
-        connection = http.client.HTTPConnection(self.host, self.metrics_port, timeout=5)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        except (OSError, http.client.HTTPException):
-            return 0, ""
-        finally:
-            connection.close()
-
-    def wait(self) -> None:
-        """Block until the process has ended."""
-        self._process.wait()
-
-    def terminate(self) -> None:
-        """Ask it to stop."""
-        self._process.terminate()
-
-    def finish(self, deadline: float) -> None:
-        """Wait for its end until `deadline` (monotonic), then kill it; leave no child of its."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, deadline - time.monotonic()))
-        self.kill()
-        self._process.wait()
-
-    def kill(self) -> None:
-        """Kill it and every process it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def death(self) -> ServiceDied:
-        """Say that it has died, with the end of what it logged."""
-        status = self.exit_status
-        how = f"was killed by signal {-status}" if status and status < 0 else f"exited: {status}"
-        return ServiceDied(f"{self.name} {how}; the end of {self.log}:\n{self.tail()}")
-
-    def tail(self) -> str:
-        """Return the last lines it has logged since it was started."""
-        with self.log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, end - _TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
+    start: Callable[[], Service]
+    service: Service
+    started: float = field(default_factory=time.monotonic)
+    ready_since: float = math.inf
+    deaths: int = 0
+    due: float | None = None
+    """When it is to be started again; None while it runs."""
 
 
 class Services:
-    """Both services, stopped in order when the block ends. Use from the main thread."""
+    """Both services, stopped in order when the block ends. Use from the main thread.
 
-    def __init__(self, plan: Plan, grace: float = 35.0) -> None:
+    `started` hears of each process by its service's name and its number. When the block ends by an
+    error, they have `grace_after_error` seconds to stop in order instead of `grace`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        grace: float = _GRACE,
+        *,
+        grace_after_error: float | None = None,
+        patience: Patience | None = None,
+        started: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
         self._plan = plan
         self._grace = grace
-        self._ended: queue.SimpleQueue[Service | None] = queue.SimpleQueue()
+        self._grace_after_error = grace if grace_after_error is None else grace_after_error
+        self._patience = patience or Patience()
+        self._started = started
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._kept: list[_Kept] = []
         self._stopping = False
 
     def __enter__(self) -> Services:
         plan = self._plan
-        self.trainer = Service(
-            "trainer", "trainer_svc", plan, plan.trainer_port, plan.trainer_metrics_port
-        )
         try:
-            self.serving = Service(
-                "serving", "serving_svc", plan, plan.serving_port, plan.serving_metrics_port
-            )
+            self._keep("trainer", plan.trainer_port, plan.trainer_metrics_port)
+            self._keep("serving", plan.serving_port, plan.serving_metrics_port)
         except BaseException:
-            self.trainer.kill()
+            for service in self.both:
+                service.kill()
             raise
-        for service in self.both:
-            threading.Thread(target=self._report_end, args=(service,), daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopping = True
         for service in self.both:
             service.terminate()
-        deadline = time.monotonic() + self._grace
+        grace = self._grace if kind is None else self._grace_after_error
+        deadline = time.monotonic() + grace
         for service in self.both:
             service.finish(deadline)
 
     @property
-    def both(self) -> tuple[Service, Service]:
+    def trainer(self) -> Service:
+        """The trainer's process, the latest."""
+        return self._kept[0].service
+
+    @property
+    def serving(self) -> Service:
+        """Serving's process, the latest."""
+        return self._kept[1].service
+
+    @property
+    def both(self) -> tuple[Service, ...]:
         """The trainer and serving."""
-        return self.trainer, self.serving
+        return tuple(kept.service for kept in self._kept)
 
     def stop(self) -> None:
-        """Make `until_ready` and `wait` return; a second time, kill. Safe in a signal handler."""
+        """Make `until_ready` and `supervise` return; a second time, kill. Safe in a signal handler.
+
+        What they have started goes with them.
+        """
         if self._stopping:
             for service in self.both:
                 service.kill()
         self._stopping = True
-        self._ended.put(None)
+        self._news.put(None)
 
-    def until_ready(
-        self,
-        *services: Service,
-        timeout: float = 600.0,
-        ready: Callable[[Service, float], None] = lambda *_: None,
-    ) -> bool:
+    def until_ready(self, *services: Service, told: Told = Told()) -> bool:
         """Wait until the services take requests; False if `stop` was called first.
 
-        `ready` hears of each one, with the seconds it took. Raises ServiceDied if either service
-        ends, or if one is not ready in `timeout` seconds.
+        Without an end as long as they run: a base may have to be downloaded. Raises ServiceDied if
+        either service ends.
         """
-        start = time.monotonic()
-        waiting = list(services or self.both)
+        waiting = [kept for kept in self._kept if not services or kept.service in services]
         while waiting and not self._stopping:
-            for service in self.both:
-                if service.exit_status is not None:
-                    raise service.death()
-            for service in [one for one in waiting if one.get("/readyz")[0] == 200]:
-                waiting.remove(service)
-                ready(service, time.monotonic() - start)
-            if waiting and time.monotonic() - start > timeout:
-                late = waiting[0]
-                raise ServiceDied(
-                    f"{late.name} was not ready within {timeout:.0f} s; the end of {late.log}:\n"
-                    f"{late.tail()}"
-                )
-            time.sleep(0.1)
+            for kept in self._kept:
+                if kept.service.exit_status is not None:
+                    raise kept.service.death()
+            waiting = [kept for kept in waiting if not _is_ready(kept, told)]
+            if waiting:
+                self._sleep(_POLL_SECONDS)
         return not self._stopping
 
-    def wait(self) -> None:
-        """Block until `stop` is called; ServiceDied if a service ends by itself."""
-        ended = self._ended.get()
-        if ended is not None and not self._stopping:
-            raise ended.death()
+    def supervise(self, told: Told) -> None:
+        """Start again what dies, until `stop` is called; the other one goes on meanwhile.
 
-    def _report_end(self, service: Service) -> None:
-        service.wait()
-        self._ended.put(service)
+        Raises ServiceDied when one has died too often in a row.
+        """
+        while not self._stopping:
+            for kept in self._kept:
+                self._look_after(kept, told)
+            self._sleep(self._until_next())
+
+    def _look_after(self, kept: _Kept, told: Told) -> None:
+        now = time.monotonic()
+        if kept.due is not None:
+            if now >= kept.due:
+                kept.service, kept.started, kept.due = kept.start(), now, None
+        elif kept.service.exit_status is not None:
+            self._died(kept, now, told)
+        elif kept.ready_since == math.inf:
+            _is_ready(kept, told)
+
+    def _died(self, kept: _Kept, now: float, told: Told) -> None:
+        steady = now - kept.ready_since > self._patience.steady
+        kept.deaths = 1 if steady else kept.deaths + 1
+        kept.ready_since = math.inf
+        death = kept.service.death()
+        if kept.deaths >= self._patience.deaths:
+            raise ServiceDied(
+                f"{kept.service.name} died {kept.deaths} times in a row and is given up on. "
+                f"The last time, {death.message}"
+            )
+        pause = self._patience.pause(kept.deaths)
+        kept.due = now + pause
+        told.dead(death, pause)
+
+    def _until_next(self) -> float | None:
+        """Return the seconds until something is to be looked at again; None: until news come."""
+        if any(kept.due is None and kept.ready_since == math.inf for kept in self._kept):
+            return _POLL_SECONDS
+        due = [kept.due for kept in self._kept if kept.due is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Return after so many seconds, or as soon as a service ends or `stop` is called."""
+        try:
+            self._news.get(timeout=seconds)
+        except queue.Empty:
+            return
+
+    def _keep(self, name: str, port: int, metrics_port: int) -> None:
+        def start() -> Service:
+            service = Service(
+                name, f"{name}_svc", self._plan, port, metrics_port, lambda: self._news.put(None)
+            )
+            self._started(name, service.pid)
+            return service
+
+        self._kept.append(_Kept(start, start()))
+
+
+def _is_ready(kept: _Kept, told: Told) -> bool:
+    """Ask whether it takes requests, and tell."""
+    now = time.monotonic()
+    if kept.service.get("/readyz")[0] != 200:
+        told.waits(kept.service, now - kept.started)
+        return False
+    kept.ready_since = now
+    told.ready(kept.service, now - kept.started)
+    return True

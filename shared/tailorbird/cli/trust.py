@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.address import authority, is_loopback
-from tailorbird.cli.services import Service, Services
+from tailorbird.cli.service_process import Service
+from tailorbird.cli.services import Services
 
 _SECONDS = 5.0
 

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from tailorbird.base_source import HubModel, check_base_source
+from tailorbird.cli.claim import claimed
 from tailorbird.cli.gpus import divide, serving_gpus
-from tailorbird.cli.output import errors, out
+from tailorbird.cli.output import errors, out, plain
 from tailorbird.cli.preload import preload_environment
-from tailorbird.cli.services import Plan, Service, Services
+from tailorbird.cli.service_process import Plan, Service, ServiceDied
+from tailorbird.cli.services import Services, Told
 from tailorbird.cli.trust import Trust
-from tailorbird.errors import FailedPrecondition
+from tailorbird.cli.waiting import Waiting
+from tailorbird.devices import Device, auto_device, gpu_signs
+from tailorbird.errors import FailedPrecondition, InvalidArgument
+
+# Seconds that services have to stop in order where one has failed: the error is waited for.
+_ERROR_GRACE = 8.0
+# Between two lines of progress, where there is no terminal.
+_LINE_SECONDS = 30.0
 
 
 def up(
@@ -67,10 +82,18 @@ def up(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    trainer_port: Annotated[int, typer.Option(help="The trainer's gRPC port.")] = 50051,
-    serving_port: Annotated[int, typer.Option(help="Serving's gRPC port.")] = 50052,
-    trainer_metrics_port: Annotated[int, typer.Option(help="The trainer's HTTP port.")] = 9091,
-    serving_metrics_port: Annotated[int, typer.Option(help="Serving's HTTP port.")] = 9092,
+    trainer_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The trainer's gRPC port.")
+    ] = 50051,
+    serving_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Serving's gRPC port.")
+    ] = 50052,
+    trainer_metrics_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The trainer's HTTP port.")
+    ] = 9091,
+    serving_metrics_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Serving's HTTP port.")
+    ] = 9092,
     workers: Annotated[
         int, typer.Option(min=1, max=16, help="Worker processes, several jobs each.")
     ] = 1,
@@ -106,15 +129,27 @@ def up(
         workers=workers,
         own={"trainer": division.trainer, "serving": {**division.serving, **preload}},
     )
-    with Services(plan) as services:
-        for number in (signal.SIGINT, signal.SIGTERM):
+    with ExitStack() as stack:
+        claim = stack.enter_context(claimed(plan, _say))
+        source = _checked_source(base_model)
+        services = Services(plan, grace_after_error=_ERROR_GRACE, started=claim.started)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: services.stop())
-        with errors.status("starting the trainer and serving"):
-            is_up = services.until_ready(ready=_say_ready)
+        stack.enter_context(services)
+        with errors.status("starting the trainer and serving") as status:
+            waiting = Waiting(source, _progress(status))
+            is_up = services.until_ready(told=Told(ready=_say_ready, waits=waiting.waits))
         if is_up:
-            _show(plan, services, division.told, root_certificates)
-            services.wait()
+            _show(plan, services, _devices(division.told, gpus), root_certificates)
+            services.supervise(Told(ready=_say_ready, dead=_say_dead))
         errors.print("stopping")
+
+
+def _checked_source(base_model: str) -> HubModel | None:
+    try:
+        return check_base_source(base_model)
+    except InvalidArgument as error:
+        raise InvalidArgument("--base-model", error.description) from error
 
 
 def _check_folder(data_dir: Path) -> None:
@@ -129,11 +164,53 @@ def _check_folder(data_dir: Path) -> None:
         ) from error
 
 
+def _say(text: str) -> None:
+    errors.print(Text(plain(text)), soft_wrap=True)
+
+
 def _say_ready(service: Service, seconds: float) -> None:
     errors.print(Text(f"{service.name} is ready after {seconds:.0f} s", style="dim"))
 
 
-def _show(plan: Plan, services: Services, gpus: str, authority: Path | None) -> None:
+def _say_dead(death: ServiceDied, seconds: float) -> None:
+    for line in death.message.splitlines():
+        errors.print(Text(plain(line), style="red"), soft_wrap=True)
+    _say(f"it is started again in {seconds:g} s; the other one goes on")
+
+
+def _progress(status: Status) -> Callable[[str], None]:
+    """Return what shows a text while it holds: on a terminal in place, else a line at times."""
+    said = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal said
+        status.update(Text(plain(text)))
+        if not errors.is_terminal and time.monotonic() - said > _LINE_SECONDS:
+            said = time.monotonic()
+            _say(text)
+
+    return tell
+
+
+def _devices(divided: str, gpus: Sequence[str]) -> str:
+    """Say where both compute, and why; what is wrong with that stands on standard error."""
+    name = os.environ.get("TAILORBIRD_DEVICE") or "auto"
+    trainer = Device(name, "TAILORBIRD_DEVICE says so") if name != "auto" else auto_device()
+    if trainer.warning:
+        errors.print(Text(f"warning: {plain(trainer.warning)}", style="yellow"), soft_wrap=True)
+    if gpus:
+        where = divided
+    else:
+        where = "serving on the CPU (vLLM is its build for CPUs)"
+        if not trainer.warning and (signs := gpu_signs()):
+            told = f"this machine shows a GPU ({', '.join(signs)}), and serving does not use it: "
+            told += "the vLLM that is installed is its build for CPUs"
+            errors.print(Text(f"warning: {plain(told)}", style="yellow"), soft_wrap=True)
+    on = "the CPU" if trainer.name == "cpu" else "the GPU"
+    return f"{where}; the trainer on {on}: {trainer.why}"
+
+
+def _show(plan: Plan, services: Services, devices: str, authority: Path | None) -> None:
     trust = Trust.of(services, authority) if plan.tls else None
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("", "gRPC", "METRICS", "LOG"):
@@ -148,7 +225,7 @@ def _show(plan: Plan, services: Services, gpus: str, authority: Path | None) -> 
         ("tokens", _tokens(plan)),
         ("TLS", trust.told if trust else ""),
         ("preloaded", _preloaded(plan)),
-        ("devices", gpus),
+        ("devices", devices),
     ):
         if told:
             out.print(f"{name:<12}  {told}", soft_wrap=True)
