@@ -122,15 +122,24 @@ class TrainerClient(TrainerData):
         self._connection.call(self._stub.DeleteJob, tuning.DeleteJobRequest(name=name))
 
     def watch_job(
-        self, name: str, after_sequence: int = 0, *, patience: float = 900.0
+        self,
+        name: str,
+        after_sequence: int = 0,
+        *,
+        patience: float = 900.0,
+        lost: Callable[[CallError, float], None] | None = None,
+        back: Callable[[], None] | None = None,
     ) -> Generator[job_pb2.JobEvent, None, None]:
         """Yield a job's events, those of the past first, up to the one that ends it.
 
         A connection that breaks is made again after the last event seen, so that none is missed
         and none comes twice; CallError when no trainer answers for `patience` seconds. The default
         covers a trainer that moves to another machine and reads a large base there.
+
+        `lost` hears of each attempt that failed, and for how many seconds it is still tried again;
+        `back` of the first answer after that. Both are called by whoever takes the events.
         """
-        absence = _Absence(patience)
+        absence = _Absence(patience, back)
         while True:
             request = tuning.WatchJobRequest(name=name, after_sequence=after_sequence)
             responses = self._connection.stream(self._stub.WatchJob, request, heard=absence.is_over)
@@ -143,8 +152,10 @@ class TrainerClient(TrainerData):
                         return
                 return
             except CallError as error:
-                if not _away(error) or absence.too_long():
+                if not _away(error) or (left := absence.left()) < 0:
                     raise
+                if lost is not None:
+                    lost(error, left)
             absence.sleep()
 
     def create_sweep(
@@ -222,19 +233,24 @@ def _tell(
 class _Absence:
     """How long no trainer has answered, and when to ask again."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, back: Callable[[], None] | None) -> None:
         self._patience = patience
-        self.is_over()
-
-    def is_over(self) -> None:
-        """A trainer answers: its next absence is a new one."""
+        self._back = back
         self._since: float | None = None
         self._delay = _FIRST_DELAY
 
-    def too_long(self) -> bool:
+    def is_over(self) -> None:
+        """A trainer answers: its next absence is a new one."""
+        was_away = self._since is not None
+        self._since, self._delay = None, _FIRST_DELAY
+        if was_away and self._back is not None:
+            self._back()
+
+    def left(self) -> float:
+        """Return for how many seconds it is worth to ask again; below 0: no more."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        return now - self._since > self._patience
+        return self._since + self._patience - now
 
     def sleep(self) -> None:
         time.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads reconnects

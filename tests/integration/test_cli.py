@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -308,6 +309,45 @@ def test_create_says_what_was_asked(run: Run, script: Script) -> None:
     assert spec.promotion_policy == job_pb2.PROMOTION_POLICY_MANUAL
 
 
+_CREATES = [
+    ("jobs", "create"),
+    ("jobs", "create", "--validate-only"),
+    ("jobs", "sweep", "create", "--ranks", "8,16"),
+]
+
+
+def _spec(request: Any) -> job_pb2.JobSpec:
+    found: job_pb2.JobSpec = (request.job if hasattr(request, "job") else request.sweep).spec
+    return found
+
+
+@pytest.mark.parametrize("create", _CREATES)
+def test_data_to_validate_on_is_a_share_or_a_dataset(
+    run: Run, script: Script, create: tuple[str, ...]
+) -> None:
+    asked = (*create, "--adapter", "support", "--data", "chats", "--validation")
+    for share in ("0.1", "1e-1", ".1"):
+        assert run(*asked, share).status == 0
+        assert _spec(script.requests[-1]).validation_fraction == 0.1
+    for name in ("2024", "nan", "inf", "infinity", "0", "1", "1e5", "tenants/acme/datasets/1e-1"):
+        assert run(*asked, name).status == 0
+        dataset = name if "/" in name else f"tenants/acme/datasets/{name}"
+        assert _spec(script.requests[-1]).validation_dataset == dataset
+    assert run(*asked, "s3://held/out.jsonl").status == 0
+    assert _spec(script.requests[-1]).validation_dataset == "s3://held/out.jsonl"
+
+
+@pytest.mark.parametrize("create", _CREATES)
+@pytest.mark.parametrize("given", ["1.5", "-1", "0.0", "-0.1", "NaN", "1.0", "", "ten percent"])
+def test_what_is_neither_a_share_nor_a_dataset_is_refused(
+    run: Run, script: Script, create: tuple[str, ...], given: str
+) -> None:
+    ran = run(*create, "--adapter", "support", "--data", "chats", f"--validation={given}")
+    assert (ran.status, script.requests) == (2, [])
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert f"--validation: {given!r} is neither a share of the training data, above 0" in said
+
+
 @pytest.mark.parametrize("given", ["20261121T100000-job-1", VERSIONS[1]])
 def test_a_job_trains_on_from_a_version_by_its_name_or_its_id(
     run: Run, script: Script, given: str
@@ -336,6 +376,24 @@ def test_watch_ends_with_the_job(run: Run, script: Script) -> None:
     assert ran.status == 0
     assert "running" in ran.out
     assert ran.out.splitlines()[-1] == f"published {VERSIONS[0].rpartition('/')[2]}, promoted"
+
+
+@pytest.mark.parametrize("watch", [("jobs", "watch"), ("jobs", "sweep", "watch")])
+def test_watch_says_that_the_connection_is_lost_and_that_it_is_back(
+    run: Run, script: Script, watch: tuple[str, ...]
+) -> None:
+    script.events = a_job_that_succeeds()
+    script.breaks_after = [3, 6]
+    ran = run(*watch, "rates")
+    assert ran.status == 0
+    lost = (
+        "connection lost: the trainer stops; trying again, for 15 min at most. "
+        "The job does not need this watch\n"
+    )
+    assert ran.err == (lost + "connected again; no event was missed\n") * 2
+    assert "lost" not in ran.out
+    asked = [each for each in script.requests if hasattr(each, "after_sequence")]
+    assert [each.after_sequence for each in asked] == [0, 3, 6]
 
 
 def test_watch_fails_with_the_job(run: Run, script: Script) -> None:
@@ -372,7 +430,7 @@ def test_a_watch_that_is_interrupted_says_what_becomes_of_the_job(
     name: str,
     job: str,
 ) -> None:
-    def interrupted(*_: object) -> Iterator[job_pb2.JobEvent]:
+    def interrupted(*_: object, **__: object) -> Iterator[job_pb2.JobEvent]:
         yield from (state(number, each) for number, each in enumerate(states, 1))
         raise KeyboardInterrupt
 

@@ -150,6 +150,23 @@ def test_a_watch_outlives_its_server(script: Script) -> None:
     assert seen == list(range(1, 10))
 
 
+def test_a_watch_tells_when_its_trainer_is_away_and_when_it_is_back(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.events = a_job_that_succeeds()
+    script.quiet_breaks, script.breaks_after = 1, [3]
+    heard: list[object] = []
+    events = trainer.watch_job(
+        JOB,
+        patience=60,
+        lost=lambda error, left: heard.append((error.message, 0 < left <= 60)),
+        back=lambda: heard.append("back"),
+    )
+    heard.extend(event.sequence for event in events)
+    away = ("the trainer stops", True)
+    assert heard == [away, "back", 1, 2, 3, away, "back", *range(4, 10)]
+
+
 def test_a_watch_gives_up_when_its_patience_ends(trainer: TrainerClient, script: Script) -> None:
     script.error = errors.Unavailable("starting")
     with pytest.raises(CallError) as caught:

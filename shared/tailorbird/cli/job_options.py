@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from tailorbird.cli.connect import data_name
 from tailorbird.cli.evaluation_file import read_evaluation
+from tailorbird.names import is_id
 from tailorbird.tuning.v1 import job_pb2
 
 
@@ -30,6 +32,12 @@ class TooLong(StrEnum):
     ERROR = "error"
 
 
+Validation = Annotated[
+    str | None,
+    typer.Option(
+        help="A dataset to validate on, or the share of the data to hold out, above 0 and below 1."
+    ),
+]
 TooLongOption = Annotated[TooLong, typer.Option(help="What becomes of a record that is too long.")]
 MaxTooLong = Annotated[
     float | None, typer.Option(help="Share of records that may be too long; else 0.1.")
@@ -70,13 +78,32 @@ MaxForgotten = Annotated[
 
 
 def set_validation(spec: job_pb2.JobSpec, validation: str | None, tenant: str | None) -> None:
-    """Set a specification's validation data to a dataset, or to a share of the training data."""
+    """Set a specification's validation data to a dataset, or to a share of the training data.
+
+    A number above 0 and below 1 is a share, whatever else it might name; BadParameter for what is
+    neither such a number nor names a dataset.
+    """
     if validation is None:
         return
-    try:
-        spec.validation_fraction = float(validation)
-    except ValueError:
+    share = _number(validation)
+    if 0 < share < 1:
+        spec.validation_fraction = share
+    elif "/" in validation or is_id(validation):
         spec.validation_dataset = data_name(validation, tenant)
+    else:
+        raise typer.BadParameter(
+            f"{validation!r} is neither a share of the training data, above 0 and below 1, nor the"
+            " id of a dataset: lower-case letters, digits and '-'",
+            param_hint="--validation",
+        )
+
+
+def _number(text: str) -> float:
+    """Return the number that a text is; one that is in no range if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def evaluation(

@@ -17,6 +17,7 @@ from tailorbird.cli.connect import (
     parent_of,
     with_trainer,
 )
+from tailorbird.cli.contact import Contact
 from tailorbird.cli.data_report import print_summary, print_warnings
 from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.job_options import (
@@ -31,6 +32,7 @@ from tailorbird.cli.job_options import (
     Slices,
     TooLong,
     TooLongOption,
+    Validation,
     evaluation,
     set_limits,
     set_validation,
@@ -68,10 +70,7 @@ def create(
     trainer: TrainerClient,
     adapter: Annotated[str, typer.Option(help="The adapter that gets a version; a name or an id.")],
     data: Annotated[str, typer.Option(help="The training dataset; a name, an id or a URI.")],
-    validation: Annotated[
-        str | None,
-        typer.Option(help="A dataset to validate on, or the share of the data to hold out: 0.1."),
-    ] = None,
+    validation: Validation = None,
     from_version: Annotated[
         str | None,
         typer.Option(help="A version to train on from; a name, or an id of the adapter's."),
@@ -303,7 +302,8 @@ def _show_data(trainer: TrainerClient, spec: job_pb2.JobSpec, *, warnings: bool)
 
 
 def _follow(trainer: TrainerClient, name: str, after: int = 0) -> None:
-    heard = Heard(trainer.watch_job(name, after))
+    contact = Contact()
+    heard = Heard(trainer.watch_job(name, after, lost=contact.lost, back=contact.back))
     try:
         with JobBars(out) as bars:
             view = bars.follow(last_part(name), heard)

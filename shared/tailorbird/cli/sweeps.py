@@ -24,6 +24,7 @@ from tailorbird.cli.connect import (
     parent_of,
     with_trainer,
 )
+from tailorbird.cli.contact import Contact
 from tailorbird.cli.data_report import print_warnings
 from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.job_options import (
@@ -38,6 +39,7 @@ from tailorbird.cli.job_options import (
     Slices,
     TooLong,
     TooLongOption,
+    Validation,
     evaluation,
     set_limits,
     set_validation,
@@ -95,10 +97,7 @@ def create(
     trainer: TrainerClient,
     adapter: Annotated[str, typer.Option(help="The adapter that gets a version; a name or an id.")],
     data: Annotated[str, typer.Option(help="The training dataset; a name, an id or a URI.")],
-    validation: Annotated[
-        str | None,
-        typer.Option(help="A dataset to validate on, or the share of the data to hold out: 0.1."),
-    ] = None,
+    validation: Validation = None,
     ranks: Annotated[str, typer.Option(help="LoRA ranks to try: 8,16,32.")] = "",
     alphas: Annotated[str, typer.Option(help="LoRA alphas to try; else twice each rank.")] = "",
     learning_rates: Annotated[
@@ -289,7 +288,8 @@ def watch(trainer: TrainerClient, name: _Sweep, tenant: TenantOption = None) -> 
 
 def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
     """Redraw the table as its sweep changes; off a terminal print it after each rung."""
-    heard = Heard(trainer.watch_job(sweep.job))
+    contact = Contact()
+    heard = Heard(trainer.watch_job(sweep.job, lost=contact.lost, back=contact.back))
     try:
         if out.is_terminal:
             with Live(sweep_table(sweep), console=out, auto_refresh=False, transient=True) as live:
