@@ -356,6 +356,7 @@ class Inference(serving_grpc.InferenceServiceServicer):
                 text=text,
                 version=version,
                 logprobs=logprobs if request.request.sampling.HasField("logprobs") else [],
+                token_ids=[len(text)] if request.request.sampling.return_token_ids else [],
             )
             self.script.go_on.wait(30)
         yield serving_pb.StreamGenerateResponse(
