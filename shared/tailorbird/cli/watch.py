@@ -13,7 +13,7 @@ from rich.text import Text
 from tailorbird.call_error import CallError
 from tailorbird.cli.judgement import judgement_lines
 from tailorbird.cli.kept import left_out
-from tailorbird.cli.output import last_part
+from tailorbird.cli.output import last_part, plain
 from tailorbird.client import is_terminal
 from tailorbird.tuning.v1 import job_pb2
 
@@ -134,6 +134,35 @@ class OfData:
         return found
 
 
+class Words:
+    """What is said of a job beside its figures: faults of its data, pauses, its judgement."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._console = console
+        self._label = label
+        self._of_data = OfData()
+
+    def tell(self, event: job_pb2.JobEvent, view: JobView) -> bool:
+        """Say what an event has to say, after which `view` is known; False for nothing."""
+        kind = event.WhichOneof("event")
+        for sentence in self._of_data.new(event):
+            self.say(sentence)
+        if kind == "judged":
+            self.say("judged:")
+            self._console.print(judgement_lines(event.judged))
+        elif kind == "resumed":
+            self.say(f"goes on from step {event.resumed.resumed_from_step}")
+        elif view.state == job_pb2.JOB_STATE_PAUSED and kind == "state_changed":
+            self.say(paused(view))
+        else:
+            return kind in ("warning", "prepared")
+        return True
+
+    def say(self, text: str) -> None:
+        """Print one line of the job."""
+        self._console.print(Text(plain(f"{self._label}  {text}")), soft_wrap=True)
+
+
 class JobBars:
     """One bar a job, on a terminal; a line now and then for each, elsewhere."""
 
@@ -157,29 +186,18 @@ class JobBars:
 
     def follow(self, label: str, events: Iterable[job_pb2.JobEvent]) -> JobView:
         """Show a job's events as they come and return what is known after the last one."""
-        view, of_data = JobView(), OfData()
+        view, words = JobView(), Words(self._progress.console, label)
         task = self._progress.add_task("", label=label, total=None, state="queued", figures="")
         said_at = 0.0
         for event in events:
             view = view.after(event)
             self._advance(task, view)
-            kind = event.WhichOneof("event")
-            for sentence in of_data.new(event):
-                self._say(label, sentence)
-            if kind in ("warning", "prepared"):
+            if words.tell(event, view) or self._console.is_terminal:
                 continue
-            if kind == "judged":
-                self._say(label, "judged:")
-                self._progress.console.print(judgement_lines(event.judged))
-            elif kind == "resumed":
-                self._say(label, f"goes on from step {event.resumed.resumed_from_step}")
-            elif view.state == job_pb2.JOB_STATE_PAUSED and kind == "state_changed":
-                self._say(label, paused(view))
-            elif self._console.is_terminal:
-                continue
-            elif kind == "state_changed" or time.monotonic() - said_at > _LINE_INTERVAL:
+            changed = event.HasField("state_changed")
+            if changed or time.monotonic() - said_at > _LINE_INTERVAL:
                 said_at = time.monotonic()
-                self._say(label, f"{state_name(view.state):<10} {view.figures()}")
+                words.say(f"{state_name(view.state):<10} {view.figures()}")
         return view
 
     def _advance(self, task: TaskID, view: JobView) -> None:
@@ -190,9 +208,6 @@ class JobBars:
             state=state_name(view.state),
             figures=view.figures(),
         )
-
-    def _say(self, label: str, text: str) -> None:
-        self._progress.console.print(Text(f"{label}  {text}"), soft_wrap=True)
 
 
 def paused(view: JobView) -> str:
