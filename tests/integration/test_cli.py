@@ -16,6 +16,7 @@ import pytest
 import yaml
 from google.rpc import status_pb2
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from tailorbird import errors
 from tailorbird.base_model import load_base_model
@@ -394,6 +395,23 @@ def test_watch_says_that_the_connection_is_lost_and_that_it_is_back(
     assert "lost" not in ran.out
     asked = [each for each in script.requests if hasattr(each, "after_sequence")]
     assert [each.after_sequence for each in asked] == [0, 3, 6]
+
+
+def test_a_terminal_shows_a_watched_job_as_it_goes(
+    run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    for module in ("job_shown", "contact"):
+        monkeypatch.setattr(f"tailorbird.cli.{module}.out", terminal)
+    script.events, script.breaks_after = a_job_that_succeeds(), [3]
+    ran = run("jobs", "watch", "one")
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue()
+    assert (ran.status, ran.err) == (0, "")
+    # The bar's own lines, and above them what was said of the connection.
+    assert "loss        0.500  █▃▂▁" in shown
+    assert "connection lost: the trainer stops" in shown
+    assert "published 20261122T100000-job-1, promoted" in shown
 
 
 def test_watch_fails_with_the_job(run: Run, script: Script) -> None:

@@ -106,17 +106,21 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def evaluation(
+def set_evaluation(
+    config: job_pb2.EvaluationConfig,
     file: Path | None,
     metric: str,
     slices: Sequence[str] | None,
     few_shot: int | None,
     max_retention_loss: float | None,
     max_forgotten: float | None,
-) -> job_pb2.EvaluationConfig:
-    """Return what a file asks for with the options before it; BadParameter if it cannot be read."""
-    config = job_pb2.EvaluationConfig()
+) -> None:
+    """Set what a file asks for, if there is one, and then what the options do.
+
+    BadParameter if the file cannot be read.
+    """
     if file is not None:
+        config.Clear()
         read_evaluation(file, config)
     config.MergeFrom(
         job_pb2.EvaluationConfig(
@@ -127,13 +131,14 @@ def evaluation(
         )
     )
     config.slice_fields.extend(each for each in slices or () if each not in config.slice_fields)
-    return config
 
 
 def set_limits(limits: job_pb2.DataLimits, given: Iterable[str] | None) -> None:
     """Set limits from words like leakage=0; BadParameter: unknown, or set twice."""
+    asked = job_pb2.DataLimits()
     for each in given or ():
-        _set_limit(limits, each)
+        _set_limit(asked, each)
+    limits.MergeFrom(asked)
 
 
 def _set_limit(limits: job_pb2.DataLimits, given: str) -> None:

@@ -40,7 +40,7 @@ from tailorbird.cli.job_options import (
     TooLong,
     TooLongOption,
     Validation,
-    evaluation,
+    set_evaluation,
     set_limits,
     set_validation,
 )
@@ -151,13 +151,13 @@ def create(
         ),
         isolation=job_pb2.ISOLATION_EXCLUSIVE if exclusive else job_pb2.ISOLATION_SHARED,
         promotion_policy=job_pb2.PromotionPolicy.Value(f"PROMOTION_POLICY_{policy.name}"),
-        evaluation=evaluation(
-            evaluate, metric, slice_, few_shot, max_retention_loss, max_forgotten
-        ),
         data=job_pb2.DataPolicy(
             too_long=job_pb2.TooLong.Value(f"TOO_LONG_{too_long.name}"),
             max_too_long_fraction=max_too_long,
         ),
+    )
+    set_evaluation(
+        spec.evaluation, evaluate, metric, slice_, few_shot, max_retention_loss, max_forgotten
     )
     set_validation(spec, validation, tenant)
     set_limits(spec.data_limits, data_limit)

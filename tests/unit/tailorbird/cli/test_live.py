@@ -77,7 +77,7 @@ def test_what_is_taken_again_is_drawn_once() -> None:
     assert "loss             1.000  █▁\n" in told
     assert "validation       2.000  ▁  lowest 3.000 at step 0\n" in told
     told = _told([_evaluated(1, 2, 1.0), event(2, resumed=resumed)])
-    assert told.endswith("validation       1.000")
+    assert told.endswith("validation  1.000")
 
 
 def test_an_ended_job_has_no_speed() -> None:
