@@ -10,6 +10,7 @@ from rich.text import Text
 from tailorbird.cli import (
     adapters,
     base,
+    chat,
     datasets,
     feedback,
     generate,
@@ -37,6 +38,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(feedback.app, name="feedback")
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("info")(info.info)
 app.command("health")(health.health)
 
