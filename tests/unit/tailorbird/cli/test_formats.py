@@ -72,7 +72,8 @@ def test_every_command_has_it() -> None:
 
 def _commands(command: object, name: str) -> Iterator[tuple[str, set[str]]]:
     if isinstance(command, typer.core.TyperGroup):
-        for own, child in command.commands.items():
-            yield from _commands(child, f"{name} {own}".strip())
+        context = typer.Context(command)
+        for own in command.list_commands(context):
+            yield from _commands(command.get_command(context, own), f"{name} {own}".strip())
     elif isinstance(command, typer.core.TyperCommand):
         yield name, {flag for parameter in command.params for flag in parameter.opts}

@@ -1,0 +1,58 @@
+"""The table of all commands, for the help and for completion; it imports none of them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tailorbird.cli.lazy import Entry, LazyGroup
+
+
+class Commands(LazyGroup):
+    """What `tailorbird` can be asked."""
+
+    sections: ClassVar[dict[str, tuple[Entry, ...]]] = {
+        "Run the services": (
+            Entry(
+                "up",
+                "tailorbird.cli.up:up",
+                "Start the trainer and serving, and stop both on Ctrl-C.",
+            ),
+            Entry(
+                "info",
+                "tailorbird.cli.info:info",
+                "Show what the trainer and serving offer; fails if one does not answer.",
+            ),
+            Entry(
+                "health",
+                "tailorbird.cli.health:health",
+                "Exit with 0 if /readyz answers 200, else with 1; for an image's health check.",
+            ),
+            Entry("base", "tailorbird.cli.base:app", "Look at base models."),
+            Entry("tokens", "tailorbird.cli.tokens:app", "Make tokens for callers."),
+        ),
+        "Fine-tune": (
+            Entry(
+                "datasets",
+                "tailorbird.cli.datasets:app",
+                "Upload training data and look it up.",
+            ),
+            Entry("jobs", "tailorbird.cli.jobs:app", "Fine-tune: start jobs and follow them."),
+        ),
+        "Use adapters": (
+            Entry(
+                "adapters",
+                "tailorbird.cli.adapters:app",
+                "See adapters and their versions; move routes.",
+            ),
+            Entry(
+                "generate",
+                "tailorbird.cli.generate:generate",
+                "Ask an adapter, or the base model, and print the answer as it comes.",
+            ),
+            Entry(
+                "feedback",
+                "tailorbird.cli.feedback:app",
+                "Keep answers and corrections, and train on them.",
+            ),
+        ),
+    }
