@@ -23,6 +23,7 @@ _BESIDE = "import_grpc"
 _COMMANDS = {
     _BESIDE: ["-c", "import grpc"],
     "help": ["-m", "tailorbird.cli", "--help"],
+    "version": ["-m", "tailorbird.cli", "--version"],
     "jobs_help": ["-m", "tailorbird.cli", "jobs", "--help"],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,12 +16,29 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=False,
 )
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from tailorbird.cli.version import version_line
+
+        print(version_line())
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of tailorbird, Python and grpcio.",
+        ),
+    ] = False,
+) -> None:
     """Fine-tune one base model per customer, and serve every customer's adapter hot."""
 
 

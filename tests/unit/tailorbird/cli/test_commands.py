@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 import typer
 
+from tailorbird import __version__
 from tailorbird.cli import app as cli
 from tailorbird.cli.commands import Commands
 from tailorbird.cli.lazy import Entry
@@ -30,7 +33,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), ([], 2), (["jbos"], 2)])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--help"], 0), ([], 2), (["jbos"], 2), (["--version"], 0)]
+)
 def test_the_root_imports_no_command_and_no_client(
     tmp_path: Path, arguments: list[str], status: int
 ) -> None:
@@ -41,7 +46,7 @@ def test_the_root_imports_no_command_and_no_client(
     loaded = set((tmp_path / "modules").read_text().split())
     assert [name for name in HEAVY if name in loaded] == []
     assert {name for name in loaded if name.startswith("tailorbird.cli.")} <= {
-        f"tailorbird.cli.{name}" for name in ("app", "commands", "lazy")
+        f"tailorbird.cli.{name}" for name in ("app", "commands", "lazy", "version")
     }
 
 
@@ -94,3 +99,16 @@ def test_a_mistyped_command_is_told_the_one_that_is_near(
         cli.main()
     assert ended.value.code == 2
     assert "Did you mean 'jobs'?" in capsys.readouterr().err
+
+
+def test_the_version_names_what_a_report_of_a_fault_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tailorbird", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    python = platform.python_version()
+    assert capsys.readouterr().out == (
+        f"tailorbird {__version__} (Python {python}, grpcio {grpc.__version__})\n"
+    )
