@@ -418,7 +418,7 @@ def test_watch_fails_with_the_job(run: Run, script: Script) -> None:
     error: status_pb2.Status = stored_status("NON_FINITE", "the loss is not finite", {})
     script.events = [state(1, job_pb2.JOB_STATE_FAILED, error=error)]
     ran = run("jobs", "watch", "one")
-    assert ran.status == 1
+    assert ran.status == 9
     assert ran.err == "failed: NON_FINITE: the loss is not finite\n"
 
 
@@ -678,7 +678,7 @@ def test_what_no_message_can_hold_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", stdin(b"a\xff"))
     ran = run(*arguments)
-    assert (ran.status, ran.out) == (1, "")
+    assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith(f"error: {line}")
     assert ran.err.count("\n") == 1
     assert script.requests == []
@@ -694,32 +694,35 @@ def test_info(run: Run, script: Script) -> None:
     script.engine.gradient_checkpointing = True
     assert "adamw_fused · gradient checkpointing\n" in run("info").out
     ran = run("info", "--trainer", "localhost:1")
-    assert ran.status == 1
+    assert ran.status == 8
     assert "8 at once" in ran.out
     assert ran.err.startswith("trainer: error: UNAVAILABLE")
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("error", "line", "status"),
     [
         (
             errors.InvalidArgument("job.spec.lora.rank", "7 is not a rank", reason="BAD_RANK"),
             "error: INVALID_ARGUMENT BAD_RANK job.spec.lora.rank: 7 is not a rank\n",
+            4,
         ),
-        (errors.NotFound(ADAPTER), f"error: NOT_FOUND {ADAPTER} does not exist\n"),
+        (errors.NotFound(ADAPTER), f"error: NOT_FOUND {ADAPTER} does not exist\n", 3),
         (
             errors.ResourceExhausted("too many", quota="requests", subject="tenants/acme"),
             "error: RESOURCE_EXHAUSTED too many; requests of tenants/acme; try again after 1 s\n",
+            7,
         ),
-        (errors.Conflict("moved\nmeanwhile"), "error: ABORTED CONFLICT moved meanwhile\n"),
+        (errors.Conflict("moved\nmeanwhile"), "error: ABORTED CONFLICT moved meanwhile\n", 6),
+        (errors.Unavailable("it stops"), "error: UNAVAILABLE it stops; try again after 1 s\n", 8),
     ],
 )
 def test_a_failed_call_is_one_line(
-    run: Run, script: Script, error: errors.TailorbirdError, line: str
+    run: Run, script: Script, error: errors.TailorbirdError, line: str, status: int
 ) -> None:
     script.error = error
     ran = run("adapters", "get", "support")
-    assert (ran.status, ran.out, ran.err) == (1, "", line)
+    assert (ran.status, ran.out, ran.err) == (status, "", line)
 
 
 def test_bad_lines_have_a_line_each(run: Run, script: Script, tmp_path: Path) -> None:
@@ -729,7 +732,7 @@ def test_bad_lines_have_a_line_each(run: Run, script: Script, tmp_path: Path) ->
     script.error = errors.InvalidRecords(bad, 2, 60)
     ran = run("datasets", "upload", str(path), "--id", "chats", "--format", "text")
     assert script.requests[0].format == dataset_pb2.DATASET_FORMAT_TEXT
-    assert (ran.status, ran.out) == (1, "")
+    assert (ran.status, ran.out) == (4, "")
     assert ran.err == (
         "error: INVALID_ARGUMENT INVALID_RECORD 2 bad lines of 60: line 3: not JSON\n"
         "  line 3: not JSON\n"
@@ -771,7 +774,7 @@ def test_a_tenant_is_needed_and_checked(run: Run, monkeypatch: pytest.MonkeyPatc
     assert run("jobs", "list", "--tenant", "../etc").err.startswith("error: --tenant: '../etc'")
     monkeypatch.delenv("TAILORBIRD_TENANT")
     ran = run("jobs", "list")
-    assert ran.status == 1
+    assert ran.status == 2
     assert "TAILORBIRD_TENANT" in ran.err
 
 
@@ -806,7 +809,7 @@ def test_the_digest_of_a_base(run: Run, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TAILORBIRD_VALUES_KEYS", "BASE_MODEL_DIGEST=baseModel.digest")
     monkeypatch.setenv("TAILORBIRD_BASE_MODEL_DIGEST", f"sha256:{'0' * 64}")
     ran = run("base", "digest")
-    assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (4, "", 1)
     assert "TAILORBIRD_BASE_MODEL_DIGEST (baseModel.digest in values.yaml): sha256:000" in ran.err
     assert digest in ran.err
 

@@ -77,7 +77,7 @@ async def test_a_dataset_is_deleted(trainer: World, run: Run) -> None:
     shown = json.loads("\n".join((await run("datasets", "delete", "b", "-o", "json")).out))
     assert shown == {"name": name("b")}
     again = await run("datasets", "delete", "a")
-    assert (again.status, again.err.split()[1:3]) == (1, ["NOT_FOUND", "DATASET_NOT_FOUND"])
+    assert (again.status, again.err.split()[1:3]) == (3, ["NOT_FOUND", "DATASET_NOT_FOUND"])
 
 
 async def test_a_dataset_and_a_job_s_data_are_imported(
@@ -172,20 +172,20 @@ async def test_a_record_of_standard_input_that_nobody_has(
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "says", "status"),
     [
-        (b"nope", "not JSON"),
-        (lines("a", "b"), "2 lines are a record each; one is looked for"),
-        (b'{"text":\n"a",', "not JSON"),
-        (b"", "JSON"),
+        (b"nope", "not JSON", 4),
+        (lines("a", "b"), "2 lines are a record each; one is looked for", 2),
+        (b'{"text":\n"a",', "not JSON", 4),
+        (b"", "JSON", 4),
     ],
 )
 async def test_what_is_no_record_is_refused(
-    run: Run, tmp_path: Path, data: bytes, says: str
+    run: Run, tmp_path: Path, data: bytes, says: str, status: int
 ) -> None:
     (tmp_path / "x").write_bytes(data)
     ran = await run("datasets", "find-record", str(tmp_path / "x"))
-    assert (ran.status, says in ran.err) == (1, True), ran.err
+    assert (ran.status, says in ran.err) == (status, True), ran.err
 
 
 async def test_too_long_a_record_is_not_sent(run: Run, tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_feedback_is_recorded(run: Run, script: Script) -> None:
     assert not script.requests[1].HasField("correction")
     assert len(script.requests[1].request_id) == 32
     wrong = run("feedback", "record", VERSIONS[0], "a", "b", "--label", "channel")
-    assert (wrong.status, "'channel' is not key=value" in wrong.err) == (1, True)
+    assert (wrong.status, "'channel' is not key=value" in wrong.err) == (2, True)
     twice = run("feedback", "record", VERSIONS[0], "a", "b", "--label", "a=1", "--label", "a=2")
-    assert (twice.status, "--label: 'a' is given twice" in twice.err) == (1, True)
+    assert (twice.status, "--label: 'a' is given twice" in twice.err) == (2, True)
 
 
 def test_feedback_is_listed(run: Run, script: Script) -> None:

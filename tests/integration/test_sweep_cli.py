@@ -130,7 +130,7 @@ def test_what_is_no_number_is_refused_here(
 
 def test_a_number_beyond_the_field_is_refused_here(run: Run, script: Script) -> None:
     ran = run(*CREATE, "--ranks", "8,99999999999")
-    assert ran.status == 1
+    assert ran.status == 2
     assert "--ranks: 99999999999 is out of range: at most 2147483647" in ran.err
     assert not script.requests
 
@@ -150,7 +150,7 @@ def test_a_number_beyond_the_field_is_refused_here(run: Run, script: Script) -> 
 def test_a_refusal_names_the_option(run: Run, script: Script, field: str, said: str) -> None:
     script.error = InvalidArgument(field, "is wrong")
     ran = run(*CREATE, "--ranks", "8,16")
-    assert ran.status == 1
+    assert ran.status == 4
     assert said in ran.err
 
 
@@ -233,7 +233,7 @@ def test_a_watch_shows_the_table_after_each_rung_and_the_outcome(
 def test_a_watch_fails_with_its_sweep(run: Run, script: Script, sweep: sweep_pb2.Sweep) -> None:
     script.events = [state(1, job_pb2.JOB_STATE_CANCELLED)]
     ran = run(*CREATE, "--ranks", "8,16", "--watch")
-    assert ran.status == 1
+    assert ran.status == 9
     assert "tenants/acme/sweeps/rates" in ran.err
     assert "cancelled" in ran.err
 

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from tailorbird.cli.app import app
+from tailorbird.cli.exits import Exit
 from tools.reference.text import begin, cell, done, one_line, paragraphs
 
 _LISTED = 3
@@ -26,7 +27,12 @@ def page() -> str:
     lines += _options(root, context)
     for name in root.list_commands(context):  # type: ignore[attr-defined]
         lines += _command(root, name, context)
-    return done(lines)
+    return done(lines + _exits())
+
+
+def _exits() -> list[str]:
+    rows = [f"| {int(each)} | {cell(each.meaning)} |" for each in Exit]
+    return ["## Exit statuses", "", "| status | meaning |", "|---|---|", *rows, ""]
 
 
 def _command(group: Any, name: str, parent: Any) -> list[str]:

@@ -1,14 +1,14 @@
-"""The command line's root, and how a failure reads: one line, or one for each that is wrong."""
+"""The command line's root: its own options, and the end that every failure comes to."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from tailorbird.cli.commands import Commands
-from tailorbird.errors import TailorbirdError
+from tailorbird.cli.exits import Exit
 
 app = typer.Typer(
     name="tailorbird",
@@ -43,26 +43,18 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; what can be expected to go wrong ends in few words."""
+    """Run the command line; whatever goes wrong ends in few words and a status of `exits`."""
     try:
         app(prog_name="tailorbird")
-    except TailorbirdError as error:
-        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:
-        _fail(error)
+        sys.exit(Exit.UNEXPECTED)
+    except Exception as error:
+        # Not needed by what goes well.
+        from tailorbird.cli.failure import tell
 
-
-def _fail(error: Exception) -> NoReturn:
-    # Not needed by what goes well.
-    from rich.text import Text
-
-    from tailorbird.cli.output import describe, errors
-
-    failure = describe(error) if isinstance(error, TailorbirdError) else f"error: {error}"
-    errors.print(Text(failure, style="red"), soft_wrap=True)
-    sys.exit(1)
+        sys.exit(tell(error))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ class Commands(LazyGroup):
                 "Ask an adapter, or the base model, and print the answer as it comes.",
             ),
             Entry(
+                "chat",
+                "tailorbird.cli.chat:chat",
+                "Chat with an adapter or the base model; /help says how to change or compare them.",
+            ),
+            Entry(
                 "feedback",
                 "tailorbird.cli.feedback:app",
                 "Keep answers and corrections, and train on them.",

@@ -6,8 +6,10 @@ import http.client
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from tailorbird.address import authority, reachable
+from tailorbird.cli.output import describe, errors
 from tailorbird.errors import Unavailable
 
 
@@ -24,6 +26,15 @@ def health(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for its answer.")] = 5.0,
 ) -> None:
     """Exit with 0 if /readyz answers 200, else with 1; for an image's health check."""
+    try:
+        _check(host, port, timeout)
+    except Unavailable as error:
+        errors.print(Text(describe(error), style="red"), soft_wrap=True)
+        # The only one that Docker takes for unhealthy.
+        raise typer.Exit(1) from None
+
+
+def _check(host: str, port: int, timeout: float) -> None:
     where = f"http://{authority(reachable(host), port)}/readyz"
     connection = http.client.HTTPConnection(reachable(host).strip("[]"), port, timeout=timeout)
     try:

@@ -6,6 +6,7 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli.connect import with_both
+from tailorbird.cli.exits import exit_of
 from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.output import describe, errors, out, print_facts, size
 from tailorbird.client import CallError, ServingClient, TrainerClient
@@ -34,7 +35,7 @@ def info(
     for name, failure in failures.items():
         errors.print(Text(f"{name}: {describe(failure)}", style="red"), soft_wrap=True)
     if failures:
-        raise typer.Exit(1)
+        raise typer.Exit(exit_of(next(iter(failures.values()))))
 
 
 def _facts(answer: GetTrainerInfoResponse | GetServerInfoResponse) -> list[tuple[str, str]]:

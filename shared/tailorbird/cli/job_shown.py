@@ -6,6 +6,7 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli.contact import Contact
+from tailorbird.cli.exits import Exit
 from tailorbird.cli.formats import Output, print_data
 from tailorbird.cli.live import JobPanel
 from tailorbird.cli.output import errors, last_part, out, print_facts, when
@@ -15,7 +16,7 @@ from tailorbird.tuning.v1 import job_pb2
 
 
 def follow_job(trainer: TrainerClient, name: str, after: int = 0) -> None:
-    """Show a job's events after a sequence, to its end; typer.Exit(1) if it does not succeed."""
+    """Show a job's events after a sequence, to its end; typer.Exit if it does not succeed."""
     contact = Contact()
     heard = Heard(trainer.watch_job(name, after, lost=contact.lost, back=contact.back))
     try:
@@ -27,14 +28,14 @@ def follow_job(trainer: TrainerClient, name: str, after: int = 0) -> None:
     except KeyboardInterrupt:
         told = unwatched(heard.view, "job", name, f"tailorbird jobs watch {name}")
         errors.print(Text(told), soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     if view.succeeded:
         out.print(Text(outcome(view)), soft_wrap=True)
         if todo := next_step(view):
             out.print(Text(todo), soft_wrap=True)
         return
     errors.print(Text(outcome(view), style="red"), soft_wrap=True)
-    raise typer.Exit(1)
+    raise typer.Exit(Exit.JOB_ENDED)
 
 
 def show_job(job: job_pb2.Job, output: Output) -> None:

@@ -26,6 +26,7 @@ from tailorbird.cli.connect import (
 )
 from tailorbird.cli.contact import Contact
 from tailorbird.cli.data_report import print_warnings
+from tailorbird.cli.exits import Exit
 from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.job_options import (
     DataLimits,
@@ -300,7 +301,7 @@ def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
     except KeyboardInterrupt:
         watch = f"tailorbird jobs sweep watch {sweep.name}"
         errors.print(Text(unwatched(heard.view, "sweep", sweep.job, watch)), soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     view = heard.view
     out.print(sweep_table(trainer.get_sweep(sweep.name)))
     if view.succeeded:
@@ -309,7 +310,7 @@ def _follow(trainer: TrainerClient, sweep: sweep_pb2.Sweep) -> None:
             out.print(Text(todo), soft_wrap=True)
         return
     errors.print(Text(outcome(view), style="red"), soft_wrap=True)
-    raise typer.Exit(1)
+    raise typer.Exit(Exit.JOB_ENDED)
 
 
 def _show_events(

@@ -56,6 +56,7 @@ def test_every_command_is_told_with_its_options() -> None:
     assert "| `--adapter` `<str>` |" in section
     assert "From `TAILORBIRD_TENANT`." in section
     assert "### tailorbird jobs sweep create\n" in page
+    assert "| 8 | the service did not answer, or not in time; the same again may work |" in page
 
 
 def test_a_reason_is_told_with_its_code_and_message() -> None:

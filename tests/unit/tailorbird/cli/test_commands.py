@@ -46,7 +46,7 @@ def test_the_root_imports_no_command_and_no_client(
     loaded = set((tmp_path / "modules").read_text().split())
     assert [name for name in HEAVY if name in loaded] == []
     assert {name for name in loaded if name.startswith("tailorbird.cli.")} <= {
-        f"tailorbird.cli.{name}" for name in ("app", "commands", "lazy", "version")
+        f"tailorbird.cli.{name}" for name in ("app", "commands", "exits", "lazy", "version")
     }
 
 
