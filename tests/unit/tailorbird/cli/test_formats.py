@@ -21,6 +21,7 @@ NASTY = ["\x1b]0;title\x07", "\x9b31m", "a\u202eb", "\u2028", "\U000e0041", "fir
 WITHOUT = {
     "up",
     "generate",
+    "chat",
     "health",
     "base digest",
     "tokens add",
