@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tailorbird.cli.chat_answers import print_answer, print_answers
+from tailorbird.cli.chat_answers import Answer, print_answer, print_answers
 from tailorbird.cli.chat_commands import ChatCommands, ChatEnds
 from tailorbird.cli.chat_session import Session, Target, Voice
 from tailorbird.cli.connect import (
@@ -20,6 +20,7 @@ from tailorbird.cli.connect import (
     parent_of,
     with_serving,
 )
+from tailorbird.cli.exits import Exit, exit_of
 from tailorbird.cli.output import describe, errors, out
 from tailorbird.client import ServingClient
 from tailorbird.errors import InvalidArgument, TailorbirdError
@@ -70,8 +71,8 @@ class _Chat:
         self._by_hand = sys.stdin.isatty() and out.is_terminal
 
     def run(self) -> None:
-        """Answer lines until they end; typer.Exit(1) if one of a script's could not be answered."""
-        failed = False
+        """Answer lines until they end; typer.Exit with the first failure's status, for scripts."""
+        failed = Exit.OK
         if self._by_hand:
             # Lets a line be edited, and an earlier one be had again.
             with suppress(ImportError):
@@ -82,18 +83,19 @@ class _Chat:
                 line = self._line()
                 if line is None:
                     break
-                failed = not self._take(line) or failed
+                status = self._take(line)
+                failed = failed or status
             except ChatEnds:
                 break
             except TailorbirdError as error:
-                failed = True
+                failed = failed or exit_of(error)
                 errors.print(Text(describe(error), style="red"), soft_wrap=True)
             except KeyboardInterrupt:
                 if not self._by_hand:
-                    raise typer.Exit(130) from None
+                    raise typer.Exit(Exit.INTERRUPTED) from None
                 out.print(Text("\n/quit ends", style="dim"))
         if failed and not self._by_hand:
-            raise typer.Exit(1)
+            raise typer.Exit(failed)
 
     def _line(self) -> str | None:
         """Return the next line, with those that it goes on in; None at the end of input."""
@@ -119,14 +121,14 @@ class _Chat:
         except UnicodeDecodeError as error:
             raise InvalidArgument("text", f"byte {error.start + 1} is not UTF-8") from error
 
-    def _take(self, line: str) -> bool:
-        """Do what a line says, or answer it; tell whether every answer came to its end."""
+    def _take(self, line: str) -> Exit:
+        """Do what a line says, or answer it; return how the first answer that has no end failed."""
         if not line.strip():
-            return True
+            return Exit.OK
         check_sendable("text", line)
         if line.startswith("/") and not line.startswith("//"):
             self._commands.run(line.rstrip())
-            return True
+            return Exit.OK
         text = line[1:] if line.startswith("//") else line
         voices = self._session.voices
         asked = [
@@ -140,4 +142,10 @@ class _Chat:
         for voice, answer in zip(voices, answers, strict=True):
             if answer.text and answer.error is None:
                 self._session.answered(voice, text, answer.text)
-        return all(answer.whole for answer in answers)
+        return next(filter(None, map(_status, answers)), Exit.OK)
+
+
+def _status(answer: Answer) -> Exit:
+    if answer.error is not None:
+        return exit_of(answer.error)
+    return Exit.INTERRUPTED if answer.stopped else Exit.OK

@@ -32,11 +32,6 @@ class Answer:
     """Whoever asked wanted no more of it."""
     error: TailorbirdError | None = None
 
-    @property
-    def whole(self) -> bool:
-        """Whether it came to its own end."""
-        return self.error is None and not self.stopped
-
     def take(self, piece: api.StreamGenerateResponse) -> None:
         """Add a piece."""
         self.text += piece.text
