@@ -204,7 +204,10 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self.script.heard(request, context)
         page = int(request.page_token or 0)
         return tuning_pb.ListJobsResponse(
-            jobs=[job_pb2.Job(name=f"{request.parent}/jobs/{page}-{one}") for one in "ab"],
+            jobs=[
+                job_pb2.Job(name=f"{request.parent}/jobs/{page}-{one}", state=request.state)
+                for one in "ab"
+            ],
             next_page_token=str(page + 1) if page < 2 else "",
         )
 

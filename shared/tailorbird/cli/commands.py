@@ -23,6 +23,12 @@ class Commands(LazyGroup):
                 "Show what the trainer and serving offer; fails if one does not answer.",
             ),
             Entry(
+                "top",
+                "tailorbird.cli.top:top",
+                "Show what each replica does now: requests, slots, cache, jobs at work, tokens a"
+                " second.",
+            ),
+            Entry(
                 "health",
                 "tailorbird.cli.health:health",
                 "Exit with 0 if /readyz answers 200, else with 1; for an image's health check.",
