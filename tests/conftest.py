@@ -34,3 +34,10 @@ async def jobs(tmp_path: Path) -> AsyncIterator[JobStore]:
 @pytest.fixture
 def object_store(tmp_path: Path) -> ObstoreStore:
     return open_store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture(autouse=True)
+def no_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the contexts of whoever runs the tests out of them."""
+    monkeypatch.setenv("TAILORBIRD_CONTEXTS_FILE", "/nonexistent/contexts.yaml")
+    monkeypatch.delenv("TAILORBIRD_CONTEXT", raising=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli.commands import Commands
+from tailorbird.cli.commands import ASKED, Commands
 from tailorbird.cli.exits import Exit
 
 app = typer.Typer(
@@ -17,6 +17,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _begun(incomplete: str) -> list[str]:
+    from tailorbird.cli.context_choice import begun
+
+    return begun(incomplete)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -29,7 +35,15 @@ def _print_version(is_asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    command: typer.Context,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            help="The context to take what is not given from; also after the command.",
+            autocompletion=_begun,
+        ),
+    ] = None,
+    version: Annotated[  # noqa: ARG001
         bool,
         typer.Option(
             "--version",
@@ -40,6 +54,7 @@ def root(
     ] = False,
 ) -> None:
     """Fine-tune one base model per customer, and serve every customer's adapter hot."""
+    command.meta[ASKED] = context
 
 
 def main() -> None:

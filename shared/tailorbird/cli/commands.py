@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from tailorbird.cli.lazy import Entry, LazyGroup
 
+ASKED = "tailorbird.cli.context"
+"""In a command's meta: the context named before it, as in `tailorbird --context NAME jobs list`."""
+
 
 class Commands(LazyGroup):
     """What `tailorbird` can be asked."""
@@ -35,6 +38,11 @@ class Commands(LazyGroup):
             ),
             Entry("base", "tailorbird.cli.base:app", "Look at base models."),
             Entry("tokens", "tailorbird.cli.tokens:app", "Make tokens for callers."),
+            Entry(
+                "contexts",
+                "tailorbird.cli.contexts:app",
+                "Keep addresses, tenants and tokens under names, and choose one.",
+            ),
         ),
         "Fine-tune": (
             Entry(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from tailorbird.cli.context_choice import ContextOption, fill_in
 from tailorbird.client import ServingClient, TrainerClient
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import TenantName, check_id
@@ -92,10 +93,12 @@ def _connected(command: _Command, *services: _Service) -> _Command:
         ("token", _Token, None),
         ("root_certificates", _RootCertificates, None),
         ("plaintext", _Plaintext, False),
+        ("context", ContextOption, None),
     ]
 
     @functools.wraps(command)
-    def run(**arguments: Any) -> None:
+    def run(*, typer_context: typer.Context, **arguments: Any) -> None:
+        fill_in(typer_context, arguments)
         for name, value in arguments.items():
             check_sendable(name, value)
         addresses = [arguments.pop(service.parameter) for service in services]
@@ -116,6 +119,7 @@ def _connected(command: _Command, *services: _Service) -> _Command:
         inspect.Parameter(name, keyword, default=default, annotation=annotation)
         for name, annotation, default in options
     ]
+    parameters.append(inspect.Parameter("typer_context", keyword, annotation=typer.Context))
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
@@ -143,7 +147,7 @@ def check_sendable(name: str, value: object) -> None:
 def parent_of(tenant: str | None) -> str:
     """Return tenants/{tenant}; InvalidArgument without a tenant."""
     if not tenant:
-        raise InvalidArgument("--tenant", "name one, here or in TAILORBIRD_TENANT")
+        raise InvalidArgument("--tenant", "name one, here, in TAILORBIRD_TENANT or in a context")
     return str(TenantName(check_id("--tenant", tenant)))
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import secrets
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +13,7 @@ import typer
 from rich.text import Text
 
 from tailorbird.cli.output import errors
+from tailorbird.cli.own_file import alone_in, replace
 from tailorbird.errors import InvalidArgument
 from tailorbird.names import check_id
 
@@ -62,23 +59,9 @@ def add_token(path: Path, subject: str, tenants: Sequence[str] | None) -> str:
         "subject": subject,
         "tenants": "*" if tenants is None else list(tenants),
     }
-    with _alone_in(path.parent):
-        _replace(path, json.dumps({"tokens": [*_read(path), entry]}, indent=2) + "\n")
+    with alone_in(path.parent, "--file"):
+        replace(path, json.dumps({"tokens": [*_read(path), entry]}, indent=2) + "\n")
     return token
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other command changes a tokens file in `folder`."""
-    try:
-        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InvalidArgument("--file", f"the folder {folder}: {error.strerror}") from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
 
 
 def _read(path: Path) -> list[Any]:
@@ -91,18 +74,3 @@ def _read(path: Path) -> list[Any]:
     if not isinstance(tokens, list):
         raise InvalidArgument("--file", f"{path} is not a tokens file")
     return tokens
-
-
-def _replace(path: Path, text: str) -> None:
-    # mkstemp makes the file readable by its owner alone.
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(scratch).unlink()
-        raise
