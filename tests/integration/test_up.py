@@ -124,7 +124,7 @@ def test_a_mistyped_base_is_told_in_a_sentence_before_anything_starts(
 ) -> None:
     up = start_up("--base-model", "./bsae")
     status, stderr = up.ended()
-    assert status == 1
+    assert status == 2
     assert stderr == "error: --base-model: there is no folder ./bsae: did you mean base?\n"
     assert not list((up.data / "logs").iterdir())
 
@@ -132,7 +132,7 @@ def test_a_mistyped_base_is_told_in_a_sentence_before_anything_starts(
 def test_a_base_that_is_nowhere_is_told_in_a_sentence(start_up: Callable[..., Up]) -> None:
     up = start_up("--base-model", "org/none", HF_ENDPOINT="http://127.0.0.1:1")
     status, stderr = up.ended()
-    assert status == 1
+    assert status == 2
     (line,) = stderr.splitlines()
     assert "there is no folder org/none here, and the Hugging Face hub cannot be asked" in line
     assert not list((up.data / "logs").iterdir())

@@ -31,7 +31,7 @@ def test_a_second_up_on_the_same_directory_is_refused_at_once(start_up: Start) -
     up.until_shown()
     second = start_up()
     status, stderr = second.ended()
-    assert status == 1
+    assert status == 4
     assert f"an `up` runs on the data directory {up.data} already: process {up.process.pid} (" in (
         stderr
     )
@@ -53,7 +53,7 @@ def test_a_port_that_is_taken_is_told_with_who_has_it(
         port = taken.getsockname()[1]
         up = start_up(f"--{option}", str(port))
         status, stderr = up.ended()
-    assert status == 1
+    assert status == 4
     assert f"port {port} is taken by process {os.getpid()} (" in stderr
     assert f"stop it, or choose another with --{option}" in stderr
     assert up.shown() == ""
@@ -66,7 +66,7 @@ def test_a_second_up_on_the_first_ones_ports_is_refused(start_up: Start, tmp_pat
     port = up.ports["trainer-metrics-port"]
     second = start_up("--data-dir", str(tmp_path / "o"), "--trainer-metrics-port", str(port))
     status, stderr = second.ended()
-    assert status == 1
+    assert status == 4
     assert f"port {port} is taken by process {up.pid('trainer')} (" in stderr
     assert not (tmp_path / "o" / "trainer").exists()
 
@@ -74,13 +74,13 @@ def test_a_second_up_on_the_first_ones_ports_is_refused(start_up: Start, tmp_pat
 def test_two_ports_that_are_one_are_told(start_up: Start) -> None:
     (port,) = free_ports(1)
     status, stderr = start_up("--trainer-port", str(port), "--serving-port", str(port)).ended()
-    assert status == 1
+    assert status == 4
     assert f"--trainer-port and --serving-port are both {port}" in stderr
 
 
 def test_an_address_of_another_machine_is_told(start_up: Start, tmp_path: Path) -> None:
     status, stderr = start_up("--host", "192.0.2.1").ended()
-    assert status == 1
+    assert status == 4
     assert f"{authority('192.0.2.1', 0)[:-1]}" in stderr
     assert "cannot be listened on: " in stderr
     assert "--host" in stderr
@@ -92,7 +92,7 @@ def test_a_folder_that_a_service_of_its_own_uses_is_told(start_up: Start, tmp_pa
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         status, stderr = start_up().ended()
-    assert status == 1
+    assert status == 4
     assert f"the trainer's folder {lock.parent} is used by process {os.getpid()} (" in stderr
 
 
