@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tailorbird.object_store import ObstoreStore, open_store
@@ -21,6 +23,19 @@ settings.load_profile("unhurried")
 # A shell's background job ignores it, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_configure = structlog.configure
+
+
+def _configure_without_cache(**settings: Any) -> None:
+    """As a service configures its logs, but no logger keeps what it was first used with.
+
+    One that did could not be captured by any later test of the same process.
+    """
+    _configure(**settings | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_without_cache
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from tests.images.dockerfile import FOLDER
 ROOT = FOLDER.parents[1]
 LOCKS = ROOT / "requirements"
 EXTRAS = {
-    "gpu-trainer": ("service", "privacy", "trainer", "ray"),
-    "gpu-serving": ("service", "privacy", "serving"),
+    "gpu-trainer": ("service", "privacy", "trainer", "http", "ray"),
+    "gpu-serving": ("service", "privacy", "serving", "http"),
 }
 SERVICES = {"gpu-trainer": "trainer", "gpu-serving": "serving"}
 HASHED = [*SERVICES, "build"]

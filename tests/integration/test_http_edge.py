@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -137,7 +136,6 @@ class TestErrors:
 
     async def test_an_unknown_error_tells_nothing_but_its_id(self, http: Running) -> None:
         http.routes.raised = RuntimeError("the database's password is swordfish")
-        structlog.reset_defaults()
         with capture_logs() as logs:
             async with http.client() as client:
                 told = await client.get("/raise")
@@ -268,7 +266,6 @@ class TestHangups:
         assert http.handled("/watched", 200) == 2
 
     async def test_one_who_leaves_in_the_midst_of_the_body_is_no_error(self, http: Running) -> None:
-        structlog.reset_defaults()
         with capture_logs() as logs:
             async with http.raw() as (_, writer):
                 writer.write(
