@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check docs reference bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos lock lock-images clean
+.PHONY: help setup demo test test-long check docs reference bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos twins lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,7 @@ check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drif
 	@$(BIN)/lint-imports
 	@tools/protos.sh lint $(BIN) $(BUF)
 	@tools/protos.sh drift $(BIN)
+	@$(BIN)/python tools/twins.py check
 	@$(BIN)/python -m tests.chart.lint
 	@$(BIN)/python tools/dashboards.py check
 	@$(BIN)/hadolint deploy/docker/*.Dockerfile
@@ -82,6 +83,9 @@ format: setup ## Format and fix what can be fixed
 
 protos: setup ## Generate the typed stubs from protos/
 	@tools/protos.sh generate $(BIN)
+
+twins: setup ## Make the synchronous clients from those for asyncio
+	@$(BIN)/python tools/twins.py generate
 
 lock: ## Resolve requirements/cpu.txt anew
 	@tools/lock.sh $(PYTHON)

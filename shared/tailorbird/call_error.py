@@ -1,4 +1,9 @@
-"""What a caller gets when a call fails: the google.rpc.Status, taken apart."""
+"""What a caller gets when a call fails: the google.rpc.Status, taken apart.
+
+Each status code has a class of its own, so that a caller can catch what it can do something about.
+They are named as the codes are, and are no relatives of the errors in `tailorbird.errors`, which
+are the services' own: import them from `tailorbird.client`.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +40,12 @@ class CallError(TailorbirdError):
     `code` is the gRPC status code; `reason` is UPPER_SNAKE and stable, or the code's name where the
     answer carries none; `violations` names the fields that are wrong, `quotas` the limits that are
     reached; `retry_after`, in seconds, is set where the service says when the same call may work.
+
+    >>> error = CallError.from_status(status_pb2.Status(code=5, message="there is none"))
+    >>> error
+    NotFound('there is none')
+    >>> print(error)
+    NOT_FOUND (NOT_FOUND): there is none
     """
 
     def __init__(
@@ -65,18 +76,21 @@ class CallError(TailorbirdError):
         again = "" if self.retry_after is None else f"; try again after {self.retry_after:g} s"
         return limits + again
 
-    @classmethod
-    def from_call(cls, error: grpc.RpcError) -> CallError:
-        """Return the error of a failed call."""
+    @staticmethod
+    def from_call(error: grpc.RpcError) -> CallError:
+        """Return the error of a failed call, as a raw stub raises it, in the class of its code."""
         call = cast("grpc.Call", error)
         status = rpc_status.from_call(call)
         if status is None:
-            return cls(call.code(), call.details() or "the call failed without a message")
-        return cls.from_status(status)
+            code = call.code()
+            return _KINDS.get(code, CallError)(
+                code, call.details() or "the call failed without a message"
+            )
+        return CallError.from_status(status)
 
-    @classmethod
-    def from_status(cls, status: status_pb2.Status) -> CallError:
-        """Return the error a status speaks of, such as the one in a FAILED job."""
+    @staticmethod
+    def from_status(status: status_pb2.Status) -> CallError:
+        """Return the error a status speaks of, such as the one in a FAILED job, by its code."""
         info = error_details_pb2.ErrorInfo()
         request = error_details_pb2.BadRequest()
         quota = error_details_pb2.QuotaFailure()
@@ -87,8 +101,9 @@ class CallError(TailorbirdError):
                 retry_after = retry.retry_delay.ToTimedelta().total_seconds()
             else:
                 detail.Unpack(info) or detail.Unpack(request) or detail.Unpack(quota)
-        return cls(
-            _code(status.code),
+        code = _code(status.code)
+        return _KINDS.get(code, CallError)(
+            code,
             status.message,
             reason=info.reason,
             violations=tuple(
@@ -102,6 +117,90 @@ class CallError(TailorbirdError):
             retry_after=retry_after,
             metadata=dict(info.metadata),
         )
+
+
+class Cancelled(CallError):
+    """The call was ended, here or by what stands between."""
+
+
+class Unknown(CallError):
+    """The call failed, and nothing is said of it."""
+
+
+class InvalidArgument(CallError):
+    """The request is wrong, whatever the state of the service; `violations` says where."""
+
+
+class DeadlineExceeded(CallError):
+    """The call's time was up before it was done."""
+
+
+class NotFound(CallError):
+    """There is no such thing, or it is not the caller's to know of."""
+
+
+class AlreadyExists(CallError):
+    """The name or request id is taken by something else."""
+
+
+class PermissionDenied(CallError):
+    """The caller is known, and may not do this."""
+
+
+class ResourceExhausted(CallError):
+    """A limit is reached, which `quotas` names; later may work."""
+
+
+class FailedPrecondition(CallError):
+    """The request is right, but not in the present state."""
+
+
+class Aborted(CallError):
+    """What was under way was ended from outside; it is not made again."""
+
+
+class OutOfRange(CallError):
+    """The request asks for what lies past an end."""
+
+
+class Unimplemented(CallError):
+    """The service has no such method: it is older, or another one."""
+
+
+class Internal(CallError):
+    """A defect of the service; `metadata` has the id that its log has."""
+
+
+class Unavailable(CallError):
+    """The service or what it needs is away; `retry_after` may say until when."""
+
+
+class DataLoss(CallError):
+    """Stored bytes are not what was written."""
+
+
+class Unauthenticated(CallError):
+    """The call carries no token, or one that is not known."""
+
+
+_KINDS: dict[grpc.StatusCode, type[CallError]] = {
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNKNOWN: Unknown,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.INTERNAL: Internal,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+}
 
 
 def _code(number: int) -> grpc.StatusCode:

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.serving.v1 import inference_service_pb2 as serving
+
+
+class ChatOptions(TypedDict, total=False):
+    """The options of `chat_request`, for those that pass them on."""
+
+    system: str
+    version: str
+    max_tokens: int | None
+    temperature: float | None
+    n: int | None
+    logprobs: int | None
+    json_schema: str | None
+    regex: str | None
+    choices: Sequence[str] | None
+    grammar: str | None
+    routing_key: str
+    min_route_generation: int
+    priority: int
 
 
 def chat_request(
@@ -32,6 +51,10 @@ def chat_request(
     `version` the last part of a version's name, to pin it. At most one of `json_schema`, `regex`,
     `choices` and `grammar` says what the answer must look like; InvalidArgument for more. What is
     None is left to the service.
+
+    >>> request = chat_request("tenants/acme/adapters/support", "Where is it?", max_tokens=20)
+    >>> request.sampling.max_tokens
+    20
     """
     structures = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
     given = {name: value for name, value in structures.items() if value is not None}
@@ -80,6 +103,11 @@ def feedback_request(
 
     `version` and `route_generation` are the answer's own. `correction` is what should have been
     said, "" if nobody says.
+
+    >>> version = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+    >>> from tailorbird.serving.v1.inference_service_pb2 import RATING_GOOD
+    >>> feedback_request(version, "Where is it?", "Here.", rating=RATING_GOOD).answer.text
+    'Here.'
     """
     messages = [serving.Message(role=serving.ROLE_USER, content=text)]
     if system:

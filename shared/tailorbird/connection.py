@@ -1,33 +1,21 @@
-"""A client's channel to one service: how it is opened, who it says it is, how its calls fail."""
+"""A client's connection to one service, for threads; the one for asyncio is in `tailorbird.aio`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import grpc
 
-from tailorbird import metadata
-from tailorbird.address import is_local_target
+from tailorbird import channel, metadata
 from tailorbird.call_error import CallError
-from tailorbird.errors import InvalidArgument
+from tailorbird.retry import RETRIES, Attempts
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-Metadata = tuple[tuple[str, str], ...]
-TIMEOUT = 60.0
-"""Seconds that a call may take."""
-# For proxies that hash, and for inference gateways that cannot parse our messages.
-_MODEL_METADATA = (metadata.ADAPTER, metadata.MODEL_REWRITE)
-# gRPC would make a call again that a closing server did not take. In 1.85 that may never end, not
-# even by the call's deadline: we do it instead, once.
-_OPTIONS = (("grpc.enable_retries", 0),)
-# What gRPC says of a call that a server's last word left out of those it took (RFC 9113, 6.8).
-_NOT_TAKEN = "Stream removed (GOAWAY received"
-# Longer than every name; gRPC gives all of a call's metadata 8 kB.
-_MAX_MODEL_CHARS = 256
+Item = TypeVar("Item")
 
 
 class _PagedRequest(Protocol):
@@ -44,71 +32,104 @@ Page = TypeVar("Page", bound=_Page)
 
 
 class Connection:
-    """A channel and what every call on it carries.
-
-    TLS that trusts `root_certificates` (PEM; None: gRPC's own), unless the address is loopback or
-    `plaintext` is set.
-    """
+    """A channel and what every call on it carries; `retries` is how often a call is made again."""
 
     def __init__(
         self,
         address: str,
-        token: str | None,
-        root_certificates: bytes | None,
-        plaintext: bool,
+        token: str | None = None,
+        root_certificates: bytes | None = None,
+        plaintext: bool = False,
+        retries: int = RETRIES,
     ) -> None:
-        if token and not _sendable(token):
-            raise InvalidArgument("token", "only printable ASCII can be sent")
-        if not address.strip():
-            raise InvalidArgument("address", "it is empty; host:port is needed")
-        self._token = token
-        if root_certificates is None and (plaintext or is_local_target(address)):
-            self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        channel.check(address, token)
+        self._retries = retries
+        options = channel.options(address)
+        secured = channel.credentials(address, root_certificates, plaintext)
+        if secured is None:
+            self._opened = grpc.insecure_channel(address, options)
         else:
-            self.channel = grpc.secure_channel(
-                address, grpc.ssl_channel_credentials(root_certificates), options=_OPTIONS
-            )
+            self._opened = grpc.secure_channel(address, secured, options)
+        carried = channel.caller_metadata(token)
+        self.channel = cast("grpc.Channel", channel.Carrying(self._opened, carried))
+
+    def close(self) -> None:
+        """Close the channel; calls in flight end as cancelled."""
+        self._opened.close()
 
     def call(
         self,
         method: grpc.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         *,
-        timeout: float | None = TIMEOUT,
+        timeout: float | None = channel.TIMEOUT,
         model: str = "",
+        again: bool = False,
     ) -> Response:
-        """Make one call, of `model` if any; CallError if it fails."""
-        carried = self._metadata(model)
-        try:
-            with call_errors():
-                return method(request, timeout=timeout, metadata=carried)
-        except CallError as error:
-            if not _was_not_taken(error):
-                raise
-        with call_errors():
-            return method(request, timeout=timeout, metadata=carried)
+        """Make one call, of `model` if any; CallError if it fails.
+
+        `again`: made twice, it says and does the same, and may be made again.
+        """
+        attempts = Attempts(timeout, again=again, retries=self._retries)
+        carried = channel.model_metadata(model)
+        while True:
+            try:
+                with call_errors():
+                    return method(request, timeout=attempts.deadline.left(), metadata=carried)
+            except CallError as error:
+                pause = attempts.pause(error)
+                if pause is None:
+                    raise
+            self.sleep(pause)
 
     def upload(
         self,
         method: grpc.StreamUnaryMultiCallable[Request, Response],
-        requests: Iterator[Request],
+        requests: Iterable[Request],
         *,
         timeout: float | None = None,
     ) -> Response:
-        """Send a stream of requests; CallError if the call fails."""
-        with call_errors():
-            return method(requests, timeout=timeout, metadata=self._metadata())
+        """Send requests, which are drawn on a thread of gRPC's; CallError if the call fails.
+
+        What drawing them raises is raised here, and nothing is stored then.
+        """
+        failures: list[Exception] = []
+
+        def told() -> Iterator[Request]:
+            try:
+                yield from requests
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        try:
+            with call_errors():
+                return method(told(), timeout=timeout)
+        except CallError:
+            if failures:
+                raise failures[0] from None
+            raise
 
     def pages(
         self, method: grpc.UnaryUnaryMultiCallable[PagedRequest, Page], request: PagedRequest
     ) -> Iterator[Page]:
         """Yield a listing's pages, each fetched when it is asked for; CallError if a call fails."""
         while True:
-            page = self.call(method, request)
+            page = self.call(method, request, again=True)
             yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def items(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[PagedRequest, Page],
+        request: PagedRequest,
+        of: Callable[[Page], Iterable[Item]],
+    ) -> Iterator[Item]:
+        """Yield what is on a listing's pages."""
+        for page in self.pages(method, request):
+            yield from of(page)
 
     def stream(
         self,
@@ -118,14 +139,17 @@ class Connection:
         timeout: float | None = None,
         model: str = "",
         heard: Callable[[], None] | None = None,
-    ) -> Generator[Response, None, None]:
+    ) -> Generator[Response]:
         """Yield a call's responses; CallError if it fails. Closing it ends the call.
 
         `heard` is called when the service says that it watches, before the first response.
         """
-        for is_last in (False, True):
-            taken = is_last
-            call = method(request, timeout=timeout, metadata=self._metadata(model))
+        attempts = Attempts(timeout, again=False)
+        while True:
+            taken = False
+            call = method(
+                request, timeout=attempts.deadline.left(), metadata=channel.model_metadata(model)
+            )
             try:
                 with call_errors():
                     if heard is not None and metadata.WATCHING in dict(call.initial_metadata()):
@@ -135,32 +159,14 @@ class Connection:
                         yield response
                 return
             except CallError as error:
-                if taken or not _was_not_taken(error):
+                if taken or attempts.pause(error) is None:
                     raise
             finally:
                 call.cancel()
 
-    def _metadata(self, model: str = "") -> Metadata:
-        """Return what a call carries: who calls, and the model that a proxy or gateway may go by.
-
-        So an adapter's requests meet where its weights are. What gRPC cannot send is no name: it is
-        left out, and the service says what is wrong with it.
-        """
-        carried: Metadata = ()
-        if self._token:
-            carried += (("authorization", f"Bearer {self._token}"),)
-        if model and len(model) <= _MAX_MODEL_CHARS and _sendable(model):
-            carried += tuple((key, model) for key in _MODEL_METADATA)
-        return carried
-
-
-def _sendable(value: str) -> bool:
-    return value.isascii() and value.isprintable()
-
-
-def _was_not_taken(error: CallError) -> bool:
-    """Tell whether the server closed before it took the call: no service has seen it."""
-    return error.code is grpc.StatusCode.UNAVAILABLE and error.message.startswith(_NOT_TAKEN)
+    def sleep(self, seconds: float) -> None:
+        """Let time pass between two calls."""
+        time.sleep(seconds)
 
 
 @contextmanager

@@ -1,16 +1,19 @@
+# Made by tools/twins.py from aio/serving_client.py, with `make twins`: change that file instead.
 """Serving's client: see `tailorbird.client`."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, Unpack
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters
 from tailorbird.adapters.v1.adapter_service_pb2_grpc import AdapterServiceStub
+from tailorbird.chat_request import ChatOptions, chat_request
 from tailorbird.connection import Connection
+from tailorbird.retry import RETRIES
 from tailorbird.serving.v1 import inference_service_pb2 as serving
 from tailorbird.serving.v1.inference_service_pb2_grpc import InferenceServiceStub
 
@@ -23,7 +26,13 @@ class ServingClient:
     """Serving: generations, and the adapters that answer them. Arguments as for TrainerClient.
 
     A generation is never sent twice: the first one may have been answered, or have been the cause
-    of the failure.
+    of the failure. `stub` and `adapter_stub` are the generated ones, for whatever is not here:
+    their calls carry the token.
+
+    >>> from tailorbird.client import ServingClient
+    >>> with ServingClient(address, "a token") as serving:
+    ...     print(serving.generate_text("tenants/acme/adapters/support", "Hello?"))
+    Good morning.
     """
 
     def __init__(
@@ -33,10 +42,11 @@ class ServingClient:
         *,
         root_certificates: bytes | None = None,
         plaintext: bool = False,
+        retries: int = RETRIES,
     ) -> None:
-        self._connection = Connection(address, token, root_certificates, plaintext)
-        self._inference = InferenceServiceStub(self._connection.channel)
-        self._adapters = AdapterServiceStub(self._connection.channel)
+        self._connection = Connection(address, token, root_certificates, plaintext, retries)
+        self.stub = InferenceServiceStub(self._connection.channel)
+        self.adapter_stub = AdapterServiceStub(self._connection.channel)
 
     def __enter__(self) -> Self:
         return self
@@ -45,85 +55,199 @@ class ServingClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls in flight end as cancelled."""
-        self._connection.channel.close()
+        """Close the channel; calls in flight end as cancelled.
+
+        >>> serving.close()
+        """
+        self._connection.close()
 
     def generate(
-        self, request: serving.GenerateRequest, *, timeout: float | None = None
+        self,
+        request: serving.GenerateRequest,
+        *,
+        timeout: float | None = None,
     ) -> serving.GenerateResponse:
-        """Generate, and return when done."""
+        """Generate, and return when done; see `chat_request`.
+
+        >>> from tailorbird.client import chat_request
+        >>> request = chat_request("tenants/acme/adapters/support", "Hello?", temperature=0)
+        >>> response = serving.generate(request)
+        >>> response.text, response.version.rpartition("/")[2]
+        ('Good morning.', '20261122T100000-job-1')
+        """
         return self._connection.call(
-            self._inference.Generate, request, timeout=timeout, model=_model(request)
+            self.stub.Generate, request, timeout=timeout, model=_model(request)
         )
 
     def stream_generate(
-        self, request: serving.GenerateRequest, *, timeout: float | None = None
-    ) -> Generator[serving.StreamGenerateResponse, None, None]:
+        self,
+        request: serving.GenerateRequest,
+        *,
+        timeout: float | None = None,
+    ) -> Generator[serving.StreamGenerateResponse]:
         """Yield an answer as it comes; the last piece has a finish_reason.
 
         Closing it ends the generation.
+
+        >>> from tailorbird.client import chat_request
+        >>> request = chat_request("tenants/acme/adapters/support", "Hello?", temperature=0)
+        >>> for piece in serving.stream_generate(request):
+        ...     print(repr(piece.text), piece.usage.completion_tokens)
+        'Good ' 0
+        'morning.' 0
+        '' 2
         """
         return self._connection.stream(
-            self._inference.StreamGenerate,
+            self.stub.StreamGenerate,
             serving.StreamGenerateRequest(request=request),
             timeout=timeout,
             model=_model(request),
         )
 
+    def generate_text(
+        self,
+        model: str,
+        text: str,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> str:
+        """Ask `model` one thing and return what it says; the options are those of `chat_request`.
+
+        >>> adapter = "tenants/acme/adapters/support"
+        >>> serving.generate_text(adapter, "Hello?", temperature=0, max_tokens=20)
+        'Good morning.'
+        """
+        response = self.generate(chat_request(model, text, **options), timeout=timeout)
+        return response.text
+
+    def stream_text(
+        self,
+        model: str,
+        text: str,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Generator[str]:
+        """Ask `model` one thing and yield what it says as it comes. Closing it ends the generation.
+
+        >>> pieces = serving.stream_text("tenants/acme/adapters/support", "Hello?", temperature=0)
+        >>> [piece for piece in pieces]
+        ['Good ', 'morning.']
+        """
+        answer = self.stream_generate(chat_request(model, text, **options), timeout=timeout)
+        with closing(answer) as pieces:
+            for piece in pieces:
+                if piece.text:
+                    yield piece.text
+
     def record_feedback(
-        self, request: serving.RecordFeedbackRequest, *, timeout: float | None = 60.0
+        self,
+        request: serving.RecordFeedbackRequest,
+        *,
+        timeout: float | None = 60.0,
     ) -> serving.RecordFeedbackResponse:
         """Keep an answer for a later training; see `feedback_request`.
 
         Without a request id the request gets one, which it keeps: sent again, it is one record.
+
+        >>> from tailorbird.client import feedback_request
+        >>> version = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+        >>> request = feedback_request(version, "Where is it?", "Here.", correction="On its way.")
+        >>> response = serving.record_feedback(request)
+        >>> dict(response.redactions)
+        {'email': 2}
         """
         request.request_id = request.request_id or uuid.uuid4().hex
         model = request.version.partition("/versions/")[0]
         return self._connection.call(
-            self._inference.RecordFeedback, request, timeout=timeout, model=model
+            self.stub.RecordFeedback, request, timeout=timeout, model=model, again=True
         )
 
     def list_adapters(self, parent: str) -> Iterator[adapters.Adapter]:
-        """Yield a tenant's adapters by name; pages are fetched as they are needed."""
+        """Yield a tenant's adapters by name; pages are fetched as they are needed.
+
+        >>> [adapter.name for adapter in serving.list_adapters("tenants/acme")]
+        ['tenants/acme/adapters/support']
+        """
         request = adapters.ListAdaptersRequest(parent=parent)
-        for page in self._connection.pages(self._adapters.ListAdapters, request):
-            yield from page.adapters
+        return self._connection.items(
+            self.adapter_stub.ListAdapters, request, lambda page: page.adapters
+        )
 
     def get_adapter(self, name: str) -> adapters.Adapter:
-        """Return one adapter, with its route."""
+        """Return one adapter, with its route.
+
+        >>> adapter = serving.get_adapter("tenants/acme/adapters/support")
+        >>> adapter.route.generation
+        3
+        """
         request = adapters.GetAdapterRequest(name=name)
-        return self._connection.call(self._adapters.GetAdapter, request).adapter
+        response = self._connection.call(self.adapter_stub.GetAdapter, request, again=True)
+        return response.adapter
 
     def list_versions(self, parent: str) -> Iterator[adapters.Version]:
-        """Yield an adapter's versions, newest first; pages are fetched as they are needed."""
+        """Yield an adapter's versions, newest first; pages are fetched as they are needed.
+
+        >>> versions = serving.list_versions("tenants/acme/adapters/support")
+        >>> [version.rank for version in versions]
+        [16, 16]
+        """
         request = adapters.ListVersionsRequest(parent=parent)
-        for page in self._connection.pages(self._adapters.ListVersions, request):
-            yield from page.versions
+        return self._connection.items(
+            self.adapter_stub.ListVersions, request, lambda page: page.versions
+        )
 
     def get_version(self, name: str) -> adapters.Version:
-        """Return one version: what it is, where it came from, how it did."""
+        """Return one version: what it is, where it came from, how it did.
+
+        >>> name = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+        >>> version = serving.get_version(name)
+        >>> version.judgement.primary_metric
+        'exact_match'
+        """
         request = adapters.GetVersionRequest(name=name)
-        return self._connection.call(self._adapters.GetVersion, request).version
+        response = self._connection.call(self.adapter_stub.GetVersion, request, again=True)
+        return response.version
 
     def get_version_report(self, name: str, *, json: bool = False) -> bytes:
-        """Return a version's report: the page for people in UTF-8, or the JSON for programs."""
+        """Return a version's report: the page for people in UTF-8, or the JSON for programs.
+
+        >>> name = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+        >>> serving.get_version_report(name, json=True)
+        b'{"best_step": 7}'
+        """
         kind = adapters.GetVersionReportRequest
         request = kind(name=name, format=kind.FORMAT_JSON if json else kind.FORMAT_HTML)
-        return self._connection.call(self._adapters.GetVersionReport, request).content
+        response = self._connection.call(self.adapter_stub.GetVersionReport, request, again=True)
+        return response.content
 
     def promote(self, version: str) -> adapters.Route:
-        """Route an adapter to one of its versions, named in full."""
+        """Route an adapter to one of its versions, named in full.
+
+        >>> version = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+        >>> route = serving.promote(version)
+        >>> route.version == version
+        True
+        """
         request = adapters.PromoteRequest(name=version)
-        return self._connection.call(
-            self._adapters.Promote, request, timeout=_PROMOTION_TIMEOUT
-        ).route
+        response = self._connection.call(
+            self.adapter_stub.Promote, request, timeout=_PROMOTION_TIMEOUT
+        )
+        return response.route
 
     def rollback(self, adapter: str, to_version: str = "") -> adapters.Route:
-        """Route an adapter back to `to_version`, or to the version that was routed before."""
+        """Route an adapter back to `to_version`, or to the version that was routed before.
+
+        >>> route = serving.rollback("tenants/acme/adapters/support")
+        >>> route.version.rpartition("/")[2]
+        '20261121T100000-job-1'
+        """
         request = adapters.RollbackRequest(name=adapter, to_version=to_version)
-        return self._connection.call(
-            self._adapters.Rollback, request, timeout=_PROMOTION_TIMEOUT
-        ).route
+        response = self._connection.call(
+            self.adapter_stub.Rollback, request, timeout=_PROMOTION_TIMEOUT
+        )
+        return response.route
 
     def set_route(
         self, adapter: str, versions: Mapping[str, int], *, expected_generation: int = 0
@@ -131,6 +255,12 @@ class ServingClient:
         """Route an adapter to versions, named in full, each with its weight.
 
         With `expected_generation` only if the newest route has that generation.
+
+        >>> adapter = "tenants/acme/adapters/support"
+        >>> weights = {f"{adapter}/versions/new": 10, f"{adapter}/versions/old": 90}
+        >>> route = serving.set_route(adapter, weights)
+        >>> [routed.weight for routed in route.versions]
+        [10, 90]
         """
         request = adapters.SetRouteRequest(
             name=adapter,
@@ -140,26 +270,46 @@ class ServingClient:
             ],
             expected_generation=expected_generation,
         )
-        return self._connection.call(
-            self._adapters.SetRoute, request, timeout=_PROMOTION_TIMEOUT
-        ).route
+        response = self._connection.call(
+            self.adapter_stub.SetRoute, request, timeout=_PROMOTION_TIMEOUT
+        )
+        return response.route
 
     def warm_version(self, version: str, *, pin: bool | None = None) -> adapters.ResidentVersion:
-        """Load a version ahead of its traffic; `pin` says whether it keeps its slot without any."""
+        """Load a version ahead of its traffic; `pin` says whether it keeps its slot without any.
+
+        >>> version = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+        >>> held = serving.warm_version(version, pin=True)
+        >>> held.pinned
+        True
+        """
         request = adapters.WarmVersionRequest(name=version, pin=pin)
-        return self._connection.call(
-            self._adapters.WarmVersion, request, timeout=_PROMOTION_TIMEOUT
-        ).resident
+        response = self._connection.call(
+            self.adapter_stub.WarmVersion, request, timeout=_PROMOTION_TIMEOUT
+        )
+        return response.resident
 
     def delete_version(self, version: str) -> adapters.Version:
-        """Delete a version that no route leads to."""
+        """Delete a version that no route leads to.
+
+        >>> version = "tenants/acme/adapters/support/versions/20261122T100000-job-1"
+        >>> deleted = serving.delete_version(version)
+        >>> deleted.HasField("delete_time")
+        True
+        """
         request = adapters.DeleteVersionRequest(name=version)
-        return self._connection.call(self._adapters.DeleteVersion, request).version
+        response = self._connection.call(self.adapter_stub.DeleteVersion, request)
+        return response.version
 
     def import_adapter(self, adapter: str, source: Path | str) -> adapters.Version:
         """Make a PEFT adapter a version: the files of a folder here, or of a URI there.
 
         Raises OSError if a file cannot be read.
+
+        >>> adapter = "tenants/acme/adapters/support"
+        >>> version = serving.import_adapter(adapter, "s3://bucket/adapter")
+        >>> version.rank
+        8
         """
         uri = source if isinstance(source, str) else ""
         header = adapters.ImportAdapterRequest.Import(adapter=adapter, uri=uri)
@@ -167,18 +317,31 @@ class ServingClient:
             files = {}
             if isinstance(source, Path):
                 files = {name: stack.enter_context((source / name).open("rb")) for name in _FILES}
-            return self._connection.upload(
-                self._adapters.ImportAdapter, _import(header, files), timeout=_PROMOTION_TIMEOUT
-            ).version
+            response = self._connection.upload(
+                self.adapter_stub.ImportAdapter,
+                _import(header, files),
+                timeout=_PROMOTION_TIMEOUT,
+            )
+            return response.version
 
     def list_residency(self, parent: str) -> Iterator[adapters.ListResidencyResponse]:
-        """Yield pages of what a replica holds of a tenant's versions; each names its replica."""
+        """Yield pages of what a replica holds of a tenant's versions; each names its replica.
+
+        >>> [page.replica for page in serving.list_residency("tenants/acme")]
+        ['serving-0', 'serving-0']
+        """
         request = adapters.ListResidencyRequest(parent=parent)
-        yield from self._connection.pages(self._adapters.ListResidency, request)
+        return self._connection.pages(self.adapter_stub.ListResidency, request)
 
     def server_info(self) -> serving.GetServerInfoResponse:
-        """Return what this replica serves."""
-        return self._connection.call(self._inference.GetServerInfo, serving.GetServerInfoRequest())
+        """Return what this replica serves.
+
+        >>> info = serving.server_info()
+        >>> info.base_model
+        'demo'
+        """
+        request = serving.GetServerInfoRequest()
+        return self._connection.call(self.stub.GetServerInfo, request, again=True)
 
 
 def _model(request: serving.GenerateRequest) -> str:

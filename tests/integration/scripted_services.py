@@ -41,6 +41,8 @@ class Script:
         self.metadata: list[dict[str, str]] = []
         self.requests: list[Any] = []
         self.error: TailorbirdError | None = None
+        self.errors: list[TailorbirdError] = []
+        """What the next calls fail with, one each."""
         self.events: list[job_pb2.JobEvent] = []
         self.breaks_after: list[int] = []
         """Sequences after which WatchJob breaks off, each once."""
@@ -84,6 +86,8 @@ class Script:
     def heard(self, request: Any, context: Context) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
+        if self.errors:
+            fail(context, self.errors.pop(0))
         if self.error is not None:
             fail(context, self.error)
 
@@ -196,6 +200,10 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         self, request: tuning_pb.GetJobRequest, context: Context
     ) -> tuning_pb.GetJobResponse:
         self.script.heard(request, context)
+        if request.name.endswith("/done"):
+            done = job_pb2.JOB_STATE_SUCCEEDED
+            job = job_pb2.Job(name=request.name, state=done, version=VERSIONS[0])
+            return tuning_pb.GetJobResponse(job=job)
         return tuning_pb.GetJobResponse(job=self.script.job)
 
     def ListJobs(

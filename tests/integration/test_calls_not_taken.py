@@ -14,8 +14,9 @@ from contextlib import suppress
 import grpc
 import pytest
 
-from tailorbird.client import CallError, ServingClient, chat_request
+from tailorbird.client import AsyncServingClient, CallError, ServingClient, chat_request
 from tailorbird.errors import Unavailable
+from tests.integration.blocking import blocking
 from tests.integration.scripted_services import ADAPTER, Script
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -103,11 +104,20 @@ def answer(address: str) -> str:
 
 def stream(address: str) -> str:
     with ServingClient(address) as serving:
-        chunks = serving.stream_generate(chat_request(ADAPTER, "hello"))
-        return "".join(chunk.text for chunk in chunks)
+        return "".join(serving.stream_text(ADAPTER, "hello"))
 
 
-CALLS = pytest.mark.parametrize("call", [answer, stream])
+def answer_in_a_loop(address: str) -> str:
+    with blocking(lambda: AsyncServingClient(address)) as serving:
+        return str(serving.generate_text(ADAPTER, "hello"))
+
+
+def stream_in_a_loop(address: str) -> str:
+    with blocking(lambda: AsyncServingClient(address)) as serving:
+        return "".join(serving.stream_text(ADAPTER, "hello"))
+
+
+CALLS = pytest.mark.parametrize("call", [answer, stream, answer_in_a_loop, stream_in_a_loop])
 
 
 @CALLS

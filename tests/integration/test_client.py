@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tailorbird import errors
 from tailorbird.client import (
+    AsyncServingClient,
+    AsyncTrainerClient,
     CallError,
     FieldViolation,
     QuotaViolation,
@@ -26,6 +29,7 @@ from tailorbird.client import (
 )
 from tailorbird.serving.v1 import inference_service_pb2 as serving_pb
 from tailorbird.tuning.v1 import job_pb2
+from tests.integration.blocking import blocking
 from tests.integration.scripted_services import (
     ADAPTER,
     VERSIONS,
@@ -37,16 +41,28 @@ from tests.integration.scripted_services import (
 JOB = "tenants/acme/jobs/one"
 
 
-@pytest.fixture
-def trainer(port: int) -> Iterator[TrainerClient]:
-    with TrainerClient(f"localhost:{port}", "secret") as client:
-        yield client
+@pytest.fixture(params=["threads", "asyncio"])
+def trainer(port: int, request: pytest.FixtureRequest) -> Iterator[TrainerClient]:
+    """Either client: they are twins."""
+    address = f"localhost:{port}"
+    if request.param == "threads":
+        with TrainerClient(address, "secret") as client:
+            yield client
+    else:
+        with blocking(lambda: AsyncTrainerClient(address, "secret")) as twin:
+            yield cast("TrainerClient", twin)
 
 
-@pytest.fixture
-def serving(port: int) -> Iterator[ServingClient]:
-    with ServingClient(f"localhost:{port}", "secret") as client:
-        yield client
+@pytest.fixture(params=["threads", "asyncio"])
+def serving(port: int, request: pytest.FixtureRequest) -> Iterator[ServingClient]:
+    """Either client: they are twins."""
+    address = f"localhost:{port}"
+    if request.param == "threads":
+        with ServingClient(address, "secret") as client:
+            yield client
+    else:
+        with blocking(lambda: AsyncServingClient(address, "secret")) as twin:
+            yield cast("ServingClient", twin)
 
 
 def test_an_upload_is_sent_in_chunks_with_its_size(
@@ -209,16 +225,13 @@ class Hours:
         self.now += 600
         return self.now
 
-    def sleep(self, seconds: float) -> None:
-        assert seconds <= 5
-
 
 @pytest.mark.parametrize("quiet", [0, 6])
 def test_patience_is_with_each_absence(
     trainer: TrainerClient, script: Script, monkeypatch: pytest.MonkeyPatch, quiet: int
 ) -> None:
     """A job may be silent for hours between two restarts of its trainer, and before the first."""
-    monkeypatch.setattr("tailorbird.trainer_client.time", Hours())
+    monkeypatch.setattr("tailorbird.absence.time", Hours())
     script.events = a_job_that_succeeds()
     script.quiet_breaks, script.breaks_after = quiet, [2, 4, 6]
     assert [event.sequence for event in trainer.watch_job(JOB)] == list(range(1, 10))

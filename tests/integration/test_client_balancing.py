@@ -7,29 +7,18 @@ while, can be stopped without a call being lost or made again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
 
+from tailorbird.client import AsyncServingClient
 from tailorbird.rpc.server import RpcServer
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tailorbird.serving.v1 import inference_service_pb2_grpc as pb_grpc
 
 SERVICE = "tailorbird.serving.v1.InferenceService"
-CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": SERVICE},
-}
-OPTIONS = (
-    ("grpc.service_config", json.dumps(CONFIG)),
-    # Not even a call that no server has seen is made again.
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 100),
-)
 DELAY = 1.0
 
 
@@ -92,8 +81,9 @@ class Callers:
 async def test_one_server_after_the_other_is_replaced_and_no_call_is_lost() -> None:
     first, second = await Replica("first").start(), await Replica("second").start()
     target = f"ipv4:127.0.0.1:{first.server.port},127.0.0.1:{second.server.port}"
-    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
-        callers = Callers(pb_grpc.InferenceServiceStub(channel))
+    # Not even a call that no server has seen is made again: the stub is the generated one.
+    async with AsyncServingClient(target, plaintext=True) as client:
+        callers = Callers(client.stub)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(callers.call()) for _ in range(8)]
             await callers.until("first", "second")

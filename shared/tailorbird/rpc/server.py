@@ -23,7 +23,11 @@ _log = structlog.get_logger(__name__)
 
 # Behind a headless Service, clients find new replicas only when they reconnect.
 _MAX_CONNECTION_AGE_MS = 15 * 60 * 1000
+# Clients ask each half minute whether a silent watch still has its connection; gRPC's own minimum
+# of five minutes would end theirs.
+MIN_PING_SECONDS = 10
 _OPTIONS = (
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_SECONDS * 1000),
     ("grpc.max_connection_age_ms", _MAX_CONNECTION_AGE_MS),
     ("grpc.max_connection_age_grace_ms", 10 * 60 * 1000),
     ("grpc.so_reuseport", 0),

@@ -1,0 +1,164 @@
+"""A client's connection to one service, for asyncio; `tailorbird.connection` is for threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TypeVar, cast
+
+import grpc
+
+from tailorbird import channel, metadata
+from tailorbird.call_error import CallError
+from tailorbird.connection import Page, PagedRequest, call_errors
+from tailorbird.retry import RETRIES, Attempts
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Item = TypeVar("Item")
+
+
+class AsyncConnection:
+    """A channel and what every call on it carries; `retries` is how often a call is made again."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        root_certificates: bytes | None = None,
+        plaintext: bool = False,
+        retries: int = RETRIES,
+    ) -> None:
+        channel.check(address, token)
+        self._retries = retries
+        options = channel.options(address)
+        secured = channel.credentials(address, root_certificates, plaintext)
+        if secured is None:
+            self._opened = grpc.aio.insecure_channel(address, options)
+        else:
+            self._opened = grpc.aio.secure_channel(address, secured, options)
+        carried = channel.caller_metadata(token)
+        self.channel = cast("grpc.aio.Channel", channel.Carrying(self._opened, carried))
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight end as cancelled."""
+        await self._opened.close()
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = channel.TIMEOUT,  # noqa: ASYNC109 - the call's own deadline
+        model: str = "",
+        again: bool = False,
+    ) -> Response:
+        """Make one call, of `model` if any; CallError if it fails.
+
+        `again`: made twice, it says and does the same, and may be made again.
+        """
+        attempts = Attempts(timeout, again=again, retries=self._retries)
+        carried = channel.model_metadata(model)
+        while True:
+            try:
+                with call_errors():
+                    return await method(
+                        request, timeout=attempts.deadline.left(), metadata=_metadata(carried)
+                    )
+            except CallError as error:
+                pause = attempts.pause(error)
+                if pause is None:
+                    raise
+            await self.sleep(pause)
+
+    async def upload(
+        self,
+        method: grpc.aio.StreamUnaryMultiCallable[Request, Response],
+        requests: Iterable[Request],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's own deadline
+    ) -> Response:
+        """Send requests, which are drawn on another thread; CallError if the call fails.
+
+        What drawing them raises is raised here, and nothing is stored then.
+        """
+        drawn = iter(requests)
+        call = method(timeout=timeout)
+        try:
+            with call_errors():
+                # A call that has failed takes no more of them; it says why when it is awaited.
+                with suppress(asyncio.InvalidStateError, grpc.RpcError):
+                    while (request := await asyncio.to_thread(_next, drawn)) is not None:
+                        await call.write(request)
+                    await call.done_writing()
+                return await call
+        finally:
+            call.cancel()
+
+    async def pages(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[PagedRequest, Page], request: PagedRequest
+    ) -> AsyncIterator[Page]:
+        """Yield a listing's pages, each fetched when it is asked for; CallError if a call fails."""
+        while True:
+            page = await self.call(method, request, again=True)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def items(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[PagedRequest, Page],
+        request: PagedRequest,
+        of: Callable[[Page], Iterable[Item]],
+    ) -> AsyncIterator[Item]:
+        """Yield what is on a listing's pages."""
+        async for page in self.pages(method, request):
+            for item in of(page):
+                yield item
+
+    async def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's own deadline
+        model: str = "",
+        heard: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[Response]:
+        """Yield a call's responses; CallError if it fails. Closing it ends the call.
+
+        `heard` is called when the service says that it watches, before the first response.
+        """
+        attempts = Attempts(timeout, again=False)
+        carried = channel.model_metadata(model)
+        while True:
+            taken = False
+            call = method(request, timeout=attempts.deadline.left(), metadata=_metadata(carried))
+            try:
+                with call_errors():
+                    begun = await call.initial_metadata()
+                    if heard is not None and begun.get(metadata.WATCHING):
+                        heard()
+                    async for response in call:
+                        taken = True
+                        yield response
+                return
+            except CallError as error:
+                if taken or attempts.pause(error) is None:
+                    raise
+            finally:
+                call.cancel()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass between two calls."""
+        await asyncio.sleep(seconds)
+
+
+def _next(requests: Iterator[Request]) -> Request | None:
+    return next(requests, None)
+
+
+def _metadata(carried: channel.Metadata) -> grpc.aio.Metadata:
+    return grpc.aio.Metadata(*carried)

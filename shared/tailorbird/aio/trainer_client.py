@@ -1,0 +1,344 @@
+"""The trainer's client: see `tailorbird.client`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Self
+
+import grpc
+
+from tailorbird.absence import Absence, is_away
+from tailorbird.aio.connection import AsyncConnection
+from tailorbird.aio.trainer_data import AsyncTrainerData
+from tailorbird.call_error import CallError, Unavailable
+from tailorbird.channel import TIMEOUT
+from tailorbird.job_end import JobFailed, is_terminal
+from tailorbird.retry import RETRIES, Deadline
+from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
+from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
+
+_CHECK_TIMEOUT = 3600.0
+"""All of the data is read, after that of others: the trainer gives up before."""
+
+
+class AsyncTrainerClient(AsyncTrainerData):
+    """The trainer: datasets and fine-tuning jobs.
+
+    `address` is host:port, or `dns:///host:port` for replicas that the client balances between. The
+    channel is TLS, trusting `root_certificates` (PEM; None: gRPC's own), unless the address is
+    loopback or `plaintext` is set. `retries` is how often a call that may be made again is, where
+    the trainer is UNAVAILABLE.
+
+    >>> from tailorbird.client import AsyncTrainerClient
+    >>> async with AsyncTrainerClient(address, "a token") as trainer:
+    ...     print((await trainer.trainer_info()).device)
+    cpu
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        root_certificates: bytes | None = None,
+        plaintext: bool = False,
+        retries: int = RETRIES,
+    ) -> None:
+        super().__init__(AsyncConnection(address, token, root_certificates, plaintext, retries))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight end as cancelled.
+
+        >>> await trainer.close()
+        """
+        await self._connection.close()
+
+    async def create_job(
+        self,
+        parent: str,
+        spec: job_pb2.JobSpec,
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+        warned: Callable[[dataset_pb2.DataWarning], None] | None = None,
+        checked: Callable[[preflight_pb2.Preflight], None] | None = None,
+    ) -> job_pb2.Job:
+        """Ask for a job. The same `request_id` again returns the job that exists.
+
+        Datasets may be URIs; the call then lasts until they are read.
+
+        `warned` hears of each fault in the data that does not keep the job from being made, and
+        `checked` with `validate_only` of what the job would do with it.
+
+        >>> from tailorbird.tuning.v1.job_pb2 import JobSpec
+        >>> data = "tenants/acme/datasets/greetings"
+        >>> spec = JobSpec(training_dataset=data, adapter="tenants/acme/adapters/support")
+        >>> job = await trainer.create_job("tenants/acme", spec)
+        >>> job.name
+        'tenants/acme/jobs/one'
+        """
+        request = tuning.CreateJobRequest(
+            parent=parent,
+            job=job_pb2.Job(spec=spec),
+            job_id=job_id,
+            request_id=_request_id(request_id, validate_only=validate_only),
+            validate_only=validate_only,
+        )
+        response = await self._connection.call(
+            self.stub.CreateJob,
+            request,
+            timeout=_patience(spec, validate_only=validate_only),
+            again=True,
+        )
+        _tell(response, warned, checked)
+        return response.job
+
+    async def get_job(self, name: str) -> job_pb2.Job:
+        """Return one job.
+
+        >>> job = await trainer.get_job("tenants/acme/jobs/one")
+        >>> is_terminal(job.state)
+        False
+        """
+        request = tuning.GetJobRequest(name=name)
+        response = await self._connection.call(self.stub.GetJob, request, again=True)
+        return response.job
+
+    def list_jobs(
+        self,
+        parent: str,
+        *,
+        state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_UNSPECIFIED,
+        adapter: str = "",
+    ) -> AsyncIterator[job_pb2.Job]:
+        """Yield a tenant's jobs, newest first; pages are fetched as they are needed.
+
+        >>> names = [job.name async for job in trainer.list_jobs("tenants/acme")]
+        >>> len(names)
+        6
+        """
+        request = tuning.ListJobsRequest(parent=parent, state=state, adapter=adapter)
+        return self._connection.items(self.stub.ListJobs, request, lambda page: page.jobs)
+
+    async def cancel_job(self, name: str) -> job_pb2.Job:
+        """Ask for a job to be stopped.
+
+        >>> job = await trainer.cancel_job("tenants/acme/jobs/one")
+        """
+        request = tuning.CancelJobRequest(name=name)
+        response = await self._connection.call(self.stub.CancelJob, request, again=True)
+        return response.job
+
+    async def pause_job(self, name: str) -> job_pb2.Job:
+        """Ask for a job to be held back until it is resumed.
+
+        >>> job = await trainer.pause_job("tenants/acme/jobs/one")
+        """
+        request = tuning.PauseJobRequest(name=name)
+        response = await self._connection.call(self.stub.PauseJob, request, again=True)
+        return response.job
+
+    async def resume_job(self, name: str) -> job_pb2.Job:
+        """Let a paused job go on.
+
+        >>> job = await trainer.resume_job("tenants/acme/jobs/one")
+        """
+        request = tuning.ResumeJobRequest(name=name)
+        response = await self._connection.call(self.stub.ResumeJob, request, again=True)
+        return response.job
+
+    async def delete_job(self, name: str) -> None:
+        """Delete a job that has ended, with its history; the version that it published stays.
+
+        >>> await trainer.delete_job("tenants/acme/jobs/one")
+        """
+        await self._connection.call(self.stub.DeleteJob, tuning.DeleteJobRequest(name=name))
+
+    async def watch_job(
+        self,
+        name: str,
+        after_sequence: int = 0,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's own deadline
+        patience: float = 900.0,
+        lost: Callable[[CallError, float], None] | None = None,
+        back: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[job_pb2.JobEvent]:
+        """Yield a job's events, those of the past first, up to the one that ends it.
+
+        A connection that breaks is made again after the last event seen, so that none is missed
+        and none comes twice; CallError when no trainer answers for `patience` seconds. The default
+        covers a trainer that moves to another machine and reads a large base there. After `timeout`
+        seconds in all it is DeadlineExceeded.
+
+        `lost` hears of each attempt that failed, and for how many seconds it is still tried again;
+        `back` of the first answer after that. Both are called by whoever takes the events.
+
+        >>> async for event in trainer.watch_job("tenants/acme/jobs/one"):
+        ...     if event.HasField("evaluation"):
+        ...         print(event.evaluation.step, event.evaluation.validation_loss)
+        4 0.25
+        """
+        absence, deadline = Absence(patience, back), Deadline(timeout)
+        while True:
+            request = tuning.WatchJobRequest(name=name, after_sequence=after_sequence)
+            watch = self._connection.stream(
+                self.stub.WatchJob, request, timeout=deadline.left(), heard=absence.is_over
+            )
+            try:
+                async with aclosing(watch) as responses:
+                    async for response in responses:
+                        after_sequence = response.event.sequence
+                        absence.is_over()
+                        yield response.event
+                        if is_terminal(response.event.state_changed.state):
+                            return
+                return
+            except CallError as error:
+                if not is_away(error) or (left := absence.left()) < 0:
+                    raise
+                if lost is not None:
+                    lost(error, left)
+            delay, remaining = absence.delay(), deadline.left()
+            await self._connection.sleep(delay if remaining is None else min(delay, remaining))
+
+    async def wait_for_job(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the call's own deadline
+        patience: float = 900.0,
+        heard: Callable[[job_pb2.JobEvent], None] | None = None,
+        lost: Callable[[CallError, float], None] | None = None,
+        back: Callable[[], None] | None = None,
+    ) -> job_pb2.Job:
+        """Return a job when it has succeeded; JobFailed when it has failed or was cancelled.
+
+        A job that is paused is waited for: it may be resumed. `heard` is told each of its events;
+        the rest is as `watch_job` has it.
+
+        >>> job = await trainer.wait_for_job("tenants/acme/jobs/done")
+        >>> job.version.rpartition("/")[2]
+        '20261122T100000-job-1'
+        """
+        events = self.watch_job(name, timeout=timeout, patience=patience, lost=lost, back=back)
+        async for event in events:
+            if heard is not None:
+                heard(event)
+        job = await self.get_job(name)
+        if job.state == job_pb2.JOB_STATE_SUCCEEDED:
+            return job
+        if is_terminal(job.state):
+            raise JobFailed.of(job)
+        state = job_pb2.JobState.Name(job.state)
+        raise Unavailable(
+            grpc.StatusCode.UNAVAILABLE, f"the trainer tells no more of {name}, which is {state}"
+        )
+
+    async def create_sweep(
+        self,
+        parent: str,
+        sweep: sweep_pb2.Sweep,
+        *,
+        sweep_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+        warned: Callable[[dataset_pb2.DataWarning], None] | None = None,
+        checked: Callable[[preflight_pb2.Preflight], None] | None = None,
+    ) -> sweep_pb2.Sweep:
+        """Ask for a sweep. The same `request_id` again returns the sweep that exists.
+
+        `warned` and `checked` are as `create_job` has them.
+
+        >>> from tailorbird.tuning.v1.sweep_pb2 import Sweep
+        >>> sweep = await trainer.create_sweep("tenants/acme", Sweep())
+        >>> sweep.job
+        'tenants/acme/jobs/rates'
+        """
+        request = tuning.CreateSweepRequest(
+            parent=parent,
+            sweep=sweep,
+            sweep_id=sweep_id,
+            request_id=_request_id(request_id, validate_only=validate_only),
+            validate_only=validate_only,
+        )
+        response = await self._connection.call(
+            self.stub.CreateSweep,
+            request,
+            timeout=_patience(sweep.spec, validate_only=validate_only),
+            again=True,
+        )
+        _tell(response, warned, checked)
+        return response.sweep
+
+    async def get_sweep(self, name: str) -> sweep_pb2.Sweep:
+        """Return one sweep with its trials' figures; its job's events say when they change.
+
+        >>> sweep = await trainer.get_sweep("tenants/acme/sweeps/rates")
+        """
+        request = tuning.GetSweepRequest(name=name)
+        response = await self._connection.call(self.stub.GetSweep, request, again=True)
+        return response.sweep
+
+    def list_sweeps(self, parent: str) -> AsyncIterator[sweep_pb2.Sweep]:
+        """Yield a tenant's sweeps, newest first; pages are fetched as they are needed.
+
+        >>> names = [sweep.name async for sweep in trainer.list_sweeps("tenants/acme")]
+        """
+        request = tuning.ListSweepsRequest(parent=parent)
+        return self._connection.items(self.stub.ListSweeps, request, lambda page: page.sweeps)
+
+    async def cancel_sweep(self, name: str) -> sweep_pb2.Sweep:
+        """Ask for a sweep to be stopped with all its trials.
+
+        >>> sweep = await trainer.cancel_sweep("tenants/acme/sweeps/rates")
+        """
+        request = tuning.CancelSweepRequest(name=name)
+        response = await self._connection.call(self.stub.CancelSweep, request, again=True)
+        return response.sweep
+
+    async def trainer_info(self) -> tuning.GetTrainerInfoResponse:
+        """Return what this trainer offers.
+
+        >>> info = await trainer.trainer_info()
+        >>> [base.name for base in info.base_models]
+        ['demo']
+        """
+        request = tuning.GetTrainerInfoRequest()
+        return await self._connection.call(self.stub.GetTrainerInfo, request, again=True)
+
+
+def _request_id(given: str, *, validate_only: bool) -> str:
+    """Return an id by which the trainer knows the same request when it comes again."""
+    return given or ("" if validate_only else uuid.uuid4().hex)
+
+
+def _patience(spec: job_pb2.JobSpec, *, validate_only: bool) -> float | None:
+    """Return the seconds that it may take to accept a specification; None: no limit.
+
+    Data that is named by a URI is read first.
+    """
+    if "://" in spec.training_dataset + spec.validation_dataset:
+        return None
+    return _CHECK_TIMEOUT if validate_only else TIMEOUT
+
+
+def _tell(
+    response: tuning.CreateJobResponse | tuning.CreateSweepResponse,
+    warned: Callable[[dataset_pb2.DataWarning], None] | None,
+    checked: Callable[[preflight_pb2.Preflight], None] | None,
+) -> None:
+    if warned is not None:
+        for warning in response.warnings:
+            warned(warning)
+    if checked is not None and response.HasField("preflight"):
+        checked(response.preflight)
