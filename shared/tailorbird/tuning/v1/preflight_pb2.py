@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from tailorbird.tuning.v1 import job_pb2 as tailorbird_dot_tuning_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tailorbird/tuning/v1/preflight.proto\x12\x14tailorbird.tuning.v1\x1a\x1etailorbird/tuning/v1/job.proto\"\xdb\x04\n\tPreflight\x12=\n\x08training\x18\x01 \x01(\x0b\x32+.tailorbird.tuning.v1.Preflight.CheckedData\x12?\n\nvalidation\x18\x02 \x01(\x0b\x32+.tailorbird.tuning.v1.Preflight.CheckedData\x12\x10\n\x08held_out\x18\x03 \x01(\x08\x12>\n\x0fhyperparameters\x18\x04 \x01(\x0b\x32%.tailorbird.tuning.v1.Hyperparameters\x12=\n\x07reasons\x18\x05 \x03(\x0b\x32,.tailorbird.tuning.v1.Preflight.ReasonsEntry\x12\x13\n\x0btotal_steps\x18\x06 \x01(\x03\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xb7\x01\n\x0b\x43heckedData\x12\x31\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32 .tailorbird.tuning.v1.DataReport\x12\x19\n\x11too_long_fraction\x18\x02 \x01(\x01\x12\x0e\n\x06median\x18\x03 \x01(\x03\x12\x0f\n\x07longest\x18\x04 \x01(\x03\x12\x39\n\x07lengths\x18\x05 \x03(\x0b\x32(.tailorbird.tuning.v1.Preflight.TokenBin\x1a>\n\x08TokenBin\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x03\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x03\x12\x11\n\tsequences\x18\x03 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tailorbird/tuning/v1/preflight.proto\x12\x14tailorbird.tuning.v1\x1a\x1etailorbird/tuning/v1/job.proto\"\xdb\x04\n\tPreflight\x12=\n\x08training\x18\x01 \x01(\x0b\x32+.tailorbird.tuning.v1.Preflight.CheckedData\x12?\n\nvalidation\x18\x02 \x01(\x0b\x32+.tailorbird.tuning.v1.Preflight.CheckedData\x12\x10\n\x08held_out\x18\x03 \x01(\x08\x12>\n\x0fhyperparameters\x18\x04 \x01(\x0b\x32%.tailorbird.tuning.v1.Hyperparameters\x12=\n\x07reasons\x18\x05 \x03(\x0b\x32,.tailorbird.tuning.v1.Preflight.ReasonsEntry\x12\x13\n\x0btotal_steps\x18\x06 \x01(\x03\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\xb7\x01\n\x0b\x43heckedData\x12\x31\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32 .tailorbird.tuning.v1.DataReport\x12\x19\n\x11too_long_fraction\x18\x02 \x01(\x01\x12\x0e\n\x06median\x18\x03 \x01(\x03\x12\x0f\n\x07longest\x18\x04 \x01(\x03\x12\x39\n\x07lengths\x18\x05 \x03(\x0b\x32(.tailorbird.tuning.v1.Preflight.TokenBin\x1a>\n\x08TokenBin\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x03\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x03\x12\x11\n\tsequences\x18\x03 \x01(\x03\x42\x62\n\x18\x63om.tailorbird.tuning.v1B\x0ePreflightProtoP\x01Z\x1dtailorbird/tuning/v1;tuningv1\xaa\x02\x14Tailorbird.Tuning.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tailorbird.tuning.v1.preflight_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\030com.tailorbird.tuning.v1B\016PreflightProtoP\001Z\035tailorbird/tuning/v1;tuningv1\252\002\024Tailorbird.Tuning.V1'
   _globals['_PREFLIGHT_REASONSENTRY']._loaded_options = None
   _globals['_PREFLIGHT_REASONSENTRY']._serialized_options = b'8\001'
   _globals['_PREFLIGHT']._serialized_start=95
