@@ -5,9 +5,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE := $(VENV)/node_modules/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check docs reference bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos twins lock lock-images clean
+.PHONY: help setup demo test test-long check docs reference bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos protos-dist twins lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,13 +26,13 @@ $(VENV)/.system: $(STAMP)
 demo: $(STAMP) ## Two datasets become two served adapters, and a retrained one is swapped in under load
 	@$(BIN)/python -m examples.demo
 
-test: setup ## Every test but the long ones
+test: setup $(NODE) ## Every test but the long ones
 	@$(BIN)/python -m pytest -m "not long"
 
-test-long: setup ## The long tests
+test-long: setup $(NODE) ## The long tests
 	@$(BIN)/python -m pytest -m long
 
-check: setup $(BUF) ## Format, lint, types, import directions, protos, stub drift, chart, Dockerfiles, docs and links
+check: setup $(NODE) ## Format, lint, types, import directions, protos, stub drift, chart, Dockerfiles, docs and links
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -84,6 +85,9 @@ format: setup ## Format and fix what can be fixed
 protos: setup ## Generate the typed stubs from protos/
 	@tools/protos.sh generate $(BIN)
 
+protos-dist: setup ## Pack the protos for other languages: build/tailorbird-protos-VERSION.tar.gz
+	@$(BIN)/python tools/protos_dist.py build
+
 twins: setup ## Make the synchronous clients from those for asyncio
 	@$(BIN)/python tools/twins.py generate
 
@@ -96,6 +100,7 @@ lock-images: setup ## Make the images' locks from requirements/cpu.txt and the p
 clean: ## Remove the virtual environment and the demo's data
 	@rm -rf $(VENV) build .demo
 
-$(BUF): $(STAMP)
-	@npm install --silent --no-audit --no-fund --no-save --prefix $(VENV) @bufbuild/buf@1.75.0
+# One command for all of them: npm takes away what the last one did not name.
+$(NODE): requirements/node.txt $(STAMP)
+	@npm install --silent --no-audit --no-fund --no-save --prefix $(VENV) $$(cat requirements/node.txt)
 	@touch $@

@@ -57,12 +57,12 @@ def wire(port: int) -> Iterator[Wire]:
 
 def pieces(address: str) -> Iterator[str]:
     with client.ServingClient(address) as serving:
-        yield from serving.stream_text(ADAPTER, "hello")
+        yield from serving.stream_text(ADAPTER, "hello", timeout=25)
 
 
 def pieces_in_a_loop(address: str) -> Iterator[str]:
     with blocking(lambda: client.AsyncServingClient(address)) as serving:
-        yield from serving.stream_text(ADAPTER, "hello")
+        yield from serving.stream_text(ADAPTER, "hello", timeout=25)
 
 
 @pytest.mark.parametrize("read", [pieces, pieces_in_a_loop])
