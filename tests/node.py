@@ -12,5 +12,8 @@ def node_modules() -> Path:
     """Return the folder; TAILORBIRD_NODE_MODULES names another one."""
     named = os.environ.get("TAILORBIRD_NODE_MODULES")
     folder = Path(named) if named else ROOT / ".venv" / "node_modules"
-    assert folder.is_dir(), f"{folder} is not there: `make test` installs it, which needs npm"
+    missing = [
+        name for name in ("@grpc/grpc-js", "@grpc/proto-loader") if not (folder / name).is_dir()
+    ]
+    assert not missing, f"{folder} lacks {missing}: `make test` installs them, which needs npm"
     return folder

@@ -84,7 +84,7 @@ class Connection:
 
     def upload(
         self,
-        method: grpc.StreamUnaryMultiCallable[Request, Response],
+        method: Callable[[grpc.Channel], grpc.StreamUnaryMultiCallable[Request, Response]],
         requests: Iterable[Request],
         *,
         timeout: float | None = None,
@@ -94,17 +94,9 @@ class Connection:
         What drawing them raises is raised here, and nothing is stored then.
         """
         failures: list[Exception] = []
-
-        def told() -> Iterator[Request]:
-            try:
-                yield from requests
-            except Exception as error:
-                failures.append(error)
-                raise
-
         try:
             with call_errors():
-                return method(told(), timeout=timeout)
+                return method(self.channel)(noting(requests, failures), timeout=timeout)
         except CallError:
             if failures:
                 raise failures[0] from None
@@ -167,6 +159,15 @@ class Connection:
     def sleep(self, seconds: float) -> None:
         """Let time pass between two calls."""
         time.sleep(seconds)
+
+
+def noting(requests: Iterable[Request], failures: list[Exception]) -> Iterator[Request]:
+    """Yield requests, and keep what drawing them raises: gRPC says only that something was."""
+    try:
+        yield from requests
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 @contextmanager

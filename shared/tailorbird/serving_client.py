@@ -318,7 +318,7 @@ class ServingClient:
             if isinstance(source, Path):
                 files = {name: stack.enter_context((source / name).open("rb")) for name in _FILES}
             response = self._connection.upload(
-                self.adapter_stub.ImportAdapter,
+                lambda opened: AdapterServiceStub(opened).ImportAdapter,
                 _import(header, files),
                 timeout=_PROMOTION_TIMEOUT,
             )

@@ -64,7 +64,8 @@ class TrainerData:
                 personal_data=personal_data,
             )
             response = self._connection.upload(
-                self.stub.UploadDataset, _requests(header, chunks, sent)
+                lambda opened: TuningServiceStub(opened).UploadDataset,
+                _requests(header, chunks, sent),
             )
             return response.dataset
 

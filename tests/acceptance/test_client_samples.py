@@ -15,6 +15,7 @@ from tests.node import ROOT, node_modules
 from tools.protos_dist import files
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_both_samples_fine_tune_and_are_answered(tmp_path: Path) -> None:
     for name, data in files().items():

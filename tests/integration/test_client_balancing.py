@@ -99,3 +99,16 @@ async def test_one_server_after_the_other_is_replaced_and_no_call_is_lost() -> N
                 task.cancel()
         await third.server.stop(0)
     assert callers.failures == []
+
+
+async def test_a_replica_that_says_it_is_not_serving_gets_no_calls() -> None:
+    ready, starting = await Replica("ready").start(), await Replica("starting").start()
+    await starting.server.set_ready(False)
+    target = f"ipv4:127.0.0.1:{starting.server.port},127.0.0.1:{ready.server.port}"
+    async with AsyncServingClient(target, plaintext=True) as client:
+        answers = [await client.generate(pb.GenerateRequest()) for _ in range(6)]
+        assert {answer.text for answer in answers} == {"ready"}
+        await starting.server.set_ready(True)
+        while (await client.generate(pb.GenerateRequest())).text != "starting":
+            pass
+    await asyncio.gather(ready.server.stop(0), starting.server.stop(0))

@@ -229,7 +229,10 @@ async def test_a_task_that_is_cancelled_ends_its_generation(port: int, script: S
 
 
 def test_a_message_that_no_service_takes_is_refused_here(port: int, script: Script) -> None:
-    with ServingClient(f"localhost:{port}") as one, pytest.raises(client.ResourceExhausted):
+    with (
+        ServingClient(f"localhost:{port}") as one,
+        pytest.raises(client.ResourceExhausted, match="Sent message larger"),
+    ):
         one.generate_text(ADAPTER, "x" * (channel.SENT_BYTES + 1))
     assert script.requests == []
 

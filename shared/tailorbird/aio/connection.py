@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar, cast
 
 import grpc
 
 from tailorbird import channel, metadata
 from tailorbird.call_error import CallError
-from tailorbird.connection import Page, PagedRequest, call_errors
+from tailorbird.connection import Connection, Page, PagedRequest, call_errors, noting
 from tailorbird.retry import RETRIES, Attempts
 
 Request = TypeVar("Request")
@@ -32,6 +33,8 @@ class AsyncConnection:
     ) -> None:
         channel.check(address, token)
         self._retries = retries
+        self._for_threads = partial(Connection, address, token, root_certificates, plaintext)
+        self._uploads: Connection | None = None
         options = channel.options(address)
         secured = channel.credentials(address, root_certificates, plaintext)
         if secured is None:
@@ -44,6 +47,8 @@ class AsyncConnection:
     async def close(self) -> None:
         """Close the channel; calls in flight end as cancelled."""
         await self._opened.close()
+        if self._uploads is not None:
+            self._uploads.close()
 
     async def call(
         self,
@@ -74,25 +79,39 @@ class AsyncConnection:
 
     async def upload(
         self,
-        method: grpc.aio.StreamUnaryMultiCallable[Request, Response],
+        method: Callable[[grpc.Channel], grpc.StreamUnaryMultiCallable[Request, Response]],
         requests: Iterable[Request],
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the call's own deadline
     ) -> Response:
-        """Send requests, which are drawn on another thread; CallError if the call fails.
+        """Send requests, which are drawn on a thread of gRPC's; CallError if the call fails.
 
         What drawing them raises is raised here, and nothing is stored then.
+
+        The call is one of gRPC's for threads: in 1.85 one for asyncio that its service ends while
+        it is written to fails as INTERNAL, now and then, whatever the service said.
         """
-        drawn = iter(requests)
-        call = method(timeout=timeout)
+        if self._uploads is None:
+            self._uploads = self._for_threads()
+        failures: list[Exception] = []
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake(_: object) -> None:
+            # A loop that is closed waits for nothing.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(done.set)
+
+        sent = noting(requests, failures)
+        call = method(self._uploads.channel).future(sent, timeout=timeout)
+        call.add_done_callback(wake)
         try:
+            await done.wait()
             with call_errors():
-                # A call that has failed takes no more of them; it says why when it is awaited.
-                with suppress(asyncio.InvalidStateError, grpc.RpcError):
-                    while (request := await asyncio.to_thread(_next, drawn)) is not None:
-                        await call.write(request)
-                    await call.done_writing()
-                return await call
+                return call.result()
+        except CallError:
+            if failures:
+                raise failures[0] from None
+            raise
         finally:
             call.cancel()
 
@@ -154,10 +173,6 @@ class AsyncConnection:
     async def sleep(self, seconds: float) -> None:
         """Let time pass between two calls."""
         await asyncio.sleep(seconds)
-
-
-def _next(requests: Iterator[Request]) -> Request | None:
-    return next(requests, None)
 
 
 def _metadata(carried: channel.Metadata) -> grpc.aio.Metadata:

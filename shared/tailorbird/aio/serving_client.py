@@ -321,7 +321,7 @@ class AsyncServingClient:
             if isinstance(source, Path):
                 files = {name: stack.enter_context((source / name).open("rb")) for name in _FILES}
             response = await self._connection.upload(
-                self.adapter_stub.ImportAdapter,
+                lambda opened: AdapterServiceStub(opened).ImportAdapter,
                 _import(header, files),
                 timeout=_PROMOTION_TIMEOUT,
             )

@@ -63,7 +63,8 @@ class AsyncTrainerData:
                 personal_data=personal_data,
             )
             response = await self._connection.upload(
-                self.stub.UploadDataset, _requests(header, chunks, sent)
+                lambda opened: TuningServiceStub(opened).UploadDataset,
+                _requests(header, chunks, sent),
             )
             return response.dataset
 
