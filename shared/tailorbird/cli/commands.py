@@ -21,6 +21,11 @@ class Commands(LazyGroup):
                 "Start the trainer and serving, and stop both on Ctrl-C.",
             ),
             Entry(
+                "console",
+                "tailorbird.cli.console:console",
+                "Show the trainer and serving to people: a web console.",
+            ),
+            Entry(
                 "info",
                 "tailorbird.cli.info:info",
                 "Show what the trainer and serving offer; fails if one does not answer.",

@@ -19,6 +19,7 @@ DATASET = dataset_pb2.Dataset(
 NASTY = ["\x1b]0;title\x07", "\x9b31m", "a\u202eb", "\u2028", "\U000e0041", "first\nsecond", "~ü"]
 # They print no message: a page, a token, a digest, an exit status, or text as it comes.
 WITHOUT = {
+    "console",
     "up",
     "generate",
     "chat",
