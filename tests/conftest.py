@@ -35,7 +35,7 @@ def _configure_without_cache(**settings: Any) -> None:
     _configure(**settings | {"cache_logger_on_first_use": False})
 
 
-structlog.configure = _configure_without_cache
+structlog.configure = _configure_without_cache  # type: ignore[assignment]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class Commands(LazyGroup):
             Entry(
                 "console",
                 "tailorbird.cli.console:console",
-                "Show the trainer and serving to people: a web console.",
+                "Start the web console, and stop it on Ctrl-C.",
             ),
             Entry(
                 "info",

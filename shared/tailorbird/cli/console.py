@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tailorbird.address import authority, reachable
 from tailorbird.cli.connect import SERVING, TRAINER, ServingOption, TrainerOption
+from tailorbird.cli.context_choice import ContextOption, fill_in
 from tailorbird.cli.output import errors
 from tailorbird.errors import FailedPrecondition
 from tailorbird.names import check_id
@@ -19,6 +20,7 @@ PORT = 8080
 
 
 def console(
+    typer_context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any.")] = PORT,
     trainer: TrainerOption = TRAINER,
@@ -65,11 +67,13 @@ def console(
             help="A proxy before the console ends TLS, and alone reaches it.",
         ),
     ] = False,
+    context: ContextOption = None,
 ) -> None:
     """Start the web console, and stop it on Ctrl-C.
 
-    It has no token of its own: each person signs in with theirs. On an address that is not
-    loopback it needs TLS, the names it is called by, and services that ask for tokens.
+    It has no token of its own, nor takes a context's: each person signs in with theirs. On an
+    address that is not loopback it needs TLS, the names it is called by, and services that ask for
+    tokens.
     """
     missing = [name for name in ("starlette", "uvicorn", "jinja2") if not _found(name)]
     if missing:
@@ -78,6 +82,18 @@ def console(
         )
     if (tls_certificate is None) is not (tls_key is None):
         raise typer.BadParameter("give --tls-certificate and --tls-key, or neither")
+    given: dict[str, Any] = {
+        "trainer": trainer,
+        "serving": serving,
+        "tenant": tenant,
+        "plaintext": plaintext,
+        "root_certificates": root_certificates,
+        "context": context,
+    }
+    fill_in(typer_context, given)
+    pem: Path | None = given.pop("root_certificates")
+    if given["tenant"]:
+        check_id("--tenant", given["tenant"])
     pair = None
     if tls_certificate is not None and tls_key is not None:
         pair = tls_certificate, tls_key
@@ -86,13 +102,7 @@ def console(
     from tailorbird.console.serve import serve
 
     config = checked(
-        Config(
-            trainer=trainer,
-            serving=serving,
-            root_certificates=root_certificates.read_bytes() if root_certificates else None,
-            plaintext=plaintext,
-            tenant=check_id("--tenant", tenant) if tenant else "",
-        ),
+        Config(root_certificates=pem.read_bytes() if pem else None, **given),
         host,
         has_certificate=pair is not None,
         behind_tls=behind_tls,

@@ -133,7 +133,7 @@ class Backend:
 
     def upload(self, requests: Iterator[tuning.UploadDatasetRequest]) -> dataset_pb2.Dataset:
         """Send a dataset's messages."""
-        return self._trainer.upload(self._tuning.UploadDataset, requests).dataset
+        return self._trainer.upload(_uploading, requests).dataset
 
     @cached_property
     def _trainer(self) -> Connection:
@@ -214,6 +214,12 @@ class Doors:
             )
         finally:
             anybody.close()
+
+
+def _uploading(
+    channel: grpc.Channel,
+) -> grpc.StreamUnaryMultiCallable[tuning.UploadDatasetRequest, tuning.UploadDatasetResponse]:
+    return TuningServiceStub(channel).UploadDataset
 
 
 def _ask_trainer(backend: Backend) -> object:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tailorbird.cli.app import app
+from tailorbird.console.config import Config
 from tailorbird.errors import InvalidArgument
 
 
@@ -30,6 +32,25 @@ def test_it_serves_until_it_is_asked_to_stop(services: str) -> None:
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+def test_it_takes_what_is_not_given_from_a_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "contexts.yaml").write_text(
+        "current: far\n"
+        "contexts: {far: {trainer: 'far:1', serving: 'near:2', tenant: acme, token: secret}}\n"
+    )
+    monkeypatch.setenv("TAILORBIRD_CONTEXTS_FILE", str(tmp_path / "contexts.yaml"))
+    served: list[Config] = []
+    monkeypatch.setattr(
+        "tailorbird.console.serve.serve", lambda config, *_others: served.append(config)
+    )
+    ran = CliRunner().invoke(app, ["console", "--serving", "given:3"])
+    assert ran.exception is None, ran.output
+    (config,) = served
+    assert (config.trainer, config.serving, config.tenant) == ("far:1", "given:3", "acme")
+    assert "secret" not in repr(config)
 
 
 @pytest.mark.parametrize(
