@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tailorbird.cli.preload import preload_environment
 from tests.certificates import Authority
-from tests.integration.up_process import Up
+from tests.integration.up_process import Up, free_ports
 
 
 def test_up_shows_where_everything_is_and_stops_both(start_up: Callable[..., Up]) -> None:
@@ -28,6 +29,67 @@ def test_up_shows_where_everything_is_and_stops_both(start_up: Callable[..., Up]
     status, stderr = up.ended()
     assert status == 0, stderr
     assert up.log("trainer") == up.log("serving") == "stopped in order\n"
+
+
+def test_openai_s_api_is_on_ports_of_their_own(start_up: Callable[..., Up]) -> None:
+    up = start_up()
+    shown = "".join(up.until_shown())
+    for service in ("trainer", "serving"):
+        port = up.ports[f"{service}-http-port"]
+        assert up.environment(service)["TAILORBIRD_HTTP_PORT"] == str(port)
+        assert f"http://127.0.0.1:{port}/v1" in shown
+
+
+def test_openai_s_api_and_the_console_can_be_left_out(start_up: Callable[..., Up]) -> None:
+    up = start_up("--trainer-http-port", "0", "--serving-http-port", "0")
+    shown = "".join(up.until_shown())
+    assert "/v1" not in shown
+    assert "console" not in shown
+    for service in ("trainer", "serving"):
+        assert up.environment(service)["TAILORBIRD_HTTP_PORT"] == "0"
+
+
+def test_the_console_is_started_and_stopped_with_the_services(
+    start_up: Callable[..., Up], tmp_path: Path
+) -> None:
+    # Of other services: whatever it says, this console calls those that `up` has started.
+    contexts = tmp_path / "contexts.yaml"
+    contexts.write_text("current: far\ncontexts: {far: {trainer: 'far:1', serving: 'far:2'}}\n")
+    (port,) = free_ports(1)
+    up = start_up("--console-port", str(port), TAILORBIRD_CONTEXTS_FILE=str(contexts))
+    assert f"console       http://127.0.0.1:{port}\n" in up.until_shown()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
+        assert answer.status == 200
+    pid = json.loads((up.data / "up.lock").read_text())["services"]["console"]
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    for service in ("trainer", "serving"):
+        address = f"127.0.0.1:{up.ports[f'{service}-port']}"
+        assert command[command.index(f"--{service}") + 1] == address
+    with ExitStack() as stack:
+        handle = os.pidfd_open(pid)
+        stack.callback(os.close, handle)
+        up.process.send_signal(signal.SIGINT)
+        _until_ended(handle)
+    status, stderr = up.ended()
+    assert status == 0, stderr
+    assert "Traceback" not in up.log("console")
+
+
+def test_a_console_that_dies_is_started_again(start_up: Callable[..., Up]) -> None:
+    (port,) = free_ports(1)
+    up = start_up("--console-port", str(port))
+    up.until_shown()
+    pid = json.loads((up.data / "up.lock").read_text())["services"]["console"]
+    os.kill(pid, signal.SIGKILL)
+    assert "console was killed by signal 9" in "".join(up.until_said("started again"))
+    assert "console is ready" in "".join(up.until_said("ready"))
+
+
+def test_a_port_that_two_would_have_is_told(start_up: Callable[..., Up]) -> None:
+    (port,) = free_ports(1)
+    up = start_up("--console-port", str(port), "--serving-http-port", str(port))
+    _, stderr = up.ended()
+    assert f"--serving-http-port and --console-port are both {port}: each needs its own" in stderr
 
 
 @pytest.mark.parametrize("within", ["file", "file/beneath", "data-with-file"])
@@ -99,10 +161,27 @@ def test_with_tls_what_up_prints_can_be_called(
     options = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
     up = start_up(*options, *(["--root-certificates", str(ca)] if names else []))
     shown = "".join(up.until_shown())
+    assert f"https://{told[0].partition(':')[0]}" in shown
     for text in told:
         assert text.format(port=up.ports["trainer-port"], ca=ca) in shown
     for service in ("trainer", "serving"):
         assert up.environment(service)["TAILORBIRD_TLS_CERTIFICATE_FILE"] == str(certificate)
+
+
+def test_with_tls_the_console_calls_by_the_name_that_is_trusted(
+    start_up: Callable[..., Up], tmp_path: Path
+) -> None:
+    authority, ca = Authority(), tmp_path / "ca.pem"
+    ca.write_bytes(authority.pem)
+    certificate, key = authority.pair(names=("localhost",)).write(tmp_path / "tls")
+    options = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    (port,) = free_ports(1)
+    up = start_up(*options, "--root-certificates", str(ca), "--console-port", str(port))
+    up.until_shown()
+    pid = json.loads((up.data / "up.lock").read_text())["services"]["console"]
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert f"localhost:{up.ports['serving-port']}" in command
+    assert command[command.index("--root-certificates") + 1] == str(ca)
 
 
 def test_tls_needs_a_key(start_up: Callable[..., Up], tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_service_that_dies_is_started_again_and_the_other_goes_on(start_up: St
     os.kill(dead, signal.SIGKILL)
     said = "".join([*up.until_said("started again"), *up.until_said("serving is ready")])
     assert "serving was killed by signal 9" in said
-    assert "it is started again in 1 s; the other one goes on" in said
+    assert "it is started again in 1 s; the rest goes on" in said
     assert up.pid("serving") != dead
     assert up.pid("trainer") == other
     up.process.send_signal(signal.SIGINT)

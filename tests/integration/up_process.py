@@ -68,10 +68,16 @@ class Up:
         self._stdout = ""
         self.ports: dict[str, int] = {}
         arguments = ["up", "--base-model", str(self.base), "--data-dir", str(self.data)]
-        options = ("trainer-port", "serving-port", "trainer-metrics-port", "serving-metrics-port")
-        for option, port in zip(options, free_ports(4), strict=True):
+        options = [
+            f"{name}-{kind}"
+            for name in ("trainer", "serving")
+            for kind in ("port", "metrics-port", "http-port")
+        ]
+        for option, port in zip(options, free_ports(6), strict=True):
             arguments += [f"--{option}", str(port)]
             self.ports[option] = port
+        if "--console-port" not in options_given:
+            arguments += ["--console-port", "0"]
         arguments += options_given
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tailorbird.cli.app", *arguments],

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -81,7 +80,7 @@ class Claim:
         if kept.get("boot") != _boot():
             return
         for name, leader in dict(kept.get("services", {})).items():
-            mark = f"TAILORBIRD_DATA_DIR={self._plan.data_dir.resolve() / name}"
+            mark = f"TAILORBIRD_DATA_DIR={self._plan.folder(name)}"
             _end_session(int(leader), mark.encode(), say, name, grace)
 
     def _write(self, text: str) -> None:
@@ -124,53 +123,42 @@ def _check_locks(plan: Plan) -> None:
                 ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Port:
-    option: str
-    number: int
-
-
 def _check_ports(plan: Plan) -> None:
-    ports = [
-        _Port("--trainer-port", plan.trainer_port),
-        _Port("--serving-port", plan.serving_port),
-        _Port("--trainer-metrics-port", plan.trainer_metrics_port),
-        _Port("--serving-metrics-port", plan.serving_metrics_port),
-    ]
     with ExitStack() as stack:
-        taken: dict[int, _Port] = {}
-        for port in ports:
-            if other := taken.get(port.number):
-                raise FailedPrecondition(
-                    f"{other.option} and {port.option} are both {port.number}: each needs its own",
-                    reason="PORT_TAKEN",
-                )
-            taken[port.number] = port
-            _listen(plan.host, port, stack)
+        taken: dict[int, str] = {}
+        for part in plan.parts:
+            for option, port in part.ports:
+                if other := taken.get(port):
+                    raise FailedPrecondition(
+                        f"{other} and {option} are both {port}: each needs its own",
+                        reason="PORT_TAKEN",
+                    )
+                taken[port] = option
+                _listen(part.host, port, option, stack)
 
 
-def _listen(host: str, port: _Port, stack: ExitStack) -> None:
+def _listen(host: str, port: int, option: str, stack: ExitStack) -> None:
     """Listen on the port, as long as `stack` is open, with a server's own options."""
     bare = host.strip("[]")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            bare, port.number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = stack.enter_context(socket.socket(family, kind, protocol))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen()
     except OSError as error:
-        where = authority(bare, port.number)
+        where = authority(bare, port)
         if error.errno == errno.EADDRINUSE:
             problem = (
-                f"port {port.number} is taken by {told_process(port_holder(port.number))}: stop "
-                f"it, or choose another with {port.option}"
+                f"port {port} is taken by {told_process(port_holder(port))}: stop "
+                f"it, or choose another with {option}"
             )
         elif error.errno == errno.EACCES:
-            problem = f"{where} needs more rights: choose a {port.option} above 1023"
+            problem = f"{where} needs more rights: choose a {option} above 1023"
         else:
-            problem = f"{where} cannot be listened on: {error.strerror} (--host, {port.option})"
+            problem = f"{where} cannot be listened on: {error.strerror} (--host, {option})"
         raise FailedPrecondition(problem, reason="PORT_TAKEN") from error
 
 

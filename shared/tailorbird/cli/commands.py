@@ -18,7 +18,7 @@ class Commands(LazyGroup):
             Entry(
                 "up",
                 "tailorbird.cli.up:up",
-                "Start the trainer and serving, and stop both on Ctrl-C.",
+                "Start the trainer, serving and the web console, and stop them on Ctrl-C.",
             ),
             Entry(
                 "console",

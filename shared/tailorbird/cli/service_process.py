@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from tailorbird.cli.log_end import readable, told_reasons
 from tailorbird.errors import TailorbirdError
 
 _LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")))
+LOOPBACK = "127.0.0.1"
 _TAIL_BYTES = 16 * 1024
 _TAIL_LINES = 12
 _MAX_EVENT = 100
@@ -28,6 +29,31 @@ class ServiceDied(TailorbirdError):
     """A service ended by itself, or was not ready in time."""
 
     default_reason = "SERVICE_DIED"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process that `up` starts: what Python is to run, and where that listens."""
+
+    name: str
+    command: tuple[str, ...]
+    host: str
+    port: int
+    """What it is there for: gRPC, or the console's pages."""
+    probes_port: int
+    """Plain HTTP, which answers /readyz."""
+    http_port: int = 0
+    """OpenAI's API; 0: none."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> Iterator[tuple[str, int]]:
+        """The ports that it listens on, each by the option of `up` that chooses it."""
+        yield f"--{self.name}-port", self.port
+        if self.probes_port != self.port:
+            yield f"--{self.name}-metrics-port", self.probes_port
+        if self.http_port:
+            yield f"--{self.name}-http-port", self.http_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +70,12 @@ class Plan:
     trainer_metrics_port: int = 9091
     serving_port: int = 50052
     serving_metrics_port: int = 9092
+    trainer_http_port: int = 0
+    serving_http_port: int = 0
+    console_port: int = 0
+    """The web console's, on loopback; 0: none."""
+    root_certificates: Path | None = None
+    """What the console trusts the services' certificate by."""
     workers: int = 1
     extra: Mapping[str, str] = field(default_factory=dict)
     """More variables, for both."""
@@ -59,15 +91,66 @@ class Plan:
         """The file a service's output goes to."""
         return self.data_dir.resolve() / "logs" / f"{name}.log"
 
-    def environment(self, name: str, port: int, metrics_port: int) -> dict[str, str]:
-        """Return the variables of one service."""
+    @property
+    def services(self) -> tuple[Part, Part]:
+        """The trainer and serving."""
+        return (
+            self._service(
+                "trainer", self.trainer_port, self.trainer_metrics_port, self.trainer_http_port
+            ),
+            self._service(
+                "serving", self.serving_port, self.serving_metrics_port, self.serving_http_port
+            ),
+        )
+
+    def console(self, host: str = "") -> Part:
+        """The web console, which calls the services by `host`, the name they are trusted by."""
+        called = host or reachable(self.host)
+        trust: tuple[str, ...] = ()
+        if self.tls is not None and self.root_certificates is not None:
+            trust = ("--root-certificates", str(self.root_certificates.absolute()))
+        return Part(
+            "console",
+            (
+                *("-m", "tailorbird.cli", "console", "--port", str(self.console_port)),
+                *("--trainer", authority(called, self.trainer_port)),
+                *("--serving", authority(called, self.serving_port)),
+                *trust,
+            ),
+            LOOPBACK,
+            self.console_port,
+            self.console_port,
+            # It calls these services, whatever the contexts of whoever started them say.
+            variables={
+                "TAILORBIRD_CONTEXTS_FILE": os.devnull,
+                "TAILORBIRD_CONTEXT": "",
+                "TAILORBIRD_ROOT_CERTIFICATES": "",
+            },
+        )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that is to be started."""
+        return (*self.services, *([self.console()] if self.console_port else []))
+
+    def folder(self, name: str) -> Path:
+        """The folder of one part. It also tells the part's processes from others'."""
+        return self.data_dir.resolve() / name
+
+    def environment(self, part: Part) -> dict[str, str]:
+        """Return the variables of one part."""
+        folder = {"TAILORBIRD_DATA_DIR": str(self.folder(part.name))}
+        more = {**self.extra, **self.own.get(part.name, {})}
+        return {**os.environ, **folder, **part.variables, **more}
+
+    def _service(self, name: str, port: int, metrics_port: int, http_port: int) -> Part:
         variables = {
-            "TAILORBIRD_DATA_DIR": str(self.data_dir.resolve() / name),
             "TAILORBIRD_OBJECT_STORE": self.store_url,
             "TAILORBIRD_BASE_MODEL": self.base_model,
             "TAILORBIRD_HOST": self.host,
             "TAILORBIRD_PORT": str(port),
             "TAILORBIRD_METRICS_PORT": str(metrics_port),
+            "TAILORBIRD_HTTP_PORT": str(http_port),
             "TAILORBIRD_WORKERS": str(self.workers),
         }
         if self.tokens_file is not None:
@@ -76,7 +159,9 @@ class Plan:
             # Not resolved: a link is moved when the pair changes.
             variables["TAILORBIRD_TLS_CERTIFICATE_FILE"] = str(self.tls[0].absolute())
             variables["TAILORBIRD_TLS_KEY_FILE"] = str(self.tls[1].absolute())
-        return {**os.environ, **variables, **self.extra, **self.own.get(name, {})}
+        return Part(
+            name, ("-m", f"{name}_svc"), self.host, port, metrics_port, http_port, variables
+        )
 
 
 class Service:
@@ -86,20 +171,18 @@ class Service:
     hears of its end, from another thread; nothing that it has started is left then.
     """
 
-    def __init__(
-        self, name: str, module: str, plan: Plan, port: int, metrics_port: int,
-        ended: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
-        self.name = name
-        self.log = plan.log(name)
-        self.host, self.port, self.metrics_port = reachable(plan.host), port, metrics_port
+    def __init__(self, part: Part, plan: Plan, ended: Callable[[], None] = lambda: None) -> None:
+        self.name = part.name
+        self.log = plan.log(part.name)
+        self.host, self.port, self.http_port = reachable(part.host), part.port, part.http_port
+        self._probes_port = part.probes_port
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             # A session of its own keeps a terminal's Ctrl-C away: services are stopped in order.
             self._process = subprocess.Popen(
-                [*_LAUNCH, str(os.getpid()), sys.executable, "-m", module],
-                env=plan.environment(name, port, metrics_port),
+                [*_LAUNCH, str(os.getpid()), sys.executable, *part.command],
+                env=plan.environment(part),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -121,7 +204,7 @@ class Service:
     @property
     def metrics_url(self) -> str:
         """Where to scrape."""
-        return f"http://{authority(self.host, self.metrics_port)}/metrics"
+        return f"http://{authority(self.host, self._probes_port)}/metrics"
 
     @property
     def exit_status(self) -> int | None:
@@ -130,7 +213,7 @@ class Service:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return the status and body of the plain HTTP port's answer; (0, "") without one."""
-        connection = http.client.HTTPConnection(self.host, self.metrics_port, timeout=5)
+        connection = http.client.HTTPConnection(self.host, self._probes_port, timeout=5)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""The two services of `up`: started, waited for, started again when one dies, stopped together."""
+"""What `up` runs: started, waited for, started again when one dies, stopped together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tailorbird.cli.service_process import Plan, Service, ServiceDied
+from tailorbird.cli.service_process import Part, Plan, Service, ServiceDied
 
 _POLL_SECONDS = 0.1
 _GRACE = 35.0
@@ -60,7 +60,9 @@ class _Kept:
 
 
 class Services:
-    """Both services, stopped in order when the block ends. Use from the main thread.
+    """Both services, and what else is kept, stopped in order when the block ends.
+
+    Use from the main thread.
 
     `started` hears of each process by its service's name and its number. When the block ends by an
     error, they have `grace_after_error` seconds to stop in order instead of `grace`.
@@ -85,24 +87,35 @@ class Services:
         self._stopping = False
 
     def __enter__(self) -> Services:
-        plan = self._plan
         try:
-            self._keep("trainer", plan.trainer_port, plan.trainer_metrics_port)
-            self._keep("serving", plan.serving_port, plan.serving_metrics_port)
+            for part in self._plan.services:
+                self.keep(part)
         except BaseException:
-            for service in self.both:
+            for service in self._all:
                 service.kill()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopping = True
-        for service in self.both:
+        for service in self._all:
             service.terminate()
         grace = self._grace if kind is None else self._grace_after_error
         deadline = time.monotonic() + grace
-        for service in self.both:
+        for service in self._all:
             service.finish(deadline)
+
+    def keep(self, part: Part) -> Service:
+        """Start a part, to be looked after like the others."""
+
+        def start() -> Service:
+            service = Service(part, self._plan, lambda: self._news.put(None))
+            self._started(part.name, service.pid)
+            return service
+
+        kept = _Kept(start, start())
+        self._kept.append(kept)
+        return kept.service
 
     @property
     def trainer(self) -> Service:
@@ -117,6 +130,10 @@ class Services:
     @property
     def both(self) -> tuple[Service, ...]:
         """The trainer and serving."""
+        return self._all[:2]
+
+    @property
+    def _all(self) -> tuple[Service, ...]:
         return tuple(kept.service for kept in self._kept)
 
     def stop(self) -> None:
@@ -125,7 +142,7 @@ class Services:
         What they have started goes with them.
         """
         if self._stopping:
-            for service in self.both:
+            for service in self._all:
                 service.kill()
         self._stopping = True
         self._news.put(None)
@@ -134,7 +151,7 @@ class Services:
         """Wait until the services take requests; False if `stop` was called first.
 
         Without an end as long as they run: a base may have to be downloaded. Raises ServiceDied if
-        either service ends.
+        any of them ends.
         """
         waiting = [kept for kept in self._kept if not services or kept.service in services]
         while waiting and not self._stopping:
@@ -147,7 +164,7 @@ class Services:
         return not self._stopping
 
     def supervise(self, told: Told) -> None:
-        """Start again what dies, until `stop` is called; the other one goes on meanwhile.
+        """Start again what dies, until `stop` is called; the others go on meanwhile.
 
         Raises ServiceDied when one has died too often in a row.
         """
@@ -193,16 +210,6 @@ class Services:
             self._news.get(timeout=seconds)
         except queue.Empty:
             return
-
-    def _keep(self, name: str, port: int, metrics_port: int) -> None:
-        def start() -> Service:
-            service = Service(
-                name, f"{name}_svc", self._plan, port, metrics_port, lambda: self._news.put(None)
-            )
-            self._started(name, service.pid)
-            return service
-
-        self._kept.append(_Kept(start, start()))
 
 
 def _is_ready(kept: _Kept, told: Told) -> bool:

@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailorbird.address import authority, is_loopback
+from tailorbird.address import is_loopback
 from tailorbird.cli.service_process import Service
 from tailorbird.cli.services import Services
 
@@ -36,10 +36,6 @@ class Trust:
             if not problem:
                 return cls(name, f"callers need --root-certificates {roots}")
         return cls("", f"callers who trust {roots} will refuse {service.address}: {problem}")
-
-    def address(self, service: Service) -> str:
-        """Return how callers name a service."""
-        return authority(self.host or service.host, service.port)
 
 
 def _problem(service: Service, name: str, roots: Path) -> str:

@@ -17,12 +17,13 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from tailorbird.address import authority
 from tailorbird.base_source import HubModel, check_base_source
 from tailorbird.cli.claim import claimed
 from tailorbird.cli.gpus import divide, serving_gpus
 from tailorbird.cli.output import errors, out, plain
 from tailorbird.cli.preload import preload_environment
-from tailorbird.cli.service_process import Plan, Service, ServiceDied
+from tailorbird.cli.service_process import LOOPBACK, Plan, Service, ServiceDied
 from tailorbird.cli.services import Services, Told
 from tailorbird.cli.trust import Trust
 from tailorbird.cli.waiting import Waiting
@@ -33,6 +34,9 @@ from tailorbird.errors import FailedPrecondition, InvalidArgument
 _ERROR_GRACE = 8.0
 # Between two lines of progress, where there is no terminal.
 _LINE_SECONDS = 30.0
+_TRAINER_HTTP, _SERVING_HTTP, _CONSOLE = 8081, 8082, 8080
+_OPENAI = "port of OpenAI's API over HTTP; 0: none."
+_HAS_HTTP = all(importlib.util.find_spec(name) for name in ("jinja2", "starlette", "uvicorn"))
 
 
 def up(
@@ -89,18 +93,40 @@ def up(
         int, typer.Option(min=1, max=65535, help="Serving's gRPC port.")
     ] = 50052,
     trainer_metrics_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="The trainer's HTTP port.")
+        int, typer.Option(min=1, max=65535, help="The trainer's port of metrics and probes.")
     ] = 9091,
     serving_metrics_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Serving's HTTP port.")
+        int, typer.Option(min=1, max=65535, help="Serving's port of metrics and probes.")
     ] = 9092,
+    trainer_http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, show_default=str(_TRAINER_HTTP), help=f"The trainer's {_OPENAI}"
+        ),
+    ] = None,
+    serving_http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, show_default=str(_SERVING_HTTP), help=f"Serving's {_OPENAI}"
+        ),
+    ] = None,
+    console_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            show_default=str(_CONSOLE),
+            help="The web console's port, on loopback; 0: none.",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=16, help="Worker processes, several jobs each.")
     ] = 1,
 ) -> None:
-    """Start the trainer and serving, and stop both on Ctrl-C.
+    """Start the trainer, serving and the web console, and stop them on Ctrl-C.
 
-    Everything is kept under the data directory: a file:// object store, SQLite, logs.
+    Everything is kept under the data directory: a file:// object store, SQLite, logs. OpenAI's API
+    and the console need the extra http; without it they are left out.
     """
     missing = [name for name in ("torch", "vllm") if importlib.util.find_spec(name) is None]
     if missing:
@@ -126,6 +152,10 @@ def up(
         trainer_metrics_port=trainer_metrics_port,
         serving_port=serving_port,
         serving_metrics_port=serving_metrics_port,
+        trainer_http_port=_http(trainer_http_port, _TRAINER_HTTP),
+        serving_http_port=_http(serving_http_port, _SERVING_HTTP),
+        console_port=_http(console_port, _CONSOLE),
+        root_certificates=root_certificates,
         workers=workers,
         own={"trainer": division.trainer, "serving": {**division.serving, **preload}},
     )
@@ -139,10 +169,21 @@ def up(
         with errors.status("starting the trainer and serving") as status:
             waiting = Waiting(source, _progress(status))
             is_up = services.until_ready(told=Told(ready=_say_ready, waits=waiting.waits))
+        trust = Trust.of(services, root_certificates) if is_up and tls else None
+        if is_up and plan.console_port:
+            console = services.keep(plan.console(trust.host if trust else ""))
+            is_up = services.until_ready(console)
         if is_up:
-            _show(plan, services, _devices(division.told, gpus), root_certificates)
+            _show(plan, services, _devices(division.told, gpus), trust)
             services.supervise(Told(ready=_say_ready, dead=_say_dead))
         errors.print("stopping")
+
+
+def _http(asked: int | None, default: int) -> int:
+    """Return the port: what is asked for, else the default if the extra http is installed."""
+    if asked is not None:
+        return asked
+    return default if _HAS_HTTP else 0
 
 
 def _checked_source(base_model: str) -> HubModel | None:
@@ -175,7 +216,7 @@ def _say_ready(service: Service, seconds: float) -> None:
 def _say_dead(death: ServiceDied, seconds: float) -> None:
     for line in death.message.splitlines():
         errors.print(Text(plain(line), style="red"), soft_wrap=True)
-    _say(f"it is started again in {seconds:g} s; the other one goes on")
+    _say(f"it is started again in {seconds:g} s; the rest goes on")
 
 
 def _progress(status: Status) -> Callable[[str], None]:
@@ -210,16 +251,20 @@ def _devices(divided: str, gpus: Sequence[str]) -> str:
     return f"{where}; the trainer on {on}: {trainer.why}"
 
 
-def _show(plan: Plan, services: Services, devices: str, authority: Path | None) -> None:
-    trust = Trust.of(services, authority) if plan.tls else None
+def _show(plan: Plan, services: Services, devices: str, trust: Trust | None) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("", "gRPC", "METRICS", "LOG"):
+    has_http = any(service.http_port for service in services.both)
+    for head in ("", "gRPC", *(["OPENAI"] if has_http else []), "METRICS", "LOG"):
         table.add_column(head, overflow="fold")
     for service in services.both:
-        address = service.address if trust is None else trust.address(service)
-        table.add_row(service.name, address, service.metrics_url, str(service.log))
+        host = service.host if trust is None else trust.host or service.host
+        base = f"http{'s' if trust else ''}://{authority(host, service.http_port)}/v1"
+        http = [base if service.http_port else "none"] if has_http else []
+        address = authority(host, service.port)
+        table.add_row(service.name, address, *http, service.metrics_url, str(service.log))
     out.print(table)
     for name, told in (
+        ("console", _console(plan)),
         ("object store", plan.store_url),
         ("base model", plan.base_model),
         ("tokens", _tokens(plan)),
@@ -229,7 +274,13 @@ def _show(plan: Plan, services: Services, devices: str, authority: Path | None) 
     ):
         if told:
             out.print(f"{name:<12}  {told}", soft_wrap=True)
-    out.print("Ctrl-C stops both")
+    out.print("Ctrl-C stops everything")
+
+
+def _console(plan: Plan) -> str:
+    if plan.console_port:
+        return f"http://{authority(LOOPBACK, plan.console_port)}"
+    return "" if _HAS_HTTP else "none, nor OpenAI's API: the extra http is not installed"
 
 
 def _tokens(plan: Plan) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from tailorbird.base_source import HubModel
 from tailorbird.cli import waiting as module
-from tailorbird.cli.service_process import Plan, Service, ServiceDied
+from tailorbird.cli.service_process import Part, Plan, Service, ServiceDied
 from tailorbird.cli.waiting import Waiting
 
 QUIET = "import signal\nsignal.pause()\n"
@@ -26,7 +26,8 @@ def service(folder: Path, code: str) -> Iterator[Service]:
     (folder / "stand_in.py").write_text(code)
     before = Path.cwd()
     os.chdir(folder)
-    one = Service("serving", "stand_in", Plan(folder / "data", "none"), 1, 1)
+    part = Part("serving", ("-m", "stand_in"), "127.0.0.1", 1, 1)
+    one = Service(part, Plan(folder / "data", "none"))
     os.chdir(before)
     yield one
     one.kill()
