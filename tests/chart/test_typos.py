@@ -36,9 +36,15 @@ OPEN = {
     "sight.podMonitor.labels",
     "sight.rules.alertLabels",
     "sight.rules.labels",
+    "console.affinity",
+    "console.nodeSelector",
+    "console.resources.limits",
+    "console.resources.requests",
     "traffic.picker.resources.limits",
     "traffic.picker.resources.requests",
     "traffic.route.annotations",
+    "console.route.annotations",
+    "console.service.annotations",
     *(
         f"{service}.{key}"
         for service in ("trainer", "serving")
@@ -68,6 +74,7 @@ OPEN_ITEMS = {
             "egress.objectStore.to",
             "egress.ray.to",
             "ingress.clients",
+            "ingress.console",
             "ingress.metrics",
         )
         for selector in ("namespaceSelector", "podSelector")
@@ -79,6 +86,7 @@ OPEN_ITEMS = {
         for service in ("trainer", "serving")
         for key in ("extraEnv", "extraVolumeMounts", "extraVolumes", "tolerations")
     ),
+    "console.tolerations[]",
     "serving.topologySpreadConstraints[]",
     "trainer.split.api.tolerations[]",
     "trainer.split.api.topologySpreadConstraints[]",

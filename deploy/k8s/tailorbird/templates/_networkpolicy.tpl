@@ -18,6 +18,11 @@ spec:
         - podSelector:
             matchLabels:
               {{- include "tailorbird.selectorLabels" (dict "root" .root "name" "test") | nindent 14 }}
+        {{- if .root.Values.console.enabled }}
+        - podSelector:
+            matchLabels:
+              {{- include "tailorbird.selectorLabels" (dict "root" .root "name" "console") | nindent 14 }}
+        {{- end }}
         {{- with $policy.ingress.clients }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

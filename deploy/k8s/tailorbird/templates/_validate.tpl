@@ -13,6 +13,7 @@ key; all that there are end the rendering together.
   (include "tailorbird.problems.scaling" . | fromYamlArray)
   (include "tailorbird.problems.split" . | fromYamlArray)
   (include "tailorbird.problems.sight" . | fromYamlArray)
+  (include "tailorbird.problems.console" . | fromYamlArray)
 -}}
 {{- range $parts -}}
 {{- $problems = concat $problems (include "tailorbird.problems.part" (merge (dict "root" $) .) | fromYamlArray) -}}
