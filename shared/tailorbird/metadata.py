@@ -1,4 +1,4 @@
-"""Names in the gRPC metadata that callers and services give each other beside their messages."""
+"""Names in the metadata, or HTTP headers, that are sent beside messages."""
 
 ADAPTER = "x-tailorbird-adapter"
 """The adapter that a request is for: proxies hash it, and a request may name it here alone."""
@@ -8,3 +8,12 @@ MODEL_REWRITE = "x-llm-d-model-name-rewrite"
 
 WATCHING = "x-tailorbird-watching"
 """In the answer of a service that has begun a watch, however long its first event takes."""
+
+TENANT = "x-tailorbird-tenant"
+"""Over HTTP: whose names a request gives short, and who uses the base model."""
+
+VERSION = "x-tailorbird-version"
+"""In an answer over HTTP: the version that gave it."""
+
+ROUTE_GENERATION = "x-tailorbird-route-generation"
+"""In an answer over HTTP: generation of the route that chose the version."""
