@@ -23,11 +23,11 @@ from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
 from tailorbird.address import authority
 from tailorbird.devices import gpu_signs
-from tailorbird.edge import open_edge
+from tailorbird.edge import Edge, open_edge
 from tailorbird.errors import StoreUnavailable
 from tailorbird.local_disk import locked_folder
 from tailorbird.personal_data.modes import Mode
-from tailorbird.rpc.server import RpcServer, stop_signal
+from tailorbird.rpc.server import stop_signal
 from tailorbird.service import or_stopped
 from tailorbird.store_check import check_store
 
@@ -51,7 +51,7 @@ async def serve(settings: ServingSettings) -> int:
         stack.enter_context(locked_folder(folder, "lock"))
         edge = open_edge(settings, registry, _SERVICES, stack)
         server = edge.server
-        starting = _started(settings, server, registry, folder, stack)
+        starting = _started(settings, edge, registry, folder, stack)
         parts = await or_stopped(starting, stop, _exit_now)
         await edge.start()
         # Its calls find the engine: what is warm is warm before anybody is sent here.
@@ -85,7 +85,7 @@ async def serve(settings: ServingSettings) -> int:
 
 async def _started(
     settings: ServingSettings,
-    server: RpcServer,
+    edge: Edge,
     registry: CollectorRegistry,
     folder: Path,
     stack: AsyncExitStack,
@@ -124,10 +124,10 @@ async def _started(
     from serving_svc.parts import Parts
 
     parts = Parts(
-        settings, base, plan, engine, start_engine, server.set_ready, metrics, folder, redactor
+        settings, base, plan, engine, start_engine, edge.server.set_ready, metrics, folder, redactor
     )
     await parts.open(stack)
-    parts.serve(server)
+    parts.serve(edge)
     return parts
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -41,13 +42,13 @@ from serving_svc.generation.warming import Warmer
 from serving_svc.metrics import ServingMetrics
 from serving_svc.settings import ServingSettings
 from tailorbird.adapters.v1 import adapter_service_pb2_grpc as adapters_grpc
+from tailorbird.edge import Edge
 from tailorbird.errors import StoreUnavailable, TailorbirdError
 from tailorbird.feedback import FeedbackStore
 from tailorbird.names import AdapterName, VersionName
 from tailorbird.object_store import open_store
 from tailorbird.profile import ServingProfile, write_profile
 from tailorbird.registry import AdapterRegistry
-from tailorbird.rpc.server import RpcServer
 from tailorbird.serving.v1 import inference_service_pb2_grpc as inference_grpc
 
 _log = structlog.get_logger(__name__)
@@ -170,8 +171,9 @@ class Parts:
         hot = await self._hot.to_warm(self.disk, self._refusals, self._plan.adapter_slots)
         await self._restore([version for version in (*named, *hot) if version is not None])
 
-    def serve(self, server: RpcServer) -> None:
-        """Add the services to `server`."""
+    def serve(self, edge: Edge) -> None:
+        """Add the services to `edge`."""
+        server = edge.server
         generations = Generations(
             self.supervisor, self.router, self.disk, self._structures, self._metrics, self._limits
         )
@@ -202,6 +204,17 @@ class Parts:
             AdapterServicer(adapters, residents, self._importer, self._settings.replica),
             server.grpc,
         )
+        if edge.http is not None:
+            # The extra `http` is there, then.
+            from serving_svc.http.convert_request import Served
+            from serving_svc.http.models import Models
+            from serving_svc.http.routes import OpenAiRoutes
+
+            limits, base = self._limits, self.profile.base_model
+            models = Models(adapters, base, limits.max_model_len, datetime.now(UTC))
+            served = Served(base, limits.vocab_size, limits.max_model_len)
+            patience = self._settings.stream_stall_timeout
+            edge.http.add(OpenAiRoutes(generations, models, served, reader_patience=patience).all())
 
     def _cache(self) -> tuple[float, int, int]:
         return self._engine.kv_cache_usage, *self._engine.kv_cache_blocks

@@ -18,9 +18,8 @@ from tailorbird.errors import (
     NotFound,
     TailorbirdError,
     Unauthenticated,
-    Unavailable,
 )
-from tailorbird.http.exchange import GONE, Exchange
+from tailorbird.http.exchange import GONE, Exchange, shutting_down
 from tailorbird.rpc.auth import LOCAL_CALLER, Caller, TokenVerifier, set_current_caller
 
 _NO_PATH, _NO_METHOD = 404, 405
@@ -81,9 +80,7 @@ class HttpApp:
             await self._router(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             # Nobody but the server's end cancels a request.
-            await exchange.refuse(
-                Unavailable("this server is shutting down", reason="SHUTTING_DOWN")
-            )
+            await exchange.refuse(shutting_down())
         except HTTPException as error:
             await exchange.refuse(_of_starlette(error, scope))
         except Exception as error:

@@ -13,7 +13,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import TailorbirdError, Unavailable
 from tailorbird.http.errors import ErrorAnswer, error_answer
 
 _log = structlog.get_logger(__name__)
@@ -24,6 +24,8 @@ GONE = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _LINGER_SECONDS = 15.0
 _KEY = "tailorbird.exchange"
+ABORT = "tailorbird.abort"
+"""In a request's scope: ends its connection at once."""
 
 
 class Exchange:
@@ -121,6 +123,10 @@ class Exchange:
             )
         return answer
 
+    def cut(self) -> None:
+        """End the connection at once, with what it was not read of: its reader takes nothing."""
+        self._scope[ABORT]()
+
     async def refuse(self, error: BaseException) -> None:
         """Answer with an error, if nothing was answered before and somebody is there to hear it."""
         if isinstance(error, ClientDisconnect):
@@ -153,6 +159,11 @@ class Exchange:
                     if message["type"] == "http.disconnect":
                         return
                     self._read = not message.get("more_body")
+
+
+def shutting_down() -> Unavailable:
+    """Return what the callers of requests are told that the server's end cuts short."""
+    return Unavailable("this server is shutting down", reason="SHUTTING_DOWN")
 
 
 def _has_body(headers: Mapping[bytes, bytes]) -> bool:

@@ -9,6 +9,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from tailorbird.http.exchange import ABORT
+
 _MAX_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 30.0
 
@@ -34,6 +36,7 @@ class BoundedHeads(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
         self._await_head()
         self._head_bytes = 0
 

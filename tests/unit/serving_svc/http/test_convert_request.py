@@ -1,0 +1,392 @@
+"""OpenAI's JSON, as what is generated: each field honoured, or refused by its name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from serving_svc.generation.model import Chat, Structure, Text, TokenIds
+from serving_svc.http.convert_request import Asked, Served, read_chat, read_completion
+from tailorbird.errors import InvalidArgument, NotFound
+from tailorbird.rpc.auth import LOCAL_CALLER, Caller
+
+SERVED = Served("demo-base", vocab_size=100, max_prompt_tokens=50)
+ACME = Caller("acme", frozenset({"acme"}))
+MODEL = "tenants/acme/adapters/support"
+VERSION = f"{MODEL}/versions/20261122T100000-job-1"
+HELLO = [{"role": "user", "content": "Hello"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells it.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+def chat(caller: Caller = ACME, headers: dict[str, str] | None = None, **fields: Any) -> Asked:
+    body = {"model": MODEL, "messages": HELLO} | fields
+    return read_chat(body, headers or {}, caller, SERVED)
+
+
+def complete(**fields: Any) -> Asked:
+    return read_completion({"model": MODEL, "prompt": "Hello"} | fields, {}, ACME, SERVED)
+
+
+def said(caught: pytest.ExceptionInfo[InvalidArgument]) -> tuple[str, str]:
+    return caught.value.field, caught.value.description
+
+
+class TestModels:
+    @pytest.mark.parametrize(
+        ("model", "adapter", "version"),
+        [
+            (MODEL, MODEL, None),
+            (VERSION, MODEL, VERSION),
+            ("support", MODEL, None),
+            (VERSION.removeprefix("tenants/acme/adapters/"), MODEL, VERSION),
+            ("demo-base", None, None),
+        ],
+    )
+    def test_names(self, model: str, adapter: str | None, version: str | None) -> None:
+        asked = chat(model=model)
+        found = asked.request
+        assert asked.model == model
+        assert str(found.tenant) == "tenants/acme"
+        assert (found.adapter and str(found.adapter)) == adapter
+        assert (found.version and str(found.version)) == version
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            "tenants/globex/adapters/support",
+            "GPT_4",
+            "tenants/acme",
+            "tenants/acme/adapters/support/versions/new",
+            "",
+            "../../x" * 1000,
+        ],
+    )
+    def test_what_is_none_and_what_is_anothers_do_not_exist(self, model: str) -> None:
+        with pytest.raises(NotFound) as caught:
+            chat(model=model)
+        assert caught.value.reason == "MODEL_NOT_FOUND"
+        assert caught.value.message.startswith("the model ")
+        assert len(caught.value.message) < 200
+
+    def test_short_names_are_the_headers_tenants(self) -> None:
+        headers = {"x-tailorbird-tenant": "globex"}
+        found = chat(LOCAL_CALLER, headers, model="support").request
+        assert str(found.adapter) == "tenants/globex/adapters/support"
+        with pytest.raises(InvalidArgument, match="x-tailorbird-tenant"):
+            chat(LOCAL_CALLER, model="demo-base")
+
+    def test_a_gateways_choice_takes_the_models_place(self) -> None:
+        headers = {"x-llm-d-model-name-rewrite": "tenants/acme/adapters/other"}
+        asked = chat(headers=headers)
+        assert str(asked.request.adapter) == "tenants/acme/adapters/other"
+        assert asked.model == MODEL
+        with pytest.raises(NotFound):
+            chat(headers={"x-llm-d-model-name-rewrite": "tenants/globex/adapters/other"})
+
+
+class TestSampling:
+    def test_every_parameter(self) -> None:
+        given: dict[str, Any] = {
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "n": 2,
+            "seed": -(2**63),
+            "presence_penalty": -1,
+            "frequency_penalty": 1.5,
+            "top_k": 5,
+            "min_p": 0.1,
+            "min_tokens": 2,
+            "repetition_penalty": 1.1,
+            "ignore_eos": True,
+        }
+        asked = chat(
+            **given,
+            stop="x",
+            logit_bias={"7": -100},
+            logprobs=True,
+            top_logprobs=3,
+            max_completion_tokens=9,
+            routing_key="k",
+            priority=3,
+            min_route_generation=2,
+        )
+        found = asked.request.sampling
+        assert {name: getattr(found, name) for name in given} == given
+        assert (found.stop, found.logit_bias) == (("x",), {7: -100.0})
+        assert (found.logprobs, found.max_tokens) == (3, 9)
+        request = asked.request
+        assert (request.routing_key, request.priority) == ("k", 3)
+        assert request.min_route_generation == 2
+
+    def test_defaults(self) -> None:
+        found = chat().request
+        assert (found.sampling.temperature, found.sampling.max_tokens) == (1.0, None)
+        assert found.sampling.logprobs is None
+        assert found.final_only
+        assert complete().request.sampling.max_tokens == 16
+        assert chat(logprobs=True).request.sampling.logprobs == 0
+        assert complete(logprobs=5).request.sampling.logprobs == 5
+        assert chat(stop=["a", "b"]).request.sampling.stop == ("a", "b")
+
+    def test_a_stream_and_its_usage(self) -> None:
+        asked = chat(stream=True, stream_options={"include_usage": True})
+        assert (asked.stream, asked.with_usage) == (True, True)
+        assert not asked.request.final_only
+
+    @pytest.mark.parametrize(
+        ("fields", "structure"),
+        [
+            ({"response_format": {"type": "text"}}, None),
+            (
+                {"response_format": {"type": "json_object"}},
+                Structure("json_schema", '{"type":"object"}'),
+            ),
+            (
+                {
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {"name": "n", "strict": True, "schema": {"type": "array"}},
+                    }
+                },
+                Structure("json_schema", '{"type":"array"}'),
+            ),
+            (
+                {"structured_outputs": {"json": {"type": "null"}}},
+                Structure("json_schema", '{"type":"null"}'),
+            ),
+            ({"structured_outputs": {"regex": "a+"}}, Structure("regex", "a+")),
+            ({"structured_outputs": {"grammar": "g"}}, Structure("grammar", "g")),
+            (
+                {"structured_outputs": {"choice": ["a", "b"]}},
+                Structure("choices", choices=("a", "b")),
+            ),
+        ],
+    )
+    def test_structures(self, fields: dict[str, Any], structure: Structure | None) -> None:
+        assert chat(**fields).request.sampling.structure == structure
+
+
+class TestChats:
+    def test_every_role(self) -> None:
+        call = {"id": "c1", "type": "function"}
+        call |= {"function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
+        asked = chat(
+            messages=[
+                {"role": "developer", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": t} for t in "ab"]},
+                {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None},
+                {"role": "tool", "tool_call_id": "c1", "content": "warm", "name": "weather"},
+            ],
+            tools=[WEATHER],
+        )
+        found = asked.request.input
+        assert isinstance(found, Chat)
+        assert [one.role for one in found.messages] == ["system", "user", "assistant", "tool"]
+        assert found.messages[1].content == "a\nb"
+        assert found.messages[2].tool_calls[0].arguments_json == '{"city":"Rome"}'
+        assert found.messages[3].tool_call_id == "c1"
+        assert found.tools[0].name == "weather"
+        assert json.loads(found.tools[0].parameters_json_schema)["type"] == "object"
+
+    def test_tools_that_may_not_be_called_are_not_told(self) -> None:
+        found = chat(tools=[WEATHER], tool_choice="none").request
+        assert isinstance(found.input, Chat)
+        assert found.input.tools == ()
+
+    def test_a_named_tool_must_be_called(self) -> None:
+        strict = {"type": "function", "function": WEATHER["function"] | {"strict": True}}  # type: ignore[operator]
+        asked = chat(
+            tools=[strict],
+            tool_choice={"type": "function", "function": {"name": "weather"}},
+            parallel_tool_calls=False,
+        )
+        structure = asked.request.sampling.structure
+        assert structure is not None
+        assert json.loads(structure.value) == WEATHER["function"]["parameters"]  # type: ignore[index]
+        (call,) = asked.choice.calls('{"city":"Rome"}')
+        assert (call.name, call.arguments_json) == ("weather", '{"city":"Rome"}')
+
+    def test_any_tool_must_be_called(self) -> None:
+        with_defs = {"name": "find", "parameters": {"$defs": {"a": {}}, "$ref": "#/$defs/a"}}
+        asked = chat(
+            tools=[WEATHER, {"type": "function", "function": with_defs}],
+            tool_choice="required",
+            parallel_tool_calls=False,
+        )
+        structure = asked.request.sampling.structure
+        assert structure is not None
+        schema = json.loads(structure.value)
+        assert (schema["minItems"], schema["maxItems"], schema["$defs"]) == (1, 1, {"a": {}})
+        first, second = schema["items"]["anyOf"]
+        assert first["properties"]["name"] == {"enum": ["weather"]}
+        assert second["properties"]["parameters"] == {"$ref": "#/$defs/a"}
+        text = '[{"name":"find","parameters":{"b":1}},{"name":"weather","parameters":{}}]'
+        calls = asked.choice.calls(text)
+        assert [(call.name, call.arguments_json) for call in calls] == [
+            ("find", '{"b":1}'),
+            ("weather", "{}"),
+        ]
+        assert calls[0].id != calls[1].id
+        assert asked.choice.calls(text[:-5]) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a", Text("a")),
+        (["a"], Text("a")),
+        ([5, 6], TokenIds((5, 6))),
+        ([[5, 6]], TokenIds((5, 6))),
+    ],
+)
+def test_prompts(prompt: Any, expected: object) -> None:
+    assert complete(prompt=prompt).request.input == expected
+
+
+HARMLESS = {
+    "user": "u",
+    "metadata": {"a": "b"},
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "store": False,
+    "service_tier": "auto",
+    "seed": None,
+    "parallel_tool_calls": True,
+    "modalities": ["text"],
+}
+
+
+def test_what_changes_no_answer_is_passed_over() -> None:
+    assert chat(**HARMLESS).request == chat().request
+    assert complete(echo=False, best_of=1, suffix="").request == complete().request
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "text"),
+    [
+        ({"temprature": 1}, "temprature", "no such field"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "no such field"),
+        ({"store": True}, "store", "no answer is kept"),
+        ({"service_tier": "flex"}, "service_tier", "one tier"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "several tools"),
+        ({"temperature": 3}, "temperature", "3 is not 0 to 2"),
+        ({"temperature": "hot"}, "temperature", "'hot' is not a number"),
+        ({"n": 17}, "n", "17 is not 1 to 16"),
+        ({"n": True}, "n", "true is not a whole number"),
+        ({"seed": 2**63}, "seed", "is not -9223372036854775808"),
+        ({"max_tokens": 0}, "max_tokens", "0 is not at least 1"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "0 is not at least 1"),
+        ({"max_completion_tokens": 1, "max_tokens": 1}, "max_tokens", "says the same"),
+        ({"stop": ["a", 5]}, "stop[1]", "5 is not a string"),
+        ({"stop": ["a", ""]}, "stop[1]", "0 characters"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is not a token's id"),
+        ({"logit_bias": {"5": "1"}}, "logit_bias.5", "'1' is not a number"),
+        ({"logit_bias": {"5": 200}}, "logit_bias[5]", "200 is not -100 to 100"),
+        ({"top_logprobs": 2}, "top_logprobs", "without logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "21 is not 0 to 20"),
+        ({"stream_options": {}}, "stream_options", "without stream: true"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "no such field"),
+        ({"messages": []}, "messages", "at least 1 message"),
+        ({"messages": None}, "messages", "not given"),
+        ({"messages": ["x"]}, "messages[0]", "'x' is not an object"),
+        ({"messages": [{"role": "robot"}]}, "messages[0].role", "'robot' is not one of"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "not given"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0].type",
+            "text only",
+        ),
+        (
+            {"messages": [*HELLO, {"role": "assistant", "content": "x"}]},
+            "messages[1].role",
+            "the last message is assistant's",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0].tool_call_id",
+            "with tool it names",
+        ),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "functions"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+            "tools[0].function.name",
+            "letters",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
+            "tools[0].function.parameters",
+            "not a JSON object",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]},
+            "tools[0].function.strict",
+            "tool_choice",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "without tools"),
+        ({"tool_choice": "any"}, "tool_choice", "'any' is not none"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": [WEATHER]},
+            "tool_choice.function.name",
+            "no tool of this request",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'xml' is not text"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+            "response_format.json_schema.schema",
+            "5 is not a JSON schema",
+        ),
+        ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs", "one of"),
+        ({"structured_outputs": {"choice": ["a", "a"]}}, "structured_outputs.choice[1]", "same"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "0 are given"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex", "0 bytes"),
+        ({"routing_key": "x" * 257}, "routing_key", "257 characters"),
+        ({"priority": 101}, "priority", "101 is not"),
+        ({"model": None}, "model", "not given"),
+        ({"model": 5}, "model", "5 is not a string"),
+    ],
+)
+def test_what_is_wrong_with_a_chat_is_named_as_the_caller_wrote_it(
+    fields: dict[str, Any], field: str, text: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        chat(**fields)
+    assert said(caught)[0] == field
+    assert text in said(caught)[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "text"),
+    [
+        ({"prompt": None}, "prompt", "not given"),
+        ({"prompt": ""}, "prompt", "empty"),
+        ({"prompt": []}, "prompt", "empty"),
+        ({"prompt": ["a", "b"]}, "prompt", "2 prompts; 1 a request"),
+        ({"prompt": [5, "a"]}, "prompt", "2 prompts"),
+        ({"prompt": [5, 1.5]}, "prompt[1]", "1.5 is not a token's id"),
+        ({"prompt": [5, 100]}, "prompt[1]", "100 is not in [0, 100)"),
+        ({"prompt": [5] * 51}, "prompt", "51 tokens are given; at most 50"),
+        ({"prompt": {}}, "prompt", "an object is neither"),
+        ({"echo": True}, "echo", "not repeated"),
+        ({"suffix": "x"}, "suffix", "nothing is inserted"),
+        ({"best_of": 3}, "best_of", "as many as n"),
+        ({"messages": HELLO}, "messages", "no such field"),
+        ({"logprobs": True}, "logprobs", "true is not a whole number"),
+        ({"logprobs": 30}, "logprobs", "30 is not 0 to 20"),
+    ],
+)
+def test_what_is_wrong_with_a_completion_is_named(
+    fields: dict[str, Any], field: str, text: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        complete(**fields)
+    assert said(caught)[0] == field
+    assert text in said(caught)[1]
