@@ -13,7 +13,9 @@ def node_modules() -> Path:
     named = os.environ.get("TAILORBIRD_NODE_MODULES")
     folder = Path(named) if named else ROOT / ".venv" / "node_modules"
     missing = [
-        name for name in ("@grpc/grpc-js", "@grpc/proto-loader") if not (folder / name).is_dir()
+        name
+        for name in ("@grpc/grpc-js", "@grpc/proto-loader", "openai")
+        if not (folder / name).is_dir()
     ]
     assert not missing, f"{folder} lacks {missing}: `make test` installs them, which needs npm"
     return folder

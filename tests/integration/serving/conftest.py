@@ -17,7 +17,7 @@ from tests.integration.serving.calls import (
     GLOBEX,
     SLOTS,
 )
-from tests.integration.serving.process import Client, ServingProcess
+from tests.integration.serving.process import Client, ServingProcess, free_port
 from tests.integration.serving.world import (
     World,
     make_base,
@@ -49,6 +49,8 @@ def serving(world: World) -> Iterator[ServingProcess]:
             "TAILORBIRD_TOKENS_FILE": str(world.scratch / "tokens.json"),
             "TAILORBIRD_DTYPE": "float32",
             "TAILORBIRD_ADAPTER_SLOTS": str(SLOTS),
+            "TAILORBIRD_HTTP_PORT": str(free_port()),
+            "TAILORBIRD_TOOL_CALL_PARSER": "hermes",
         },
         world.scratch / "serving.log",
     )

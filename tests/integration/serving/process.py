@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -58,6 +59,11 @@ class ServingProcess:
     def target(self) -> str:
         return str(self._serving["grpc"])
 
+    @property
+    def openai_url(self) -> str:
+        """What OpenAI's clients call the base URL."""
+        return f"http://{self._serving['http']}/v1"
+
     def wait_until_serving(self) -> None:
         if not self._seen.wait(START_SECONDS) or not self._serving:
             raise RuntimeError(f"serving did not start:\n{self.log.read_text()[-4000:]}")
@@ -103,6 +109,12 @@ class ServingProcess:
                     self._serving = json.loads(line)
                     self._seen.set()
         self._seen.set()
+
+
+def free_port() -> int:
+    """Return a port of this machine that was free just now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class Client:

@@ -46,6 +46,9 @@ CONTEXT = 2048
 VOCABULARY = 100
 _SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 _TEMPLATE = (
+    "{%- for tool in tools or [] -%}"
+    "{{- '<|system|>' ~ tool['function']['name'] ~ '<|end|>' -}}"
+    "{%- endfor -%}"
     "{%- for message in messages -%}"
     "{{- '<|' ~ message['role'] ~ '|>' ~ message['content'] ~ '<|end|>' -}}"
     "{%- endfor -%}"
