@@ -6,6 +6,7 @@ sent, and is read and checked as that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from serving_svc.api.convert_generation import generation_request
 from serving_svc.generation.model import GenerationRequest
 from serving_svc.http import convert_messages, convert_sampling
-from serving_svc.http.naming import Named, named, rewritten
+from serving_svc.http.naming import Named, chosen
 from serving_svc.http.refusals import Refusals
 from serving_svc.http.tool_choice import Choice
 from tailorbird.errors import InvalidArgument
@@ -23,6 +24,10 @@ from tailorbird.serving.v1 import inference_service_pb2 as pb
 
 # As OpenAI says of completions; a chat's answer may fill the context.
 _COMPLETION_TOKENS = 16
+
+# In which OpenAI's clients for Python and for Node say how many seconds they wait for a first byte.
+_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
+_LONGEST_TIMEOUT = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +123,13 @@ def _asked(
         "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"
     )
     fields.end()
-    _set_model(message, named(rewritten(model, headers), headers, caller, served.base))
+    _set_model(message, chosen(model, headers, caller, served.base))
     with refusals.told(model):
         request = generation_request(
             message,
             served.vocab_size,
             max_prompt_tokens=served.max_prompt_tokens,
+            deadline=_deadline(headers),
             final_only=not stream,
         )
     return Asked(
@@ -135,6 +141,19 @@ def _asked(
         choice or Choice(),
         refusals,
     )
+
+
+def _deadline(headers: Mapping[str, str]) -> float | None:
+    """Return until when the caller waits for its turn, on the monotonic clock, if it says so."""
+    for name in _TIMEOUTS:
+        try:
+            seconds = float(headers.get(name, "")[:20])
+        except ValueError:
+            continue
+        # A client that waits for ever says nothing, or what is no time.
+        if 0 < seconds <= _LONGEST_TIMEOUT:
+            return time.monotonic() + seconds
+    return None
 
 
 def _set_model(message: pb.GenerateRequest, found: Named) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from serving_svc.api.convert_generation import REWRITE_METADATA
@@ -42,12 +43,22 @@ def named(model: str, headers: Mapping[str, str], caller: Caller, base: str) -> 
     return found
 
 
-def rewritten(model: str, headers: Mapping[str, str]) -> str:
-    """Return the model that an inference gateway chose for the request, or else its own."""
+def chosen(model: str, headers: Mapping[str, str], caller: Caller, base: str) -> Named:
+    """Return what answers: `model`, or what an inference gateway chose in its place.
+
+    As for gRPC, the version that `model` names stays if it is one of the chosen adapter's.
+    """
     for header in REWRITE_METADATA:
-        if chosen := headers.get(header):
-            return chosen
-    return model
+        if choice := headers.get(header):
+            found = named(choice, headers, caller, base)
+            if found.adapter is None or found.version is not None:
+                return found
+            with suppress(NotFound, InvalidArgument):
+                asked = named(model, headers, caller, base)
+                if asked.adapter == found.adapter:
+                    return asked
+            return found
+    return named(model, headers, caller, base)
 
 
 def no_such_model(model: str) -> NotFound:

@@ -5,6 +5,7 @@ A null stands for a field that is not given, as OpenAI's clients mean it.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
         self._left = {name: value for name, value in values.items() if value is not None}
         self._where = where
+        self._known: set[str] = set()
 
     @classmethod
     def of(cls, value: object, where: str) -> Fields:
@@ -40,10 +42,12 @@ class Fields:
         return f"{self._where}.{name}" if self._where else name
 
     def __contains__(self, name: str) -> bool:
+        self._known.add(name)
         return name in self._left
 
     def any(self, name: str) -> Any:
         """Take a field of whatever kind."""
+        self._known.add(name)
         return self._left.pop(name, None)
 
     def text(self, name: str) -> str | None:
@@ -99,7 +103,7 @@ class Fields:
     def ignore(self, *names: str) -> None:
         """Take fields that change no answer, whatever they say."""
         for name in names:
-            self._left.pop(name, None)
+            self.any(name)
 
     def only(self, name: str, *allowed: object, why: str) -> None:
         """Take a field that may say what is done anyway, and nothing else: `why` tells."""
@@ -112,11 +116,14 @@ class Fields:
             )
 
     def end(self) -> None:
-        """Refuse what is left: InvalidArgument (UNKNOWN_FIELD)."""
+        """Refuse what is left: InvalidArgument (UNKNOWN_FIELD), with the nearest name there is."""
         for name in self._left:
+            cut = name[:_SHOWN_CHARS]
+            near = difflib.get_close_matches(cut, sorted(self._known), n=1)
             raise InvalidArgument(
-                self.path(name[:_SHOWN_CHARS]),
-                "this server knows no such field; docs/openai.md lists what it takes",
+                self.path(cut),
+                f"this server knows no such field; {f'did you mean {near[0]}? ' if near else ''}"
+                "docs/openai.md lists what it takes",
                 reason="UNKNOWN_FIELD",
             )
 

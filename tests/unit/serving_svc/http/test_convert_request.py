@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from serving_svc.generation.model import Chat, Structure, Text, TokenIds
 from serving_svc.http.convert_request import Asked, Served, read_chat, read_completion
 from tailorbird.errors import InvalidArgument, NotFound
+from tailorbird.names import VersionName
 from tailorbird.rpc.auth import LOCAL_CALLER, Caller
 
 SERVED = Served("demo-base", vocab_size=100, max_prompt_tokens=50)
@@ -91,6 +93,38 @@ class TestModels:
         assert asked.model == MODEL
         with pytest.raises(NotFound):
             chat(headers={"x-llm-d-model-name-rewrite": "tenants/globex/adapters/other"})
+        asked = chat(model="no/model", headers=headers)
+        assert str(asked.request.adapter) == "tenants/acme/adapters/other"
+
+    @pytest.mark.parametrize(
+        ("choice", "version"),
+        [(MODEL, VERSION), ("support", VERSION), (f"{MODEL}-2", None), (f"{VERSION}-2",) * 2],
+    )
+    def test_a_pinned_version_stays_if_it_is_the_choices(
+        self, choice: str, version: str | None
+    ) -> None:
+        request = chat(model=VERSION, headers={"x-llm-d-model-name-rewrite": choice}).request
+        assert request.version == (None if version is None else VersionName.parse(version))
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            ({"x-stainless-read-timeout": "2.5"}, 2.5),
+            ({"x-stainless-timeout": "600"}, 600),
+            ({"x-stainless-read-timeout": "None", "x-stainless-timeout": "7"}, 7),
+        ],
+    )
+    def test_a_client_says_how_long_it_waits(self, headers: dict[str, str], seconds: float) -> None:
+        before = time.monotonic()
+        deadline = chat(headers=headers).request.deadline
+        assert deadline is not None
+        assert before + seconds <= deadline <= time.monotonic() + seconds
+
+    @pytest.mark.parametrize("said", ["", "x", "0", "-1", "nan", "inf", "1e9", "None"])
+    def test_what_is_no_time_is_none(self, said: str) -> None:
+        assert chat(headers={"x-stainless-read-timeout": said}).request.deadline is None
 
 
 class TestSampling:

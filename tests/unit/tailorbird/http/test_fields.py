@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -65,3 +66,24 @@ def test_what_nobody_took_is_refused_by_its_name() -> None:
     with pytest.raises(InvalidArgument, match="temprature") as caught:
         fields.end()
     assert (caught.value.field, caught.value.reason) == ("temprature", "UNKNOWN_FIELD")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("temprature", "no such field; did you mean temperature? docs/openai.md"),
+        # Asked for, but not given.
+        ("max_token", "no such field; did you mean max_tokens? docs/openai.md"),
+        ("usr", "no such field; did you mean user? docs/openai.md"),
+        ("zzz", "no such field; docs/openai.md"),
+        ("temperature" * 100_000, "no such field; docs/openai.md"),
+    ],
+)
+def test_the_nearest_field_is_told(name: str, text: str) -> None:
+    fields = Fields({name: 1}, "inner")
+    fields.number("temperature")
+    assert "max_tokens" not in fields
+    fields.ignore("user")
+    with pytest.raises(InvalidArgument, match=re.escape(text)) as caught:
+        fields.end()
+    assert caught.value.field == f"inner.{name[:80]}"
