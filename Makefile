@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NODE := $(VENV)/node_modules/.installed
 BUF := $(VENV)/node_modules/.bin/buf
 
-.PHONY: help setup demo test test-long check docs reference bench bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos protos-dist twins lock lock-images clean
+.PHONY: help setup demo test test-long check docs reference bench bench-http bench-jobs bench-judgement bench-rollout bench-soak bench-training format protos protos-dist twins lock lock-images clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,10 @@ reference: setup ## Write docs/reference anew from protos, settings, commands, e
 bench: setup ## Serving beside vLLM's own OpenAI server: build/bench/serving.json and its picture
 	@mkdir -p build/bench
 	@$(BIN)/python -m bench.serving --out build/bench/serving.json
+
+bench-http: setup ## OpenAI's API beside vLLM's own server and beside gRPC: build/bench/http.json
+	@mkdir -p build/bench
+	@$(BIN)/python -m bench.http --out build/bench/http.json
 
 bench-jobs: setup ## The queue of 500 tenants on a PostgreSQL: build/bench/jobs.json
 	@mkdir -p build/bench

@@ -6,34 +6,28 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Any
 
 from bench.serving import workload
 from bench.serving.client_ours import ADAPTER
 from bench.serving.figures import Figures, figures
+from bench.serving.pairs import SETTLE_SECONDS, Results, alternate, keep
 from bench.serving.plan import Plan
 from bench.serving.process_tree import tree_cpu_seconds
 from bench.serving.publish import Publisher
 from bench.serving.servers import Folders
 from bench.serving.sizes import Sizes
-from bench.serving.targets import Target, ceiling, ours, peer, say, served_rank_cap
+from bench.serving.targets import Target, ceiling, ours, peer, served_rank_cap
 from tailorbird.names import AdapterName
-
-Pair = dict[str, dict[str, Any]]
-"""What each target measured of the same cell, in the same minute."""
 
 CAP = 64
 _IDLE_SECONDS = 2.0
-_SETTLE_SECONDS = 1.0
-"""An engine is still busy for so long after its last token; the next target must not pay for it."""
 
 
 class Cells:
     """Runs cells and keeps what they gave, by name, as plain values for the file."""
 
     def __init__(self, folders: Folders, sizes: Sizes, publisher: Publisher) -> None:
-        self.results: dict[str, list[Pair]] = {}
+        self.results: Results = {}
         self.idle_cpu_share: dict[str, float] = {}
         self.folders = folders
         self._sizes = sizes
@@ -173,13 +167,7 @@ class Cells:
         group: str = "",
     ) -> None:
         """Run a cell on each target in turn, `pairs` times, every second time backwards."""
-        for number in range(pairs):
-            pair: dict[str, Figures] = {}
-            for target in targets if number % 2 == 0 else targets[::-1]:
-                name = target.name.partition("-")[0]
-                time.sleep(_SETTLE_SECONDS)
-                pair[name] = figures(target.run(plan(number)), group)
-            self._keep(cell, {name: pair[name] for name in sorted(pair)})
+        alternate(self.results, cell, targets, pairs, plan, group)
 
     def warm(self, target: Target, tenants: Sequence[str], streams: int | None = None) -> None:
         """Have every adapter asked once, and then `streams` at once; nothing is kept."""
@@ -190,7 +178,7 @@ class Cells:
 
     def _measure_idle(self, targets: Sequence[Target]) -> None:
         """Write down how busy the servers are with nothing: they stay while others are measured."""
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(SETTLE_SECONDS)
         before = [tree_cpu_seconds(target.root_pid) for target in targets]
         time.sleep(_IDLE_SECONDS)
         for target, earlier in zip(targets, before, strict=True):
@@ -198,10 +186,7 @@ class Cells:
             self.idle_cpu_share[target.name] = round(used / _IDLE_SECONDS, 3)
 
     def _keep(self, cell: str, pair: dict[str, Figures]) -> None:
-        self.results.setdefault(cell, []).append(
-            {name: asdict(measured) for name, measured in pair.items()}
-        )
-        say(f"{cell}: " + "; ".join(f"{name} {_brief(one)}" for name, one in pair.items()))
+        keep(self.results, cell, pair)
 
     def _take_fresh(self, count: int) -> list[str]:
         taken = [next(self._fresh) for _ in range(count)]
@@ -216,10 +201,3 @@ class Cells:
                 await self._publisher.route(await self._publisher.publish(adapter, folder))
 
         asyncio.run(publish())
-
-
-def _brief(measured: Figures) -> str:
-    if measured.failed:
-        return f"{measured.failed} of {measured.requests} failed ({measured.first_error[:120]})"
-    speed, first = measured.tokens_per_second or 0.0, measured.ttft_p50 or 0.0
-    return f"{speed:,.0f} tokens/s, first {first:.3f} s, p99 gap {measured.itl_p99 or 0:.3f} s"

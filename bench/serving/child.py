@@ -28,7 +28,7 @@ async def _make_client(told: dict[str, Any]) -> Client:
     if told["kind"] == "peer":
         from bench.serving.client_peer import PeerClient
 
-        return PeerClient(told["host"], told["port"])
+        return PeerClient(told["host"], told["port"], told["base"], told["token"])
     from bench.serving.ceiling import EngineClient
 
     return await EngineClient.build(

@@ -55,7 +55,11 @@ class OursClient:
 def generate_request(ask: Ask) -> pb.GenerateRequest:
     """Return the request that `ask` stands for: greedy, of exactly `max_tokens`."""
     sampling = pb.SamplingParameters(temperature=0, max_tokens=ask.max_tokens, ignore_eos=True)
-    request = pb.GenerateRequest(prompt=ask.prompt, sampling=sampling)
+    request = pb.GenerateRequest(sampling=sampling)
+    if ask.chat:
+        request.chat.messages.add(role=pb.ROLE_USER, content=ask.prompt)
+    else:
+        request.prompt = ask.prompt
     if ask.adapted:
         request.adapter = f"tenants/{ask.tenant}/adapters/{ADAPTER}"
     else:

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI server, streamed over HTTP/1.1 with keep-alive: a connection a running request."""
+"""OpenAI's API, the peer's or ours, over HTTP/1.1 with keep-alive: one request a connection."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, cast
 from bench.serving.load import RequestFailed
 from bench.serving.plan import Answer, Ask
 from bench.serving.sse import ResponseReader
+from tailorbird.metadata import TENANT
 
 BASE_NAME = "base"
-"""The base model's name at the peer; an adapter's is its tenant's."""
+"""The base model's name at the peer, where an adapter's is its tenant's."""
 
-_NO_TEXT = b'"text":""'
-_TEXT = b'"text":"'
+_NO_TEXT = (b'"text":""', b'"content":""')
+_TEXT = (b'"text":"', b'"content":"')
+_CHOICE = b'"finish_reason":'
 # The one event that has no choice carries the usage.
 _USAGE = b'"choices":[]'
 _DONE = b"[DONE]"
@@ -23,10 +25,14 @@ _SHOWN_CHARS = 300
 
 
 class PeerClient:
-    """`load.Client` for the peer. Nothing is parsed as JSON but one event a request."""
+    """`load.Client` for either. Nothing is parsed as JSON but one event a request.
 
-    def __init__(self, host: str, port: int) -> None:
+    Ours needs a `token`, which may speak for every tenant.
+    """
+
+    def __init__(self, host: str, port: int, base: str = BASE_NAME, token: str = "") -> None:
         self._host, self._port = host, port
+        self._base, self._token = base, token
         self._idle: list[_Connection] = []
 
     async def ask(self, ask: Ask, answer: Answer) -> None:
@@ -58,21 +64,26 @@ class PeerClient:
         return made
 
     def _request(self, ask: Ask) -> bytes:
-        body = json.dumps(
-            {
-                "model": ask.tenant if ask.adapted else BASE_NAME,
-                "prompt": ask.prompt,
-                "max_tokens": ask.max_tokens,
-                "temperature": 0,
-                "ignore_eos": True,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        ).encode()
+        asked: dict[str, Any] = {
+            "model": ask.tenant if ask.adapted else self._base,
+            "max_tokens": ask.max_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if ask.chat:
+            path, asked["messages"] = "chat/", [{"role": "user", "content": ask.prompt}]
+        else:
+            path, asked["prompt"] = "", ask.prompt
+        body = json.dumps(asked).encode()
         head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST /v1/{path}completions HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         )
+        if self._token:
+            head += f"Authorization: Bearer {self._token}\r\n{TENANT}: {ask.tenant}\r\n"
+        head += "\r\n"
         return head.encode() + body
 
 
@@ -132,8 +143,8 @@ class _Connection(asyncio.Protocol):
         if _USAGE in event:
             told: dict[str, Any] = json.loads(event)
             self._answer.tokens = int(told["usage"]["completion_tokens"])
-        elif _TEXT in event:
-            if _NO_TEXT not in event:
+        elif any(text in event for text in _TEXT):
+            if not any(nothing in event for nothing in _NO_TEXT):
                 self._answer.times.append(now)
-        elif event != _DONE:
+        elif _CHOICE not in event and event != _DONE:
             raise RequestFailed(event[:_SHOWN_CHARS].decode(errors="replace"))

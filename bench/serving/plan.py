@@ -16,6 +16,8 @@ class Ask:
     adapted: bool
     prompt: str
     max_tokens: int
+    chat: bool = False
+    """Whether the prompt is a user's message instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
+from bench.serving.client_peer import BASE_NAME
 from bench.serving.environment import common_environment
 from bench.serving.plan import CellResult, Plan
 from bench.serving.processes import LineChild, Process
@@ -65,8 +66,7 @@ def ours(
     """Run our service, with its load child, for the length of the block."""
     server = Ours(folders, name, slots, max_lora_rank)
     try:
-        told = {"kind": "ours", "address": server.address, "token": server.token}
-        with _child(folders, name, told) as child:
+        with grpc_child(folders, name, server) as child:
             yield Target(name, child, server), server
     finally:
         server.process.stop()
@@ -83,8 +83,7 @@ def peer(
     """Run vLLM's server, with the adapters of `tenants` loaded, for the length of the block."""
     server = Peer(folders, name, slots, tenants, max_lora_rank)
     try:
-        told = {"kind": "peer", "host": HOST, "port": server.port}
-        with _child(folders, name, told) as child:
+        with openai_child(folders, name, server.port, BASE_NAME, "") as child:
             yield Target(name, child, server)
     finally:
         server.process.stop()
@@ -108,6 +107,24 @@ def served_rank_cap(server: Ours) -> int:
     """Return the largest rank that our server takes."""
     with ServingClient(server.address, server.token) as client:
         return client.server_info().max_lora_rank
+
+
+@contextmanager
+def grpc_child(folders: Folders, name: str, server: Ours) -> Iterator[LineChild]:
+    """Run a load child that asks our server over gRPC for the length of the block."""
+    told = {"kind": "ours", "address": server.address, "token": server.token}
+    with _child(folders, name, told) as child:
+        yield child
+
+
+@contextmanager
+def openai_child(
+    folders: Folders, name: str, port: int, base: str, token: str
+) -> Iterator[LineChild]:
+    """Run a load child that speaks OpenAI's API to `port` for the length of the block."""
+    told = {"kind": "peer", "host": HOST, "port": port, "base": base, "token": token}
+    with _child(folders, name, told) as child:
+        yield child
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 from bench.serving.plan import Ask, Group, Plan
@@ -17,6 +18,13 @@ _numbers: Iterator[int] = count(1)
 def base_plan(tenants: Sequence[str], streams: int, rounds: int, tokens: int) -> Plan:
     """Return `streams` streams of the base, each of `rounds` requests of `tokens` tokens."""
     return _even(tenants, streams, rounds, tokens, adapted=False)
+
+
+def chats_plan(tenants: Sequence[str], streams: int, rounds: int, tokens: int) -> Plan:
+    """Return the same as chats."""
+    (group,) = base_plan(tenants, streams, rounds, tokens).groups
+    chats = tuple(tuple(replace(ask, chat=True) for ask in stream) for stream in group.streams)
+    return Plan((replace(group, streams=chats),), _LIMIT_SECONDS)
 
 
 def adapters_plan(tenants: Sequence[str], streams: int, rounds: int, tokens: int) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.http import ratios as http_ratios
 from bench.serving.report import ratios
 from bench.training.report import ratios as training_ratios
 
@@ -37,6 +38,20 @@ def test_the_main_run_measures_everything_it_names(tmp_path: Path) -> None:
         # Of fixed lengths: 4 streams of 8 tokens.
         assert {told["tokens"] for told in pair.values()} == {32}
     assert (tmp_path / "serving.svg").read_text().startswith("<svg")
+
+
+def test_openais_api_is_measured_over_both_servers(tmp_path: Path) -> None:
+    content = _run(tmp_path / "http.json", bench="bench.http")
+
+    assert content["failures"] == []
+    assert [name for name in http_ratios({}) if content[name] is None] == []
+    for cell in ("base", "chat"):
+        (pair,) = content["cells"][cell]
+        assert {name: told["tokens"] for name, told in pair.items()} == {
+            "grpc": 32,
+            "ours": 32,
+            "peer": 32,
+        }
 
 
 def test_training_measures_everything_it_names(tmp_path: Path) -> None:

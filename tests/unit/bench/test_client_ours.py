@@ -81,7 +81,10 @@ async def test_the_base_is_asked_in_the_tenants_name() -> None:
     async with _serving(service) as client:
         await client.ask(Ask("t-0001", False, "Hello", 3), Answer("only"))
 
+        await client.ask(Ask("t-0001", False, "Hello", 3, chat=True), Answer("only"))
+
     assert service.requests[0].parent == "tenants/t-0001"
+    assert [message.content for message in service.requests[1].chat.messages] == ["Hello"]
 
 
 async def test_a_refusal_is_told() -> None:

@@ -40,6 +40,7 @@ class _Server:
         self.status = "200 OK"
         self.cut = False
         self.bodies: list[dict[str, object]] = []
+        self.heads: list[str] = []
         self.connections = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,6 +48,7 @@ class _Server:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                self.heads.append(head)
                 length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
                 self.bodies.append(json.loads(await reader.readexactly(length)))
                 writer.write(f"HTTP/1.1 {self.status}\r\n".encode())
@@ -66,10 +68,10 @@ class _Server:
 
 
 @asynccontextmanager
-async def _serving(server: _Server) -> AsyncIterator[PeerClient]:
+async def _serving(server: _Server, *named: str) -> AsyncIterator[PeerClient]:
     listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
-    client = PeerClient("127.0.0.1", port)
+    client = PeerClient("127.0.0.1", port, *named)
     async with listening:
         yield client
         await client.close()
@@ -91,6 +93,24 @@ async def test_times_are_those_of_text_and_tokens_those_of_the_usage() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+async def test_ours_is_asked_with_a_token_and_chats_are_read_too() -> None:
+    server, answer = _Server(), Answer("only")
+    server.events = [
+        {"choices": [{"delta": delta, "finish_reason": None}]}
+        for delta in ({"role": "assistant", "content": ""}, {"content": "a"}, {})
+    ]
+    server.events.append(_USAGE)
+    async with _serving(server, "demo", "secret") as client:
+        await client.ask(Ask("t-0001", False, "Hello", 3, chat=True), answer)
+
+    assert (len(answer.times), answer.tokens) == (1, 3)
+    (body,), (head,) = server.bodies, server.heads
+    assert (body["model"], "prompt" in body) == ("demo", False)
+    assert body["messages"] == [{"role": "user", "content": "Hello"}]
+    assert head.startswith("post /v1/chat/completions ")
+    assert "authorization: bearer secret\r\nx-tailorbird-tenant: t-0001\r\n" in head
 
 
 async def test_a_connection_is_used_again() -> None:
