@@ -116,6 +116,8 @@ class GenerationRequest:
     """When the caller stops waiting, by time.monotonic()."""
     final_only: bool = False
     """Only the whole answer is wanted: nothing is passed on before the end."""
+    read_calls: bool = True
+    """Calls of the chat's tools are found in the answer; otherwise it is text."""
 
 
 class FinishReason(Enum):

@@ -24,6 +24,7 @@ from serving_svc.generation.model import (
     ModelLimits,
     Sampling,
     Structure,
+    Tool,
     room_for_answer,
 )
 from serving_svc.generation.poison import Poison, request_digest
@@ -179,7 +180,7 @@ class Generations:
                     request.tenant.tenant,
                     adapter,
                     request.final_only,
-                    request.input.tools if isinstance(request.input, Chat) else (),
+                    _tools_read(request),
                 ),
                 stream,
             )
@@ -254,6 +255,10 @@ class Generations:
         if usage.completion_tokens > 1 and not request.final_only:
             each = (time.perf_counter() - first_at) / (usage.completion_tokens - 1)
             self._metrics.token_seconds.labels(run.model).observe(each)
+
+
+def _tools_read(request: GenerationRequest) -> tuple[Tool, ...]:
+    return request.input.tools if isinstance(request.input, Chat) and request.read_calls else ()
 
 
 def _model(version: VersionName | None) -> str:

@@ -59,7 +59,7 @@ def called(
     choice: Choice, text: str, calls: Sequence[ToolCall], reason: FinishReason
 ) -> tuple[str, Sequence[ToolCall], str]:
     """Return an answer's text, its calls, and why it ended, where a call may be forced."""
-    if choice.forced and not calls:
+    if choice.forced:
         calls = choice.calls(text)
         if calls:
             text = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serving_svc.api.convert_generation import generation_request
@@ -124,16 +124,18 @@ def _asked(
     )
     fields.end()
     _set_model(message, chosen(model, headers, caller, served.base))
+    # A forced call is the whole answer, and no parser of calls knows how it is written.
+    forced = choice is not None and choice.forced
     with refusals.told(model):
         request = generation_request(
             message,
             served.vocab_size,
             max_prompt_tokens=served.max_prompt_tokens,
             deadline=_deadline(headers),
-            final_only=not stream,
+            final_only=not stream or forced,
         )
     return Asked(
-        request,
+        replace(request, read_calls=not forced),
         model,
         choice is not None,
         stream,

@@ -78,8 +78,6 @@ class EventStream:
                             "more_body": not self._ended,
                         }
                     )
-                    if self._ended:
-                        break
         if not self._ended:
             raise Unavailable("the engine ended the generation early", reason="ENGINE_STOPPED")
 

@@ -1,105 +1,29 @@
-"""OpenAI's routes on a real socket: what is written, what breaks a stream, who leaves."""
+"""OpenAI's routes on a real socket: what is written."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from datetime import UTC, datetime
-from hashlib import sha256
-from typing import Any
+from collections.abc import AsyncIterator
 
-import httpx
-import openai
 import pytest
-from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from serving_svc.generation.model import (
-    Answer,
     Chunk,
     Completion,
-    EngineDied,
     FinishReason,
-    GenerationRequest,
-    TokenLogprob,
-    TokenLogprobs,
-    ToolCall,
-    Usage,
 )
-from serving_svc.http.convert_request import Served
-from serving_svc.http.models import Models
-from serving_svc.http.routes import OpenAiRoutes
-from tailorbird.errors import InvalidArgument, NotFound, ResourceExhausted
-from tailorbird.http.server import HttpServer
-from tailorbird.names import AdapterName, VersionName
-from tailorbird.rpc.auth import Caller, TokenVerifier
-from tests.integration.test_streams import Scripted
-
-TOKEN = "let-me-in"
-VERSION = VersionName.parse("tenants/acme/adapters/support/versions/20261122T100000-job-1")
-STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
-USAGE = Usage(3, 2)
-CALL = ToolCall("call_1", "weather", '{"city":"Rome"}')
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-CHAT: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "Hi"}]}
-STREAM: dict[str, Any] = CHAT | {"stream": True}
-LOGPROBS = TokenLogprobs(
-    TokenLogprob(5, "é", -0.5), (TokenLogprob(5, "é", -0.5), TokenLogprob(6, "\ufffd", -1.5))
+from tests.integration.openai_edge import (
+    CALL,
+    CHAT,
+    LENGTH,
+    LOGPROBS,
+    STOP,
+    STREAM,
+    USAGE,
+    VERSION,
+    WEATHER,
+    Edge,
+    answers,
 )
-
-
-class OneAdapter:
-    """A registry that knows nothing."""
-
-    async def list_adapters(self, *_: Any) -> Any:
-        return [], ""
-
-    async def get_adapter(self, name: AdapterName) -> Any:
-        raise NotFound(name)
-
-    async def get_version(self, name: VersionName) -> Any:
-        raise NotFound(name)
-
-
-class Edge:
-    """The routes on a port, what they generate, and what was counted."""
-
-    def __init__(self) -> None:
-        self.scripted = Scripted()
-        self.registry = CollectorRegistry()
-        digest = sha256(TOKEN.encode()).hexdigest()
-        verifier = TokenVerifier({digest: Caller("acme", frozenset({"acme"}))})
-        self.server = HttpServer("127.0.0.1", 0, verifier, self.registry)
-        models = Models(OneAdapter(), "demo-base", 2048, datetime.now(UTC))
-        served = Served("demo-base", vocab_size=100, max_prompt_tokens=2048)
-        self.server.add(OpenAiRoutes(self.scripted, models, served, reader_patience=0.3).all())
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}/v1"
-
-    def handled(self, code: int, route: str = "/v1/chat/completions") -> float:
-        labels = {"route": route, "code": str(code)}
-        return self.registry.get_sample_value("tailorbird_http_handled_total", labels) or 0
-
-    def client(self, token: str = TOKEN) -> httpx.AsyncClient:
-        headers = {"authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30, trust_env=False)
-
-    async def post(self, body: Any, path: str = "/chat/completions") -> httpx.Response:
-        async with self.client() as client:
-            return await client.post(path, json=body)
-
-    async def events(self, body: Any, path: str = "/chat/completions") -> list[Any]:
-        """Return what a stream's events say; "[DONE]" as it is."""
-        told = await self.post(body, path)
-        assert told.status_code == 200, told.text
-        assert told.headers["content-type"].startswith("text/event-stream")
-        *events, nothing = told.text.split("\n\n")
-        assert nothing == ""
-        data = [event.removeprefix("data: ") for event in events]
-        return [one if one == "[DONE]" else json.loads(one) for one in data]
 
 
 @pytest.fixture
@@ -108,14 +32,6 @@ async def edge() -> AsyncIterator[Edge]:
     await edge.server.start()
     yield edge
     await edge.server.stop(0)
-
-
-def answers(edge: Edge, *completions: Completion, version: VersionName | None = None) -> None:
-    async def generate(request: GenerationRequest) -> Answer:
-        edge.scripted.asked.append(request)
-        return Answer(completions, USAGE, version, 7 if version else 0)
-
-    edge.scripted.generate = generate  # type: ignore[method-assign]
 
 
 class TestWholeAnswers:
@@ -279,152 +195,3 @@ class TestStreams:
             None,
         ]
         assert [one["finish_reason"] for one in choices] == [None, None, None, "length"]
-
-
-class TestErrors:
-    async def test_before_the_first_piece_a_stream_has_a_status(self, edge: Edge) -> None:
-        edge.scripted.chunks, edge.scripted.then = [], ResourceExhausted("full", retry_after=2)
-        told = await edge.post(STREAM)
-        assert (told.status_code, told.headers["retry-after"]) == (429, "2")
-        edge.scripted.then = InvalidArgument(
-            "sampling.max_tokens", "9 is more", reason="X", limit=8
-        )
-        told = await edge.post(STREAM | {"max_tokens": 9})
-        assert told.status_code == 400
-        assert told.json()["error"]["param"] == "max_tokens"
-        edge.scripted.then = NotFound("tenants/acme/adapters/support", reason="ADAPTER_NOT_FOUND")
-        told = await edge.post(STREAM)
-        assert told.status_code == 404
-        assert told.json()["error"]["code"] == "model_not_found"
-
-    async def test_one_that_breaks_ends_with_the_error_and_without_done(self, edge: Edge) -> None:
-        edge.scripted.chunks, edge.scripted.then = [Chunk("a")], EngineDied("the engine died")
-        piece, error = await edge.events(STREAM)
-        assert piece["choices"][0]["delta"]["content"] == "a"
-        assert error["error"]["reason"] == "ENGINE_DIED"
-        assert edge.handled(409) == 1
-        async with openai.AsyncOpenAI(base_url=edge.url, api_key=TOKEN, max_retries=0) as client:
-            with pytest.raises(openai.APIError, match="the engine died"):
-                async for _ in await client.chat.completions.create(**STREAM):
-                    pass
-
-    async def test_one_without_an_end_breaks_too(self, edge: Edge) -> None:
-        edge.scripted.chunks = [Chunk("a")]
-        _, error = await edge.events(STREAM)
-        assert error["error"]["reason"] == "ENGINE_STOPPED"
-
-    async def test_what_is_no_error_of_ours_keeps_its_text(self, edge: Edge) -> None:
-        edge.scripted.chunks, edge.scripted.then = [Chunk("a")], RuntimeError("a secret")
-        with capture_logs():
-            told = await edge.post(STREAM)
-        assert "secret" not in told.text
-        assert '"type": "server_error"' in told.text
-        assert edge.handled(500) == 1
-
-    async def test_the_servers_end_is_told(self, edge: Edge) -> None:
-        started = asyncio.Event()
-
-        async def stream(request: GenerationRequest) -> AsyncGenerator[Chunk]:
-            yield Chunk("a")
-            started.set()
-            await asyncio.Event().wait()
-
-        edge.scripted.stream = stream  # type: ignore[method-assign]
-        waiting = asyncio.create_task(edge.events(STREAM))
-        await started.wait()
-        await edge.server.stop(0)
-        _, error = await waiting
-        assert error["error"]["reason"] == "SHUTTING_DOWN"
-        assert edge.handled(503) == 1
-
-    @pytest.mark.parametrize(
-        ("body", "param", "status"),
-        [
-            (CHAT | {"temprature": 1}, "temprature", 400),
-            (CHAT | {"model": "tenants/globex/adapters/support"}, None, 404),
-            (CHAT | {"model": "no/model"}, None, 404),
-            ([CHAT], "body", 400),
-        ],
-    )
-    async def test_bad_input_reaches_nobody(
-        self, edge: Edge, body: Any, param: str | None, status: int
-    ) -> None:
-        told = await edge.post(body)
-        assert (told.status_code, told.json()["error"]["param"]) == (status, param)
-        assert edge.scripted.asked == []
-
-    async def test_wrong_bodies_tokens_and_tenants(self, edge: Edge) -> None:
-        async with edge.client() as client:
-            path = "/chat/completions"
-            kind = {"content-type": "application/json"}
-            assert (await client.post(path, content=b"{", headers=kind)).status_code == 400
-            assert (await client.post(path, content=b"{}")).status_code == 415
-            big = b"[" + b" " * 100 * 2**20 + b"]"
-            told = await client.post(path, content=big, headers=kind)
-            assert (told.status_code, told.json()["error"]["code"]) == (413, "body_too_large")
-            other = {"x-tailorbird-tenant": "globex"}
-            assert (await client.post(path, json=CHAT, headers=other)).status_code == 404
-            assert (await client.get("/models", headers=other)).status_code == 404
-            assert (await client.get(path)).status_code == 405
-        async with edge.client("wrong") as client:
-            assert (await client.post(path, json=CHAT)).status_code == 401
-            assert (await client.get("/models")).status_code == 401
-        assert edge.scripted.asked == []
-
-
-class TestReaders:
-    async def test_one_who_leaves_ends_the_generation(self, edge: Edge) -> None:
-        edge.scripted.chunks, edge.scripted.endless = [], "x"
-        async with (
-            edge.client() as client,
-            client.stream("POST", "/chat/completions", json=STREAM) as told,
-        ):
-            await anext(told.aiter_lines())
-        await asyncio.wait_for(edge.scripted.closed.wait(), 30)
-        await edge.server.stop(30)
-        assert (edge.scripted.running, edge.handled(499)) == (0, 1)
-
-    async def test_one_who_leaves_before_the_first_piece_does_too(self, edge: Edge) -> None:
-        entered, left = asyncio.Event(), asyncio.Event()
-
-        async def wait(request: GenerationRequest) -> Any:
-            entered.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                left.set()
-
-        async def stream(request: GenerationRequest) -> AsyncGenerator[Chunk]:
-            await wait(request)
-            yield LAST_NEVER
-
-        edge.scripted.generate = wait  # type: ignore[method-assign]
-        edge.scripted.stream = stream  # type: ignore[method-assign]
-        for body in (CHAT, STREAM):
-            entered.clear()
-            left.clear()
-            asking = asyncio.create_task(edge.post(body))
-            await entered.wait()
-            asking.cancel()
-            await asyncio.wait_for(left.wait(), 30)
-
-    async def test_one_who_takes_nothing_is_cut_off(self, edge: Edge) -> None:
-        edge.scripted.chunks, edge.scripted.endless = [], "x" * 10_000
-        reader, writer = await asyncio.open_connection("127.0.0.1", edge.server.port, limit=2**14)
-        body = json.dumps(STREAM).encode()
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-            b"authorization: Bearer let-me-in\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        await reader.readline()
-        await asyncio.wait_for(edge.scripted.closed.wait(), 30)
-        rest = await reader.read()
-        writer.close()
-        # It does not end as a whole answer does.
-        assert not rest.endswith(b"0\r\n\r\n")
-        await edge.server.stop(30)
-        assert edge.handled(409) == 1
-
-
-LAST_NEVER = Chunk("")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serving_svc.generation import service as module
 from serving_svc.generation.model import (
+    Chat,
     Chunk,
     EngineDied,
     FinishReason,
     GenerationRequest,
+    Message,
     Structure,
+    Tool,
     Usage,
 )
 from tailorbird.errors import (
@@ -69,6 +73,16 @@ async def test_the_first_chunk_says_who_answers_and_the_last_has_the_usage(
     assert (chunks[-1].finish_reason, chunks[-1].usage) == (LENGTH, Usage(2, 3))
     assert outcomes(serving) == {"ok": 1}
     serving.check_nothing_is_held()
+
+
+async def test_calls_are_read_from_an_answer_unless_the_request_reads_them_itself(
+    serving: Serving,
+) -> None:
+    chat = Chat((Message("user", "Hi"),), (Tool("look"),))
+    asked = replace(request(None), input=chat)
+    await serving.generations.generate(asked)
+    await serving.generations.generate(replace(asked, read_calls=False))
+    assert [started.tools for started in serving.engine.started] == [(Tool("look"),), ()]
 
 
 async def test_a_whole_answer_has_its_completions_in_order(serving: Serving) -> None:

@@ -9,37 +9,16 @@ from typing import Any
 import pytest
 
 from serving_svc.generation.model import Chat, Structure, Text, TokenIds
-from serving_svc.http.convert_request import Asked, Served, read_chat, read_completion
 from tailorbird.errors import InvalidArgument, NotFound
 from tailorbird.names import VersionName
-from tailorbird.rpc.auth import LOCAL_CALLER, Caller
-
-SERVED = Served("demo-base", vocab_size=100, max_prompt_tokens=50)
-ACME = Caller("acme", frozenset({"acme"}))
-MODEL = "tenants/acme/adapters/support"
-VERSION = f"{MODEL}/versions/20261122T100000-job-1"
-HELLO = [{"role": "user", "content": "Hello"}]
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Tells it.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-
-
-def chat(caller: Caller = ACME, headers: dict[str, str] | None = None, **fields: Any) -> Asked:
-    body = {"model": MODEL, "messages": HELLO} | fields
-    return read_chat(body, headers or {}, caller, SERVED)
-
-
-def complete(**fields: Any) -> Asked:
-    return read_completion({"model": MODEL, "prompt": "Hello"} | fields, {}, ACME, SERVED)
-
-
-def said(caught: pytest.ExceptionInfo[InvalidArgument]) -> tuple[str, str]:
-    return caught.value.field, caught.value.description
+from tailorbird.rpc.auth import LOCAL_CALLER
+from tests.unit.serving_svc.http.asked import (
+    MODEL,
+    VERSION,
+    WEATHER,
+    chat,
+    complete,
+)
 
 
 class TestModels:
@@ -181,6 +160,10 @@ class TestSampling:
         [
             ({"response_format": {"type": "text"}}, None),
             (
+                {"structured_outputs": {"json": '{"type": "object"}'}},
+                Structure("json_schema", '{"type": "object"}'),
+            ),
+            (
                 {"response_format": {"type": "json_object"}},
                 Structure("json_schema", '{"type":"object"}'),
             ),
@@ -211,7 +194,7 @@ class TestSampling:
 
 class TestChats:
     def test_every_role(self) -> None:
-        call = {"id": "c1", "type": "function"}
+        call: dict[str, Any] = {"id": "c1", "type": "function"}
         call |= {"function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
         asked = chat(
             messages=[
@@ -237,7 +220,7 @@ class TestChats:
         assert found.input.tools == ()
 
     def test_a_named_tool_must_be_called(self) -> None:
-        strict = {"type": "function", "function": WEATHER["function"] | {"strict": True}}  # type: ignore[operator]
+        strict = {"type": "function", "function": WEATHER["function"] | {"strict": True}}
         asked = chat(
             tools=[strict],
             tool_choice={"type": "function", "function": {"name": "weather"}},
@@ -245,12 +228,15 @@ class TestChats:
         )
         structure = asked.request.sampling.structure
         assert structure is not None
-        assert json.loads(structure.value) == WEATHER["function"]["parameters"]  # type: ignore[index]
+        assert json.loads(structure.value) == WEATHER["function"]["parameters"]
         (call,) = asked.choice.calls('{"city":"Rome"}')
         assert (call.name, call.arguments_json) == ("weather", '{"city":"Rome"}')
 
     def test_any_tool_must_be_called(self) -> None:
-        with_defs = {"name": "find", "parameters": {"$defs": {"a": {}}, "$ref": "#/$defs/a"}}
+        with_defs: dict[str, Any] = {
+            "name": "find",
+            "parameters": {"$defs": {"a": {}}, "$ref": "#/$defs/a"},
+        }
         asked = chat(
             tools=[WEATHER, {"type": "function", "function": with_defs}],
             tool_choice="required",
@@ -272,6 +258,17 @@ class TestChats:
         assert calls[0].id != calls[1].id
         assert asked.choice.calls(text[:-5]) == []
 
+    @pytest.mark.parametrize(
+        "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
+    )
+    def test_a_forced_call_comes_whole_and_is_not_read_by_the_bases_parser(
+        self, choice: object
+    ) -> None:
+        forced = chat(tools=[WEATHER], tool_choice=choice, stream=True).request
+        assert (forced.final_only, forced.read_calls) == (True, False)
+        free = chat(tools=[WEATHER], stream=True).request
+        assert (free.final_only, free.read_calls) == (False, True)
+
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
@@ -284,143 +281,3 @@ class TestChats:
 )
 def test_prompts(prompt: Any, expected: object) -> None:
     assert complete(prompt=prompt).request.input == expected
-
-
-HARMLESS = {
-    "user": "u",
-    "metadata": {"a": "b"},
-    "safety_identifier": "s",
-    "prompt_cache_key": "k",
-    "store": False,
-    "service_tier": "auto",
-    "seed": None,
-    "parallel_tool_calls": True,
-    "modalities": ["text"],
-}
-
-
-def test_what_changes_no_answer_is_passed_over() -> None:
-    assert chat(**HARMLESS).request == chat().request
-    assert complete(echo=False, best_of=1, suffix="").request == complete().request
-
-
-@pytest.mark.parametrize(
-    ("fields", "field", "text"),
-    [
-        ({"temprature": 1}, "temprature", "no such field"),
-        ({"reasoning_effort": "low"}, "reasoning_effort", "no such field"),
-        ({"store": True}, "store", "no answer is kept"),
-        ({"service_tier": "flex"}, "service_tier", "one tier"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls", "several tools"),
-        ({"temperature": 3}, "temperature", "3 is not 0 to 2"),
-        ({"temperature": "hot"}, "temperature", "'hot' is not a number"),
-        ({"n": 17}, "n", "17 is not 1 to 16"),
-        ({"n": True}, "n", "true is not a whole number"),
-        ({"seed": 2**63}, "seed", "is not -9223372036854775808"),
-        ({"max_tokens": 0}, "max_tokens", "0 is not at least 1"),
-        ({"max_completion_tokens": 0}, "max_completion_tokens", "0 is not at least 1"),
-        ({"max_completion_tokens": 1, "max_tokens": 1}, "max_tokens", "says the same"),
-        ({"stop": ["a", 5]}, "stop[1]", "5 is not a string"),
-        ({"stop": ["a", ""]}, "stop[1]", "0 characters"),
-        ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is not a token's id"),
-        ({"logit_bias": {"5": "1"}}, "logit_bias.5", "'1' is not a number"),
-        ({"logit_bias": {"5": 200}}, "logit_bias[5]", "200 is not -100 to 100"),
-        ({"top_logprobs": 2}, "top_logprobs", "without logprobs"),
-        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "21 is not 0 to 20"),
-        ({"stream_options": {}}, "stream_options", "without stream: true"),
-        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "no such field"),
-        ({"messages": []}, "messages", "at least 1 message"),
-        ({"messages": None}, "messages", "not given"),
-        ({"messages": ["x"]}, "messages[0]", "'x' is not an object"),
-        ({"messages": [{"role": "robot"}]}, "messages[0].role", "'robot' is not one of"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "not given"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content[0].type",
-            "text only",
-        ),
-        (
-            {"messages": [*HELLO, {"role": "assistant", "content": "x"}]},
-            "messages[1].role",
-            "the last message is assistant's",
-        ),
-        (
-            {"messages": [{"role": "tool", "content": "x"}]},
-            "messages[0].tool_call_id",
-            "with tool it names",
-        ),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "functions"),
-        (
-            {"tools": [{"type": "function", "function": {"name": "a b"}}]},
-            "tools[0].function.name",
-            "letters",
-        ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
-            "tools[0].function.parameters",
-            "not a JSON object",
-        ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]},
-            "tools[0].function.strict",
-            "tool_choice",
-        ),
-        ({"tool_choice": "required"}, "tool_choice", "without tools"),
-        ({"tool_choice": "any"}, "tool_choice", "'any' is not none"),
-        (
-            {"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": [WEATHER]},
-            "tool_choice.function.name",
-            "no tool of this request",
-        ),
-        ({"response_format": {"type": "xml"}}, "response_format.type", "'xml' is not text"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
-            "response_format.json_schema.schema",
-            "5 is not a JSON schema",
-        ),
-        ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs", "one of"),
-        ({"structured_outputs": {"choice": ["a", "a"]}}, "structured_outputs.choice[1]", "same"),
-        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "0 are given"),
-        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex", "0 bytes"),
-        ({"routing_key": "x" * 257}, "routing_key", "257 characters"),
-        ({"priority": 101}, "priority", "101 is not"),
-        ({"model": None}, "model", "not given"),
-        ({"model": 5}, "model", "5 is not a string"),
-    ],
-)
-def test_what_is_wrong_with_a_chat_is_named_as_the_caller_wrote_it(
-    fields: dict[str, Any], field: str, text: str
-) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        chat(**fields)
-    assert said(caught)[0] == field
-    assert text in said(caught)[1]
-
-
-@pytest.mark.parametrize(
-    ("fields", "field", "text"),
-    [
-        ({"prompt": None}, "prompt", "not given"),
-        ({"prompt": ""}, "prompt", "empty"),
-        ({"prompt": []}, "prompt", "empty"),
-        ({"prompt": ["a", "b"]}, "prompt", "2 prompts; 1 a request"),
-        ({"prompt": [5, "a"]}, "prompt", "2 prompts"),
-        ({"prompt": [5, 1.5]}, "prompt[1]", "1.5 is not a token's id"),
-        ({"prompt": [5, 100]}, "prompt[1]", "100 is not in [0, 100)"),
-        ({"prompt": [5] * 51}, "prompt", "51 tokens are given; at most 50"),
-        ({"prompt": {}}, "prompt", "an object is neither"),
-        ({"echo": True}, "echo", "not repeated"),
-        ({"suffix": "x"}, "suffix", "nothing is inserted"),
-        ({"best_of": 3}, "best_of", "as many as n"),
-        ({"messages": HELLO}, "messages", "no such field"),
-        ({"logprobs": True}, "logprobs", "true is not a whole number"),
-        ({"logprobs": 30}, "logprobs", "30 is not 0 to 20"),
-    ],
-)
-def test_what_is_wrong_with_a_completion_is_named(
-    fields: dict[str, Any], field: str, text: str
-) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        complete(**fields)
-    assert said(caught)[0] == field
-    assert text in said(caught)[1]
