@@ -33,6 +33,7 @@ GRPC_ROUTE: Values = {
         "picker": {"create": False},
     }
 }
+OPENAI_POOL = nested("traffic.inferencePool.api", "openai")
 # Mappings whose keys are the user's.
 _FREE = {"labels", "annotations", "matchLabels"}
 
@@ -103,6 +104,19 @@ def test_the_pool_is_servings_pods_on_their_grpc_port() -> None:
     assert spec["appProtocol"] == "kubernetes.io/h2c"
     no_protocol = everything(nested("traffic.inferencePool.appProtocol", ""))
     assert "appProtocol" not in only(no_protocol, "InferencePool")["spec"]
+
+
+def test_the_pool_may_be_of_openais_api() -> None:
+    rendered = everything(OPENAI_POOL)
+    ports = {p["name"]: p["containerPort"] for p in running(rendered)["serving"].service["ports"]}
+    spec = only(rendered, "InferencePool")["spec"]
+
+    assert spec["targetPorts"] == [{"number": ports["openai"]}]
+    assert "appProtocol" not in spec
+    config = only(rendered, "EndpointPickerConfig")
+    assert config["requestHandler"]["parsers"] == [{"pluginRef": "openai-parser"}]
+    assert "passthrough-parser" not in str(config)
+    assert custom_problems(only(rendered, "InferencePool")) == custom_problems(config) == []
 
 
 def test_the_pool_asks_the_pickers_service() -> None:
@@ -223,10 +237,59 @@ def test_every_method_takes_its_route(changes: Values) -> None:
                 assert backend["port"] == found["spec"]["ports"][0]["port"]
 
 
+@pytest.mark.parametrize("changes", [{}, OPENAI_POOL], ids=["grpc", "openai"])
+def test_openais_paths_take_their_routes(changes: Values) -> None:
+    rendered = everything(changes)
+    found = {
+        match["path"]["value"]: (match["path"]["type"], rule["backendRefs"])
+        for rule in only(rendered, "HTTPRoute")["spec"]["rules"]
+        for match in rule["matches"]
+        if match["path"]["value"].startswith("/v1/")
+    }
+    services = {
+        name: rendered.one("Service", f"adapters-{name}") for name in ("serving", "trainer")
+    }
+    ports = {
+        name: next(p["port"] for p in each["spec"]["ports"] if p["name"] == "openai")
+        for name, each in services.items()
+    }
+    to = {
+        name: {"name": each["metadata"]["name"], "port": ports[name]}
+        for name, each in services.items()
+    }
+    answering = to["serving"]
+    if changes:
+        pool = only(rendered, "InferencePool")["metadata"]["name"]
+        answering = {
+            "name": pool,
+            "group": "inference.networking.k8s.io",
+            "kind": "InferencePool",
+        }
+    assert found == {
+        "/v1/chat/completions": ("Exact", [answering]),
+        "/v1/completions": ("Exact", [answering]),
+        "/v1/models": ("PathPrefix", [to["serving"]]),
+        "/v1/files": ("PathPrefix", [to["trainer"]]),
+        "/v1/fine_tuning": ("PathPrefix", [to["trainer"]]),
+    }
+    pooled = [
+        rule["matches"]
+        for rule in only(rendered, "HTTPRoute")["spec"]["rules"]
+        if rule["backendRefs"][0].get("kind") == "InferencePool"
+    ]
+    assert len(pooled) == 1
+
+
+def test_without_its_port_openais_api_has_no_route() -> None:
+    none = {part: {"ports": {"openai": None}} for part in ("serving", "trainer")}
+    assert "/v1/" not in str(only(everything(none), "HTTPRoute")["spec"]["rules"])
+    assert "/v1/" not in str(only(everything(GRPC_ROUTE), "GRPCRoute")["spec"]["rules"])
+
+
 def test_a_route_may_leave_the_trainer_out() -> None:
-    assert "TuningService" not in str(
-        only(everything(nested("traffic.route.trainer", False)), "HTTPRoute")
-    )
+    rendered = only(everything(nested("traffic.route.trainer", False)), "HTTPRoute")
+    assert "TuningService" not in str(rendered)
+    assert "/v1/files" not in str(rendered)
 
 
 def test_a_call_has_the_time_that_the_route_gives_it() -> None:
@@ -327,6 +390,11 @@ REFUSED: list[tuple[str, Values, str]] = [
         "traffic.inferencePool.failureMode",
         nested("traffic.inferencePool.failureMode", "x"),
         "one of",
+    ),
+    (
+        "traffic.inferencePool.api",
+        merged(OPENAI_POOL, nested("serving.ports.openai", None)),
+        "no pod speaks it",
     ),
     ("traffic.picker.service.name", nested("traffic.picker.create", False), "name its Service"),
     ("traffic.picker.create", nested("traffic.inferencePool.enabled", False), "makes"),

@@ -1,7 +1,8 @@
-{{/* The EndpointPickerConfig. Nothing here reads a request's body, which no parser of the router knows:
-the model comes from a header, all else from what pods tell of themselves. */}}
+{{/* The EndpointPickerConfig. Of a gRPC call nothing here reads the body, which no parser of the router
+knows: the model comes from a header, all else from what pods tell of themselves. */}}
 {{- define "tailorbird.pickerConfig" -}}
 {{- $config := .Values.traffic.picker.config -}}
+{{- $parser := ternary "openai-parser" "passthrough-parser" (eq .Values.traffic.inferencePool.api "openai") -}}
 {{- $weights := dict
   "lora-affinity-scorer" $config.weights.loraAffinity
   "queue-scorer" $config.weights.queue
@@ -21,7 +22,7 @@ plugins:
   - type: core-metrics-extractor
     parameters:
       defaultEngine: vllm
-  - type: passthrough-parser
+  - type: {{ $parser }}
   {{- range $scorer, $weight := $weights }}
   {{- if $weight }}
   - type: {{ $scorer }}
@@ -30,7 +31,7 @@ plugins:
   - type: max-score-picker
 requestHandler:
   parsers:
-    - pluginRef: passthrough-parser
+    - pluginRef: {{ $parser }}
 dataLayer:
   sources:
     - pluginRef: metrics-data-source

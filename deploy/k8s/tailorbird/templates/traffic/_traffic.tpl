@@ -18,6 +18,9 @@
 {{- if and $pool.enabled .Values.tls.existingSecret -}}
 {{- $problems = append $problems "traffic.inferencePool.enabled: a gateway speaks plaintext to the pods of an InferencePool, and tls.existingSecret has them demand TLS; name a mesh instead" -}}
 {{- end -}}
+{{- if and $pool.enabled (eq $pool.api "openai") (not .Values.serving.ports.openai) -}}
+{{- $problems = append $problems "traffic.inferencePool.api: is openai, but serving.ports.openai is not set, so no pod speaks it" -}}
+{{- end -}}
 {{- if and $pool.enabled (not $picker.create) (not $picker.service.name) -}}
 {{- $problems = append $problems "traffic.picker.service.name: is empty; traffic.inferencePool needs an endpoint picker: name its Service, or set traffic.picker.create" -}}
 {{- end -}}
