@@ -37,7 +37,9 @@ _NARROWER = {
     "METHOD_NOT_ALLOWED": 405,
     "BODY_TOO_SLOW": 408,
     "BODY_TOO_LARGE": 413,
+    "DATASET_TOO_LARGE": 413,
     "NOT_JSON_TYPE": 415,
+    "NOT_FORM_TYPE": 415,
 }
 """Reasons for which HTTP has a status of its own."""
 

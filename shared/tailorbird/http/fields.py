@@ -100,6 +100,23 @@ class Fields:
         found = self.any(name)
         return None if found is None else Fields.of(found, self.path(name))
 
+    def texts(self, name: str) -> dict[str, str] | None:
+        """Take an object of strings."""
+        found = self._typed(name, dict, "an object")
+        for key, value in (found or {}).items():
+            if not isinstance(value, str):
+                raise InvalidArgument(
+                    self.path(name), f"{shown(key)}: {shown(value)} is not a string"
+                )
+        return found
+
+    def says(self, name: str, value: str) -> bool:
+        """Take a field if it says `value`; tell whether it does."""
+        if self._left.get(name) != value:
+            return False
+        del self._left[name]
+        return True
+
     def ignore(self, *names: str) -> None:
         """Take fields that change no answer, whatever they say."""
         for name in names:

@@ -41,6 +41,8 @@ def test_each_kind_is_taken_and_null_is_as_absent() -> None:
         (lambda f: f.inner("x"), [], "an array is not an object"),
         (lambda f: f.text("x"), ["y" * 10_000], "an array is not a string"),
         (lambda f: f.whole("x"), "y" * 10_000, "... is not a whole number"),
+        (lambda f: f.texts("x"), [], "an array is not an object"),
+        (lambda f: f.texts("x"), {"k": 5}, "'k': 5 is not a string"),
         (lambda f: f.only("x", False, why="nothing is stored"), True, "nothing is stored"),
         (lambda f: f.only("x", 1, why="one only"), True, "one only"),
     ],
@@ -53,6 +55,14 @@ def test_what_is_of_another_kind_is_named(
     assert caught.value.field == "messages[3].x"
     assert said in caught.value.message
     assert len(caught.value.message) < 250
+
+
+def test_texts_and_what_a_field_may_say_instead() -> None:
+    fields = Fields({"o": {"a": "b"}, "n": "auto", "m": 5})
+    assert (fields.texts("o"), fields.texts("o")) == ({"a": "b"}, None)
+    assert [fields.says(name, "auto") for name in ("n", "m", "none")] == [True, False, False]
+    assert fields.whole("m") == 5
+    fields.end()
 
 
 def test_numbers_too_large_for_a_float_are_infinite() -> None:
