@@ -24,7 +24,7 @@ from tailorbird.names import JobName
 from tailorbird.object_store import open_store
 from tailorbird.personal_data.modes import Mode
 from tailorbird.registry import AdapterRegistry
-from tailorbird.rpc.server import RpcServer, stop_signal
+from tailorbird.rpc.server import stop_signal
 from tailorbird.service import or_stopped
 from tailorbird.store_check import check_store
 from tailorbird.tuning.v1 import tuning_service_pb2
@@ -48,6 +48,7 @@ from trainer_svc.housekeeping.schedule import Schedule
 from trainer_svc.housekeeping.wiring import caches_of, rules_of, stores_of
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.history import History
 from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.model import JobState
 from trainer_svc.jobs.service import TuningService
@@ -81,7 +82,7 @@ async def serve(settings: TrainerSettings) -> int:
         # Two trainers on one job store of files would train a job twice.
         stack.enter_context(locked_folder(settings.data_dir, "trainer.lock"))
         edge = open_edge(settings, registry, [_SERVICE], stack)
-        starting = _started(settings, edge.server, registry, stack)
+        starting = _started(settings, edge, registry, stack)
         dispatcher, bases, schedule = await or_stopped(starting, stop, _leave)
         if settings.role != "worker":
             await edge.start()
@@ -110,11 +111,11 @@ async def serve(settings: TrainerSettings) -> int:
 
 async def _started(
     settings: TrainerSettings,
-    server: RpcServer,
+    edge: Edge,
     registry: CollectorRegistry,
     stack: AsyncExitStack,
 ) -> tuple[Dispatcher, BaseModels, Schedule]:
-    """Build the trainer and add it to `server`; what a lost trainer left is in the queue again."""
+    """Build the trainer and add it to `edge`; what a lost trainer left is in the queue again."""
     data_dir = settings.data_dir.resolve()
     if not settings.database_url and (kind := shared_filesystem(data_dir)):
         _log.warning(
@@ -168,7 +169,7 @@ async def _started(
         jobs_per_worker=settings.jobs_per_worker,
         max_worker_losses=settings.max_worker_losses,
         max_attempts=settings.max_attempts,
-        set_ready=server.set_ready,
+        set_ready=edge.server.set_ready,
     )
     limits = ServingLimits(
         object_store,
@@ -191,7 +192,7 @@ async def _started(
             FeedbackStore(object_store), datasets, max_record_bytes=settings.max_record_bytes
         ),
         metrics,
-        server.endless,
+        edge.server.endless,
         max_dataset_bytes=settings.max_dataset_bytes,
         max_record_bytes=settings.max_record_bytes,
         workers=settings.workers,
@@ -199,7 +200,13 @@ async def _started(
         device=settings.worker_device,
         ready=executor.ready,
     )
-    add_TuningServiceServicer_to_server(servicer, server.grpc)
+    add_TuningServiceServicer_to_server(servicer, edge.server.grpc)
+    if edge.http is not None:
+        # Only here: the extra may be missing where no HTTP is asked for.
+        from trainer_svc.http.routes import routes
+
+        most = settings.max_dataset_bytes
+        edge.http.add(routes(service, datasets, History(jobs), bases, metrics, most))
     await dispatcher.recover()
     _listen(database, feed, dispatcher, stack)
     schedule = Schedule(

@@ -1,4 +1,4 @@
-"""A trainer of two tenants on a real socket: real stores, scripted workers, datasets by URI."""
+"""A trainer of two tenants on real sockets: real stores, scripted workers, datasets by URI."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.feedback import FeedbackStore
+from tailorbird.http.server import HttpServer
 from tailorbird.object_store import ObstoreStore, open_store
 from tailorbird.registry import AdapterRegistry
 from tailorbird.rpc.auth import Caller, TokenVerifier
@@ -35,8 +37,10 @@ from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.dispatch.dispatcher import Dispatcher
 from trainer_svc.dispatch.publisher import Publisher
 from trainer_svc.feedback.service import FeedbackService
+from trainer_svc.http.routes import routes
 from trainer_svc.jobs.database import Database
 from trainer_svc.jobs.feed import Feed
+from trainer_svc.jobs.history import History
 from trainer_svc.jobs.limits import TenantLimits
 from trainer_svc.jobs.service import TuningService
 from trainer_svc.jobs.store import JobStore
@@ -67,6 +71,19 @@ class World:
     worker: ScriptedWorker
     """Holds every job before its last report."""
     port: int
+    http: HttpServer
+    registry: CollectorRegistry
+
+    @property
+    def openai_url(self) -> str:
+        return f"http://127.0.0.1:{self.http.port}/v1"
+
+    def client(self, caller: str = "acme") -> httpx.AsyncClient:
+        """Return a client of OpenAI's routes; nobody else's proxy is asked."""
+        headers = {"authorization": f"Bearer {caller}"}
+        return httpx.AsyncClient(
+            base_url=self.openai_url, headers=headers, timeout=30, trust_env=False
+        )
 
     async def call(self, method: str, request: Any, caller: str = "acme") -> Any:
         async with asyncio.timeout(30):
@@ -152,7 +169,8 @@ async def world(
     datasets = DatasetStore(
         object_store, folder / "spool", MOST_BYTES, MOST_RECORD_BYTES, sources=sources
     )
-    metrics = TrainerMetrics(CollectorRegistry())
+    registry = CollectorRegistry()
+    metrics = TrainerMetrics(registry)
     worker = ScriptedWorker(object_store, hold="step-4")
     bases = BaseModels((base,))
     adapters = AdapterRegistry(object_store)
@@ -166,10 +184,11 @@ async def world(
         jobs, datasets, feed, dispatcher, adapters, bases, limits, ScriptedChecks(), tenant_limits
     )
     callers = {
-        hashlib.sha256(caller.encode()).hexdigest(): Caller(caller, frozenset({caller}))
-        for caller in ("acme", "other")
+        hashlib.sha256(caller.encode()).hexdigest(): Caller(caller, frozenset(caller.split("+")))
+        for caller in ("acme", "other", "acme+other")
     }
-    server = RpcServer("127.0.0.1", 0, TokenVerifier(callers), CollectorRegistry(), [])
+    verifier = TokenVerifier(callers)
+    server = RpcServer("127.0.0.1", 0, verifier, CollectorRegistry(), [])
     feedback = FeedbackService(
         FeedbackStore(object_store), datasets, max_record_bytes=MOST_RECORD_BYTES
     )
@@ -180,10 +199,14 @@ async def world(
     )  # fmt: skip
     pb_grpc.add_TuningServiceServicer_to_server(servicer, server.grpc)
     await server.start()
+    http = HttpServer("127.0.0.1", 0, verifier, registry)
+    http.add(routes(service, datasets, History(jobs), bases, metrics, MOST_BYTES))
+    await http.start()
     running = asyncio.create_task(dispatcher.run())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = pb_grpc.TuningServiceStub(channel)
-        yield World(stub, datasets, object_store, worker, server.port)
+        yield World(stub, datasets, object_store, worker, server.port, http, registry)
+    await http.stop(0)
     await dispatcher.stop()
     await running
     await server.stop(0)

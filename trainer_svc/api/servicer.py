@@ -79,7 +79,7 @@ class TuningServicer(DataServicer):
         """See tuning_service.proto."""
         tenant = TenantName.parse(request.parent)
         current_caller().check(tenant)
-        _check_ids("job_id", request.job_id, request.request_id)
+        check_ids("job_id", request.job_id, request.request_id)
         accepted = await self._service.create_job(
             tenant,
             convert.spec_from_proto(request.job.spec),
@@ -170,7 +170,7 @@ class TuningServicer(DataServicer):
         """See tuning_service.proto."""
         tenant = TenantName.parse(request.parent)
         current_caller().check(tenant)
-        _check_ids("sweep_id", request.sweep_id, request.request_id)
+        check_ids("sweep_id", request.sweep_id, request.request_id)
         with of_sweep():
             accepted = await self._sweeps.create(
                 tenant,
@@ -237,7 +237,7 @@ class TuningServicer(DataServicer):
         )
 
 
-def _check_ids(field: str, chosen: str, request_id: str) -> None:
+def check_ids(field: str, chosen: str, request_id: str) -> None:
     """Hold the id that a caller chose, if it did, and the request's to their rules."""
     if chosen:
         check_id(field, chosen)

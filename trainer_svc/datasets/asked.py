@@ -32,10 +32,11 @@ class Asked:
     format: DatasetFormat | None = None
     size_bytes: int | None = None
     source_uri: str = ""
+    filename: str = ""
 
 
 def id_of(uri: str, sha256: str, mode: Mode) -> str:
-    """Return the id of the dataset that a URI becomes whose file has this digest.
+    """Return the id of the dataset that a URI, or an upload's file name, becomes with this digest.
 
     Begins as the file's name does; another file, another URI or another mode has another.
     """

@@ -33,6 +33,8 @@ class Dataset(Record):
     """None: nothing was looked for."""
     source_uri: str = ""
     """Where it was imported from. Empty: it was uploaded."""
+    filename: str = ""
+    """What an uploader who named no dataset called the file; theirs, and no path of ours."""
 
     def is_same_upload(self, other: Dataset) -> bool:
         """Tell whether both are of the same bytes, and the same was done about personal data.

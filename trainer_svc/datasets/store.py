@@ -112,6 +112,23 @@ class DatasetStore:
         async with self._receiving.turn(name.tenant):
             return await self.upload(name, size_bytes, chunks, format_, personal_data)
 
+    async def receive_file(
+        self, tenant: TenantName, filename: str, chunks: AsyncIterator[bytes]
+    ) -> Dataset:
+        """Store what a caller sends as a file and names no dataset, as `receive` does.
+
+        The dataset's id is made of the file's name, what is in it, and what is done about personal
+        data: the same again is the same dataset.
+        """
+        mode = self.policy.chosen(None)
+
+        def named(sha256: str) -> DatasetName:
+            return DatasetName(tenant.tenant, id_of(filename, sha256, mode))
+
+        asked = Asked(tenant.tenant, mode, f"{tenant}/{filename}", named, filename=filename)
+        async with self._receiving.turn(tenant.tenant):
+            return await self._take(chunks, asked)
+
     async def upload(
         self,
         name: DatasetName,
@@ -183,7 +200,8 @@ class DatasetStore:
             await self._work(asked, spool.end(asked.size_bytes))
             name = asked.named(spool.source_sha256)
             dataset = await asyncio.to_thread(spool.finish, name)
-            dataset = dataset.model_copy(update={"source_uri": asked.source_uri})
+            told = {"source_uri": asked.source_uri, "filename": asked.filename}
+            dataset = dataset.model_copy(update=told)
             index = await asyncio.to_thread(spool.report.index_file)
             async with self.turn(name):
                 return await self._publish(name, dataset, Path(file.name), index)

@@ -112,6 +112,7 @@ class Fields:
 
     def says(self, name: str, value: str) -> bool:
         """Take a field if it says `value`; tell whether it does."""
+        self._known.add(name)
         if self._left.get(name) != value:
             return False
         del self._left[name]

@@ -8,7 +8,7 @@ from tailorbird.adapters.v1.judgement_pb2 import Grader
 from tailorbird.errors import InvalidArgument
 from tailorbird.tuning.v1 import job_pb2
 from trainer_svc.api.convert import spec_from_proto
-from trainer_svc.api.servicer import _check_ids
+from trainer_svc.api.servicer import check_ids
 
 BAD = "nul \0"
 
@@ -39,7 +39,7 @@ def test_a_text_with_a_nul_in_it_is_refused(fields: dict[str, object], field: st
 
 def test_so_is_a_request_id() -> None:
     with pytest.raises(InvalidArgument, match="NUL") as caught:
-        _check_ids("job_id", "", BAD)
+        check_ids("job_id", "", BAD)
     assert caught.value.field == "request_id"
 
 
