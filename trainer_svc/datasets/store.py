@@ -15,7 +15,7 @@ import asyncio
 import bisect
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
 import structlog
@@ -26,9 +26,7 @@ from tailorbird.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
-    StoreUnavailable,
 )
-from tailorbird.local_disk import is_disk_full
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObjectExists, ObjectStore, delete_folder, open_store
 from tailorbird.personal_data.loading import load_scanner, scan_options
@@ -39,6 +37,7 @@ from tailorbird.uninterrupted import uninterrupted
 from trainer_svc.datasets.asked import Asked, id_of, named_as
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import DeletedData, deleted_index, keep_index
+from trainer_svc.datasets.full_disk import full_disk_told
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
 from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.locks import Locks
@@ -190,7 +189,7 @@ class DatasetStore:
     async def _take(self, chunks: AsyncIterator[bytes], asked: Asked) -> Dataset:
         mode = asked.mode
         # Closing the file writes what is buffered: a full disk may show only then.
-        with _full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
+        with full_disk_told(), tempfile.NamedTemporaryFile(dir=self._spool_dir) as file:
             scan = await asyncio.to_thread(self.policy.scan, mode, asked.key)
             spool = Spool(file, self.max_record_bytes, asked.format, scan)
             async for chunk in chunks:
@@ -369,21 +368,3 @@ def _parts(chunk: bytes) -> Iterator[bytes]:
     """Cut a chunk, so that uploads that are scanned take turns often."""
     for at in range(0, len(chunk), _PART_BYTES):
         yield chunk[at : at + _PART_BYTES]
-
-
-@contextmanager
-def _full_disk_told() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise ResourceExhausted(
-            "the trainer's disk is full", reason="DISK_FULL", retry_after=60
-        ) from error
-    except StoreUnavailable as error:
-        if error.reason != "DISK_FULL":
-            raise
-        raise ResourceExhausted(
-            "the object store's disk is full", reason="DISK_FULL", retry_after=60
-        ) from error
