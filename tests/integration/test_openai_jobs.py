@@ -332,6 +332,11 @@ async def test_one_key_makes_one_job(client: httpx.AsyncClient) -> None:
     ("fields", "param", "said"),
     [
         ({"model": "gpt-4o"}, "model", "'gpt-4o' is not offered; this trainer has 'base'"),
+        (
+            {"model": "gpt-4o", "hyperparameters": {"learning_rate_multiplier": 2}},
+            "model",
+            "'gpt-4o' is not offered",
+        ),
         ({"model": ""}, "model", "it is empty"),
         ({"model": None}, "model", "it is needed"),
         ({"model": f"{ACME}/adapters/x/versions/UP"}, "model", "is not of the form"),
