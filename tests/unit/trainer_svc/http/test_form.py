@@ -80,7 +80,13 @@ async def test_no_file_is_held() -> None:
 
 @pytest.mark.parametrize(
     "endless",
-    [b"Content-Disposition: form-data; x=" + b"y" * 2**16, b"z" * 2**16, b"A: b\r\n" * 2**14],
+    [
+        b"Content-Disposition: form-data; x=" + b"y" * 2**16,
+        b"z" * 2**16,
+        b"A: b\r\n" * 2**14,
+        # Each is short enough, and they are few.
+        (b"A: " + b"b" * 3000 + b"\r\n") * 4 + b"\r\n" * 100,
+    ],
 )
 async def test_a_head_without_end_is_refused(endless: bytes) -> None:
     read_so_far = 0
