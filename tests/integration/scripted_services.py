@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -50,6 +50,7 @@ class Script:
         """How WatchJob breaks off, if not as UNAVAILABLE."""
         self.quiet_breaks = 0
         """So many WatchJobs are heard, and break off without an event."""
+        self.before_quiet_break: Callable[[], object] = lambda: None
         self.chunk_sizes: list[int] = []
         self.received = 0
         self.files: dict[str, bytes] = {}
@@ -280,6 +281,7 @@ class Tuning(tuning_grpc.TuningServiceServicer):
         if self.script.quiet_breaks:
             self.script.quiet_breaks -= 1
             context.send_initial_metadata(((WATCHING, "1"),))
+            self.script.before_quiet_break()
             fail(context, Unavailable("the trainer stops"))
         for event in self.script.events:
             if event.sequence <= request.after_sequence:
