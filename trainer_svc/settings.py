@@ -17,6 +17,7 @@ from tailorbird.devices import Device, auto_device
 from tailorbird.import_uri import EVERYONE, is_import_prefix, is_plain_prefix
 from tailorbird.names import is_id
 from tailorbird.personal_data.settings import ScanSettings
+from tailorbird.records.reading import MAX_FILE_BYTES, MAX_RECORD_BYTES
 from tailorbird.settings import Port, Rank, wrong_setting
 from trainer_svc.database_url import checked_database_url
 
@@ -147,7 +148,7 @@ class TrainerSettings(ScanSettings):
     """Keep the input of each layer alone in a step, and compute the layer again for its gradient:
     more time, less memory. Of use where a long record does not fit into a GPU by itself: a step
     that does not is taken in smaller passes anyway."""
-    max_dataset_bytes: Annotated[int, Field(ge=1)] = 2**30
+    max_dataset_bytes: Annotated[int, Field(ge=1)] = MAX_FILE_BYTES
     """Largest dataset accepted."""
     dataset_prefixes: Annotated[
         dict[str, tuple[str, ...]],
@@ -171,7 +172,7 @@ class TrainerSettings(ScanSettings):
     """Records that a tenant's datasets may have together, as `dataset_quota_bytes`."""
     dataset_cache_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
     """Tokenised datasets that are kept on local disk for the next job on them."""
-    max_record_bytes: Annotated[int, Field(ge=1024)] = 2**20
+    max_record_bytes: Annotated[int, Field(ge=1024)] = MAX_RECORD_BYTES
     """Longest line of a dataset accepted."""
     max_lora_rank: Rank = 64
     """Largest rank accepted while no serving replica has written its profile."""

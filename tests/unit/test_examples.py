@@ -7,7 +7,7 @@ import pytest
 
 from examples import datasets
 from examples.demo.tenants import Question
-from trainer_svc.datasets.records import DatasetFormat, parse_upload
+from tailorbird.records.formats import DatasetFormat, parse_upload
 
 EXAMPLES = Path(datasets.__file__).parent
 FILES = dict(datasets.files())

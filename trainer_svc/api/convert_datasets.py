@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterable
 
 from tailorbird.errors import InvalidArgument
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from tailorbird.tuning.v1 import dataset_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as pb
 from trainer_svc.api.convert import timestamp
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.personal_data import PersonalDataReport
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report import model
 from trainer_svc.datasets.report.limits import DataLimits, findings, to_tell
 from trainer_svc.jobs.events import JobWarning

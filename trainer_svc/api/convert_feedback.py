@@ -12,12 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tailorbird.errors import InvalidArgument, InvalidRecords
 from tailorbird.feedback import BAD, GOOD, Answer, Call, FeedbackPage, FeedbackRecord, Period, Tool
 from tailorbird.names import AdapterName
+from tailorbird.records.formats import DatasetFormat
 from tailorbird.serving.v1 import inference_service_pb2 as serving
 from tailorbird.tuning.v1 import feedback_pb2 as pb
 from trainer_svc.api.convert import timestamp
 from trainer_svc.api.convert_datasets import dataset_to_proto, format_from_proto
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.feedback.lines import Rule
 from trainer_svc.feedback.service import Import, Imported, Wanted
 

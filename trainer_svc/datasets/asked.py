@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tailorbird.errors import InvalidArgument, InvalidRecords
 from tailorbird.names import DatasetName
 from tailorbird.personal_data.modes import Mode
-from trainer_svc.datasets.records import DatasetFormat
+from tailorbird.records.formats import DatasetFormat
 
 _STEM_CHARS = 50
 _DIGEST_CHARS = 12

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from trainer_svc.datasets.chats import template_messages
-from trainer_svc.datasets.records import DatasetFormat
+from tailorbird.records.chats import template_messages
+from tailorbird.records.formats import DatasetFormat
 
 LONGEST_RUN = 30
 """Combining marks in a row that text is normalised with: UAX #15's Stream-Safe Text Format. No

@@ -7,8 +7,8 @@ from datetime import datetime
 from pydantic import ConfigDict
 
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.personal_data import PersonalDataReport
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report.model import DatasetReport
 from trainer_svc.record import Record
 

@@ -17,9 +17,9 @@ from tailorbird.errors import NotFound
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObjectStore
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.index import MAX_INDEX_BYTES, RecordIndex, read_index
-from trainer_svc.datasets.records import DatasetFormat
 
 _FOLDER = "deleted_datasets"
 _INDEX = re.compile(

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.content import Content, content, normalised
-from trainer_svc.datasets.records import DatasetFormat
 
 DIGEST_BYTES = 16
 DIGEST_VERSION = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.errors import InvalidArgument, InvalidRecord
-from trainer_svc.datasets.records import DatasetFormat, parse_record
+from tailorbird.records.formats import DatasetFormat, parse_record
 
 _FIELD = "general_data"
 _MAX_BYTES = 4 * 2**20

@@ -20,6 +20,7 @@ from tailorbird.errors import (
 )
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat, parse_record
 from tailorbird.turns import Turns
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import (
@@ -32,7 +33,6 @@ from trainer_svc.datasets.deleted import (
 from trainer_svc.datasets.digests import record_digest
 from trainer_svc.datasets.index import RecordIndex
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
-from trainer_svc.datasets.records import DatasetFormat, parse_record
 from trainer_svc.datasets.store import DatasetStore
 
 _MOST_LINES = 100

@@ -32,6 +32,7 @@ from tailorbird.object_store import ObjectExists, ObjectStore, delete_folder, op
 from tailorbird.personal_data.loading import load_scanner, scan_options
 from tailorbird.personal_data.modes import Mode
 from tailorbird.pieces import drained
+from tailorbird.records.formats import DatasetFormat
 from tailorbird.turns import Turns
 from tailorbird.uninterrupted import uninterrupted
 from trainer_svc.datasets.asked import Asked, id_of, named_as
@@ -43,7 +44,6 @@ from trainer_svc.datasets.leakage import Leakage, leakage
 from trainer_svc.datasets.locks import Locks
 from trainer_svc.datasets.personal_data import PersonalDataPolicy
 from trainer_svc.datasets.quota import DatasetQuotas
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.sources import DatasetSources
 from trainer_svc.datasets.spool import Spool
 from trainer_svc.datasets.stored import META, read_dataset

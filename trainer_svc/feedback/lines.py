@@ -9,7 +9,7 @@ from typing import Any
 from tailorbird.errors import InvalidRecord
 from tailorbird.feedback import GOOD, Answer, Call, FeedbackRecord, Tool, Turn
 from tailorbird.names import VersionName
-from trainer_svc.datasets.records import DatasetFormat, parse_upload
+from tailorbird.records.formats import DatasetFormat, parse_upload
 
 
 class Rule(StrEnum):

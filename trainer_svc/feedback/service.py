@@ -18,9 +18,9 @@ from tailorbird.feedback import (
 )
 from tailorbird.names import AdapterName, DatasetName, FeedbackName, TenantName
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from tailorbird.turns import Turns
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.feedback.lines import Rule, Unusable, dataset_line
 
 MAX_IMPORTED = 100_000

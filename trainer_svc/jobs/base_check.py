@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tailorbird.base_model import BaseModelFiles
 from tailorbird.errors import FailedPrecondition, InvalidArgument
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.records import DatasetFormat
 
 _RENDERED = frozenset({DatasetFormat.CHAT, DatasetFormat.INSTRUCTION})
 """The formats that a chat template renders."""

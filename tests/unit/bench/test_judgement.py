@@ -14,8 +14,8 @@ from bench.judgement.report import judging_share, lines, unmet
 from bench.judgement.trainer import Ran
 from examples.demo.tenants import INVOICES, MAX_RETENTION_LOSS, SUPPORT
 from tailorbird.personal_data.kinds import BY_MODEL, KINDS
+from tailorbird.records.formats import parse_record
 from tailorbird.tuning.v1 import job_pb2
-from trainer_svc.datasets.records import parse_record
 
 LEAK = Fault("a leak", "VALIDATION_LEAKAGE", "line 3")
 ALARM = Found("LABEL_IMBALANCE", "of 2")

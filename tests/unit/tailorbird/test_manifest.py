@@ -30,11 +30,11 @@ from tailorbird.manifest import (
 from tailorbird.names import DatasetName, VersionName
 from tailorbird.object_store import open_store
 from tailorbird.profile import ServingProfile, read_profile, write_profile
+from tailorbird.records.formats import DatasetFormat
 from tailorbird.registry import AdapterRegistry
 from tailorbird.routes import Route
 from tests.unit.trainer_svc.values import make_manifest
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import DatasetStore
 
 VERSION = "tenants/acme/adapters/voice/versions/20260101T000000-one-1"

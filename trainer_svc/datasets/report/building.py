@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.content import content
 from trainer_svc.datasets.digests import content_digest
 from trainer_svc.datasets.index import IndexWriter
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report.labels import LabelCounter
 from trainer_svc.datasets.report.languages import LanguageSample, ScriptCounter
 from trainer_svc.datasets.report.lengths import LengthCounter

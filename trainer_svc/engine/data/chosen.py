@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import DataCorrupt
-from trainer_svc.datasets.records import ignored_keys, parse_record
+from tailorbird.records.formats import ignored_keys, parse_record
 from trainer_svc.engine.data.leaks import NOTHING_LEAKED, Leaked
 from trainer_svc.jobs.events import JobWarning
 from trainer_svc.jobs.held_out import seen
@@ -69,7 +69,7 @@ def read_records(
     """Return the records on these lines of a dataset's file; DataCorrupt if one is not there.
 
     Also those of `sample`. Of either the first, until they have 64 MiB; of a record what is read of
-    it anywhere (see `datasets.records`).
+    it anywhere (see `tailorbird.records.formats`).
     """
     needed, wanted = set(lines), set(sample) - set(lines)
     last = max(needed | wanted, default=0)

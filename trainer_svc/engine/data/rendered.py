@@ -19,7 +19,7 @@ from tailorbird.manifest import (
     ChatToolCall,
     RenderedChat,
 )
-from trainer_svc.datasets.chats import is_trained
+from tailorbird.records.chats import is_trained
 from trainer_svc.engine.data.encoding import Encoder
 from trainer_svc.engine.data.template import PLAIN, Renderer, as_chat
 

@@ -3,9 +3,10 @@
 Formats (`DatasetRef.format`) and what serving does with the same input:
 
 - chat: rendered turn by turn with the base's chat template, from what serving gives it: see
-  `datasets.chats`. A prompt is the template's rendering with the assistant's turn opened; the
-  answer, which may be calls of tools, is what the rendering with the answer adds, up to and with
-  its end-of-turn token. An answer of the weight 0 is no turn; it is in the prompts of later ones.
+  `tailorbird.records.chats`. A prompt is the template's rendering with the assistant's turn
+  opened; the answer, which may be calls of tools, is what the rendering with the answer adds, up to
+  and with its end-of-turn token. An answer of the weight 0 is no turn; it is in the prompts of
+  later ones.
 - instruction: a chat of one user message, `instruction` and, if there is one, a blank line and
   `input`, answered by `output`.
 - prompt_completion: `prompt` and `completion` as they are; the end-of-sequence token follows.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from tailorbird.errors import FailedPrecondition
-from trainer_svc.datasets.chats import is_trained, template_messages, template_tools
+from tailorbird.records.chats import is_trained, template_messages, template_tools
 from trainer_svc.encoding.chat_template import ChatTemplate
 
 PROMPT_COMPLETION = "prompt_completion"

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition, InvalidRecord
 from tailorbird.manifest import RenderedChat
-from trainer_svc.datasets.records import DatasetFormat, parse_record
+from tailorbird.records.formats import DatasetFormat, parse_record
 from trainer_svc.engine.data.rendered import ChatPool
 from trainer_svc.engine.data.sequences import Sequenced, Sequencer
 from trainer_svc.engine.data.token_files import Piece, Rows, TokenWriter, map_tokens

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from tailorbird.errors import FailedPrecondition
-from trainer_svc.datasets.chats import is_trained
+from tailorbird.records.chats import is_trained
 from trainer_svc.engine.data.encoding import Encoder
 from trainer_svc.engine.data.template import (
     PLAIN,

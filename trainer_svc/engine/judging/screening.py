@@ -15,9 +15,9 @@ import numpy.typing as npt
 from tailorbird.line_numbers import say_lines
 from tailorbird.names import DatasetName
 from tailorbird.pieces import some
+from tailorbird.records.chats import template_messages
+from tailorbird.records.formats import DatasetFormat, parse_record
 from tailorbird.turns import Turns
-from trainer_svc.datasets.chats import template_messages
-from trainer_svc.datasets.records import DatasetFormat, parse_record
 from trainer_svc.engine.data.files import DatasetFiles
 from trainer_svc.engine.elsewhere import in_thread
 from trainer_svc.jobs.events import JobWarning

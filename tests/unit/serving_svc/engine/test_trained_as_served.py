@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from serving_svc.api.convert_chat import chat as chat_of
 from serving_svc.engine.tokenizer import Tokenizer
 from serving_svc.engine.tools import Tools
+from tailorbird.records.formats import parse_record
 from tailorbird.serving.v1 import inference_service_pb2 as pb
 from tests.unit.trainer_svc.engine.data.tool_templates import BARE, TAGGED
-from trainer_svc.datasets.records import parse_record
 from trainer_svc.engine.data.sequences import Sequencer
 
 DEMO_BASE = Path(__file__).parents[4] / "examples" / "demo_base"

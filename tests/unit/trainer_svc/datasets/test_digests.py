@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.content import content, normalised
 from trainer_svc.datasets.digests import DIGEST_BYTES, record_digest
-from trainer_svc.datasets.records import DatasetFormat
 
 CHAT, PAIR = DatasetFormat.CHAT, DatasetFormat.PROMPT_COMPLETION
 INSTRUCTION = DatasetFormat.INSTRUCTION

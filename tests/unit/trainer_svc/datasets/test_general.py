@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tailorbird.errors import InvalidArgument
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.general import read_general
-from trainer_svc.datasets.records import DatasetFormat
 
 TEXT = {"text": "The rain in Spain."}
 ASKED = {"prompt": "1 + 1 =", "completion": " 2"}

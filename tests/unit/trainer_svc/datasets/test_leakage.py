@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.errors import DataCorrupt
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets import index
 from trainer_svc.datasets.digests import RecordDigest, record_digest
 from trainer_svc.datasets.index import IndexWriter, RecordIndex, read_index
 from trainer_svc.datasets.leakage import leakage, leaked_lines
-from trainer_svc.datasets.records import DatasetFormat
 
 Pair = tuple[str, str]
 

@@ -20,10 +20,10 @@ from tailorbird.personal_data.modes import Mode
 from tailorbird.personal_data.options import ScanOptions
 from tailorbird.personal_data.scanner import Scanner
 from tailorbird.pieces import drained
+from tailorbird.records.formats import parse_record
 from trainer_svc.datasets import personal_data
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.personal_data import PersonalDataPolicy, PersonalDataScan
-from trainer_svc.datasets.records import parse_record
 from trainer_svc.datasets.store import DatasetStore
 
 NAME = DatasetName("acme", "chats")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainer_svc.datasets.chats import template_messages
+from tailorbird.records.chats import template_messages
+from tailorbird.records.formats import DatasetFormat, parse_record
 from trainer_svc.datasets.content import content, normalised
 from trainer_svc.datasets.digests import record_digest
-from trainer_svc.datasets.records import DatasetFormat, parse_record
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order": 7}'}}
 PLAIN: list[dict[str, Any]] = [

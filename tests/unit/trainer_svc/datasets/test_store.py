@@ -26,10 +26,10 @@ from tailorbird.errors import (
 )
 from tailorbird.names import DatasetName, TenantName
 from tailorbird.object_store import ObstoreStore, open_store
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets import store as store_module
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.digests import record_digest
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import DatasetStore
 
 NAME = DatasetName("acme", "chats")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tailorbird.records.formats import DatasetFormat
 from tests.unit.trainer_svc.engine.stores import TryingStore
 from tests.unit.trainer_svc.engine.tiny import dataset_ref, jsonl
 from trainer_svc.datasets.digests import record_digest
 from trainer_svc.datasets.index import IndexWriter
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.protocol import DatasetRef
 
 

@@ -16,8 +16,8 @@ from tailorbird.feedback import (
     ToolFunction,
     Turn,
 )
+from tailorbird.records.formats import DatasetFormat, parse_upload
 from tests.unit.tailorbird.feedback_values import VERSION, a_record
-from trainer_svc.datasets.records import DatasetFormat, parse_upload
 from trainer_svc.feedback.lines import Rule, Unusable, dataset_line
 
 RIGHT = Answer(content="Tomorrow.")

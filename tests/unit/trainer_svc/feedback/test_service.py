@@ -31,9 +31,9 @@ from tailorbird.feedback import (
 from tailorbird.names import AdapterName, DatasetName, FeedbackName
 from tailorbird.object_store import open_store
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from tests.unit.tailorbird.feedback_values import ADAPTER, NOON, a_name, a_record
 from trainer_svc.datasets.dataset import Dataset
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.store import DatasetStore
 from trainer_svc.feedback.lines import Rule
 from trainer_svc.feedback.service import FeedbackService, Import, Imported, Wanted

@@ -9,11 +9,11 @@ import pytest
 
 from tailorbird.errors import DataCorrupt, FailedPrecondition, NotFound
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from tests.unit.trainer_svc.datasets.report.planted import clean, looked_at, pairs
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.deleted import DeletedData
 from trainer_svc.datasets.leakage import Leakage
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report.limits import DataLimits
 from trainer_svc.datasets.report.model import DatasetReport, LinePair
 from trainer_svc.jobs.data_check import check_data

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from tailorbird.personal_data.modes import Mode
+from tailorbird.records.formats import DatasetFormat
 from trainer_svc.datasets.dataset import Dataset
 from trainer_svc.datasets.personal_data import PersonalDataReport
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.datasets.report.model import (
     Contradiction,
     Contradictions,

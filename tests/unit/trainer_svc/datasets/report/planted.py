@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer_svc.datasets.records import parse_record
+from tailorbird.records.formats import parse_record
 from trainer_svc.datasets.report.building import ReportBuilder
 from trainer_svc.datasets.report.model import DatasetReport
 

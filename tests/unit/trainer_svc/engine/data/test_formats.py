@@ -14,9 +14,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from tailorbird.errors import FailedPrecondition
+from tailorbird.records.formats import DatasetFormat, parse_record
 from tests.unit.trainer_svc.engine.data import tokenizers_of
 from tests.unit.trainer_svc.engine.data.tool_templates import BARE, TAGGED
-from trainer_svc.datasets.records import DatasetFormat, parse_record
 from trainer_svc.engine.data.sequences import Sequencer
 from trainer_svc.engine.data.template import Renderer
 from trainer_svc.engine.data.token_files import Piece

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from tailorbird.records.formats import DatasetFormat
 from tests.unit.trainer_svc.engine.tiny import chats
 from tests.unit.trainer_svc.engine.versions import LORA
 from trainer_svc.datasets.general import GeneralData
-from trainer_svc.datasets.records import DatasetFormat
 from trainer_svc.engine.generation.prompts import Generated, Prompt
 from trainer_svc.engine.judging.general import General
 from trainer_svc.engine.step.bank import AdapterBank

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.errors import InvalidRecord
-from trainer_svc.datasets.records import (
+from tailorbird.records.formats import (
     DatasetFormat,
     ignored_keys,
     parse_record,

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainer_svc.datasets.checks import (
+from tailorbird.records.checks import (
     Unfit,
     check_answer,
     check_keys,

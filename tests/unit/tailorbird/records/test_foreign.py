@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.errors import InvalidRecords
-from tailorbird.names import DatasetName
-from trainer_svc.datasets.foreign import LOOKED_AT, seems_to_be
-from trainer_svc.datasets.spool import Spool
+from tailorbird.records.foreign import LOOKED_AT, seems_to_be
+from tailorbird.records.reading import FileReading
 
 RECORDS = [{"prompt": f"How much is {n}?", "completion": f"It is {n}."} for n in range(20)]
 LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
@@ -31,12 +30,12 @@ def zipped() -> bytes:
 
 def refused(data: bytes, size: int) -> str:
     """Return what is said of a file that comes in chunks of a size."""
-    spool = Spool(io.BytesIO(), 2**20, None, None)
+    reading = FileReading(2**20)
     for at in range(0, len(data), size):
-        list(spool.feed(data[at : at + size]))
-    list(spool.end(None))
+        list(reading.feed(data[at : at + size]))
+    list(reading.end())
     with pytest.raises(InvalidRecords) as caught:
-        spool.finish(DatasetName("acme", "data"))
+        reading.check()
     return caught.value.message
 
 

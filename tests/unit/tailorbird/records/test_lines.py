@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.errors import InvalidRecord, InvalidRecords
-from trainer_svc.datasets.lines import BadLines, Lines
+from tailorbird.records.lines import BadLines, Lines
 
 MOST = 5
 

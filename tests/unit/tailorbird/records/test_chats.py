@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer_svc.datasets.chats import check_chat, is_trained, template_messages, template_tools
-from trainer_svc.datasets.checks import Unfit
+from tailorbird.records.chats import check_chat, is_trained, template_messages, template_tools
+from tailorbird.records.checks import Unfit
 
 ASK = {"role": "user", "content": "where is it?"}
 ANSWER = {"role": "assistant", "content": "on its way"}

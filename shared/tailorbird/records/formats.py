@@ -17,8 +17,8 @@ from enum import StrEnum
 from typing import Any
 
 from tailorbird.errors import InvalidRecord
-from trainer_svc.datasets.chats import check_chat
-from trainer_svc.datasets.checks import (
+from tailorbird.records.chats import check_chat
+from tailorbird.records.checks import (
     Unfit,
     check_answer,
     check_keys,
