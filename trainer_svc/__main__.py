@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from tailorbird.process import prepare_process
 from trainer_svc.housekeeping.commands import COMMANDS
 
+FILE_REPORT = "file-report"
+"""For `tailorbird datasets check`; needs no settings, and nothing that runs."""
+
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise.
@@ -18,6 +21,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     """
     if arguments[:1] and arguments[0] in COMMANDS:
         return _command(arguments)
+    if arguments[:1] == [FILE_REPORT]:
+        from trainer_svc.file_report import run
+
+        return run(arguments[1:])
     prepare_process()
     if role := _parser().parse_args(arguments).role:
         os.environ["TAILORBIRD_ROLE"] = role

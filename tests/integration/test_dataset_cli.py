@@ -70,6 +70,26 @@ async def test_datasets_are_listed(trainer: World, run: Run) -> None:
     assert [each["name"] for each in shown] == [name("a"), name("b")]
 
 
+async def test_a_check_says_what_an_upload_says(trainer: World, run: Run, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(lines("yes", "no", "yes") + lines("yes"))
+    uploaded = json.loads(
+        "\n".join((await run("datasets", "upload", str(good), "--id", "a", "-o", "json")).out)
+    )
+    (checked,) = json.loads(
+        "\n".join((await run("datasets", "check", str(good), "-o", "json")).out)
+    )
+    assert uploaded.keys() - checked["dataset"].keys() == {"name", "create_time"}
+    assert uploaded == uploaded | checked["dataset"]
+    assert checked["dataset"]["report"]["duplicates"]["surplus"] == "2"
+
+    bad.write_bytes(lines("yes", " ", " ") + b"no\n" + b'{"text": "a"}\n')
+    refused = await run("datasets", "upload", str(bad), "--id", "bad")
+    found = await run("datasets", "check", str(bad))
+    assert (refused.status, found.status) == (4, 4)
+    assert refused.err == found.err.replace(f"error: {bad}:", "error: INVALID_ARGUMENT")
+
+
 async def test_a_dataset_is_deleted(trainer: World, run: Run) -> None:
     await trainer.upload("a", lines("yes"))
     await trainer.upload("b", lines("yes"))

@@ -1,22 +1,21 @@
-"""`tailorbird datasets`: upload, import, get, report, list, delete; find-record stands apart."""
+"""`tailorbird datasets`: upload, import, get, report, list, delete; two others stand apart."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from tailorbird.cli import record
+from tailorbird.cli import data_check, record
 from tailorbird.cli.connect import TenantOption, full_name, parent_of, with_trainer
-from tailorbird.cli.data_report import print_report, print_warnings
+from tailorbird.cli.dataset_format import FormatOption, format_name, format_value
+from tailorbird.cli.dataset_shown import PERSONAL_DATA_MODE, print_dataset
 from tailorbird.cli.formats import Output, OutputOption, print_data
 from tailorbird.cli.output import (
     errors,
     last_part,
-    out,
     print_facts,
     print_rows,
     size,
@@ -27,25 +26,11 @@ from tailorbird.client import TrainerClient
 from tailorbird.personal_data.modes import Mode
 from tailorbird.tuning.v1 import dataset_pb2
 
-_MODE = "PERSONAL_DATA_MODE_"
-
 app = typer.Typer(help="Upload training data and look it up.", no_args_is_help=True)
-
-
-class Format(StrEnum):
-    """The shape of every record."""
-
-    CHAT = "chat"
-    PROMPT_COMPLETION = "prompt_completion"
-    INSTRUCTION = "instruction"
-    TEXT = "text"
 
 
 DatasetId = Annotated[
     str, typer.Option("--id", help="The dataset's id: lower-case letters, digits and '-'.")
-]
-FormatOption = Annotated[
-    Format | None, typer.Option("--format", help="The records' format; else the first one's.")
 ]
 PersonalData = Annotated[
     Mode | None,
@@ -83,7 +68,7 @@ def upload(
             file,
             personal_data=_mode(personal_data),
             sent=lambda total: progress.update(task, completed=total),
-            format=_format(format_),
+            format=format_value(format_),
         )
     _show(dataset, output)
 
@@ -104,7 +89,7 @@ def import_(
         parent_of(tenant),
         dataset_id,
         uri,
-        format=_format(format_),
+        format=format_value(format_),
         personal_data=_mode(personal_data),
     )
     _show(dataset, output)
@@ -180,50 +165,18 @@ def delete(
     print_facts([("deleted", dataset)])
 
 
+app.command("check")(data_check.check)
 app.command("find-record")(record.find)
 
 
 def _show(dataset: dataset_pb2.Dataset, output: Output) -> None:
     if output.is_data:
         print_data(dataset, output)
-        return
-    print_warnings(dataset.report.warnings, out)
-    print_facts(
-        [
-            ("name", dataset.name),
-            ("records", f"{dataset.record_count:,}"),
-            ("size", size(dataset.size_bytes)),
-            ("format", format_name(dataset.format)),
-            ("sha256", dataset.sha256),
-            ("not read", ", ".join(dataset.ignored_fields)),
-            ("personal data", _personal_data(dataset)),
-            ("imported from", dataset.source_uri),
-            ("created", when(dataset.create_time)),
-        ]
-    )
-    if dataset.HasField("report"):
-        print_report(dataset.report)
-
-
-def _personal_data(dataset: dataset_pb2.Dataset) -> str:
-    if not dataset.HasField("personal_data"):
-        return ""
-    report = dataset.personal_data
-    mode = dataset_pb2.PersonalDataMode.Name(report.mode).removeprefix(_MODE).lower()
-    counts = ", ".join(f"{each.kind} {each.count:,}" for each in report.kinds) or "none found"
-    return f"{counts} (in {report.record_count:,} records; {mode})"
+    else:
+        print_dataset(dataset)
 
 
 def _mode(mode: Mode | None) -> dataset_pb2.PersonalDataMode.ValueType:
-    return dataset_pb2.PersonalDataMode.Value(_MODE + (mode.upper() if mode else "UNSPECIFIED"))
-
-
-def _format(format_: Format | None) -> dataset_pb2.DatasetFormat.ValueType:
-    return dataset_pb2.DatasetFormat.Value(
-        f"DATASET_FORMAT_{format_.name if format_ else 'UNSPECIFIED'}"
+    return dataset_pb2.PersonalDataMode.Value(
+        PERSONAL_DATA_MODE + (mode.upper() if mode else "UNSPECIFIED")
     )
-
-
-def format_name(value: dataset_pb2.DatasetFormat.ValueType) -> str:
-    """Say a dataset's format."""
-    return dataset_pb2.DatasetFormat.Name(value).removeprefix("DATASET_FORMAT_").lower()
