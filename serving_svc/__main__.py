@@ -1,14 +1,24 @@
-"""python -m serving_svc: serves until SIGTERM or SIGINT, or until its engine dies."""
+"""python -m serving_svc [check]: serves until SIGTERM or SIGINT, or until its engine dies."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 
 from tailorbird.process import prepare_process
 
 
-def main() -> int:
-    """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Return the exit status: 0 after an orderly stop, 2 for wrong settings, 1 otherwise.
+
+    With `check`, what serving needs is looked at instead; see `serving_svc.check`.
+    """
+    if arguments[:1] == ["check"]:
+        from serving_svc.check import run
+
+        # A thread that hangs in a look-up would be waited for.
+        os._exit(run(arguments[1:]))
     prepare_process()
     # Each of these imports for seconds, and reads the environment.
     from serving_svc.app import serve
@@ -20,4 +30,4 @@ def main() -> int:
 
 # vLLM starts its processes by importing this module anew.
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

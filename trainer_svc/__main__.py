@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tailorbird.process import prepare_process
 from trainer_svc.housekeeping.commands import COMMANDS
 
+CHECK = "check"
 FILE_REPORT = "file-report"
 """For `tailorbird datasets check`; needs no settings, and nothing that runs."""
 
@@ -21,6 +22,11 @@ def main(arguments: Sequence[str] = ()) -> int:
     """
     if arguments[:1] and arguments[0] in COMMANDS:
         return _command(arguments)
+    if arguments[:1] == [CHECK]:
+        from trainer_svc.check import run as run_check
+
+        # A thread that hangs in a look-up would be waited for.
+        os._exit(run_check(arguments[1:]))
     if arguments[:1] == [FILE_REPORT]:
         from trainer_svc.file_report import run
 
@@ -37,7 +43,8 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:<9}{does}" for name, does in COMMANDS.items())
+    all_ = {CHECK: "Say what is wrong with what the trainer needs; change nothing.", **COMMANDS}
+    commands = "\n".join(f"  {name:<9}{does}" for name, does in all_.items())
     parser = argparse.ArgumentParser(
         prog="python -m trainer_svc",
         usage="%(prog)s [-h] [--role {all,api,worker}]\n       %(prog)s COMMAND [-h] …",

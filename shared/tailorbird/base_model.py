@@ -58,14 +58,7 @@ def load_base_model(
     id_, revision = (model, "") if Path(model).is_dir() else parsed(model)
     path = _locate(id_, revision)
     config = _read_json(path / "config.json")
-    text_config = config.get("text_config", config)
-    try:
-        length = int(text_config["max_position_embeddings"])
-        hidden = int(text_config["hidden_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidArgument(
-            "base_model", f"{path / 'config.json'} lacks an integer {error}"
-        ) from error
+    length, hidden = _sizes(path, config)
     digest = _digest(path, cache)
     template = _chat_template(path)
     if expected_digest and digest != expected_digest:
@@ -83,9 +76,30 @@ def load_base_model(
         hidden_size=hidden,
         architecture=_architecture(config),
         weight_bytes=_weight_bytes(path),
-        has_chat_template=bool(template) or any((path / name).exists() for name in _MORE_TEMPLATES),
+        has_chat_template=has_chat_template(path),
         linear_modules=LINEAR_MODULES & _modules(path),
     )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Tell whether a base's folder has a chat template; InvalidArgument if it cannot be read."""
+    return bool(_chat_template(folder)) or any((folder / one).exists() for one in _MORE_TEMPLATES)
+
+
+def context_length(folder: Path) -> int:
+    """Return the tokens of context that a base's folder says it has; InvalidArgument if none."""
+    return _sizes(folder, _read_json(folder / "config.json"))[0]
+
+
+def _sizes(path: Path, config: dict[str, Any]) -> tuple[int, int]:
+    """Return the context's tokens and the hidden size."""
+    text_config = config.get("text_config", config)
+    try:
+        return int(text_config["max_position_embeddings"]), int(text_config["hidden_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(
+            "base_model", f"{path / 'config.json'} lacks an integer {error}"
+        ) from error
 
 
 def _architecture(config: dict[str, Any]) -> str:

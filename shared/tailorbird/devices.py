@@ -72,7 +72,7 @@ def chosen_device(
         )
     if signs[0] == f"/{_DRIVER}":
         return Device("cuda", f"{signs[0]} is there")
-    problem = (ask_torch or _asked_torch)()
+    problem = (ask_torch or asked_torch)()
     if not problem:
         return Device("cuda", f"torch finds a GPU ({seen})")
     return Device(
@@ -113,7 +113,8 @@ def _torch_version() -> str:
         return ""
 
 
-def _asked_torch() -> str:
+def asked_torch() -> str:
+    """Return "" if torch finds a GPU, or why it does not; a process of its own, seconds."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _ASK_TORCH],

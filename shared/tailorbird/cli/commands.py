@@ -26,6 +26,12 @@ class Commands(LazyGroup):
                 "Start the web console, and stop it on Ctrl-C.",
             ),
             Entry(
+                "doctor",
+                "tailorbird.cli.doctor:doctor",
+                "Look at everything the services and their callers need; say what is wrong, and"
+                " what to do.",
+            ),
+            Entry(
                 "info",
                 "tailorbird.cli.info:info",
                 "Show what the trainer and serving offer; fails if one does not answer.",

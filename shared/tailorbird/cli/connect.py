@@ -30,7 +30,7 @@ TenantOption = Annotated[
     str | None,
     typer.Option(envvar="TAILORBIRD_TENANT", help="The tenant of names given by their id alone."),
 ]
-_Token = Annotated[str | None, typer.Option(envvar="TAILORBIRD_TOKEN", help="Bearer token.")]
+TokenOption = Annotated[str | None, typer.Option(envvar="TAILORBIRD_TOKEN", help="Bearer token.")]
 _RootCertificates = Annotated[
     Path | None,
     typer.Option(
@@ -40,7 +40,7 @@ _RootCertificates = Annotated[
         dir_okay=False,
     ),
 ]
-_Plaintext = Annotated[
+PlaintextOption = Annotated[
     bool,
     typer.Option(
         "--plaintext",
@@ -90,9 +90,9 @@ def _connected(command: _Command, *services: _Service) -> _Command:
     own = list(signature.parameters.values())[len(services) :]
     options = [
         *((service.parameter, service.option, service.address) for service in services),
-        ("token", _Token, None),
+        ("token", TokenOption, None),
         ("root_certificates", _RootCertificates, None),
-        ("plaintext", _Plaintext, False),
+        ("plaintext", PlaintextOption, False),
         ("context", ContextOption, None),
     ]
 

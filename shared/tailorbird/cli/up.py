@@ -34,7 +34,7 @@ from tailorbird.errors import FailedPrecondition, InvalidArgument
 _ERROR_GRACE = 8.0
 # Between two lines of progress, where there is no terminal.
 _LINE_SECONDS = 30.0
-_TRAINER_HTTP, _SERVING_HTTP, _CONSOLE = 8081, 8082, 8080
+TRAINER_HTTP, SERVING_HTTP, CONSOLE = 8081, 8082, 8080
 _OPENAI = "port of OpenAI's API over HTTP; 0: none."
 _HAS_HTTP = all(importlib.util.find_spec(name) for name in ("jinja2", "starlette", "uvicorn"))
 
@@ -101,21 +101,19 @@ def up(
     trainer_http_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, show_default=str(_TRAINER_HTTP), help=f"The trainer's {_OPENAI}"
+            min=0, max=65535, show_default=str(TRAINER_HTTP), help=f"The trainer's {_OPENAI}"
         ),
     ] = None,
     serving_http_port: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=65535, show_default=str(_SERVING_HTTP), help=f"Serving's {_OPENAI}"
-        ),
+        typer.Option(min=0, max=65535, show_default=str(SERVING_HTTP), help=f"Serving's {_OPENAI}"),
     ] = None,
     console_port: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=65535,
-            show_default=str(_CONSOLE),
+            show_default=str(CONSOLE),
             help="The web console's port, on loopback; 0: none.",
         ),
     ] = None,
@@ -152,9 +150,9 @@ def up(
         trainer_metrics_port=trainer_metrics_port,
         serving_port=serving_port,
         serving_metrics_port=serving_metrics_port,
-        trainer_http_port=_http(trainer_http_port, _TRAINER_HTTP),
-        serving_http_port=_http(serving_http_port, _SERVING_HTTP),
-        console_port=_http(console_port, _CONSOLE),
+        trainer_http_port=http_port(trainer_http_port, TRAINER_HTTP),
+        serving_http_port=http_port(serving_http_port, SERVING_HTTP),
+        console_port=http_port(console_port, CONSOLE),
         root_certificates=root_certificates,
         workers=workers,
         own={"trainer": division.trainer, "serving": {**division.serving, **preload}},
@@ -179,7 +177,7 @@ def up(
         errors.print("stopping")
 
 
-def _http(asked: int | None, default: int) -> int:
+def http_port(asked: int | None, default: int) -> int:
     """Return the port: what is asked for, else the default if the extra http is installed."""
     if asked is not None:
         return asked

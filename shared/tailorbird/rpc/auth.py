@@ -92,6 +92,11 @@ class TokenVerifier:
         # Put in place whole: a call looks at the one mapping or at the other.
         self._callers = _callers_in(path)
 
+    @property
+    def known(self) -> int:
+        """How many tokens are known."""
+        return len(self._callers)
+
     def verify(self, metadata: Mapping[str, str | bytes]) -> Caller:
         """Return the caller that `metadata` proves; Unauthenticated otherwise."""
         value = metadata.get("authorization", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry, Gauge
@@ -24,9 +25,13 @@ class ServerCertificate:
     """
 
     def __init__(self, certificate: Path, key: Path, registry: CollectorRegistry) -> None:
+        self.expiry = 0.0
+        """When the certificate in use ends, in seconds since 1970; 0 if it cannot be told."""
+        self.names: tuple[str, ...] = ()
+        """Whom it is for, by its subject alternative names, as far as that can be told."""
         self._certificate = certificate
         self._key = key
-        self._expiry = Gauge(
+        self._expiry_gauge = Gauge(
             "tailorbird_tls_certificate_expiry_timestamp_seconds",
             "When the certificate in use ends, in seconds since 1970; 0 if it cannot be told.",
             registry=registry,
@@ -47,7 +52,7 @@ class ServerCertificate:
         certificate = read_file(_CERTIFICATE, self._certificate)
         key = read_file(_KEY, self._key)
         context = self._checked()
-        expiry = _expiry(context, self._certificate)
+        presented = _presented_by(context, self._certificate)
         if (certificate, key) != (
             read_file(_CERTIFICATE, self._certificate),
             read_file(_KEY, self._key),
@@ -55,7 +60,10 @@ class ServerCertificate:
             raise InvalidArgument(_CERTIFICATE, f"{self._certificate} changes while it is read")
         self._newest = grpc.ssl_server_certificate_configuration([(key, certificate)])
         self._context = context
-        self._expiry.set(expiry)
+        ends = str(presented.get("notAfter", ""))
+        self.expiry = ssl.cert_time_to_seconds(ends) if ends else 0.0
+        self.names = tuple(str(name) for _, name in presented.get("subjectAltName", ()))
+        self._expiry_gauge.set(self.expiry)
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return what a server listens with; `read` must have gone well before."""
@@ -96,10 +104,10 @@ class ServerCertificate:
         return context
 
 
-def _expiry(server: ssl.SSLContext, path: Path) -> float:
-    """Return when `server`'s certificate ends, by a handshake in memory that trusts just it.
+def _presented_by(server: ssl.SSLContext, path: Path) -> dict[str, Any]:
+    """Return `server`'s certificate as ssl tells it, by a handshake in memory that trusts just it.
 
-    0 if that handshake tells nothing: what else a client may find wrong is between the two.
+    Empty if that handshake tells nothing: what else a client may find wrong is between the two.
     InvalidArgument if it has ended.
     """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -107,14 +115,13 @@ def _expiry(server: ssl.SSLContext, path: Path) -> float:
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         client.load_verify_locations(cadata=_leaf(path))
-        presented = _presented(client, server)
+        return _presented(client, server)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code == _EXPIRED:
             raise InvalidArgument(_CERTIFICATE, f"the certificate in {path} has expired") from error
-        return 0.0
+        return {}
     except (ssl.SSLError, OSError, ValueError):
-        return 0.0
-    return ssl.cert_time_to_seconds(presented)
+        return {}
 
 
 def _leaf(path: Path) -> str:
@@ -123,8 +130,8 @@ def _leaf(path: Path) -> str:
     return text[begin : text.index(_ENDS[1], begin) + len(_ENDS[1])] + "\n"
 
 
-def _presented(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
-    """Return the notAfter of the certificate that a handshake in memory ends with."""
+def _presented(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
+    """Return the certificate that a handshake in memory ends with."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         client.wrap_bio(back, there),
@@ -137,5 +144,4 @@ def _presented(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
                 end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    certificate = ends[0].getpeercert() or {}
-    return str(certificate.get("notAfter", ""))
+    return dict(ends[0].getpeercert() or {})

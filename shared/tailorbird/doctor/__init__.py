@@ -1,0 +1,1 @@
+"""What is looked at where something is wrong: checks that change nothing, and what they find."""
