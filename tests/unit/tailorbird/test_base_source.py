@@ -13,17 +13,21 @@ from huggingface_hub import constants
 
 from tailorbird.base_model import load_base_model
 from tailorbird.base_source import check_base_source
+from tailorbird.doctor.base import base_model
+from tailorbird.doctor.finding import Status
 from tailorbird.errors import InvalidArgument
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Has org/model, org/gated for nobody, org/pickled in another format, and nothing else."""
+    """Has org/model, org/huge, org/gated for nobody, org/pickled in another format, no more."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/models/org/model/revision/"):
             self._answer(404, {}, "RevisionNotFound")
         elif self.path.startswith("/api/models/org/model"):
             self._answer(200, files("config.json", "model.safetensors", "tf_model.h5"))
+        elif self.path.startswith("/api/models/org/huge"):
+            self._answer(200, files("config.json", "model.safetensors", size=2**60))
         elif self.path.startswith("/api/models/org/pickled"):
             self._answer(200, files("config.json", "pytorch_model.bin"))
         elif self.path.startswith("/api/models/org/gated"):
@@ -48,8 +52,8 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def files(*names: str) -> dict[str, object]:
-    return {"id": "org/x", "siblings": [{"rfilename": name, "size": 1000} for name in names]}
+def files(*names: str, size: int = 1000) -> dict[str, object]:
+    return {"id": "org/x", "siblings": [{"rfilename": name, "size": size} for name in names]}
 
 
 @pytest.fixture
@@ -145,3 +149,27 @@ def test_services_say_the_same_when_the_fetch_fails(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument) as refused:
             load_base_model(model, tmp_path / "cache")
         assert refused.value.description == problem(model)
+
+
+@pytest.mark.usefixtures("hub")
+def test_doctor_says_of_the_hub_s_what_is_to_be_fetched_and_whether_there_is_room(
+    tmp_path: Path,
+) -> None:
+    (found,) = base_model("org/model")
+    assert found.status is Status.OK
+    assert found.found.startswith("org/model is fetched at the first start: 0.0 GiB to ")
+    (found,) = base_model("org/huge")
+    assert (found.status, found.advice) == (
+        Status.FAILED, "make room, or set HF_HOME to a larger disk"
+    )  # fmt: skip
+    (found,) = base_model("org/none")
+    assert (found.status, found.advice) == (
+        Status.FAILED, "check the name; for a private model set HF_TOKEN"
+    )  # fmt: skip
+    kept = tmp_path / "hub" / "models--org--model"
+    (kept / "snapshots" / "abc").mkdir(parents=True)
+    (kept / "snapshots" / "abc" / "config.json").touch()
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    (found,) = base_model("org/model")
+    assert (found.status, "in the Hugging Face cache" in found.found) == (Status.OK, True)

@@ -35,8 +35,12 @@ def stamped() -> Iterator[Callable[[float], str]]:
 
     def start(ahead: float) -> str:
         class Handler(BaseHTTPRequestHandler):
+            # It is the client who ends a connection.
+            protocol_version = "HTTP/1.1"
+
             def do_HEAD(self) -> None:
                 self.send_response(403)
+                self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def date_time_string(self, timestamp: float | None = None) -> str:

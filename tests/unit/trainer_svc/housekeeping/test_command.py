@@ -200,6 +200,7 @@ def test_help_has_what_an_operator_may_do(
     of_all = told()
     assert "--role" in of_all
     assert ".py" not in of_all
+    assert "  check    Say what is wrong" in of_all
     for name, does in COMMANDS.items():
         assert f"  {name:<9}{does}\n" in of_all
         of_one = told(name)
