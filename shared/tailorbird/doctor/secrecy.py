@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
 _HIDDEN = "•••"
-_NAMED = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|_KEY|SAS|SIGNATURE", re.IGNORECASE)
+_NAMED = re.compile(r"SECRET|PASSW|TOKEN(?!S|IZER)|CREDENTIAL|_KEY|SAS|SIGNATURE", re.IGNORECASE)
 # They say where a secret is.
 _PLACES = re.compile(r"_(FILE|URI|URL|PATH|DIR)$", re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)([^/\s:@]*):([^/\s]+)@")

@@ -62,6 +62,7 @@ def test_a_check_that_breaks_or_hangs_is_told_and_the_others_are_heard(
         ({"A_URL": "pg://db/x?user=me&password=pass"}, "said pass", "said •••"),
         ({}, "pg://me:pass@db/x", "pg://me:•••@db/x"),
         ({}, "https://a.net/b?sv=1&sig=abc%3D&x=1", "https://a.net/b?sv=1&sig=•••&x=1"),
+        ({"TOKENIZERS_PARALLELISM": "false", "A_MAX_TOKENS": "2048"}, "false 2048", "false 2048"),
         ({"THE_PASSWORD": "no"}, "there is no", "there is no"),
     ],
 )
