@@ -111,10 +111,7 @@ def _installed(name: str) -> str | None:
 def _asked(requirements: Iterable[str]) -> dict[str, list[_Asked]]:
     """Return what each extra asks for; what is asked for without one stands under ""."""
     found: dict[str, list[_Asked]] = {}
-    for line in requirements:
-        match = _REQUIREMENT.fullmatch(line)
-        if match is None:
-            continue
+    for match in filter(None, map(_REQUIREMENT.fullmatch, requirements)):
         extras = tuple(one.strip() for one in (match["extras"] or "").split(",") if one.strip())
         asked = _Asked(match["name"], match["range"].strip().strip("()"), extras)
         found.setdefault(match["extra"] or _BASE, []).append(asked)
