@@ -151,14 +151,20 @@ with socket.create_server(("127.0.0.1", 0)) as server:
 """
 
 
-@pytest.mark.parametrize("is_same", [True, False])
+@pytest.mark.parametrize(
+    ("module", "folder", "status"),
+    [
+        ("trainer_svc", "data", OK),
+        ("trainer_svc", "other", FAILED),
+        ("serving_svc", "data", FAILED),
+    ],
+)
 async def test_a_port_on_which_the_service_itself_listens(
-    trainer: Check, tmp_path: Path, is_same: bool
+    trainer: Check, tmp_path: Path, module: str, folder: str, status: Status
 ) -> None:
-    data_dir = tmp_path / ("data" if is_same else "other")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", LISTENS, "trainer_svc"),
-        env={**os.environ, "TAILORBIRD_DATA_DIR": str(data_dir)},
+        *(sys.executable, "-c", LISTENS, module),
+        env={**os.environ, "TAILORBIRD_DATA_DIR": str(tmp_path / folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -169,7 +175,7 @@ async def test_a_port_on_which_the_service_itself_listens(
     process.stdin.close()
     await process.wait()
     finding = found[f"port {number}"]
-    assert finding.status is (OK if is_same else FAILED)
+    assert finding.status is status
     assert f"process {process.pid} " in finding.found
 
 
@@ -207,6 +213,16 @@ async def test_a_store_that_may_not_be_deleted_from_is_told_by_that_step(
     assert "nothing could be deleted" in finding.found
 
 
+async def test_a_store_that_keeps_other_bytes(
+    trainer: Check, s3_url: str, proxy: FaultProxy
+) -> None:
+    heads = 'ETag: "a"', "Last-Modified: Tue, 24 Nov 2026 04:00:00 GMT"
+    proxy.plan(answered("200 OK", *heads, body="others"), method="GET")
+    finding = await only(trainer(OBJECT_STORE=s3_url), "object store")
+    assert finding.found.endswith("DataCorrupt: what was read is not what was written")
+    assert [one async for one in open_store(s3_url).objects("doctor")] == []
+
+
 async def test_a_store_that_hangs_is_given_up(s3_url: str, proxy: FaultProxy) -> None:
     proxy.plan(hung, times=float("inf"))
     (finding,) = await asyncio.to_thread(lambda: list(store(s3_url, seconds=0.5)))
@@ -223,6 +239,10 @@ async def test_a_store_in_a_folder_is_tried_too(trainer: Check, tmp_path: Path) 
     (tmp_path / "file").touch()
     finding = await only(trainer(OBJECT_STORE=(tmp_path / "file").as_uri()), "object store")
     assert finding.status is FAILED
+    assert finding.advice == "let the service's user write there, or set TAILORBIRD_OBJECT_STORE"
+    found = await trainer(OBJECT_STORE="az://no-account/here")
+    assert found["object store"].status is FAILED
+    assert "nothing could be opened: cannot open" in found["object store"].found
 
 
 async def test_a_database_that_is_not_there(trainer: Check, postgresql_url: str) -> None:

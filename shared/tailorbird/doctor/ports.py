@@ -13,12 +13,10 @@ from tailorbird.holders import port_holder, told_process
 
 
 def port(host: str, number: int, variable: str, module: str, data_dir: Path) -> Iterator[Finding]:
-    """Tell whether `module`'s process can listen, or does already; nothing for the port 0.
+    """Tell whether `module`'s process can listen, or does already.
 
     `data_dir` is what tells that service from another of its kind.
     """
-    if not number:
-        return
     bare = host.strip("[]")
     where, subject = authority(bare, number), f"port {number}"
     try:
