@@ -24,7 +24,7 @@ from tailorbird.doctor.store import store
 from tailorbird.local_disk import locked_folder
 from tailorbird.object_store import open_store
 from tests.certificates import Authority, with_password
-from tests.fault_proxy import FaultProxy, answered, hung
+from tests.fault_proxy import FaultProxy, answered, hung, passed
 from trainer_svc import check
 from trainer_svc.jobs.database import Database
 
@@ -220,6 +220,11 @@ async def test_a_store_that_keeps_other_bytes(
     proxy.plan(answered("200 OK", *heads, body="others"), method="GET")
     finding = await only(trainer(OBJECT_STORE=s3_url), "object store")
     assert finding.found.endswith("DataCorrupt: what was read is not what was written")
+    empty = "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
+    proxy.plan(passed, method="GET")
+    proxy.plan(answered("200 OK", body=empty), method="GET")
+    finding = await only(trainer(), "object store")
+    assert finding.found.endswith("DataCorrupt: the list lacks what was written")
     assert [one async for one in open_store(s3_url).objects("doctor")] == []
 
 
@@ -285,6 +290,17 @@ async def test_tables_of_another_release(trainer: Check, tmp_path: Path) -> None
     connection.close()
     finding = await only(trainer(DATABASE_URL=url), "database")
     assert (finding.status, "later release (9999" in finding.found) == (WARNING, True)
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0003'")
+    connection.close()
+    found = (await trainer(everything=True))["database"]
+    assert (found.status, "its tables (0003) become 0" in found.found) == (OK, True)
+
+
+async def test_a_database_without_tables(trainer: Check, postgresql_url: str) -> None:
+    found = (await trainer(everything=True, DATABASE_URL=postgresql_url))["database"]
+    assert found.status is OK
+    assert found.found == "it answers; the tables are made at the first start"
 
 
 async def test_a_tokens_file_that_is_broken_or_anybody_s(trainer: Check, tmp_path: Path) -> None:

@@ -71,8 +71,6 @@ def _meant(name: str, known: frozenset[str]) -> str | None:
 
 
 def _nearest(name: str, known: frozenset[str]) -> str:
-    if name in known:
-        return name
     words = {one.removeprefix(_PREFIX): one for one in known}
     near = difflib.get_close_matches(name.removeprefix(_PREFIX), words, 1, _NEAR)
     return words[near[0]] if near else ""
