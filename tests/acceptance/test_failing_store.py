@@ -45,7 +45,7 @@ def address(tmp_path: Path, proxy: FaultProxy, s3_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str) -> Iterator[TrainerClient]:
-    with TrainerClient(address) as client:
+    with TrainerClient(address, retries=0) as client:
         yield client
 
 

@@ -26,7 +26,9 @@ def other_host() -> list[str]:
     return rename
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "ending", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_job_goes_on_where_its_volume_is(tmp_path: Path, ending: int) -> None:
     here, there = tmp_path / "here" / "data", tmp_path / "there" / "data"
     here.parent.mkdir()

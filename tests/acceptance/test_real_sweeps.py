@@ -192,7 +192,10 @@ def test_a_worker_that_is_killed_after_a_decision_is_not_missed(real: Trainer) -
     assert {each.trial for each in of(after, "trial_reached")} <= set(first.going_on)
 
 
-@pytest.mark.parametrize("moment", SWEEP_MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [SWEEP_MOMENTS[0], *(pytest.param(one, marks=pytest.mark.long) for one in SWEEP_MOMENTS[1:])],
+)
 def test_a_trainer_that_is_killed_at_a_decision_decides_it_once(
     tmp_path: Path, moment: str
 ) -> None:

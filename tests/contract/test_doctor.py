@@ -44,7 +44,7 @@ def trainer(
     By subject. Everything, where `everything` is asked for.
     """
     for name in [name for name in os.environ if name.startswith("TAILORBIRD_")]:
-        if name not in ("TAILORBIRD_CONTEXTS_FILE", "TAILORBIRD_NODE_MODULES"):
+        if name != "TAILORBIRD_CONTEXTS_FILE":
             monkeypatch.delenv(name)
     monkeypatch.setenv("TAILORBIRD_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("TAILORBIRD_BASE_MODEL", str(BASE))

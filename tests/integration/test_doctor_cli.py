@@ -120,7 +120,7 @@ def doctor(
 ) -> Callable[..., tuple[int, str]]:
     """Runs the command here, without the services' own checks."""
     for name in [name for name in os.environ if name.startswith("TAILORBIRD_")]:
-        if name not in ("TAILORBIRD_CONTEXTS_FILE", "TAILORBIRD_NODE_MODULES"):
+        if name != "TAILORBIRD_CONTEXTS_FILE":
             monkeypatch.delenv(name)
     needed = {"trainer": ("nobody_has_this",), "serving": ("nobody_has_this",)}
     monkeypatch.setattr(doctor_services, "_NEEDED", needed)
