@@ -10,6 +10,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from tailorbird.errors import InvalidArgument
 
 _MAX_FIELD_BYTES = 4096
+_MAX_FIELDS = 16
+"""Ours has two. What a form holds before its file is kept, and nobody is asked yet who sends it."""
 _CHUNK_BYTES = 2**20
 
 
@@ -28,20 +30,25 @@ class FileForm:
         self._headers: dict[bytes, bytes] = {}
         self._field = bytearray()
         self._chunk = bytearray()
+        self._parts = 0
+        self._has_file = False
         self._is_over = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_begin": self._header_begin,
-                "on_header_field": self._header_field,
-                "on_header_value": self._header_value,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._data,
-                "on_part_end": self._end,
-                "on_end": self._finish,
-            },
-        )
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_begin": self._header_begin,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._data,
+                    "on_part_end": self._end,
+                    "on_end": self._finish,
+                },
+            )
+        except FormParserError as error:
+            raise InvalidArgument(file, f"the form cannot be read: {error}") from error
 
     async def chunks(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the file's bytes, about a mebibyte at a time; `fields` is complete before.
@@ -68,6 +75,9 @@ class FileForm:
 
     def _begin(self) -> None:
         self._headers = {}
+        self._parts += 1
+        if self._parts > _MAX_FIELDS:
+            raise InvalidArgument(self._file, f"the form has more than {_MAX_FIELDS} parts")
 
     def _header_begin(self) -> None:
         self._header = b""
@@ -82,6 +92,10 @@ class FileForm:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"")
         self._field.clear()
+        if self._name == self._file.encode():
+            if self._has_file:
+                raise InvalidArgument(self._file, "send one file: the form has two")
+            self._has_file = True
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._name == self._file.encode():
