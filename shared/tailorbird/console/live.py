@@ -7,6 +7,7 @@ answer requests, and there are only so many of them.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -26,6 +27,7 @@ _FIRST_SECONDS = 10.0
 _QUIET_SECONDS = 0.25
 """After so long without an item a page has all of the past."""
 _MOST_SECONDS = 10.0
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Streams:
@@ -112,6 +114,9 @@ def live_response(chunks: AsyncIterator[str], media_type: str) -> StreamingRespo
 
 
 def sse(event: str, data: str) -> str:
-    """Return one server-sent event, whose data may have several lines."""
-    lines = "".join(f"data: {line}\n" for line in data.split("\n"))
+    """Return one server-sent event, whose data may have several lines.
+
+    A line ends where browsers take it to (HTML, 9.2.6): what users wrote begins no other event.
+    """
+    lines = "".join(f"data: {line}\n" for line in _LINE_END.split(data))
     return f"event: {event}\n{lines}\n"
