@@ -102,7 +102,10 @@ def is_own(headers: Headers) -> bool:
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    origin = urlsplit(headers.get("origin", ""))
+    try:
+        origin = urlsplit(headers.get("origin", ""))
+    except ValueError:
+        return False
     return bool(origin.netloc) and origin.netloc.lower() == headers.get("host", "").lower()
 
 

@@ -119,6 +119,7 @@ def test_signing_in_leads_to_a_page_of_ours_alone(site: Site, address: str) -> N
         {"Origin": "http://evil.example"},
         {"Origin": "http://127.0.0.1:1"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ],
 )
 def test_what_another_site_sends_does_nothing(
