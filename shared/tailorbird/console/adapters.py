@@ -11,7 +11,7 @@ from tailorbird.console.datasets import report_page
 from tailorbird.console.visit import Visit
 from tailorbird.errors import InvalidArgument
 
-_MAX_WEIGHT = 1000
+_MAX_WEIGHT, _MAX_DIGITS = 1000, 20
 
 
 def list_adapters(visit: Visit) -> Response:
@@ -83,7 +83,9 @@ def split(visit: Visit) -> Response:
 
 
 def _weight(version: str, said: str) -> int:
-    if not said.isascii() or not said.isdecimal() or int(said) > _MAX_WEIGHT:
+    # Python reads no number of thousands of digits.
+    is_whole = said.isascii() and said.isdecimal() and len(said) <= _MAX_DIGITS
+    if not is_whole or int(said) > _MAX_WEIGHT:
         raise InvalidArgument(
             f"weight of {version[:80]}",
             f"{said[:20]!r} is not a whole number from 0 to {_MAX_WEIGHT}",

@@ -189,13 +189,16 @@ def _history(said: str) -> tuple[Turn, ...]:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidArgument("history", "it is not what this page has sent") from error
-    if not all(
-        isinstance(one, str) for turn in found for one in (turn.text, turn.left, turn.right)
-    ):
+    if not all(_is_text(one) for turn in found for one in (turn.text, turn.left, turn.right)):
         raise InvalidArgument("history", "it is not what this page has sent")
     if len(found) > _MAX_TURNS:
         raise InvalidArgument("history", f"a chat has at most {_MAX_TURNS} turns: begin a new one")
     return found
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether a call can carry it: JSON may name halves of characters, which nothing can."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _turn(turn: Turn) -> dict[str, str]:

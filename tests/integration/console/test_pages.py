@@ -151,7 +151,9 @@ def test_a_version_can_be_promoted_and_rolled_back_and_share_the_traffic(
     assert asked.expected_generation == 3
 
 
-@pytest.mark.parametrize(("weight", "said"), [("1.5", "1.5"), ("1001", "1001"), ("0", "above 0")])
+@pytest.mark.parametrize(
+    ("weight", "said"), [("1.5", "1.5"), ("1001", "1001"), ("9" * 5000, "999"), ("0", "above 0")]
+)
 def test_a_weight_that_is_none_is_named(site: Site, weight: str, said: str) -> None:
     fields = {"version": "x", "weight": weight}
     answer = site.post(f"{TENANT}/adapters/support/split", fields)
@@ -210,3 +212,22 @@ def test_what_is_not_there_is_404(site: Site) -> None:
     assert site.get(f"{TENANT}/jobs/missing").status == 404
     assert site.get("/static/../app.py").status == 404
     assert site.get("/tenants/UPPER/jobs").status == 400
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        "no JSON",
+        "[7]",
+        '[{"left": "x"}]',
+        '[{"text": 1}]',
+        '[{"text": "\\ud800", "left": "x"}]',
+        json.dumps([{"text": "x"}] * 51),
+        "[" * 100_000,
+    ],
+)
+def test_a_past_that_the_page_has_not_sent_is_named(site: Site, history: str) -> None:
+    fields = {"left": "support", "text": "Hello", "history": history}
+    answer = site.post(f"{TENANT}/chat", fields)
+    assert answer.status == 400
+    assert '<dt dir="auto">history</dt>' in answer.text
