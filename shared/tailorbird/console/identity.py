@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 
 from tailorbird.console.config import Config
@@ -45,11 +45,9 @@ class Identity:
     @classmethod
     def of(cls, cookies: str, config: Config) -> Identity | None:
         """Return who a request's Cookie header says it is from; None: it says nothing."""
-        try:
-            found = SimpleCookie(cookies).get(config.cookie)
-        except CookieError:
-            return None
-        tenant, _, encoded = (found.value if found else "").partition(".")
+        # Not by http.cookies: it takes none where another program of this host has set a strange one.
+        found = cookie_parser(cookies).get(config.cookie, "")
+        tenant, _, encoded = found.partition(".")
         try:
             token = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("ascii")
         except ValueError:
