@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from tailorbird.address import is_loopback
@@ -31,8 +32,14 @@ class Config:
 
     @property
     def cookie(self) -> str:
-        """What the cookie is called; browsers keep one named __Host- to this host and to TLS."""
-        return "__Host-tailorbird" if self.encrypted else "tailorbird"
+        """What the cookie is called; browsers keep one named __Host- to this host and to TLS.
+
+        The services are a part of it: browsers send cookies to every port of a host, and a token
+        for some services is nothing to show to those of another console there. All replicas of a
+        console have the same services.
+        """
+        services = hashlib.sha256(f"{self.trainer} {self.serving}".encode()).hexdigest()[:8]
+        return f"{'__Host-' if self.encrypted else ''}tailorbird-{services}"
 
 
 def checked(

@@ -45,7 +45,7 @@ class Identity:
     @classmethod
     def of(cls, cookies: str, config: Config) -> Identity | None:
         """Return who a request's Cookie header says it is from; None: it says nothing."""
-        # Not by http.cookies: it takes none where another program of this host has set a strange one.
+        # http.cookies reads none where another program of this host has set a strange one.
         found = cookie_parser(cookies).get(config.cookie, "")
         tenant, _, encoded = found.partition(".")
         try:

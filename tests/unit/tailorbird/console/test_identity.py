@@ -34,6 +34,12 @@ def test_a_cookie_that_is_not_ours_is_nobody(value: str) -> None:
     assert found is None or (found.tenant, found.token.isprintable()) == ("acme", True)
 
 
+def test_a_token_for_some_services_is_not_sent_to_others() -> None:
+    for elsewhere in (Config("other:50051", CONFIG.serving), Config(CONFIG.trainer, "other:50052")):
+        assert Identity.of(cookie(WHO), elsewhere) is None
+    assert Identity.of(cookie(WHO), Config(CONFIG.trainer, CONFIG.serving)) == WHO
+
+
 @pytest.mark.parametrize(
     ("tenant", "token", "field"),
     [
