@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
+from tailorbird import client
+from tailorbird.console.backend import Backend, Doors
 from tailorbird.console.config import Config, checked
 from tailorbird.console.identity import Identity
 from tailorbird.errors import InvalidArgument
@@ -173,6 +178,27 @@ def test_a_console_that_others_reach_passes_nothing_to_services_without_tokens(
     world.token = TOKEN
     assert site.sign_in(TOKEN).status == 303
     assert site.get(f"{TENANT}/adapters").status == 200
+
+
+def test_a_service_that_hangs_while_it_is_asked_keeps_nobody_else_waiting() -> None:
+    doors = Doors(Config("trainer:1", "serving:1", exposed=True))
+    asking, go_on = threading.Event(), threading.Event()
+
+    def hang(_: Backend) -> None:
+        asking.set()
+        assert go_on.wait(30)
+        raise client.Unauthenticated(grpc.StatusCode.UNAUTHENTICATED, "who?")
+
+    def refuse(_: Backend) -> None:
+        raise client.Unauthenticated(grpc.StatusCode.UNAUTHENTICATED, "who?")
+
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(doors.check, "trainer:1", hang)
+        assert asking.wait(30)
+        threads.submit(doors.check, "serving:1", refuse).result(30)
+        assert not slow.done()
+        go_on.set()
+        slow.result(30)
 
 
 @pytest.mark.parametrize(
