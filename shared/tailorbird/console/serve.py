@@ -30,6 +30,8 @@ def serve(
     certificate, key = pair if pair is not None else (None, None)
     settings = uvicorn.Config(
         console(config),
+        # The other one, httptools, keeps a request's headers however large they are.
+        http="h11",
         ssl_certfile=certificate,
         ssl_keyfile=key,
         access_log=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -29,9 +30,17 @@ def test_it_serves_until_it_is_asked_to_stop(services: str) -> None:
             url = next(word for word in said.split() if word.startswith("http://127.0.0.1:"))
             with urllib.request.urlopen(url, timeout=30) as answer:
                 assert "support-1121" in answer.read().decode()
+            assert _answer_to_a_large_header(url).startswith(b"HTTP/1.1 400")
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+def _answer_to_a_large_header(url: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as browser:
+        browser.settimeout(30)
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"x" * 70_000)
+        return browser.recv(100)
 
 
 def test_it_takes_what_is_not_given_from_a_context(
