@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from starlette.responses import StreamingResponse
 
-from tailorbird.errors import ResourceExhausted, TailorbirdError
+from tailorbird.errors import ResourceExhausted
 
 Item = TypeVar("Item")
 
@@ -28,6 +29,13 @@ _QUIET_SECONDS = 0.25
 """After so long without an item a page has all of the past."""
 _MOST_SECONDS = 10.0
 _LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """What a stream has ended with."""
+
+    error: Exception
 
 
 class Streams:
@@ -50,28 +58,29 @@ class Streams:
                 reason="TOO_MANY_STREAMS",
             )
         loop = asyncio.get_running_loop()
-        items: asyncio.Queue[Item | TailorbirdError | None] = asyncio.Queue()
+        items: asyncio.Queue[Item | _Failed | None] = asyncio.Queue()
 
-        def put(item: Item | TailorbirdError | None) -> None:
+        def put(item: Item | _Failed | None) -> None:
             # A loop that is closed has nobody who reads: the console stops.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
         def run() -> None:
-            last: TailorbirdError | None = None
+            last: _Failed | None = None
             try:
                 for item in stream():
                     put(item)
-            except TailorbirdError as error:
-                last = error
+            except Exception as error:
+                # Whatever it is: an end without an error says that all has come.
+                last = _Failed(error)
             finally:
                 self._free.release()
                 put(last)
 
         threading.Thread(target=run, name="stream", daemon=True).start()
         while (item := await items.get()) is not None:
-            if isinstance(item, TailorbirdError):
-                raise item
+            if isinstance(item, _Failed):
+                raise item.error
             yield item
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tailorbird.console.live import sse
+import threading
+from collections.abc import Generator
+
+import pytest
+
+from tailorbird.console.live import Streams, sse
+from tailorbird.errors import ResourceExhausted
 
 
 def test_no_text_begins_an_event_of_its_own() -> None:
@@ -11,3 +17,34 @@ def test_no_text_begins_an_event_of_its_own() -> None:
         "event: lost\ndata: a\ndata: event: job\ndata: data: <b>\ndata: \ndata: retry: 1\n\n"
     )
     assert sse("end", "") == "event: end\ndata: \n\n"
+
+
+async def test_a_stream_that_fails_has_not_ended_whatever_the_error() -> None:
+    def stream() -> Generator[int]:
+        yield 1
+        raise LookupError("a defect")
+
+    items = Streams().read(stream)
+    assert await anext(items) == 1
+    with pytest.raises(LookupError, match="a defect"):
+        await anext(items)
+
+
+async def test_so_many_streams_are_open_and_no_more() -> None:
+    go_on = threading.Event()
+
+    def stream() -> Generator[int]:
+        yield 1
+        go_on.wait(30)
+
+    streams = Streams(most=1)
+    first = streams.read(stream)
+    assert await anext(first) == 1
+    with pytest.raises(ResourceExhausted) as raised:
+        await anext(streams.read(stream))
+    assert raised.value.reason == "TOO_MANY_STREAMS"
+    go_on.set()
+    assert [item async for item in first] == []
+    second = streams.read(stream)
+    assert await anext(second) == 1
+    assert [item async for item in second] == []
