@@ -6,14 +6,14 @@ import json
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from tailorbird.console import words
 from tailorbird.console.chat import SIDES, asked, finish_name
 from tailorbird.console.failure import failure_of
 from tailorbird.console.live import Streams, live_response
-from tailorbird.console.visit import Visit, form_of, unexpected
+from tailorbird.console.visit import Visit, form_of, stalled, unexpected
 from tailorbird.errors import InvalidArgument, TailorbirdError
 from tailorbird.serving.v1 import inference_service_pb2 as serving
 
@@ -23,7 +23,12 @@ async def answer(request: Request) -> Response:
 
     Lines are {"text"}, and last {"version", "tokens", "finish"} or {"failed"}.
     """
-    form = await form_of(request)
+    try:
+        form = await form_of(request)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except TimeoutError:
+        return JSONResponse({"failed": stalled().message}, 408)
     if form is None:
         return JSONResponse({"failed": "that is too large"}, 413)
     lines = _lines(Visit(request, form), request.app.state.streams)

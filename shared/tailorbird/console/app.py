@@ -62,7 +62,9 @@ _OWN: tuple[Route, ...] = (
 )
 
 
-def console(config: Config, streams: Streams | None = None) -> Starlette:
+def console(
+    config: Config, streams: Streams | None = None, uploads: upload.Uploads | None = None
+) -> Starlette:
     """Return the application, which holds nothing but what `config` says."""
     app = Starlette(
         routes=[
@@ -79,6 +81,7 @@ def console(config: Config, streams: Streams | None = None) -> Starlette:
     app.state.config = config
     app.state.doors = Doors(config)
     app.state.streams = streams or Streams()
+    app.state.uploads = uploads or upload.Uploads()
     return app
 
 

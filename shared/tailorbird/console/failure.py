@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import grpc
 
 from tailorbird.client import CallError
-from tailorbird.errors import FailedPrecondition, InvalidArgument, TailorbirdError
+from tailorbird.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, TailorbirdError
 
 _CODE = grpc.StatusCode
 _STATUS = {
@@ -30,6 +30,7 @@ _TITLES = {
     401: "Sign in again",
     403: "Not allowed",
     404: "This does not exist",
+    408: "The browser sends nothing any more",
     409: "That cannot be done now",
     413: "That is too large",
     429: "A limit is reached",
@@ -41,6 +42,7 @@ _ADVICE = {
     401: "The token is not known to the services any more: sign in with one that is.",
     404: "Check its name. It may have been deleted, or belong to a tenant that your token does not "
     "act for: nothing tells these apart.",
+    408: "Nothing was stored. Send it again, where the connection holds.",
     409: "Nothing was changed. Look at how it stands now, then decide.",
     413: "Send less at once.",
     429: "Wait for what is under way to end, or ask the operator for a higher limit.",
@@ -93,5 +95,9 @@ def failure_of(error: TailorbirdError) -> Failure:
     if isinstance(error, InvalidArgument):
         fields = ((error.field, error.description),)
         return Failure(400, "INVALID_ARGUMENT", error.reason, error.message, fields)
-    status = 409 if isinstance(error, FailedPrecondition) else 500
+    status = 500
+    if isinstance(error, FailedPrecondition):
+        status = 409
+    elif isinstance(error, ResourceExhausted):
+        status = 429
     return Failure(status, error.default_reason, error.reason, error.message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
 
@@ -14,8 +15,8 @@ from starlette.responses import Response
 from tailorbird.console import words
 from tailorbird.console.failure import failure_of
 from tailorbird.console.multipart import FileForm
-from tailorbird.console.visit import Visit, told, unexpected
-from tailorbird.errors import InvalidArgument, TailorbirdError
+from tailorbird.console.visit import Visit, body_of, stalled, told, unexpected
+from tailorbird.errors import InvalidArgument, ResourceExhausted, TailorbirdError
 from tailorbird.names import check_id
 from tailorbird.tuning.v1 import dataset_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
@@ -31,6 +32,30 @@ MODES = {
 _FILE = "file"
 _WAITING = 4
 """Chunks that wait for the trainer."""
+_MOST_UPLOADS = 32
+
+
+class Uploads:
+    """The uploads under way. Each has a thread for as long as its browser sends."""
+
+    def __init__(self, most: int = _MOST_UPLOADS) -> None:
+        self._most = most
+        self._running = 0
+        # Not the event loop's own threads: a few slow browsers would take all of those.
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="upload")
+
+    async def run(self, send: Callable[[], dataset_pb2.Dataset]) -> dataset_pb2.Dataset:
+        """Return what `send` does, on a thread; ResourceExhausted if too many run."""
+        if self._running >= self._most:
+            raise ResourceExhausted(
+                f"{self._most} uploads are under way at this console: wait for one to end",
+                reason="TOO_MANY_UPLOADS",
+            )
+        self._running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, send)
+        finally:
+            self._running -= 1
 
 
 async def upload(request: Request) -> Response:
@@ -38,10 +63,12 @@ async def upload(request: Request) -> Response:
     visit = Visit(request, [])
     try:
         form = FileForm(request.headers.get("content-type", ""), _FILE)
-        dataset = await _sent(visit, form, form.chunks(request.stream()))
+        dataset = await _sent(visit, form, form.chunks(body_of(request)))
         return visit.go("datasets", words.last_part(dataset.name))
     except ClientDisconnect:
         return Response(status_code=400)
+    except TimeoutError:
+        return await run_in_threadpool(told, visit, stalled())
     except TailorbirdError as error:
         return await run_in_threadpool(told, visit, failure_of(error))
     except Exception:
@@ -65,7 +92,8 @@ async def _sent(visit: Visit, form: FileForm, chunks: AsyncIterator[bytes]) -> d
             loop.call_soon_threadsafe(room.release)
             yield tuning.UploadDatasetRequest(chunk=content)
 
-    call = asyncio.create_task(asyncio.to_thread(visit.backend.upload, requests()))
+    uploads: Uploads = visit.request.app.state.uploads
+    call = asyncio.create_task(uploads.run(lambda: visit.backend.upload(requests())))
     try:
         while chunk is not None and await _has_room(room, call):
             sent.put(chunk)

@@ -5,14 +5,15 @@ Handlers are plain functions of a Visit. They run on threads, where they may cal
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from tailorbird.console.backend import Backend, Doors
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _MAX_FORM_BYTES = 2**20
 _MAX_FIELDS = 256
+_STALL_SECONDS = 60.0
+"""A browser that sends nothing for so long is waited for no more."""
 
 
 class Visit:
@@ -107,7 +110,12 @@ def page(handler: Handler) -> Callable[[Request], Any]:
     """Return the endpoint of a handler: its form read, its errors told, its calls ended."""
 
     async def endpoint(request: Request) -> Response:
-        form = await form_of(request) if request.method == "POST" else []
+        try:
+            form = await form_of(request) if request.method == "POST" else []
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except TimeoutError:
+            return await run_in_threadpool(told, Visit(request, []), stalled())
         if form is None:
             failure = Failure(
                 413, "INVALID_ARGUMENT", "FORM_TOO_LARGE", f"at most {_MAX_FORM_BYTES} bytes"
@@ -145,10 +153,30 @@ def told(visit: Visit, failure: Failure) -> Response:
     return visit.show("failure.html", failure.status, failure=failure)
 
 
+def stalled() -> Failure:
+    """Return what is said where a browser has stopped to send."""
+    message = f"nothing has come for {_STALL_SECONDS:g} seconds"
+    return Failure(408, "DEADLINE_EXCEEDED", "REQUEST_STALLED", message)
+
+
+async def body_of(request: Request) -> AsyncIterator[bytes]:
+    """Yield a request's body as it comes; TimeoutError if it stops before its end.
+
+    ClientDisconnect if the browser leaves.
+    """
+    body = request.stream()
+    while True:
+        async with asyncio.timeout(_STALL_SECONDS):
+            part = await anext(body, None)
+        if part is None:
+            return
+        yield part
+
+
 async def form_of(request: Request) -> list[tuple[str, str]] | None:
     """Return an URL-encoded form's fields; None if it is too large."""
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in body_of(request):
         body += chunk
         if len(body) > _MAX_FORM_BYTES:
             return None

@@ -80,7 +80,7 @@ def services(world: World) -> Iterator[str]:
     server.stop(None).wait()
 
 
-Start = Callable[[Config], Site]
+Start = Callable[..., Site]
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def start() -> Iterator[Start]:
     """Start a console, which is stopped when the test ends."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(config: Config) -> Site:
+    def start(config: Config, **more: Any) -> Site:
         listening = socket.create_server(("127.0.0.1", 0))
         settings = uvicorn.Config(
-            console(config),
+            console(config, **more),
             log_config=None,
             lifespan="off",
             ws="none",

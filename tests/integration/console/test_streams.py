@@ -5,11 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
+from typing import Any
 
 import pytest
 
+from tailorbird.console import visit
 from tailorbird.console.backend import Backend
 from tailorbird.console.config import Config
+from tailorbird.console.upload import Uploads
 from tailorbird.errors import Aborted
 from tests.integration.console.conftest import OWN, Site, Start
 from tests.integration.console.world import World
@@ -144,3 +148,74 @@ def test_an_answer_that_cannot_be_had_says_why(start: Start) -> None:
     fields = {"left": "support", "text": "Hello", "side": "left"}
     answer = site.post(f"{TENANT}/chat/answer", fields)
     assert json.loads(answer.text)["failed"].startswith("UNAVAILABLE")
+
+
+def _begun(site: Site, kind: str, body: bytes) -> socket.socket:
+    """Send the first part of a form, and no more."""
+    browser = socket.create_connection(("127.0.0.1", site.port), timeout=30)
+    path = "datasets" if kind.startswith("multipart") else "chat"
+    head = (
+        f"POST {TENANT}/{path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: 100000000\r\n\r\n"
+    )
+    browser.sendall(head.encode() + body)
+    return browser
+
+
+def _begun_upload(site: Site) -> socket.socket:
+    body = _form(b"x" * 2**21, dataset_id="chats").removesuffix(f"\r\n--{BOUNDARY}--\r\n".encode())
+    return _begun(site, f"multipart/form-data; boundary={BOUNDARY}", body)
+
+
+def test_so_many_uploads_go_on_and_no_more_and_keep_no_page_waiting(
+    services: str, start: Start, world: World
+) -> None:
+    site = start(Config(services, services), uploads=Uploads(most=1))
+    with _begun_upload(site) as slow:
+        assert world.receiving.wait(30)
+        status, _, text = _upload(site, _form(b"{}\n", dataset_id="other"))
+        assert status == 429
+        assert "TOO_MANY_UPLOADS" in text
+        assert site.get(f"{TENANT}/jobs").status == 200
+        slow.shutdown(socket.SHUT_RDWR)
+    assert world.broken_off.wait(30), "the call to the trainer goes on"
+    assert _upload(site, _form(b"{}\n", dataset_id="other"))[0] == 303
+
+
+@pytest.mark.parametrize("kind", [f"multipart/form-data; boundary={BOUNDARY}", "text/plain"])
+def test_a_browser_that_stops_to_send_is_waited_for_no_more(
+    site: Site, world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("tailorbird.console.visit._STALL_SECONDS", 0.3)
+    begun = _begun_upload(site) if kind.startswith("multipart") else _begun(site, kind, b"text=a")
+    with begun as browser:
+        answer = browser.recv(2**16)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert kind == "text/plain" or world.broken_off.wait(30)
+
+
+@pytest.mark.parametrize("path", ["chat", "chat/answer", "jobs/one/cancel"])
+def test_who_leaves_while_a_form_is_sent_is_no_defect(
+    site: Site, world: World, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    begun = threading.Event()
+
+    with pytest.MonkeyPatch.context() as patch:
+        asked = visit.body_of
+
+        async def body_of(request: Any) -> Any:
+            begun.set()
+            async for part in asked(request):
+                yield part
+
+        patch.setattr(visit, "body_of", body_of)
+        head = (
+            f"POST {TENANT}/{path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+            "Content-Length: 100\r\n\r\ntext=a"
+        )
+        with socket.create_connection(("127.0.0.1", site.port)) as browser:
+            browser.sendall(head.encode())
+            assert begun.wait(30)
+    assert site.get(f"{TENANT}/jobs").status == 200
+    assert "Traceback" not in caplog.text
+    assert all(type(one).__name__ == "ListJobsRequest" for one in world.requests)

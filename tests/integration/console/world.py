@@ -42,6 +42,10 @@ class World(Script):
         """Set: the job goes on to its end."""
         self.left = threading.Event()
         """Set: a watch is over."""
+        self.receiving = threading.Event()
+        """Set: a part of a file has come."""
+        self.broken_off = threading.Event()
+        """Set: an upload's call is over without an answer."""
         self.report = a_report(text)
 
     def heard(self, request: Any, context: Context) -> None:
@@ -180,8 +184,10 @@ class Tuning(scripted.Tuning):
     ) -> tuning_pb.UploadDatasetResponse:
         header = next(request_iterator).header
         self.script.heard(header, context)
+        context.add_callback(lambda: context.code() or self.script.broken_off.set())
         for request in request_iterator:
             self.script.uploaded += request.chunk
+            self.script.receiving.set()
         name = f"{header.parent}/datasets/{header.dataset_id}"
         return tuning_pb.UploadDatasetResponse(dataset=dataset_pb2.Dataset(name=name))
 
