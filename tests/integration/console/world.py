@@ -184,7 +184,12 @@ class Tuning(scripted.Tuning):
     ) -> tuning_pb.UploadDatasetResponse:
         header = next(request_iterator).header
         self.script.heard(header, context)
-        context.add_callback(lambda: context.code() or self.script.broken_off.set())
+
+        def over() -> None:
+            if context.code() is None:
+                self.script.broken_off.set()
+
+        context.add_callback(over)
         for request in request_iterator:
             self.script.uploaded += request.chunk
             self.script.receiving.set()
