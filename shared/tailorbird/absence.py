@@ -10,6 +10,8 @@ import grpc
 
 from tailorbird.call_error import CallError
 
+CLIENT_CLOSED = "CLIENT_CLOSED"
+"""The reason of a call that was cancelled because its own client was closed."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 
 
@@ -48,5 +50,7 @@ def is_away(error: CallError) -> bool:
     An INTERNAL error of the trainer's own carries an id; a proxy whose trainer died sends none. A
     server that closes as a call arrives cancels it; nobody here cancels a watch and reads on.
     """
+    if error.reason == CLIENT_CLOSED:
+        return False
     cut = error.code is grpc.StatusCode.INTERNAL and not error.metadata
     return cut or error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -10,8 +10,11 @@ from typing import Protocol, TypeVar, cast
 import grpc
 
 from tailorbird import channel, metadata
-from tailorbird.call_error import CallError
+from tailorbird.absence import CLIENT_CLOSED
+from tailorbird.call_error import CallError, Cancelled
 from tailorbird.retry import RETRIES, Attempts
+
+_CANCELLED = grpc.StatusCode.CANCELLED
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -52,9 +55,11 @@ class Connection:
             self._opened = grpc.secure_channel(address, secured, options)
         carried = channel.caller_metadata(token)
         self.channel = cast("grpc.Channel", channel.Carrying(self._opened, carried))
+        self._is_closed = False
 
     def close(self) -> None:
-        """Close the channel; calls in flight end as cancelled."""
+        """Close the channel; calls in flight, and later ones, are Cancelled (CLIENT_CLOSED)."""
+        self._is_closed = True
         self._opened.close()
 
     def call(
@@ -74,7 +79,7 @@ class Connection:
         carried = channel.model_metadata(model)
         while True:
             try:
-                with call_errors():
+                with self._errors():
                     return method(request, timeout=attempts.deadline.left(), metadata=carried)
             except CallError as error:
                 pause = attempts.pause(error)
@@ -95,7 +100,7 @@ class Connection:
         """
         failures: list[Exception] = []
         try:
-            with call_errors():
+            with self._errors():
                 return method(self.channel)(noting(requests, failures), timeout=timeout)
         except CallError:
             if failures:
@@ -139,11 +144,14 @@ class Connection:
         attempts = Attempts(timeout, again=False)
         while True:
             taken = False
-            call = method(
-                request, timeout=attempts.deadline.left(), metadata=channel.model_metadata(model)
-            )
+            with self._errors():
+                call = method(
+                    request,
+                    timeout=attempts.deadline.left(),
+                    metadata=channel.model_metadata(model),
+                )
             try:
-                with call_errors():
+                with self._errors():
                     if heard is not None and metadata.WATCHING in dict(call.initial_metadata()):
                         heard()
                     for response in call:
@@ -159,6 +167,22 @@ class Connection:
     def sleep(self, seconds: float) -> None:
         """Let time pass between two calls."""
         time.sleep(seconds)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise CallError for a call that fails inside, whichever way a closed channel says so."""
+        try:
+            with call_errors():
+                yield
+        except (CallError, ValueError) as error:
+            if self._is_closed and getattr(error, "code", _CANCELLED) is _CANCELLED:
+                raise client_closed() from error
+            raise
+
+
+def client_closed() -> Cancelled:
+    """Return the error of a call whose client was closed, before it or meanwhile."""
+    return Cancelled(_CANCELLED, "this client is closed", reason=CLIENT_CLOSED)
 
 
 def noting(requests: Iterable[Request], failures: list[Exception]) -> Iterator[Request]:

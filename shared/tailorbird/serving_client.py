@@ -55,7 +55,7 @@ class ServingClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls in flight end as cancelled.
+        """Close the channel; calls in flight, and later ones, are Cancelled (CLIENT_CLOSED).
 
         >>> serving.close()
         """

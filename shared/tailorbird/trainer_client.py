@@ -56,7 +56,7 @@ class TrainerClient(TrainerData):
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls in flight end as cancelled.
+        """Close the channel; calls in flight, and later ones, are Cancelled (CLIENT_CLOSED).
 
         >>> trainer.close()
         """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar, cast
 
@@ -12,8 +12,10 @@ import grpc
 
 from tailorbird import channel, metadata
 from tailorbird.call_error import CallError
-from tailorbird.connection import Connection, Page, PagedRequest, call_errors, noting
+from tailorbird.connection import Connection, Page, PagedRequest, call_errors, client_closed, noting
 from tailorbird.retry import RETRIES, Attempts
+
+_CANCELLED = grpc.StatusCode.CANCELLED
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -43,12 +45,14 @@ class AsyncConnection:
             self._opened = grpc.aio.secure_channel(address, secured, options)
         carried = channel.caller_metadata(token)
         self.channel = cast("grpc.aio.Channel", channel.Carrying(self._opened, carried))
+        self._is_closed = False
 
     async def close(self) -> None:
-        """Close the channel; calls in flight end as cancelled."""
-        await self._opened.close()
+        """Close the channel; calls in flight, and later ones, are Cancelled (CLIENT_CLOSED)."""
+        self._is_closed = True
         if self._uploads is not None:
             self._uploads.close()
+        await self._opened.close()
 
     async def call(
         self,
@@ -67,7 +71,7 @@ class AsyncConnection:
         carried = channel.model_metadata(model)
         while True:
             try:
-                with call_errors():
+                with self._errors():
                     return await method(
                         request, timeout=attempts.deadline.left(), metadata=_metadata(carried)
                     )
@@ -91,6 +95,8 @@ class AsyncConnection:
         The call is one of gRPC's for threads: in 1.85 one for asyncio that its service ends while
         it is written to fails as INTERNAL, now and then, whatever the service said.
         """
+        if self._is_closed:
+            raise client_closed()
         if self._uploads is None:
             self._uploads = self._for_threads()
         failures: list[Exception] = []
@@ -106,7 +112,7 @@ class AsyncConnection:
         call.add_done_callback(wake)
         try:
             await done.wait()
-            with call_errors():
+            with self._errors():
                 return call.result()
         except CallError:
             if failures:
@@ -154,9 +160,11 @@ class AsyncConnection:
         carried = channel.model_metadata(model)
         while True:
             taken = False
-            call = method(request, timeout=attempts.deadline.left(), metadata=_metadata(carried))
+            with self._errors():
+                left = attempts.deadline.left()
+                call = method(request, timeout=left, metadata=_metadata(carried))
             try:
-                with call_errors():
+                with self._errors():
                     begun = await call.initial_metadata()
                     if heard is not None and begun.get(metadata.WATCHING):
                         heard()
@@ -173,6 +181,23 @@ class AsyncConnection:
     async def sleep(self, seconds: float) -> None:
         """Let time pass between two calls."""
         await asyncio.sleep(seconds)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise CallError for a call that fails inside, whichever way a closed channel says so."""
+        try:
+            with call_errors():
+                yield
+        except (CallError, grpc.aio.UsageError) as error:
+            if self._is_closed and getattr(error, "code", _CANCELLED) is _CANCELLED:
+                raise client_closed() from error
+            raise
+        except asyncio.CancelledError as error:
+            # So does gRPC end a call on a channel that is closed, where nobody cancels the task.
+            task = asyncio.current_task()
+            if self._is_closed and task is not None and not task.cancelling():
+                raise client_closed() from error
+            raise
 
 
 def _metadata(carried: channel.Metadata) -> grpc.aio.Metadata:

@@ -54,7 +54,7 @@ class AsyncServingClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel; calls in flight end as cancelled.
+        """Close the channel; calls in flight, and later ones, are Cancelled (CLIENT_CLOSED).
 
         >>> await serving.close()
         """

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import grpc
 
 from tailorbird.client import CallError
-from tailorbird.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, TailorbirdError
+from tailorbird.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    TailorbirdError,
+)
 
 _CODE = grpc.StatusCode
 _STATUS = {
