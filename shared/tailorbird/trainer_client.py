@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Self
@@ -14,14 +13,12 @@ from tailorbird.absence import Absence, is_away
 from tailorbird.call_error import CallError, Unavailable
 from tailorbird.channel import TIMEOUT
 from tailorbird.connection import Connection
+from tailorbird.creation import id_of, patience_for, tell
 from tailorbird.job_end import JobFailed, is_terminal
 from tailorbird.retry import RETRIES, Deadline
 from tailorbird.trainer_data import TrainerData
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2, preflight_pb2, sweep_pb2
 from tailorbird.tuning.v1 import tuning_service_pb2 as tuning
-
-_CHECK_TIMEOUT = 3600.0
-"""All of the data is read, after that of others: the trainer gives up before."""
 
 
 class TrainerClient(TrainerData):
@@ -91,16 +88,16 @@ class TrainerClient(TrainerData):
             parent=parent,
             job=job_pb2.Job(spec=spec),
             job_id=job_id,
-            request_id=_request_id(request_id, validate_only=validate_only),
+            request_id=id_of(request_id, validate_only=validate_only),
             validate_only=validate_only,
         )
         response = self._connection.call(
             self.stub.CreateJob,
             request,
-            timeout=_patience(spec, validate_only=validate_only),
+            timeout=patience_for(spec, validate_only=validate_only),
             again=True,
         )
-        _tell(response, warned, checked)
+        tell(response, warned, checked)
         return response.job
 
     def get_job(self, name: str) -> job_pb2.Job:
@@ -205,12 +202,7 @@ class TrainerClient(TrainerData):
                             return
                 return
             except CallError as error:
-                if not is_away(error) or (left := absence.left()) < 0:
-                    raise
-                if lost is not None:
-                    lost(error, left)
-            delay, remaining = absence.delay(), deadline.left()
-            self._connection.sleep(delay if remaining is None else min(delay, remaining))
+                self._wait_out(error, absence, deadline, lost)
 
     def wait_for_job(
         self,
@@ -231,11 +223,19 @@ class TrainerClient(TrainerData):
         >>> job.version.rpartition("/")[2]
         '20261122T100000-job-1'
         """
-        events = self.watch_job(name, timeout=timeout, patience=patience, lost=lost, back=back)
-        for event in events:
-            if heard is not None:
-                heard(event)
-        job = self.get_job(name)
+        absence, deadline = Absence(patience, back), Deadline(timeout)
+        watch = self.watch_job(name, timeout=timeout, patience=patience, lost=lost, back=back)
+        with closing(watch) as events:
+            for event in events:
+                if heard is not None:
+                    heard(event)
+        while True:
+            try:
+                job = self._job_by(deadline, name)
+                break
+            except CallError as error:
+                self._wait_out(error, absence, deadline, lost)
+        absence.is_over()
         if job.state == job_pb2.JOB_STATE_SUCCEEDED:
             return job
         if is_terminal(job.state):
@@ -244,6 +244,28 @@ class TrainerClient(TrainerData):
         raise Unavailable(
             grpc.StatusCode.UNAVAILABLE, f"the trainer tells no more of {name}, which is {state}"
         )
+
+    def _job_by(self, deadline: Deadline, name: str) -> job_pb2.Job:
+        left = deadline.left()
+        timeout = TIMEOUT if left is None else min(TIMEOUT, left)
+        request = tuning.GetJobRequest(name=name)
+        response = self._connection.call(self.stub.GetJob, request, timeout=timeout)
+        return response.job
+
+    def _wait_out(
+        self,
+        error: CallError,
+        absence: Absence,
+        deadline: Deadline,
+        lost: Callable[[CallError, float], None] | None,
+    ) -> None:
+        """Let time pass before the next attempt; raise `error` if there is none."""
+        if not is_away(error) or (left := absence.left()) < 0:
+            raise error
+        if lost is not None:
+            lost(error, left)
+        delay, remaining = absence.delay(), deadline.left()
+        self._connection.sleep(delay if remaining is None else min(delay, remaining))
 
     def create_sweep(
         self,
@@ -269,16 +291,16 @@ class TrainerClient(TrainerData):
             parent=parent,
             sweep=sweep,
             sweep_id=sweep_id,
-            request_id=_request_id(request_id, validate_only=validate_only),
+            request_id=id_of(request_id, validate_only=validate_only),
             validate_only=validate_only,
         )
         response = self._connection.call(
             self.stub.CreateSweep,
             request,
-            timeout=_patience(sweep.spec, validate_only=validate_only),
+            timeout=patience_for(sweep.spec, validate_only=validate_only),
             again=True,
         )
-        _tell(response, warned, checked)
+        tell(response, warned, checked)
         return response.sweep
 
     def get_sweep(self, name: str) -> sweep_pb2.Sweep:
@@ -316,30 +338,3 @@ class TrainerClient(TrainerData):
         """
         request = tuning.GetTrainerInfoRequest()
         return self._connection.call(self.stub.GetTrainerInfo, request, again=True)
-
-
-def _request_id(given: str, *, validate_only: bool) -> str:
-    """Return an id by which the trainer knows the same request when it comes again."""
-    return given or ("" if validate_only else uuid.uuid4().hex)
-
-
-def _patience(spec: job_pb2.JobSpec, *, validate_only: bool) -> float | None:
-    """Return the seconds that it may take to accept a specification; None: no limit.
-
-    Data that is named by a URI is read first.
-    """
-    if "://" in spec.training_dataset + spec.validation_dataset:
-        return None
-    return _CHECK_TIMEOUT if validate_only else TIMEOUT
-
-
-def _tell(
-    response: tuning.CreateJobResponse | tuning.CreateSweepResponse,
-    warned: Callable[[dataset_pb2.DataWarning], None] | None,
-    checked: Callable[[preflight_pb2.Preflight], None] | None,
-) -> None:
-    if warned is not None:
-        for warning in response.warnings:
-            warned(warning)
-    if checked is not None and response.HasField("preflight"):
-        checked(response.preflight)

@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -260,3 +260,56 @@ print(*(name for name in new - sys.stdlib_module_names if sys.modules[name].__sp
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
     assert set(result.stdout.split()) <= {"google", "grpc", "grpc_status", "tailorbird"}
+
+
+def test_a_trainer_that_goes_away_after_the_last_event_is_waited_for(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.events = a_job_that_succeeds()
+    script.job.state = job_pb2.JOB_STATE_SUCCEEDED
+    lost: list[client.CallError] = []
+    back: list[bool] = []
+
+    def heard(event: job_pb2.JobEvent) -> None:
+        if event.sequence == 9:
+            # More than a call alone is made again.
+            script.errors = [errors.Unavailable("it starts again")] * 5
+
+    job = trainer.wait_for_job(
+        JOB, heard=heard, lost=lambda error, _: lost.append(error), back=lambda: back.append(True)
+    )
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert [error.message for error in lost] == ["it starts again"] * 5
+    assert back == [True]
+
+
+def test_a_job_that_is_deleted_while_it_is_waited_for_is_not_found(
+    trainer: TrainerClient, script: Script
+) -> None:
+    script.events = a_job_that_succeeds()
+
+    def heard(event: job_pb2.JobEvent) -> None:
+        if event.sequence == 9:
+            script.error = errors.NotFound(JOB)
+
+    with pytest.raises(client.NotFound):
+        trainer.wait_for_job(JOB, heard=heard)
+
+
+async def test_what_a_listener_raises_ends_the_watch(port: int) -> None:
+    over: list[str] = []
+
+    class Watched(AsyncTrainerClient):
+        async def watch_job(self, name: str, *_: Any, **__: Any) -> AsyncGenerator[Any]:
+            try:
+                yield state(1, job_pb2.JOB_STATE_RUNNING)
+            finally:
+                over.append(name)
+
+    def heard(_: job_pb2.JobEvent) -> None:
+        raise LookupError("mine")
+
+    async with Watched(f"localhost:{port}") as one:
+        with pytest.raises(LookupError, match="mine"):
+            await one.wait_for_job(JOB, heard=heard)
+        assert over == [JOB]
