@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -80,7 +81,11 @@ class CallError(TailorbirdError):
     def from_call(error: grpc.RpcError) -> CallError:
         """Return the error of a failed call, as a raw stub raises it, in the class of its code."""
         call = cast("grpc.Call", error)
-        status = rpc_status.from_call(call)
+        try:
+            status = rpc_status.from_call(call)
+        except (ValueError, DecodeError):
+            # What stands between has put a code of its own above a service's, or cut it off.
+            status = None
         if status is None:
             code = call.code()
             return _KINDS.get(code, CallError)(
