@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,9 @@ def chunks_of(data: Data) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     """
     if isinstance(data, Path | str):
         with Path(data).open("rb") as file:
-            yield Path(data).stat().st_size, _read(file)
+            found = os.fstat(file.fileno())
+            # Of a pipe it says 0.
+            yield found.st_size if stat.S_ISREG(found.st_mode) else None, _read(file)
     elif hasattr(data, "read"):
         yield None, _read(cast("IO[bytes] | IO[str]", data))
     else:
@@ -50,7 +54,10 @@ def _line(number: int, record: Mapping[str, object] | str | bytes) -> bytes:
         except (TypeError, ValueError) as error:
             raise InvalidArgument("data", f"record {number} is not JSON: {error}") from error
     if isinstance(record, str):
-        record = record.encode()
+        try:
+            record = record.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument("data", f"record {number} is not UTF-8: {error}") from error
     if not isinstance(record, bytes):
         raise InvalidArgument(
             "data", f"record {number} is of type {type(record).__name__}: a dict or a line is taken"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +67,19 @@ def test_a_dataset_is_uploaded_from_whatever_holds_it(
     assert told == [True, True, False, False, False, False]
 
 
+def test_a_dataset_is_uploaded_from_a_pipe(
+    trainer: TrainerClient, script: Script, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    line = json.dumps(RECORD).encode() + b"\n"
+    writer = threading.Thread(target=pipe.write_bytes, args=(line,))
+    writer.start()
+    assert upload(trainer, pipe) == len(line)
+    writer.join()
+    assert not script.requests[0].HasField("size_bytes")
+
+
 def test_records_are_sent_in_chunks_however_large_one_is(
     trainer: TrainerClient, script: Script
 ) -> None:
@@ -77,6 +92,7 @@ def test_records_are_sent_in_chunks_however_large_one_is(
     ("data", "message"),
     [
         pytest.param([RECORD, 7], "record 2 is of type int: a dict or a line is taken", id="type"),
+        pytest.param([RECORD, "\ud800"], "record 2 is not UTF-8", id="half a character"),
         pytest.param([{"prompt": {1}}], "record 1 is not JSON: Object of type set", id="json"),
     ],
 )
