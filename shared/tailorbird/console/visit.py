@@ -150,7 +150,9 @@ def told(visit: Visit, failure: Failure) -> Response:
     if failure.status == 401 and visit.request.method == "GET":
         here = quote(visit.request.url.path)
         return RedirectResponse(f"/sign-in?next={here}", 303)
-    return visit.show("failure.html", failure.status, failure=failure)
+    # What a form has asked for, a link cannot ask for again.
+    again = visit.request.url.path if visit.request.method == "GET" else ""
+    return visit.show("failure.html", failure.status, failure=failure, again=again)
 
 
 def stalled() -> Failure:

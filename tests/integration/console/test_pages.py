@@ -204,6 +204,9 @@ def test_a_service_that_is_down_is_said_to_be_with_a_way_to_try_again(start: Sta
         assert answer.status == 503
         assert "A service does not answer" in answer.text
         assert f'href="{path}">Try again' in answer.text
+    done = site.post(f"{TENANT}/jobs/one/cancel")
+    assert done.status == 503
+    assert "Try again" not in done.text, "a link leads to no form"
     assert site.get("/livez").status == site.get("/readyz").status == 200
 
 
