@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,6 +26,8 @@ _DATASET = _TENANT + "/datasets/{datasets}"
 _ADAPTER = _TENANT + "/adapters/{adapters}"
 _VERSION = _ADAPTER + "/versions/{versions}"
 _KEPT_SECONDS = 86_400
+_MOST_LASTING = 40
+"""Answers without JavaScript, and changes, at a time; more wait."""
 
 _SHOWN: dict[str, Handler] = {
     "/": signing.home,
@@ -42,9 +45,11 @@ _SHOWN: dict[str, Handler] = {
     _TENANT + "/residency": adapters.show_residency,
     _TENANT + "/chat": chat.show_chat,
 }
-_DONE: dict[str, Handler] = {
+_ENTERED: dict[str, Handler] = {
     "/sign-in": signing.sign_in,
     "/sign-out": signing.sign_out,
+}
+_DONE: dict[str, Handler] = {
     _JOB + "/cancel": jobs.cancel,
     _JOB + "/pause": jobs.pause,
     _JOB + "/resume": jobs.resume,
@@ -53,11 +58,11 @@ _DONE: dict[str, Handler] = {
     _VERSION + "/promote": adapters.promote,
     _ADAPTER + "/rollback": adapters.roll_back,
     _ADAPTER + "/split": adapters.split,
-    _TENANT + "/chat": chat.ask,
 }
 _OWN: tuple[Route, ...] = (
     Route(_JOB + "/live", jobs.follow, methods=["GET"]),
     Route(_TENANT + "/datasets", upload.upload, methods=["POST"]),
+    Route(_TENANT + "/chat", page(chat.ask, lasts=True), methods=["POST"]),
     Route(_TENANT + "/chat/answer", answering.answer, methods=["POST"]),
 )
 
@@ -73,7 +78,11 @@ def console(
             Route("/static/{name}", _static, methods=["GET"]),
             *_OWN,
             *(Route(path, page(handler), methods=["GET"]) for path, handler in _SHOWN.items()),
-            *(Route(path, page(handler), methods=["POST"]) for path, handler in _DONE.items()),
+            *(Route(path, page(handler), methods=["POST"]) for path, handler in _ENTERED.items()),
+            *(
+                Route(path, page(handler, changes=True, lasts=True), methods=["POST"])
+                for path, handler in _DONE.items()
+            ),
         ],
         middleware=[Middleware(Guard, hosts=config.hosts, encrypted=config.encrypted)],
         exception_handlers={404: _missing},
@@ -81,6 +90,7 @@ def console(
     app.state.config = config
     app.state.doors = Doors(config)
     app.state.streams = streams or Streams()
+    app.state.lasting = CapacityLimiter(_MOST_LASTING)
     app.state.uploads = uploads or upload.Uploads()
     return app
 

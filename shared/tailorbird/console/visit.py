@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
+from anyio import to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -106,8 +107,14 @@ class Visit:
 Handler = Callable[[Visit], Response]
 
 
-def page(handler: Handler) -> Callable[[Request], Any]:
-    """Return the endpoint of a handler: its form read, its errors told, its calls ended."""
+def page(
+    handler: Handler, *, changes: bool = False, lasts: bool = False
+) -> Callable[[Request], Any]:
+    """Return the endpoint of a handler: its form read, its errors told, its calls ended.
+
+    Who leaves ends them, unless the handler `changes` something. One that `lasts` for minutes, as
+    generations and promotions may, takes none of the threads that answer pages.
+    """
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -121,9 +128,23 @@ def page(handler: Handler) -> Callable[[Request], Any]:
                 413, "INVALID_ARGUMENT", "FORM_TOO_LARGE", f"at most {_MAX_FORM_BYTES} bytes"
             )
             return await run_in_threadpool(told, Visit(request, []), failure)
-        return await run_in_threadpool(answered, handler, Visit(request, form))
+        visit = Visit(request, form)
+        limiter = request.app.state.lasting if lasts else None
+        leaving = None if changes else asyncio.create_task(_end_with(request, visit))
+        try:
+            return await to_thread.run_sync(answered, handler, visit, limiter=limiter)
+        finally:
+            if leaving is not None:
+                leaving.cancel()
 
     return endpoint
+
+
+async def _end_with(request: Request, visit: Visit) -> None:
+    """End a visit's calls when its browser leaves."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    visit.backend.close()
 
 
 def answered(handler: Handler, visit: Visit) -> Response:

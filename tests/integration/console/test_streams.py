@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
 import threading
 from typing import Any
 
+import httpx
 import pytest
+from anyio import to_thread
 
 from tailorbird.console import visit
+from tailorbird.console.app import console
 from tailorbird.console.backend import Backend
 from tailorbird.console.config import Config
 from tailorbird.console.upload import Uploads
 from tailorbird.errors import Aborted
 from tests.integration.console.conftest import OWN, Site, Start
-from tests.integration.console.world import World
+from tests.integration.console.world import VERSIONS, World
 
 TENANT = "/tenants/acme"
 BOUNDARY = "----form"
@@ -219,3 +223,51 @@ def test_who_leaves_while_a_form_is_sent_is_no_defect(
     assert site.get(f"{TENANT}/jobs").status == 200
     assert "Traceback" not in caplog.text
     assert all(type(one).__name__ == "ListJobsRequest" for one in world.requests)
+
+
+def _asked(site: Site, method: str, path: str, body: str = "") -> socket.socket:
+    browser = socket.create_connection(("127.0.0.1", site.port), timeout=30)
+    browser.sendall(
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    return browser
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("GET", "adapters", ""), ("POST", "chat", "left=support&text=Hello&history=")],
+)
+def test_who_leaves_a_page_that_is_waited_for_ends_its_calls(
+    site: Site, world: World, method: str, path: str, body: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold("Generate" if body else "ListAdapters")
+    with _asked(site, method, f"{TENANT}/{path}", body):
+        assert world.held.wait(30)
+    assert world.broken_off.wait(30), "the call goes on"
+    world.let_go.set()
+    assert site.get(f"{TENANT}/jobs").status == 200
+    assert "Traceback" not in caplog.text
+
+
+def test_what_a_form_has_changed_goes_on_when_its_browser_leaves(site: Site, world: World) -> None:
+    world.hold("Promote")
+    with _asked(site, "POST", f"/{VERSIONS[0]}/promote"):
+        assert world.held.wait(30)
+    assert site.get(f"{TENANT}/jobs").status == 200
+    world.let_go.set()
+    assert world.done.wait(30)
+    assert not world.broken_off.is_set()
+
+
+async def test_answers_that_last_keep_no_page_waiting(services: str, world: World) -> None:
+    world.hold("Generate")
+    # Of this event loop: what else a test runs has its own.
+    to_thread.current_default_thread_limiter().total_tokens = 1
+    app = httpx.ASGITransport(console(Config(services, services)))
+    async with httpx.AsyncClient(transport=app, base_url="http://localhost", headers=OWN) as one:
+        asked = asyncio.create_task(one.post(f"{TENANT}/chat", data={"left": "base", "text": "Hi"}))
+        assert await asyncio.to_thread(world.held.wait, 30)
+        assert (await one.get(f"{TENANT}/jobs")).status_code == 200
+        world.let_go.set()
+        assert (await asked).status_code == 200

@@ -46,16 +46,35 @@ class World(Script):
         """Set: a part of a file has come."""
         self.broken_off = threading.Event()
         """Set: an upload's call is over without an answer."""
+        self.held = threading.Event()
+        """Set: a call that is held has come."""
+        self.let_go = threading.Event()
+        """Set: it goes on."""
+        self.done = threading.Event()
+        """Set: it has been answered."""
+        self._holds = ""
         self.report = a_report(text)
+
+    def hold(self, method: str) -> None:
+        """Answer no call of a method until `let_go`."""
+        self._holds = f"{method}Request"
 
     def heard(self, request: Any, context: Context) -> None:
         super().heard(request, context)
+        if type(request).__name__ == self._holds:
+            context.add_callback(self._over)
+            self.held.set()
+            while context.is_active() and not self.let_go.wait(0.01):
+                pass
         if self.token is not None:
             if self.metadata[-1].get("authorization") != f"Bearer {self.token}":
                 fail(context, Unauthenticated("the token is not known"))
             name = getattr(request, "name", "") or getattr(request, "parent", "")
             if name and not f"{name}/".startswith("tenants/acme/"):
                 fail(context, NotFound(name))
+
+    def _over(self) -> None:
+        (self.done if self.let_go.is_set() else self.broken_off).set()
 
 
 def a_job(name: str, at: job_pb2.JobState.ValueType, text: str, *, step: int = 0) -> job_pb2.Job:
