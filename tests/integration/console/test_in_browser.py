@@ -80,6 +80,24 @@ def test_a_job_s_page_follows_it_to_its_end(tab: Tab, at: str, world: World) -> 
     assert tab.said == []
 
 
+def test_a_job_s_page_that_nobody_sees_holds_no_connection(tab: Tab, at: str, world: World) -> None:
+    tab.go(f"{at}{TENANT}/jobs/support-1121")
+    tab.until("document.getElementById('live-said').textContent.includes('follows')")
+    # What the page itself has asked for is over; the watch is not.
+    world.left.clear()
+    show = (
+        "Object.defineProperty(document, 'hidden', {{value: {}, configurable: true}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    tab.run(show.format("true"))
+    assert world.left.wait(30), "the watch goes on"
+    world.more.set()
+    tab.run(show.format("false"))
+    tab.until("document.getElementById('live-said').textContent.includes('ended')")
+    assert "succeeded" in tab.text()
+    assert tab.said == []
+
+
 def test_two_answers_come_side_by_side_and_are_text(tab: Tab, at: str, world: World) -> None:
     world.text = ["<b>Good</b> ", ATTACK]
     tab.go(f"{at}{TENANT}/chat?left=support&right=base")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from google.rpc import status_pb2
@@ -21,7 +23,7 @@ class _Failed(grpc.RpcError):
     def details(self) -> str:
         return "upstream reset"
 
-    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+    def trailing_metadata(self) -> Any:
         return (("grpc-status-details-bin", self._status),)
 
 

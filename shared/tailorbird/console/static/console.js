@@ -3,6 +3,21 @@
 "use strict";
 
 function follow(live) {
+  // Browsers keep six connections to a host for all of their tabs: one that nobody sees needs none.
+  let source = null;
+  const look = () => {
+    if (document.hidden) {
+      source?.close();
+      source = null;
+    } else if (source === null && !live.dataset.ended) {
+      source = followed(live);
+    }
+  };
+  document.addEventListener("visibilitychange", look);
+  look();
+}
+
+function followed(live) {
   const said = document.getElementById("live-said");
   const source = new EventSource(live.dataset.live);
   source.addEventListener("job", (event) => {
@@ -27,11 +42,13 @@ function follow(live) {
   });
   source.addEventListener("lost", (event) => {
     source.close();
+    live.dataset.ended = "lost";
     if (said) said.textContent = "No longer followed: " + event.data + " Load the page again.";
   });
   source.addEventListener("error", () => {
     if (said) said.textContent = "The console does not answer; trying again.";
   });
+  return source;
 }
 
 function element(kind, classes, text) {
