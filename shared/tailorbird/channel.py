@@ -35,6 +35,8 @@ KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 30.0, 20.0
 # For proxies that hash, and for inference gateways that cannot parse our messages.
 _MODEL_METADATA = (metadata.ADAPTER, metadata.MODEL_REWRITE)
 _BALANCED = ("dns:", "ipv4:", "ipv6:")
+# gRPC takes what is left of a larger one by 65536: another program's port.
+_MAX_PORT = 65535
 # Longer than every name; gRPC gives all of a call's metadata 8 kB.
 _MAX_MODEL_CHARS = 256
 
@@ -45,6 +47,9 @@ def check(address: str, token: str | None) -> None:
         raise InvalidArgument("token", "only printable ASCII can be sent")
     if not address.strip():
         raise InvalidArgument("address", "it is empty; host:port is needed")
+    port = address.rpartition(":")[2]
+    if port.isdecimal() and "unix" not in address and int(port[:9]) > _MAX_PORT:
+        raise InvalidArgument("address", f"port {port[:9]} is above {_MAX_PORT}")
 
 
 def options(address: str) -> Options:
