@@ -159,10 +159,12 @@ class Connection:
                         yield response
                 return
             except CallError as error:
-                if taken or attempts.pause(error) is None:
+                pause = None if taken else attempts.pause(error)
+                if pause is None:
                     raise
             finally:
                 call.cancel()
+            self.sleep(pause)
 
     def sleep(self, seconds: float) -> None:
         """Let time pass between two calls."""

@@ -1,6 +1,6 @@
 """Which calls are made again, and when.
 
-A call that a closing server did not take (RFC 9113, 6.8) is made again at once, whichever it is: no
+A call that a closing server did not take (RFC 9113, 6.8) is made again soon, whichever it is: no
 service has seen it. A call that says the same when it is made twice is made again where its service
 is UNAVAILABLE: after the time that the answer's RetryInfo gives, or else a pause that doubles from
 0.2 s, with some chance in each, within the call's own timeout. A generation and a change of routes
@@ -20,6 +20,8 @@ from tailorbird.call_error import CallError
 RETRIES = 3
 """Attempts after the first, unless a client says otherwise."""
 _FIRST_PAUSE = 0.2
+_LEAVE_SECONDS = 0.05
+"""By then the channel has left the connection that closes: a call at once may be put on it again."""
 _LONGEST_PAUSE = 10.0
 """Who is asked to wait longer is told so instead, in seconds."""
 # What gRPC says of a call that a server's last word left out of those it took.
@@ -55,7 +57,7 @@ class Attempts:
         """Return the seconds after which to try again after `error`; None: do not."""
         if was_not_taken(error) and not self._was_refused:
             self._was_refused = True
-            return 0.0
+            return None if self.deadline.reached_in(_LEAVE_SECONDS) else _LEAVE_SECONDS
         if error.code is not grpc.StatusCode.UNAVAILABLE or not self._left:
             return None
         self._left -= 1

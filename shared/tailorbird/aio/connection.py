@@ -173,10 +173,12 @@ class AsyncConnection:
                         yield response
                 return
             except CallError as error:
-                if taken or attempts.pause(error) is None:
+                pause = None if taken else attempts.pause(error)
+                if pause is None:
                     raise
             finally:
                 call.cancel()
+            await self.sleep(pause)
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass between two calls."""
