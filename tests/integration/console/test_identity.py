@@ -138,6 +138,12 @@ def test_what_another_site_sends_does_nothing(
     assert world.requests == []
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "TRACE", "OPTIONS"])
+def test_what_no_page_of_ours_asks_for_is_refused_anywhere(site: Site, method: str) -> None:
+    for path in (f"{TENANT}/jobs", "/nothing"):
+        assert site.ask(method, path, None, OWN).status == 405
+
+
 def test_an_old_browser_proves_itself_by_its_origin(site: Site) -> None:
     own = {"Origin": f"http://127.0.0.1:{site.port}"}
     assert site.post(f"{TENANT}/jobs/one/cancel", {}, own).status == 303

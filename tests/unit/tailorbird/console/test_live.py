@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from tailorbird.console.live import Streams, sse
+from tailorbird.console.live import Streams, past, sse
 from tailorbird.errors import ResourceExhausted
 
 
@@ -48,3 +48,23 @@ async def test_so_many_streams_are_open_and_no_more() -> None:
     second = streams.read(stream)
     assert await anext(second) == 1
     assert [item async for item in second] == []
+
+
+def test_the_past_is_what_comes_until_the_end_an_error_or_something_new() -> None:
+    go_on = threading.Event()
+
+    def fails() -> Iterator[int]:
+        yield 1
+        raise LookupError("a defect")
+
+    def goes_on() -> Iterator[int]:
+        yield from (1, 2)
+        assert go_on.wait(30)
+        yield 3
+
+    assert list(past(iter([1, 2]), lambda _: False)) == [1, 2]
+    with pytest.raises(LookupError, match="a defect"):
+        list(past(fails(), lambda _: False))
+    assert list(past(iter([1, 2, 3]), lambda item: item == 2)) == [1, 2]
+    assert list(past(goes_on(), lambda _: False)) == [1, 2]
+    go_on.set()
