@@ -21,7 +21,7 @@ RETRIES = 3
 """Attempts after the first, unless a client says otherwise."""
 _FIRST_PAUSE = 0.2
 _LEAVE_SECONDS = 0.05
-"""By then the channel has left the connection that closes: a call at once may be put on it again."""
+"""By then the channel has left the connection that closes, which a call at once may still get."""
 _LONGEST_PAUSE = 10.0
 """Who is asked to wait longer is told so instead, in seconds."""
 # What gRPC says of a call that a server's last word left out of those it took.
