@@ -1,4 +1,4 @@
-"""What README.md and docs/deploy.md say of the chart: their values render, their keys exist."""
+"""What docs/deploy.md and the chart's README say of the chart: values render, keys exist."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ RELEASE = "tailorbird"
 """The name that the documents install, in a namespace of the same name."""
 
 DOCUMENTS = {
-    "README.md": (ROOT / "README.md").read_text().split("\n## Deploy\n")[1].split("\n### ")[0],
     "docs/deploy.md": (ROOT / "docs" / "deploy.md").read_text(),
     "chart": (CHART / "README.md").read_text(),
 }
-WALKS = ("README.md", "docs/deploy.md")
+WALKS = ("docs/deploy.md",)
 
 # In backticks, and no key: what values, objects, files and commands are called.
 NO_KEYS = {
