@@ -53,7 +53,7 @@ def test_an_option_goes_before_the_environment_it_before_the_context_it_before_t
     run("jobs", "list", "--tenant", "from-option", "--token", "of-option")
     assert sent(script) == ("tenants/from-option", "Bearer of-option")
     assert run("info").status == 0
-    ran = run("jobs", "list", "--trainer", "localhost:1")
+    ran = run("jobs", "list", "--trainer", "127.0.0.1:1")
     assert (ran.status, "127.0.0.1:1" in ran.err) == (8, True)
     monkeypatch.delenv("TAILORBIRD_TENANT")
     run("contexts", "set", "one", "--unset", "tenant")
