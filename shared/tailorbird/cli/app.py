@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -57,8 +58,19 @@ def root(
     command.meta[ASKED] = context
 
 
+def _mend_streams() -> None:
+    """Let whatever is printed be printed: with a stream that is closed, or that is not UTF-8."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; whatever goes wrong ends in few words and a status of `exits`."""
+    _mend_streams()
     try:
         app(prog_name="tailorbird")
     except KeyboardInterrupt:

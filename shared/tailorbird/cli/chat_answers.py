@@ -59,7 +59,7 @@ def print_answer(ask: Ask) -> Answer:
                 answer.error = piece
             else:
                 answer.take(piece)
-                sys.stdout.write(_shown(piece.text))
+                sys.stdout.write(shown(piece.text))
                 sys.stdout.flush()
     except KeyboardInterrupt:
         answer.stopped = True
@@ -150,12 +150,12 @@ def _table(labels: list[str], answers: list[Answer]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold", expand=True)
     for label in labels:
         table.add_column(Text(plain(label)), ratio=1, overflow="fold")
-    table.add_row(*(Text(_shown(answer.text)) for answer in answers))
+    table.add_row(*(Text(shown(answer.text)) for answer in answers))
     table.add_row(*(Text(answer.end(), style="dim") for answer in answers))
     return table
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return an answer's text with what a terminal would act on escaped, but its lines."""
     if not out.is_terminal:
         return text

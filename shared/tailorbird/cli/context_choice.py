@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird.cli.commands import ASKED
-from tailorbird.cli.context_file import Contexts, is_exposed, place, read, wrong
+from tailorbird.cli.context_file import Contexts, Homeless, is_exposed, place, read, wrong
 from tailorbird.cli.output import errors, plain
 from tailorbird.errors import TailorbirdError
 
@@ -48,8 +48,14 @@ def fill_in(command: typer.Context, arguments: dict[str, Any]) -> None:
 
     InvalidArgument names the file of contexts, and the key, that is wrong.
     """
-    contexts = read(place())
-    chosen = contexts.chosen(asked_for(command, arguments.pop("context")))
+    name = asked_for(command, arguments.pop("context"))
+    try:
+        contexts = read(place())
+    except Homeless:
+        if name:
+            raise
+        return
+    chosen = contexts.chosen(name)
     if chosen is None:
         return
     name, context = chosen
@@ -83,6 +89,8 @@ def _token(contexts: Contexts, name: str, file: str) -> str:
         raise wrong(contexts.path, 0, f"{where}: {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise wrong(contexts.path, 0, f"{where}: {path} is not UTF-8") from error
+    except ValueError as error:
+        raise wrong(contexts.path, 0, f"{where}: {path}: {error}") from error
     if not token:
         raise wrong(contexts.path, 0, f"{where}: {path} is empty")
     _warn(path)

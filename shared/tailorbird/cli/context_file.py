@@ -40,6 +40,13 @@ class Context:
         return {"has_token": True} | said if said.pop("token", None) is not None else said
 
 
+class Homeless(InvalidArgument):
+    """Nobody says where the file of contexts is."""
+
+    def __init__(self) -> None:
+        super().__init__("HOME", f"it is not set: set it, or {FILE}, to keep contexts")
+
+
 KEYS = tuple(field.name for field in fields(Context))
 
 
@@ -78,7 +85,10 @@ class Contexts:
 
     def path_of(self, file: str) -> Path:
         """Return where a file is that a context names."""
-        return self.path.parent / Path(file).expanduser()
+        try:
+            return self.path.parent / Path(file).expanduser()
+        except RuntimeError as error:
+            raise wrong(self.path, 0, f"{file}: ~ names nobody's home here") from error
 
     def _missing(self, name: str) -> str:
         there = f"there are {', '.join(self.by_name)}" if self.by_name else "there is none"
@@ -86,13 +96,17 @@ class Contexts:
 
 
 def place() -> Path:
-    """Return where the file of contexts is, or would be."""
+    """Return where the file of contexts is, or would be; Homeless if nothing says it."""
     if named := os.environ.get(FILE):
         return Path(named).absolute()
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "")
     # The specification has it that a path which is not absolute is not heeded.
     if not home.is_absolute():
-        home = Path.home() / ".config"
+        try:
+            home = Path.home() / ".config"
+        except RuntimeError as error:
+            # A user without an entry and without HOME, as in a container.
+            raise Homeless from error
     return home / "tailorbird" / "contexts.yaml"
 
 

@@ -140,6 +140,11 @@ def set_(
         "plaintext": plaintext,
     }
     given |= {key: value for key, value in values.items() if value is not None}
+    for key, value in given.items():
+        if value == "":
+            raise typer.BadParameter(
+                f"it is empty; --unset {key} takes it out", param_hint=f"--{key}"
+            )
     if not given:
         raise typer.BadParameter("give what the context is to say, such as --trainer")
     if given.get("token") is not None and given.get("token_file") is None:

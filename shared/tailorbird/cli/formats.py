@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
@@ -83,4 +84,7 @@ def _yaml(values: Any) -> str:
 
 
 def _is_shown(one: str) -> bool:
-    return one.isprintable() or one == "\n"
+    if one == "\n":
+        return True
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return one.isprintable() and one.encode(encoding, "ignore") != b""

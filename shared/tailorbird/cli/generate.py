@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from tailorbird.cli.chat_answers import shown
 from tailorbird.cli.connect import (
     TenantOption,
     check_sendable,
@@ -246,7 +247,7 @@ def _print_one(pieces: Iterable[api.StreamGenerateResponse]) -> None:
         answered_by = answered_by or last.version
         tokens.extend(last.logprobs)
         ids.extend(last.token_ids)
-        sys.stdout.write(last.text)
+        sys.stdout.write(shown(last.text))
         sys.stdout.flush()
     print()
     _print_ids(ids)
@@ -263,7 +264,7 @@ def _print_several(answer: api.GenerateResponse) -> None:
     )
     for index, completion in enumerate([first, *answer.others]):
         out.print(Text(f"[{index + 1}]", style="bold"))
-        print(completion.text)
+        print(shown(completion.text))
         _print_ids(completion.token_ids)
         _print_logprobs(completion.logprobs)
     _print_end(answer.version, answer.usage, answer.finish_reason)

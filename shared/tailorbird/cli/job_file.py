@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,17 @@ from tailorbird.tuning.v1 import job_pb2
 
 _MAX_SHOWN = 64
 _MAX_PROBLEMS = 20
-_NULL = "tag:yaml.org,2002:null"
+_NULL, _TRUTH, _WHOLE = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int"))
+# Octal and sexagesimal, of YAML 1.1.
+_READ_IN_ANOTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-9]+)+)")
+_NUMBERS = {
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+    FieldDescriptor.CPPTYPE_FLOAT,
+    FieldDescriptor.CPPTYPE_DOUBLE,
+}
 
 
 def read_job_file(path: Path, spec: job_pb2.JobSpec) -> None:
@@ -35,7 +46,7 @@ def read_job_file(path: Path, spec: job_pb2.JobSpec) -> None:
             root, job_pb2.Job.DESCRIPTOR if _is_job(root) else spec.DESCRIPTOR, faults
         )
         if not faults.found:
-            ParseDict(values["spec"] if _is_job(root) else values, spec)
+            ParseDict(values.get("spec", {}) if _is_job(root) else values, spec)
             return
         said = faults.told()
     except (OSError, ValueError, RecursionError, ParseError, yaml.YAMLError) as error:
@@ -117,6 +128,9 @@ def _value(node: yaml.Node, kind: Descriptor, field: FieldDescriptor, faults: _F
             return _message(node, message, faults)
         if isinstance(node, yaml.SequenceNode):
             return [_message(each, message, faults) for each in node.value]
+    if problem := _turned(node, field):
+        faults.add(node, f"{field.name}: {problem}")
+        return None
     value = _plain(node, _has_texts(field))
     try:
         ParseDict({field.name: value}, GetMessageClass(kind)())
@@ -139,6 +153,18 @@ def _plain(node: yaml.Node, as_text: bool) -> Any:
     except (ValueError, yaml.YAMLError):
         return node.value
     return loaded if isinstance(loaded, bool | int | float) else node.value
+
+
+def _turned(node: yaml.Node, field: FieldDescriptor) -> str:
+    """Say what YAML would silently make another number of than the one that is written."""
+    if field.enum_type is not None or field.cpp_type not in _NUMBERS:
+        return ""
+    if node.tag == _TRUTH:
+        return f"a number is expected, and {node.value} is true or false in YAML"
+    if node.tag == _WHOLE and _READ_IN_ANOTHER_BASE.fullmatch(node.value):
+        made = yaml.SafeLoader("").construct_object(node)
+        return f"{node.value} is {made} in YAML; write the number without leading 0 or ':'"
+    return ""
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -27,7 +27,12 @@ def alone_in(folder: Path, field: str) -> Iterator[None]:
 
 
 def replace(path: Path, text: str) -> None:
-    """Put a file with `text`, for its owner alone, in the place of what is at `path`."""
+    """Put a file with `text`, for its owner alone, in the place of what is at `path`.
+
+    InvalidArgument if that is no file: /dev/null, say, which root could replace.
+    """
+    if path.exists() and not path.is_file():
+        raise InvalidArgument(str(path), "it is no regular file, and is left as it is")
     # mkstemp makes the file readable by its owner alone.
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

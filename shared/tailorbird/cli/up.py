@@ -259,7 +259,8 @@ def _show(plan: Plan, services: Services, devices: str, trust: Trust | None) -> 
         base = f"http{'s' if trust else ''}://{authority(host, service.http_port)}/v1"
         http = [base if service.http_port else "none"] if has_http else []
         address = authority(host, service.port)
-        table.add_row(service.name, address, *http, service.metrics_url, str(service.log))
+        cells = (service.name, address, *http, service.metrics_url, str(service.log))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     out.print(table)
     for name, told in (
         ("console", _console(plan)),
@@ -271,7 +272,7 @@ def _show(plan: Plan, services: Services, devices: str, trust: Trust | None) -> 
         ("devices", devices),
     ):
         if told:
-            out.print(f"{name:<12}  {told}", soft_wrap=True)
+            out.print(Text(plain(f"{name:<12}  {told}")), soft_wrap=True)
     out.print("Ctrl-C stops everything")
 
 

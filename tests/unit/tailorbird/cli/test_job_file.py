@@ -134,3 +134,21 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         read_job_file(path, job_pb2.JobSpec())
     with pytest.raises(typer.BadParameter, match="No such file"):
         read_job_file(tmp_path / "none", job_pb2.JobSpec())
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("hyperparameters: {epochs: 010}", "010 is 8 in YAML"),
+        ("hyperparameters: {epochs: 1:30}", "1:30 is 90 in YAML"),
+        ("lora: {dropout: yes}", "yes is true or false in YAML"),
+    ],
+)
+def test_a_number_that_yaml_makes_another_is_refused(
+    tmp_path: Path, written: str, said: str
+) -> None:
+    assert said in _said(tmp_path / "job.yaml", f"adapter: a\n{written}\n")
+
+
+def test_a_job_whose_specification_is_empty_asks_for_nothing(tmp_path: Path) -> None:
+    assert _read(tmp_path / "job.yaml", "name: x\nspec:\n") == job_pb2.JobSpec()
