@@ -377,6 +377,13 @@ async def test_a_base_that_lacks_something(trainer: Check, tmp_path: Path) -> No
     assert (finding.status, finding.found) == (FAILED, "none is named")
 
 
+async def test_beside_a_running_service_no_base_need_be_named(
+    trainer: Check, tmp_path: Path
+) -> None:
+    with locked_folder(tmp_path / "data", "trainer.lock"):
+        assert await trainer(BASE_MODEL="") == {}
+
+
 async def test_a_data_directory_that_cannot_be_written(trainer: Check, tmp_path: Path) -> None:
     found = await trainer(DATA_DIR="/proc/tailorbird", OBJECT_STORE=(tmp_path / "s").as_uri())
     finding = found["data directory"]

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -16,13 +17,14 @@ from tailorbird.cli.findings import lines
 from tailorbird.doctor.base import base_model
 from tailorbird.doctor.clock import store_clock
 from tailorbird.doctor.credentials import certificate, tokens_file
-from tailorbird.doctor.finding import Finding, Status, failed
+from tailorbird.doctor.finding import Finding, Status, failed, ok
 from tailorbird.doctor.folders import data_directory
 from tailorbird.doctor.ports import port
 from tailorbird.doctor.running import Check, looked_at
 from tailorbird.doctor.store import store
 from tailorbird.doctor.variables import variables
 from tailorbird.failed_start import told, wrong_settings
+from tailorbird.holders import lock_holder
 from tailorbird.settings import CommonSettings
 
 _Settings = TypeVar("_Settings", bound=CommonSettings)
@@ -95,7 +97,7 @@ def _common(settings: CommonSettings, module: str, lock: str) -> list[Check]:
         Check("clock", partial(store_clock, url)),
         Check("tokens file", partial(tokens_file, settings.tokens_file)),
         Check("TLS certificate", partial(certificate, *pair)),
-        Check("base model", partial(_base, settings.base_model)),
+        Check("base model", partial(_base, settings.base_model, data_dir / lock)),
     ]
 
 
@@ -104,8 +106,11 @@ def _chosen_by(module: str, setting: str) -> str:
     return f"{_PREFIX}{setting.upper()} (`tailorbird up`: {option})"
 
 
-def _base(model: str) -> list[Finding]:
+def _base(model: str, lock: Path) -> list[Finding]:
     if not model:
+        # Nobody who asks beside `tailorbird up` repeats what it was started with.
+        if lock_holder(lock.absolute()) is not None:
+            return [ok("base model", "none is named here; the service that runs has one")]
         advice = "name a folder or a Hugging Face id: TAILORBIRD_BASE_MODEL, or --base-model"
         return [failed("base model", "none is named", advice)]
     return list(base_model(model))
