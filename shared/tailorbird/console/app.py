@@ -87,6 +87,8 @@ def console(
         middleware=[Middleware(Guard, hosts=config.hosts, encrypted=config.encrypted)],
         exception_handlers={404: _missing},
     )
+    # It would lead to this process's own idea of the address: behind a proxy with TLS, to http.
+    app.router.redirect_slashes = False
     app.state.config = config
     app.state.doors = Doors(config)
     app.state.streams = streams or Streams()

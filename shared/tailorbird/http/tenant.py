@@ -32,8 +32,9 @@ def tenant_of(headers: Mapping[str, str], caller: Caller) -> TenantName:
     else:
         raise InvalidArgument(
             TENANT,
-            "this token is not one tenant's alone: name the tenant by this header, or give the "
-            "model as tenants/{tenant}/...",
+            "this token is not one tenant's alone: name the tenant by this header, or by the "
+            "project of OpenAI's clients (where a model is asked for, its whole name does, too: "
+            "tenants/{tenant}/...)",
             reason="TENANT_NEEDED",
         )
     caller.check(tenant)

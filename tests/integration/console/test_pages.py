@@ -212,6 +212,7 @@ def test_a_service_that_is_down_is_said_to_be_with_a_way_to_try_again(start: Sta
 
 def test_what_is_not_there_is_404(site: Site) -> None:
     assert site.get(f"{TENANT}/nothing").status == 404
+    assert site.get(f"{TENANT}/jobs/").status == 404
     assert site.get(f"{TENANT}/jobs/missing").status == 404
     assert site.get("/static/../app.py").status == 404
     assert site.get("/tenants/UPPER/jobs").status == 400
