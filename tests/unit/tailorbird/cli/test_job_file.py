@@ -152,3 +152,14 @@ def test_a_number_that_yaml_makes_another_is_refused(
 
 def test_a_job_whose_specification_is_empty_asks_for_nothing(tmp_path: Path) -> None:
     assert _read(tmp_path / "job.yaml", "name: x\nspec:\n") == job_pb2.JobSpec()
+
+
+def test_a_fault_within_a_list_is_told_by_its_line(tmp_path: Path) -> None:
+    text = "evaluation:\n  counterfactuals:\n    - words: [he, she]\n    - wrods: [a, b]\n"
+    assert "line 4: 'wrods' is no field" in _said(tmp_path / "job.yaml", text)
+
+
+def test_a_file_that_cannot_be_read_says_why_once(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter) as caught:
+        read_job_file(tmp_path, job_pb2.JobSpec())
+    assert caught.value.message.endswith(": Is a directory")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tailorbird.cli import chat_answers, context_file, generate, up
+from tailorbird.cli import chat_answers, context_choice, context_file, generate, up
 from tailorbird.cli.context_file import Contexts, Homeless
 from tailorbird.cli.own_file import replace
 from tailorbird.cli.service_process import Plan
@@ -84,6 +85,21 @@ def test_without_a_home_there_are_no_contexts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "home", classmethod(homeless))
     with pytest.raises(Homeless, match="HOME"):
         context_file.place()
+
+
+@pytest.mark.parametrize("named", [None, "one"])
+def test_without_a_home_only_a_named_context_is_missed(
+    monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    def nowhere() -> Path:
+        raise Homeless
+
+    monkeypatch.setattr(context_choice, "place", nowhere)
+    command: Any = SimpleNamespace(get_parameter_source=lambda _: None, meta={})
+    arguments: dict[str, Any] = {"context": named, "trainer": "there:1"}
+    with pytest.raises(Homeless) if named else nullcontext():
+        context_choice.fill_in(command, arguments)
+    assert arguments == {"trainer": "there:1"}
 
 
 def test_the_home_of_nobody_is_told(tmp_path: Path) -> None:
