@@ -172,6 +172,8 @@ class TestBodies:
             (b"[1]", "a list"),
             (b'{"x": NaN}', "NaN"),
             (b'{"x": "\\ud800"}', "surrogate"),
+            (b'{"x": "\xed\xa0\x80"}', "not JSON"),
+            ('{"x": "\\ud800"}'.encode("utf-16-le"), "not JSON"),
             (b'{"x": ' + b"9" * 5000 + b"}", "not JSON"),
             (b"[" * 100_000, "nests|JSON"),
         ],

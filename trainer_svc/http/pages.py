@@ -13,6 +13,7 @@ from tailorbird.errors import InvalidArgument
 from tailorbird.http.fields import Fields, shown
 
 _MOST = 1000
+_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ def page_of(request: Request, usual: int) -> Page:
 def read_page(fields: Fields, usual: int) -> Page:
     """Take a page out of a query; `usual` is how many items it has that names no number."""
     asked = fields.text("limit") or str(usual)
-    if not (asked.isascii() and asked.isdecimal() and 1 <= int(asked[:9]) <= _MOST):
+    digits = asked.isascii() and asked.isdecimal() and len(asked) <= _MAX_DIGITS
+    if not (digits and 1 <= int(asked) <= _MOST):
         raise InvalidArgument("limit", f"{shown(asked)} is not 1 to {_MOST}")
     return Page(int(asked), fields.text("after") or "")
 

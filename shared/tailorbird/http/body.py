@@ -68,7 +68,8 @@ async def read_json(request: Request, max_bytes: int = MAX_JSON_BYTES) -> dict[s
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data, parse_constant=_refuse_constant)
+        # Given bytes, json would guess UTF-16 too, and take half a surrogate pair as it is.
+        found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if _SURROGATE.search(data):
             json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
