@@ -119,5 +119,13 @@ def _function(fields: Fields) -> Fields:
 
 
 def as_json(value: Any) -> str:
-    """Return `value` as JSON, as short as it can be."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Return `value` as JSON, as short as it can be; InvalidArgument if it nests too deep."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise too_deep() from None
+
+
+def too_deep() -> InvalidArgument:
+    """Return what is said of JSON that could be read, but nests too deep to be passed on."""
+    return InvalidArgument("body", "it nests too deep", reason="MALFORMED_REQUEST")

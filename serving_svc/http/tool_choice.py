@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving_svc.generation.model import FinishReason, ToolCall
-from serving_svc.http.convert_messages import as_json
+from serving_svc.http.convert_messages import as_json, too_deep
 from tailorbird.errors import InvalidArgument
 from tailorbird.http.fields import Fields, shown
 from tailorbird.serving.v1 import inference_service_pb2 as pb
@@ -86,7 +86,7 @@ class Choice:
             return [_made(self.name, text)]
         try:
             return [_made(call["name"], as_json(call["parameters"])) for call in json.loads(text)]
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, InvalidArgument):
             return []
 
     def reason(self, reason: FinishReason, calls: Sequence[ToolCall]) -> FinishReason:
@@ -97,10 +97,16 @@ class Choice:
 
 
 def _call_schema(tool: pb.Tool, definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = json.loads(tool.parameters_json_schema or as_json(_ANY))
+    try:
+        schema = json.loads(tool.parameters_json_schema or as_json(_ANY))
+    except RecursionError:
+        raise too_deep() from None
     if isinstance(schema, dict):
         # A schema's references count from the root, which is now another.
-        for name, definition in schema.pop("$defs", {}).items():
+        defined = schema.pop("$defs", {})
+        if not isinstance(defined, dict):
+            raise InvalidArgument("tools", f"$defs of {shown(tool.name)} is not an object")
+        for name, definition in defined.items():
             if definitions.setdefault(name, definition) != definition:
                 raise InvalidArgument(
                     "tools", f"two tools define {shown(name)} in $defs, and not alike"

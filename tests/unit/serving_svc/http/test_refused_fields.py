@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -171,3 +173,31 @@ def test_what_is_wrong_with_a_completion_is_named(
         complete(**fields)
     assert said(caught)[0] == field
     assert text in said(caught)[1]
+
+
+@pytest.mark.parametrize("defined", [[], "x", None])
+def test_definitions_of_a_tool_are_an_object(defined: object) -> None:
+    tool = {"type": "function", "function": {"name": "w", "parameters": {"$defs": defined}}}
+    with pytest.raises(InvalidArgument) as caught:
+        chat(tools=[tool], tool_choice="required")
+    assert said(caught) == ("tools", "$defs of 'w' is not an object")
+
+
+@pytest.mark.parametrize("kind", ["parameters", "parameters, forced", "schema", "json"])
+def test_what_nests_too_deep_is_the_caller_s_fault_wherever_the_stack_ends(kind: str) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(sys.getrecursionlimit()):
+        nested = {"a": nested}
+        tools = [{"type": "function", "function": {"name": "w", "parameters": nested}}]
+        fields: dict[str, dict[str, Any]] = {
+            "parameters": {"tools": tools},
+            "parameters, forced": {"tools": tools, "tool_choice": "required"},
+            "schema": {
+                "response_format": {"type": "json_schema", "json_schema": {"schema": nested}}
+            },
+            "json": {"structured_outputs": {"json": nested}},
+        }
+        with suppress(InvalidArgument):
+            chat(**fields[kind])
+    with pytest.raises(InvalidArgument):
+        chat(**fields[kind])
