@@ -64,7 +64,10 @@ def show_job(visit: Visit) -> Response:
     history = History()
 
     def is_new(response: tuning.WatchJobResponse) -> bool:
-        return response.event.time.ToSeconds() > asked_at
+        # A trainer's clock may be ahead, and a run that went on from a checkpoint repeats steps.
+        event = response.event
+        is_further = event.step_progress.step > job.progress.step
+        return is_further and event.time.ToSeconds() > asked_at
 
     for response in past(visit.backend.watch(name, _WATCH_SECONDS), is_new):
         history.add(response.event)

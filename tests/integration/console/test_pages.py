@@ -128,6 +128,14 @@ def test_a_job_has_its_curves_its_data_and_its_events(site: Site) -> None:
     assert "step 150 of 240" in page
 
 
+def test_a_job_has_its_past_where_the_trainer_s_clock_is_ahead(site: Site, world: World) -> None:
+    for event in world.events:
+        event.time.seconds += 100 * 365 * 86_400
+    page = site.get(f"{TENANT}/jobs/support-1121").text
+    assert page.count("<polyline") == 4
+    assert "FEW_RECORDS" in page
+
+
 @pytest.mark.parametrize("what", ["cancel", "pause", "resume", "delete"])
 def test_a_job_can_be_stopped_and_let_go_on(site: Site, world: World, what: str) -> None:
     answer = site.post(f"{TENANT}/jobs/support-1121/{what}")
