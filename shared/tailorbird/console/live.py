@@ -77,7 +77,12 @@ class Streams:
                 self._free.release()
                 put(last)
 
-        threading.Thread(target=run, name="stream", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="stream", daemon=True).start()
+        except RuntimeError:
+            # The system has no more threads now: the place is nobody's.
+            self._free.release()
+            raise
         while (item := await items.get()) is not None:
             if isinstance(item, _Failed):
                 raise item.error

@@ -50,6 +50,21 @@ async def test_so_many_streams_are_open_and_no_more() -> None:
     assert [item async for item in second] == []
 
 
+async def test_a_stream_that_gets_no_thread_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def stream() -> Generator[int]:
+        yield 1
+
+    streams = Streams(most=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError):
+            await anext(streams.read(stream))
+    assert [item async for item in streams.read(stream)] == [1]
+
+
 def test_the_past_is_what_comes_until_the_end_an_error_or_something_new() -> None:
     go_on = threading.Event()
 
