@@ -143,7 +143,7 @@ def finish_name(reason: serving.FinishReason.ValueType) -> str:
     """Say why an answer ended: "length"; "" where it ended by itself."""
     if reason in (serving.FINISH_REASON_UNSPECIFIED, serving.FINISH_REASON_STOP):
         return ""
-    return serving.FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()
+    return words.finish(reason)
 
 
 def _shown(visit: Visit, wanted: Asked, answers: tuple[Answer, ...]) -> Response:

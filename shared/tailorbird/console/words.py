@@ -10,6 +10,7 @@ from datetime import UTC
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tailorbird.adapters.v1 import adapter_service_pb2 as adapters
+from tailorbird.serving.v1 import inference_service_pb2 as inference
 from tailorbird.tuning.v1 import dataset_pb2, job_pb2
 
 NOTHING = "–"
@@ -104,6 +105,11 @@ def tier(value: adapters.ResidentVersion.Tier.ValueType) -> str:
     """Say where a version is: "engine", "disk", or "refused"."""
     said = _named(adapters.ResidentVersion.Tier, value, "TIER_")
     return "refused" if said == "unspecified" else said
+
+
+def finish(value: inference.FinishReason.ValueType) -> str:
+    """Say why an answer ended: "length"."""
+    return _named(inference.FinishReason, value, "FINISH_REASON_")
 
 
 def _named(enum: object, value: int, prefix: str) -> str:
