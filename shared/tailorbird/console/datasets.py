@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from tailorbird.console import words
 from tailorbird.console.guard import REPORT_POLICY
 from tailorbird.console.upload import MODES
 from tailorbird.console.visit import Visit
@@ -57,6 +58,6 @@ def _personal(dataset: dataset_pb2.Dataset) -> str:
     if not dataset.HasField("personal_data"):
         return "not looked for"
     found = dataset.personal_data
-    mode = dataset_pb2.PersonalDataMode.Name(found.mode).removeprefix("PERSONAL_DATA_MODE_")
+    mode = words.personal_data(found.mode)
     kinds = ", ".join(f"{one.kind} {one.count:,}" for one in found.kinds) or "none found"
-    return f"{kinds} ({mode.lower()})"
+    return f"{kinds} ({mode})"

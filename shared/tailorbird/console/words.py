@@ -112,6 +112,11 @@ def finish(value: inference.FinishReason.ValueType) -> str:
     return _named(inference.FinishReason, value, "FINISH_REASON_")
 
 
+def personal_data(value: dataset_pb2.PersonalDataMode.ValueType) -> str:
+    """Say what was done about personal data: "redact"."""
+    return _named(dataset_pb2.PersonalDataMode, value, "PERSONAL_DATA_MODE_")
+
+
 def _named(enum: object, value: int, prefix: str) -> str:
     # A later release may have values that this one has no name for.
     try:
