@@ -198,6 +198,19 @@ def test_a_service_that_cannot_start_ends_up_with_its_log(start_up: Callable[...
     assert "Traceback" not in stderr
 
 
+def test_a_service_that_cannot_start_leads_to_doctor_with_the_same_base_and_folder(
+    start_up: Callable[..., Up], tmp_path: Path
+) -> None:
+    data = tmp_path / "my data [1]"
+    up = start_up("--data-dir", str(data), FAILS="serving_svc")
+    status, stderr = up.ended()
+    assert status == 1
+    command = f"`tailorbird doctor --base-model {up.base} --data-dir '{data}'`"
+    assert stderr.splitlines()[-1] == (
+        f"{command} looks at all that the services need, and says what to do"
+    )
+
+
 def test_a_mistyped_base_is_told_in_a_sentence_before_anything_starts(
     start_up: Callable[..., Up],
 ) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
@@ -163,6 +164,7 @@ def up(
         services = Services(plan, grace_after_error=_ERROR_GRACE, started=claim.started)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: services.stop())
+        stack.enter_context(_leads_to_doctor(plan))
         stack.enter_context(services)
         with errors.status("starting the trainer and serving") as status:
             waiting = Waiting(source, _progress(status))
@@ -189,6 +191,19 @@ def _checked_source(base_model: str) -> HubModel | None:
         return check_base_source(base_model)
     except InvalidArgument as error:
         raise InvalidArgument("--base-model", error.description) from error
+
+
+@contextmanager
+def _leads_to_doctor(plan: Plan) -> Iterator[None]:
+    """Say of a service that has died how to have all looked at that it needs."""
+    try:
+        yield
+    except ServiceDied as error:
+        asked = ["--base-model", plan.base_model, "--data-dir", str(plan.data_dir)]
+        raise ServiceDied(
+            f"{error.message}\n`tailorbird doctor {shlex.join(asked)}` looks at all that the "
+            "services need, and says what to do"
+        ) from error
 
 
 def _check_folder(data_dir: Path) -> None:
