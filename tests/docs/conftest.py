@@ -29,11 +29,16 @@ _PORTS = {
     "serving-http-port": "8082",
     "console-port": "8080",
 }
+_PROGRESS = re.compile(r"\w+ starts \(\d+ s\): ")
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The services that the pages talk to: what `up` printed; their ports by the usual ones."""
+    """The services that the pages talk to: what `up` printed; their ports by the usual ones.
+
+    Without the lines of progress that a slow start prints where there is no terminal: a reader has
+    one, on which they go again.
+    """
 
     printed: str
     ports: dict[str, str]
@@ -80,7 +85,8 @@ def live(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) 
         assert lines, "up printed nothing"
         assert lines[-1].startswith("Ctrl-C"), "".join(lines)
         ports = dict(zip(_PORTS.values(), map(str, own), strict=True))
-        yield Live("".join(lines), ports, folder)
+        printed = "".join(line for line in lines if not _PROGRESS.match(line))
+        yield Live(printed, ports, folder)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(60) == 0
